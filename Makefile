@@ -1,0 +1,52 @@
+# The two commands of a fresh machine: `make bench` and `make test`. Each makes its own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= results
+STAMP := $(shell date +%Y%m%d-%H%M%S)
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+bench: $(VENV)/run  ## install, then the default sweep with its plots and report
+	$(BIN)/nanobench kv-sweep --batch 1,4,8,16,32,64,93
+	$(BIN)/nanobench report
+
+report: $(VENV)/run  ## the report of the newest run in results/
+	$(BIN)/nanobench report
+
+test: $(VENV)/dev  ## install, then all tests
+	$(BIN)/pytest
+
+lint: $(VENV)/dev  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/dev  ## types
+	$(BIN)/mypy
+
+check: lint type test  ## what CI runs
+
+gpu:  ## the default sweep on CUDA from this checkout, without an install; one archive in OUT
+	PYTHONPATH=src $(PYTHON) -m nanobench kv-sweep --device cuda --out $(OUT)/gpu-$(STAMP)
+	PYTHONPATH=src $(PYTHON) -m nanobench report $(OUT)/gpu-$(STAMP)
+	tar -C $(OUT) -czf $(OUT)/gpu-$(STAMP).tar.gz gpu-$(STAMP)
+	rm -r $(OUT)/gpu-$(STAMP)
+
+clean:  ## remove the environment and caches; results stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/run: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/run
+
+.PHONY: help bench report test lint type check gpu clean

@@ -1,0 +1,20 @@
+"""nanobench: what the KV cache, torch.compile, the sampler and the batch size buy on your GPT, how sure that is, and why."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+__version__ = "0.1.0"
+
+
+def load(path: "str | Path" = "results") -> "pd.DataFrame":
+    """The cells of a run, or of all runs below a folder, as a DataFrame: one row per cell, columns as in docs/columns.md.
+
+    Raises nanobench.errors.UserError where there is no run.
+    """
+    from nanobench import store
+
+    return store.load(path)

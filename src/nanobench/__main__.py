@@ -1,0 +1,5 @@
+"""`python -m nanobench`: the command line from a checkout that is not installed."""
+
+from nanobench.cli import app
+
+app()

@@ -1,0 +1,1 @@
+"""What follows from the cells: pure functions of a DataFrame."""

@@ -1,0 +1,64 @@
+"""What a sweep says in one sentence: how large each arm's speedup is, and from which batch size it pays."""
+
+import pandas as pd
+
+SETTING = ["model", "dtype", "device", "threads", "prompt_len", "new_tokens"]
+
+
+def sentences(cells: pd.DataFrame) -> list[str]:
+    """One sentence per setting and arm other than the reference, from the intervals alone."""
+    several = cells[SETTING].drop_duplicates().shape[0] > 1
+    found = []
+    for setting, group in cells.groupby(SETTING, sort=False):
+        where = "" if not several else " (" + ", ".join(f"{n} {v}" for n, v in varying(cells, setting)) + ")"
+        reference = str(group.loc[group["arm_index"] == 0, "arm"].iloc[0])
+        for arm, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
+            found.append(sentence(str(arm), reference, rows.sort_values("batch_size")) + where)
+    return found
+
+
+def varying(cells: pd.DataFrame, setting: tuple) -> list[tuple[str, object]]:
+    """The parts of a setting that differ within the cells."""
+    return [(name, value) for name, value in zip(SETTING, setting, strict=True) if cells[name].nunique() > 1]
+
+
+def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
+    """The largest speedup with its interval, and the batch sizes whose whole interval lies on one side of 1."""
+    measured = rows.dropna(subset=["speedup"])
+    if measured.empty:
+        reason = rows["reason"].iloc[0] or f"{reference} was not measured"
+        return f"{arm} has no ratio to {reference}: {rows['status'].iloc[0]}, {reason}"
+    best = measured.loc[measured["speedup"].idxmax()]
+    return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{where_it_pays(measured)}"
+
+
+def ratio_text(row: pd.Series) -> str:
+    """5.3x [4.9, 5.7], or 5.3x without an interval where one value is all there is."""
+    if pd.isna(row["speedup_lo"]):
+        return f"{row['speedup']:.3g}x (one pair, no interval)"
+    inside = "" if row["speedup_basis"] == "launches" else " within one process"
+    return f"{row['speedup']:.3g}x [{row['speedup_lo']:.3g}, {row['speedup_hi']:.3g}]{inside}"
+
+
+def where_it_pays(measured: pd.DataFrame) -> str:
+    """From which batch on the whole interval lies above 1, or that it never or nowhere clearly does."""
+    pays = (measured["speedup_lo"] > 1).tolist()
+    loses = (measured["speedup_hi"] < 1).tolist()
+    batches = measured["batch_size"].tolist()
+    if all(loses):
+        return " and slower at every batch size measured"
+    if not any(pays):
+        return " and pays at none of the batch sizes measured"
+    first = next(index for index in range(len(pays)) if all(pays[index:]) or pays[index])
+    holds = all(pays[first:])
+    return (
+        f" and pays from batch {batches[first]}"
+        if holds
+        else f" and pays at batch {', '.join(str(b) for b, p in zip(batches, pays, strict=True) if p)}"
+    )
+
+
+def counts(cells: pd.DataFrame) -> str:
+    """The closing count: 14 cells: 12 ok, 2 oom."""
+    found = cells["status"].value_counts()
+    return f"{len(cells)} cells: " + ", ".join(f"{number} {status}" for status, number in found.items())

@@ -1,0 +1,198 @@
+"""Commands that measure: kv-sweep, verify, run."""
+
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanobench import lookup
+from nanobench.cli.base import INTERRUPTED, app, command
+from nanobench.errors import UserError
+from nanobench.options import Options, SweepOptions, as_asked, from_toml, read_toml
+
+if TYPE_CHECKING:
+    from nanobench.plan import Plan
+    from nanobench.store import Run
+
+Row = dict[str, Any]
+
+
+@command(SweepOptions, "kv-sweep")
+def kv_sweep(options: SweepOptions) -> None:
+    """Measure cached against uncached generation over batch sizes, lengths, compile modes, samplers and dtypes."""
+    from rich.console import Console
+
+    from nanobench import store
+    from nanobench.views import console as views
+
+    console = Console()
+    if options.resume:
+        run, plan, description = reopen(options)
+    else:
+        folder = store.choose(options.out, "kv-sweep")
+        plan, description = make(options)
+    console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
+    if options.dry_run:
+        return
+    if not options.resume:
+        run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
+    cells = measure(run, plan, description, console)
+    finish(run, cells, options, console)
+
+
+@command(Options, "verify")
+def verify(options: Options) -> None:
+    """Pass the correctness gates alone, for a model and its arms; exit 1 if one computes something else."""
+    from rich.console import Console
+
+    from nanobench import store
+    from nanobench.views import console as views
+
+    plan, description = make(options)
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
+        run = store.create(Path(folder) / "run", store.about_new("verify", as_asked(options), plan, description))
+        cells = measure(run, plan, description, console)
+    console.print(views.gate_table(cells))
+    if options.json:
+        typer.echo(json.dumps({"cells": cells}))
+    leave(cells)
+
+
+@app.command("run")
+def run_config(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a TOML file, or the name of one in configs/")],
+    out: Annotated[str, typer.Option(help="DIR of this run; default is a new one in results/")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+) -> None:
+    """Run the sweep that a TOML file describes."""
+    path = Path(config)
+    named = Path("configs") / f"{config}.toml"
+    if not path.exists() and named.exists():
+        path = named
+    commands = {"kv-sweep": (SweepOptions, kv_sweep.__wrapped__), "verify": (Options, verify.__wrapped__)}  # type: ignore[attr-defined]
+    name = read_toml(path).get("command", "kv-sweep")
+    if name not in commands:
+        raise lookup.unknown(f"command in {path}", str(name), commands)
+    kind, function = commands[name]
+    given = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
+    function(kind(**{**from_toml(path, kind, name), **given}))
+
+
+def make(options: Options) -> tuple["Plan", Row]:
+    """Asks a worker what this machine and the models are, and plans."""
+    from nanobench import plan as planning
+    from nanobench import runner
+    from nanobench.executors import local
+
+    question = planning.question(options)
+    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
+        executor = local.build("spawn", options.seed, Path(folder))
+        description = runner.describe(executor, question, Path(folder))
+    return planning.make_plan(options, description), description
+
+
+def reopen(options: SweepOptions) -> tuple["Run", "Plan", Row]:
+    """The run that --resume names, with its own plan. Raises UserError where other options or another machine contradict it."""
+    from nanobench import runner
+    from nanobench.executors import local
+    from nanobench.plan import Plan
+    from nanobench.store import Run
+
+    run = Run(Path(options.resume))
+    about = run.read_about()
+    free = ("resume", "json", "no_plot", "dry_run")
+    other = [name for name, value in as_asked(options).items() if name not in free and about["asked"].get(name) != value]
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")
+    plan = Plan.from_json(about["plan"])
+    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
+        question = {"device": about["device"], "models": {about["device"].partition(":")[0]: list(about["models"])}}
+        description = runner.describe(local.build("spawn", plan.seed, Path(folder)), question, Path(folder))
+    was, now = about["identity"], description["identity"]
+    changed = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if name != "hash" and was.get(name) != now[name]]
+    if changed:
+        raise UserError(f"--resume {run.folder} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")
+    return run, plan, about
+
+
+def expected_total_s(plan: "Plan", description: Row) -> float:
+    """About how long the whole sweep takes: an import per round, and every launch of every point."""
+    from nanobench.plan import expected_s
+
+    launches = range(1, plan.launches + 1)
+    return sum(3.0 + sum(expected_s(plan, point, launch, description) for point in plan.points) for launch in launches)
+
+
+@contextmanager
+def interruptible(run: "Run", total: int) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM says what is saved and how to go on, and exits with 130."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = len(list(run.raw.glob("*.parquet")))
+        typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench kv-sweep --resume {run.folder}")
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Row]:
+    """Runs what is missing of the plan and keeps run.json up to date."""
+    from nanobench.executors import local
+    from nanobench.runner import Sweep
+    from nanobench.views.console import Screen
+
+    start = time.monotonic()
+    about = run.read_about()
+    with Screen(console) as screen, interruptible(run, plan.launches * len(plan.points)):
+        make_executor = lambda launch: local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")  # noqa: E731
+        try:
+            cells = Sweep(run, plan, description, make_executor, screen.show).measure()
+        finally:
+            run.write_about({**about, "wall_s": about["wall_s"] + time.monotonic() - start})
+    run.clear_scratch()
+    run.write_about({**run.read_about(), "finished_at": datetime.now().astimezone().isoformat(timespec="seconds")})
+    return cells
+
+
+def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) -> None:
+    """Prints the result, draws the plots, and exits with 1 where an arm was wrong."""
+    from nanobench import metrics, store
+    from nanobench.analysis import verdict
+    from nanobench.views import console as views
+
+    frame = store.load(run.folder)
+    sentences, counts = verdict.sentences(frame), verdict.counts(frame)
+    share = metrics.timed_share(run.read_raw(), run.read_about()["wall_s"])
+    console.print(views.result_table(cells))
+    for line in [*sentences, f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up"]:
+        console.print(line, highlight=False, soft_wrap=True)
+    paths = [run.cells]
+    if not options.no_plot:
+        from nanobench.views import plots
+
+        paths += plots.draw_all(frame, run.plots)
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    if options.json:
+        document = {"run": str(run.folder), "cells": cells, "verdict": sentences, "timed_share": share}
+        typer.echo(json.dumps({**document, "paths": [str(path) for path in paths]}))
+    leave(cells)
+
+
+def leave(cells: list[Row]) -> None:
+    """Exits with 1 where the gate said no."""
+    if any(cell["status"] == "wrong" for cell in cells):
+        raise typer.Exit(1)

@@ -1,0 +1,2 @@
+"""Commands that show what was measured: plot, report, export."""
+

@@ -1,0 +1,49 @@
+"""Commands that tell: env, list."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanobench import lookup
+from nanobench.cli.base import app
+
+LISTS = ("models", "engines", "samplers", "metrics", "plots", "executors", "configs")
+
+
+@app.command("list")
+def list_names(what: Annotated[str, typer.Argument(help=", ".join(LISTS))]) -> None:
+    """List what can be named."""
+    if what not in LISTS:
+        raise lookup.unknown("list", what, LISTS)
+    if what == "metrics":
+        from nanobench.metrics import METRICS
+
+        for metric in METRICS:
+            typer.echo(f"{metric.name:22} {metric.unit:7} {metric.formula}")
+    elif what == "plots":
+        from nanobench.views.plots import PLOTS
+
+        for name, draw in PLOTS.items():
+            typer.echo(f"{name:34} {(draw.__doc__ or '').partition(chr(10))[0]}")
+    elif what == "configs":
+        for path in sorted(Path("configs").glob("*.toml")):
+            typer.echo(f"{path.stem:22} {path.read_text().partition(chr(10))[0].lstrip('# ')}")
+    else:
+        for name in lookup.names(what):
+            typer.echo(name)
+
+
+@app.command("env")
+def env() -> None:
+    """Show the machine's identity: what must be the same before two runs can be compared."""
+    import tempfile
+
+    from nanobench import runner
+    from nanobench.executors import local
+
+    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
+        question = {"device": "auto", "models": {"cpu": [], "cuda": []}}
+        description = runner.describe(local.build("spawn", 0, Path(folder)), question, Path(folder))
+    for name, value in description["identity"].items():
+        typer.echo(f"{name:18} {', '.join(value) if isinstance(value, list) else value}")

@@ -1,0 +1,69 @@
+"""The contract that every engine meets, and the compiler that it is handed."""
+
+import itertools
+import types
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nanobench.schema import COMPILE_MODES, Point
+
+
+class Engine(Protocol):
+    """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all it needs, once."""
+
+    tokens_BN: Tensor
+    """Prompt and output, preallocated. The next input is read here, so that the gate can force tokens by writing it."""
+    logits_BV: Tensor | None
+    """Behind the newest token; None for a black box, which is gated by its tokens alone."""
+
+    def prefill(self, prompt_BT: Tensor) -> None:
+        """Forgets the last call, reads the prompt and writes the first token of every row behind it."""
+        ...
+
+    def step(self) -> int:
+        """Writes the next tokens of every row and returns how many."""
+        ...
+
+
+class Compiler:
+    """Compiles an engine's functions in one mode, each on a code object of its own.
+
+    Dynamo keeps its compiled graphs and its recompile limit per code object: two arms that shared one
+    would push each other out and the last would silently run eagerly.
+    """
+
+    _serial = itertools.count()
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.code_names: set[str] = set()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether this mode compiles anything."""
+        return COMPILE_MODES[self.mode] is not None
+
+    def __call__(self, function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
+        """The bound method `function`, compiled in this mode; `dynamic` where its shapes grow from call to call."""
+        arguments = COMPILE_MODES[self.mode]
+        if arguments is None:
+            return function
+        assert isinstance(function, types.MethodType)
+        plain = function.__func__
+        code = plain.__code__.replace(co_name=f"{plain.__name__}_{next(self._serial)}")
+        self.code_names.add(code.co_name)
+        own = types.FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
+        return torch.compile(types.MethodType(own, function.__self__), dynamic=dynamic, **arguments)
+
+
+def allocate_tokens(point: Point, like: Tensor) -> Tensor:
+    """Zeros [B, N] for prompt and output, on the device of `like`."""
+    return torch.zeros((point.batch_size, point.total_len), dtype=torch.long, device=like.device)
+
+
+def make_generator(like: Tensor) -> torch.Generator:
+    """A seeded generator on the device of `like`."""
+    return torch.Generator(device=like.device).manual_seed(0)

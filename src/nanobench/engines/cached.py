@@ -1,0 +1,53 @@
+"""Cached generation over a preallocated static cache: a prefill over the prompt, then one new token per step."""
+
+import torch
+from torch import Tensor
+
+from nanobench.engines.base import Compiler, allocate_tokens, make_generator
+from nanobench.models.base import Adapter
+from nanobench.samplers.base import Sampler
+from nanobench.schema import Point
+
+
+class Cached:
+    """Keeps the position as a tensor beside the tokens, so that a step holds nothing but device work."""
+
+    def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
+        weights = next(adapter.module.parameters())
+        self.adapter, self.sampler = adapter, sampler
+        self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
+        self.tokens_BN = allocate_tokens(point, weights)
+        self.logits_BV: Tensor | None = None
+        self.generator = make_generator(weights)
+        self.prompt_T = torch.arange(point.prompt_len, device=weights.device)
+        self.pos_1 = torch.zeros(1, dtype=torch.long, device=weights.device)
+        self.read = compiler(self._read)
+        self.decode = compiler(self._decode)
+
+    def _read(self, prompt_BT: Tensor) -> tuple[Tensor, Tensor]:
+        logits_B1V, self.cache = self.adapter.forward_cached(prompt_BT, self.prompt_T, self.cache)
+        return logits_B1V[:, -1], self.sampler(logits_B1V[:, -1], self.generator)
+
+    def _decode(self) -> Tensor:
+        token_B1 = self.tokens_BN.index_select(1, self.pos_1)
+        logits_B1V, self.cache = self.adapter.forward_cached(token_B1, self.pos_1, self.cache)
+        self.pos_1 += 1
+        self.tokens_BN.index_copy_(1, self.pos_1, self.sampler(logits_B1V[:, -1], self.generator))
+        return logits_B1V[:, -1]
+
+    def prefill(self, prompt_BT: Tensor) -> None:
+        """See Engine.prefill."""
+        length = prompt_BT.shape[1]
+        self.tokens_BN[:, :length] = prompt_BT
+        self.logits_BV, self.tokens_BN[:, length : length + 1] = self.read(prompt_BT)
+        self.pos_1.fill_(length)
+
+    def step(self) -> int:
+        """See Engine.step."""
+        self.logits_BV = self.decode()
+        return 1
+
+
+def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Cached:
+    """Raises Skip where the model has no static cache."""
+    return Cached(adapter, sampler, point, compiler)

@@ -1,0 +1,54 @@
+"""Cached generation over a cache grown with torch.cat: a new, longer tensor per layer and step."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nanobench.engines.base import Compiler, allocate_tokens, make_generator
+from nanobench.models.base import Adapter
+from nanobench.samplers.base import Sampler
+from nanobench.schema import Point
+
+
+class CachedCat:
+    """Starts every call with an empty cache; its tensors, and so its shapes, grow by one token per step."""
+
+    def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
+        weights = next(adapter.module.parameters())
+        self.adapter, self.sampler, self.point = adapter, sampler, point
+        self.cache = adapter.make_cache(point.batch_size, point.total_len, "cat")
+        self.tokens_BN = allocate_tokens(point, weights)
+        self.logits_BV: Tensor | None = None
+        self.generator = make_generator(weights)
+        self.positions_N = torch.arange(point.total_len, device=weights.device)
+        self.length = 0
+        self.read = compiler(self._next)
+        self.decode = compiler(self._next, dynamic=True)
+
+    def _next(self, idx_BT: Tensor, pos_T: Tensor) -> tuple[Tensor, Tensor]:
+        logits_B1V, self.cache = self.adapter.forward_cached(idx_BT, pos_T, self.cache)
+        return logits_B1V[:, -1], self.sampler(logits_B1V[:, -1], self.generator)
+
+    def prefill(self, prompt_BT: Tensor) -> None:
+        """See Engine.prefill."""
+        self.length = prompt_BT.shape[1]
+        self.tokens_BN[:, : self.length] = prompt_BT
+        self.cache = self.adapter.make_cache(self.point.batch_size, self.point.total_len, "cat")
+        self._extend(self.read, 0)
+
+    def step(self) -> int:
+        """See Engine.step."""
+        self.length += 1
+        self._extend(self.decode, self.length - 1)
+        return 1
+
+    def _extend(self, run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], start: int) -> None:
+        new = slice(start, self.length)
+        self.logits_BV, token_B1 = run(self.tokens_BN[:, new], self.positions_N[new])
+        self.tokens_BN[:, self.length : self.length + 1] = token_B1
+
+
+def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> CachedCat:
+    """Raises Skip where the model has no cache of kind 'cat'."""
+    return CachedCat(adapter, sampler, point, compiler)

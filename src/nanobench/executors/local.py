@@ -1,0 +1,50 @@
+"""This machine: a fork server per round of launches, or a process of its own per trial."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nanobench.executors.base import Ended, Executor, Line, Progress, follow, start
+
+
+class Local:
+    """With 'forkserver' the children of one Local share hash seed and address layout: make one Local per round."""
+
+    def __init__(self, isolation: str, seed: int, cache: Path) -> None:
+        self.isolation, self.seed, self.cache = isolation, seed, cache
+        self.server: Line | None = None
+
+    def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> Ended:
+        """See Executor.run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.json").unlink(missing_ok=True)
+        trial = folder / "trial.json"
+        trial.write_text(json.dumps(request))
+        if self.isolation == "spawn":
+            self.seed += 1
+            process = start([str(trial), str(folder), "--channel"], self.seed, self.cache, log)
+            return self.finish(Line(process), folder, timeout_s, progress)
+        if self.server is None or self.server.process.poll() is not None:
+            self.server = Line(start(["--serve"], self.seed, self.cache, log))
+        self.server.send({"request": str(trial), "out": str(folder), "log": str(log)})
+        return follow(self.server, folder, timeout_s, progress)
+
+    def finish(self, line: Line, folder: Path, timeout_s: float, progress: Progress) -> Ended:
+        """Follows a process that answers one request, and ends with it."""
+        try:
+            return follow(line, folder, timeout_s, progress)
+        finally:
+            line.process.kill()
+            line.process.wait()
+
+    def close(self) -> None:
+        """See Executor.close."""
+        if self.server is not None:
+            self.server.process.kill()
+            self.server.process.wait()
+            self.server = None
+
+
+def build(isolation: str, seed: int, cache: Path) -> Executor:
+    """An executor on this machine. `seed` decides the hash seed and the padding of the environment."""
+    return Local(isolation, seed, cache)

@@ -1,0 +1,81 @@
+"""Finds a family's member by name: a file of ours, a plug-in's entry point, or a dotted path `package.module:build`.
+
+Listing reads file names and package metadata and imports nothing.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from nanobench.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """The built-in models: name -> sizes, with the file that builds them under `architecture`."""
+    return tomllib.loads((PACKAGE / "models" / "presets.toml").read_text())
+
+
+def names(family: str) -> list[str]:
+    """All names that a family knows without importing one of them; models in the order of their presets."""
+    plugged = [entry.name for entry in entry_points(group=f"nanobench.{family}")]
+    if family == "models":
+        return [*presets(), *plugged]
+    own = [path.stem for path in (PACKAGE / family).glob("*.py") if path.stem not in ("__init__", "base")]
+    return [*sorted(stem.replace("_", "-") for stem in own), *plugged]
+
+
+def unknown(kind: str, value: str, choices: Iterable[str], mend: str = "") -> UserError:
+    """The one-line answer to a name that nobody has."""
+    known = list(choices)
+    close = difflib.get_close_matches(value, known, n=1)
+    guess = f" did you mean {close[0]!r}?" if close else ""
+    return UserError(f"no {kind} is called {value!r};{guess} (known: {', '.join(known)}){mend}")
+
+
+def check(family: str, name: str) -> None:
+    """Raises UserError unless `name` is known; a dotted path is checked when it is imported."""
+    if ":" in name or name in names(family):
+        return
+    mend = "; your own: --model my_pkg.my_mod:build" if family == "models" else ""
+    raise unknown(family.removesuffix("s"), name, names(family), mend)
+
+
+def find(family: str, name: str) -> Callable[..., Any]:
+    """The build() of a family's member, imported now.
+
+    Raises UserError for a name that nobody has and for a dotted path that cannot be imported.
+    """
+    check(family, name)
+    if ":" in name:
+        return dotted(name)
+    for entry in entry_points(group=f"nanobench.{family}"):
+        if entry.name == name:
+            return entry.load()
+    if family == "models":
+        sizes = dict(presets()[name])
+        return partial(importlib.import_module(f"nanobench.models.{sizes.pop('architecture')}").build, **sizes)
+    return importlib.import_module(f"nanobench.{family}.{name.replace('-', '_')}").build
+
+
+def dotted(path: str) -> Callable[..., Any]:
+    """The attribute behind `package.module:attribute`; modules of the current folder are found too."""
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UserError(f"{path!r} cannot be imported: {error}; give module:function, importable from {os.getcwd()}") from error
+    except AttributeError as error:
+        functions = [name for name in vars(sys.modules[module_name]) if name.startswith("build")]
+        raise UserError(f"{module_name} has no {attribute!r} (it has: {', '.join(functions) or 'no build...'})") from error

@@ -1,0 +1,1 @@
+"""GPTs behind the Adapter contract; one file per architecture."""

@@ -1,0 +1,96 @@
+"""GPT-2: learned positions, LayerNorm before each block, GELU, biases everywhere, the head tied to the embedding.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanobench.models.base import GPT, Attention, Cache, GPTAdapter
+from nanobench.schema import GPTShape
+
+
+class SelfAttention(Attention):
+    """One joined projection to queries, keys and values."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__(layer)
+        self.n_head = shape.n_head
+        self.qkv = nn.Linear(shape.n_embd, 3 * shape.n_embd)
+        self.out = nn.Linear(shape.n_embd, shape.n_embd)
+
+    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]"""
+        q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in self.qkv(x_BTC).chunk(3, dim=2))
+        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+
+
+class Block(nn.Module):
+    """Attention and a four times wider MLP, each on a normalised input, each added to the stream."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(shape.n_embd)
+        self.attention = SelfAttention(shape, layer)
+        self.norm_2 = nn.LayerNorm(shape.n_embd)
+        self.up = nn.Linear(shape.n_embd, 4 * shape.n_embd)
+        self.down = nn.Linear(4 * shape.n_embd, shape.n_embd)
+
+    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]"""
+        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, mask_TS)
+        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate="tanh"))
+
+
+class GPT2(GPT):
+    """The whole network. `forward` gives hidden states, `logits` maps them to the vocabulary."""
+
+    def __init__(self, shape: GPTShape) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(shape.vocab_size, shape.n_embd)
+        self.position_embedding = nn.Embedding(shape.block_size, shape.n_embd)
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
+        self.norm = nn.LayerNorm(shape.n_embd)
+        self.apply(initialise)
+
+    def forward(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache | None = None) -> Tensor:
+        """Hidden states [B, T, C] of tokens at positions `pos_T`."""
+        x_BTC = self.token_embedding(idx_BT) + self.position_embedding(pos_T)
+        mask_TS = None if cache is None else cache.mask(pos_T)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, pos_T, cache, mask_TS)
+        return self.norm(x_BTC)
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """See GPT.logits; by the tied head."""
+        return F.linear(x_BTC, self.token_embedding.weight)
+
+
+def initialise(module: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02 and zero biases, as in the paper's code."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def count_params(n_layer: int, n_embd: int, vocab_size: int, block_size: int) -> int:
+    """Parameters, the tied head counted once. Per layer: 12 C^2 of weights and 13 C of biases and norms."""
+    return (vocab_size + block_size) * n_embd + n_layer * (12 * n_embd**2 + 13 * n_embd) + 2 * n_embd
+
+
+def build(*, n_layer: int, n_head: int, n_embd: int, vocab_size: int, block_size: int) -> GPTAdapter:
+    """A GPT-2 with random weights from torch's current seed."""
+    shape = GPTShape(
+        architecture="gpt2",
+        n_layer=n_layer,
+        n_head=n_head,
+        n_kv_head=n_head,
+        n_embd=n_embd,
+        vocab_size=vocab_size,
+        block_size=block_size,
+        n_params=count_params(n_layer, n_embd, vocab_size, block_size),
+    )
+    with torch.no_grad():
+        return GPTAdapter(GPT2(shape), shape)

@@ -1,0 +1,127 @@
+"""nanochat: rotary positions, RMSNorm without weights, normalised queries and keys, squared ReLU, no biases, an untied head.
+
+The architecture of karpathy/nanochat as of autumn 2025. Shapes beside those of `base`: R is half a head's width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanobench.models.base import GPT, Attention, Cache, GPTAdapter
+from nanobench.schema import GPTShape
+
+ROTARY_BASE = 10_000
+LOGIT_CAP = 15.0
+
+
+def normalise(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension. A fixed epsilon, for torch's default differs from dtype to dtype."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def rotations(block_size: int, head_dim: int) -> Tensor:
+    """Cosine and sine of every position's angles, [2, block_size, R], exact to the last float32 digit."""
+    exponents_R = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    angles_TR = torch.arange(block_size, dtype=torch.float64)[:, None] * ROTARY_BASE**-exponents_R
+    return torch.stack((angles_TR.cos(), angles_TR.sin())).float()
+
+
+def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Turns each pair (i, i + R) of a head's dimensions by its position's angle, clockwise as nanochat does."""
+    x_BHTR, y_BHTR = x_BHTD.chunk(2, dim=3)
+    return torch.cat((x_BHTR * cos_TR + y_BHTR * sin_TR, y_BHTR * cos_TR - x_BHTR * sin_TR), dim=3)
+
+
+class SelfAttention(Attention):
+    """Fewer key-value heads than query heads where the shape says so."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__(layer)
+        self.head_dim = shape.head_dim
+        self.query = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.key = nn.Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.value = nn.Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.out = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
+
+    def forward(
+        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]"""
+        projections = (self.query, self.key, self.value)
+        q, k, v = (project(x_BTC).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for project in projections)
+        q, k = (normalise(rotate(x_BHTD, *rotation_2TR)) for x_BHTD in (q, k))
+        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+
+
+class Block(nn.Module):
+    """Attention and a four times wider MLP, each on a normalised input, each added to the stream."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__()
+        self.attention = SelfAttention(shape, layer)
+        self.up = nn.Linear(shape.n_embd, 4 * shape.n_embd, bias=False)
+        self.down = nn.Linear(4 * shape.n_embd, shape.n_embd, bias=False)
+
+    def forward(
+        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]"""
+        x_BTC = x_BTC + self.attention(normalise(x_BTC), rotation_2TR, pos_T, cache, mask_TS)
+        return x_BTC + self.down(F.relu(self.up(normalise(x_BTC))).square())
+
+
+class Nanochat(GPT):
+    """The whole network. `forward` gives hidden states, `logits` maps them to the vocabulary."""
+
+    rotations_2NR: Tensor
+
+    def __init__(self, shape: GPTShape) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(shape.vocab_size, shape.n_embd)
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
+        self.head = nn.Linear(shape.n_embd, shape.vocab_size, bias=False)
+        # Cosines, not angles: `.to(bfloat16)` rounds them to 0.2 %, as nanochat does; rounded angles would be off by radians.
+        self.register_buffer("rotations_2NR", rotations(shape.block_size, shape.head_dim), persistent=False)
+        self.apply(initialise)
+
+    def forward(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache | None = None) -> Tensor:
+        """Hidden states [B, T, C] of tokens at positions `pos_T`."""
+        x_BTC = normalise(self.token_embedding(idx_BT))
+        rotation_2TR = self.rotations_2NR.index_select(1, pos_T)
+        mask_TS = None if cache is None else cache.mask(pos_T)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, rotation_2TR, pos_T, cache, mask_TS)
+        return normalise(x_BTC)
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, V], bent smoothly into +-15."""
+        return LOGIT_CAP * torch.tanh(self.head(x_BTC) / LOGIT_CAP)
+
+
+def initialise(module: nn.Module) -> None:
+    """Normal weights that keep the size of what passes: logits of about 1, where nanochat's zeroed head has them all equal."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight)
+
+
+def count_params(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int) -> int:
+    """Parameters: embedding and head apart; per layer 10 C^2 and, for keys and values, 2 C K D."""
+    return 2 * vocab_size * n_embd + n_layer * (10 * n_embd**2 + 2 * n_embd * n_kv_head * (n_embd // n_head))
+
+
+def build(*, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int, block_size: int) -> GPTAdapter:
+    """A nanochat with random weights from torch's current seed."""
+    shape = GPTShape(
+        architecture="nanochat",
+        n_layer=n_layer,
+        n_head=n_head,
+        n_kv_head=n_kv_head,
+        n_embd=n_embd,
+        vocab_size=vocab_size,
+        block_size=block_size,
+        n_params=count_params(n_layer, n_head, n_kv_head, n_embd, vocab_size),
+    )
+    with torch.no_grad():
+        return GPTAdapter(Nanochat(shape), shape)

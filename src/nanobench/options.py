@@ -1,0 +1,193 @@
+"""What a user can ask for: every option once, with its default and its help, for the command line and TOML files alike."""
+
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nanobench import lookup
+from nanobench.errors import UserError
+from nanobench.schema import COMPILE_MODES, DTYPES, Arm, Point
+
+AXES = {
+    "model": "model",
+    "batch": "batch_size",
+    "dtype": "dtype",
+    "threads": "threads",
+    "prompt_len": "prompt_len",
+    "new_tokens": "new_tokens",
+    "engine": "engine",
+    "compile_mode": "compile_mode",
+    "sampler": "sampler",
+}
+"""Option -> the field of Point or Arm whose values it lists."""
+KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
+ISOLATIONS = ("forkserver", "spawn")
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def option(default: Any, help: str, panel: str) -> Any:
+    """A field that the command line shows under `panel`."""
+    return field(default=default, metadata={"help": help, "panel": panel})
+
+
+WHAT, HOW, MEASURING, OUTPUT = "What is run", "How it is run", "How it is measured", "Output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command that runs a model understands. A LIST is 1,4,8 or a range: 1-64*2 doubles, 8-64+8 steps."""
+
+    model: str = option("auto", "LIST of built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
+    batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes", WHAT)
+    prompt_len: str = option("50", "LIST of prompt lengths in tokens", WHAT)
+    new_tokens: str = option("auto", "LIST of output lengths in tokens", WHAT)
+    dtype: str = option("auto", f"LIST of {', '.join(DTYPES)}", WHAT)
+    device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
+    threads: str = option("auto", "LIST of CPU thread counts; auto is every core that the process may use", WHAT)
+    engine: str = option("uncached,cached", "LIST of engines; the first is the one that speed-ups refer to", HOW)
+    compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
+    compile: bool = option(False, "the same as --compile-mode off,default", HOW)
+    sampler: str = option("greedy", "LIST of samplers", HOW)
+    axis: list[str] = option((), "FIELD=LIST for any field of a point or an arm; may be given again", HOW)
+    memory_limit: str = option(
+        "auto", "most memory of a worker, like 4GiB; auto is what is available, on a CPU; or none", MEASURING
+    )
+    timeout: float = option(1800.0, "seconds after which a worker is stopped", MEASURING)
+    isolation: str = option("forkserver", "how a worker starts: forkserver or spawn", MEASURING)
+    seed: int = option(0, "seed of weights, prompts and orders", MEASURING)
+    json: bool = option(False, "print one JSON document as the last line", OUTPUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(Options):
+    """What a sweep understands besides."""
+
+    launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
+    target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
+    max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
+    quick: bool = option(False, "one launch; the intervals then say 'within one process'", MEASURING)
+    out: str = option("", "folder of this run; default is a new one in results/", OUTPUT)
+    resume: str = option("", "folder of an interrupted run: run what is missing there", OUTPUT)
+    dry_run: bool = option(False, "print the plan and stop", OUTPUT)
+    no_plot: bool = option(False, "draw no plots", OUTPUT)
+
+
+def read_axes(options: Options) -> dict[str, list[Any]]:
+    """Field of a point or an arm -> the values asked for."""
+    asked = {target: getattr(options, name) for name, target in AXES.items()}
+    if options.compile and options.compile_mode == "off":
+        asked["compile_mode"] = "off,default"
+    for text in options.axis:
+        name, equals, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UserError(f"--axis {text!r} has no '='; write --axis FIELD=LIST, like --axis batch_size=1,4,8")
+        if name not in asked:
+            raise lookup.unknown("field", name, asked)
+        asked[name] = values
+    return {name: read_list(name, text, KINDS[name]) for name, text in asked.items()}
+
+
+def read_list(name: str, text: str, kind: type) -> list[Any]:
+    """The values of a LIST, in the order given, each once. Raises UserError with the part that is wrong."""
+    values: list[Any] = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            raise UserError(f"{name} {text!r} holds an empty value; write values between commas, like 1,4,8")
+        values.extend([part] if kind is str or part == "auto" else read_numbers(name, part))
+    return list(dict.fromkeys(values))
+
+
+def read_numbers(name: str, part: str) -> list[int]:
+    """One part of a LIST of whole numbers above 0: a number, a doubling range 1-64*2, or a stepping range 8-64+8."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+)([*+])(\d+))?", part)
+    if not match:
+        raise UserError(
+            f"{name} {part!r} is no whole number; write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"
+        )
+    first, last, sign, by = match.groups()
+    value, numbers = int(first), []
+    if value < 1:
+        raise UserError(f"{name} {part} is below 1; give whole numbers from 1 up")
+    if last is None:
+        return [value]
+    if int(by) < (2 if sign == "*" else 1) or int(last) < value:
+        raise UserError(f"{name} {part!r} never ends or is empty; write a rising range like 1-64*2 or 8-64+8")
+    while value <= int(last):
+        numbers.append(value)
+        value = value * int(by) if sign == "*" else value + int(by)
+    return numbers
+
+
+def read_positive(name: str, text: str, auto: float) -> float:
+    """A number above 0, or what `auto` means."""
+    try:
+        value = auto if text == "auto" else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--{name} {text!r} is not a number above 0; write one, like {auto:g}")
+    return value
+
+
+def read_memory_limit(text: str, auto: int | None) -> int | None:
+    """Bytes of 4GiB, 500MB and the like; None for 'none'."""
+    if text == "auto":
+        return auto
+    if text == "none":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if not match or match[2].upper() not in UNITS or float(match[1]) <= 0:
+        raise UserError(f"--memory-limit {text!r} is no size; write 4GiB, 500MiB, or none")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def as_asked(options: Options) -> dict[str, Any]:
+    """The options that differ from their defaults: what run.json keeps of the request."""
+    plain = type(options)()
+    return {name: value for name, value in asdict(options).items() if value != getattr(plain, name)}
+
+
+def from_toml(path: Path, kind: type[Options], command: str) -> dict[str, Any]:
+    """The options in a TOML file. Raises UserError for whatever is not an option, and for a `command` that is another."""
+    settings = read_toml(path)
+    named = settings.pop("command", command)
+    if named != command:
+        raise UserError(f"{path} is for {named}, not for {command}; run it with: nanobench run {path}")
+    known = {field.name: field for field in fields(kind)}
+    options = {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise lookup.unknown(f"option in {path}", key, [name.replace("_", "-") for name in known])
+        options[name] = as_typed(path, key, value, type(known[name].default))
+    return options
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary. Raises UserError where it is missing or broken."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; nanobench list configs names those that come along"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def as_typed(path: Path, key: str, value: Any, kind: type) -> Any:
+    """A TOML value as its option takes it: a TOML list is a LIST, a number may stand for its text."""
+    if kind is tuple:
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    if kind is str and isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    if kind is str and not isinstance(value, bool | dict):
+        return str(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path}: {key} = {value!r} is no {kind.__name__}; write a {kind.__name__}")
+    return value

@@ -1,0 +1,162 @@
+"""From options to a plan: the points, the arms, and the trials round by round."""
+
+import itertools
+import os
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from nanobench import lookup
+from nanobench.errors import UserError
+from nanobench.options import ISOLATIONS, Options, SweepOptions, read_axes, read_memory_limit, read_positive
+from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"model": "gpt2-mini", "dtype": "float32", "new_tokens": 16, "target_ci": 0.05, "max_seconds": 4.0},
+    "cuda": {"model": "gpt2", "dtype": "bfloat16", "new_tokens": 200, "target_ci": 0.01, "max_seconds": 20.0},
+}
+"""What `auto` means on each kind of device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be run, with nothing left to decide."""
+
+    points: tuple[Point, ...]
+    arms: tuple[Arm, ...]
+    launches: int
+    seed: int
+    target_ci: float
+    max_seconds: float
+    memory_limit_bytes: int | None
+    timeout_s: float
+    isolation: str
+    gate_only: bool = False
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Plan":
+        """The plan whose `asdict` this is."""
+        points = tuple(Point(**point) for point in data["points"])
+        return cls(**{**data, "points": points, "arms": tuple(Arm(**arm) for arm in data["arms"])})
+
+    def rounds(self) -> Iterator[list[Trial]]:
+        """The trials of each round of launches.
+
+        The first round goes in rising cost, so that what runs out of memory is found cheaply; the later ones at random.
+        """
+        rising = sorted(self.points, key=cost)
+        for launch in range(1, self.launches + 1):
+            order = list(rising)
+            if launch > 1:
+                random.Random(f"{self.seed} {launch}").shuffle(order)
+            yield [self.trial(point, launch) for point in order]
+
+    def trial(self, point: Point, launch: int) -> Trial:
+        """One launch of one point."""
+        return Trial(
+            point=point,
+            arms=self.arms,
+            launch=launch,
+            seed=self.seed,
+            target_ci=self.target_ci,
+            max_seconds=self.max_seconds,
+            memory_limit_bytes=self.memory_limit_bytes,
+            gate_only=self.gate_only,
+        )
+
+
+def cost(point: Point) -> int:
+    """Grows with the work and the memory of a point, for ordering."""
+    return point.batch_size * point.total_len * point.new_tokens
+
+
+def question(options: Options) -> dict[str, Any]:
+    """What to ask a worker before planning. Raises UserError for all that is wrong without knowing the machine."""
+    axes = read_axes(options)
+    for family, plural in (("engine", "engines"), ("sampler", "samplers"), ("model", "models")):
+        for name in axes[family]:
+            if name != "auto":
+                lookup.check(plural, name)
+    for name in axes["dtype"]:
+        if name not in (*DTYPES, "auto"):
+            raise lookup.unknown("dtype", name, DTYPES)
+    for name in axes["compile_mode"]:
+        if name not in COMPILE_MODES:
+            raise lookup.unknown("compile mode", name, COMPILE_MODES)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
+        raise lookup.unknown("device", options.device, ("auto", "cpu", "cuda", "cuda:0"))
+    if options.isolation not in ISOLATIONS:
+        raise lookup.unknown("isolation", options.isolation, ISOLATIONS)
+    if options.timeout <= 0:
+        raise UserError(f"--timeout {options.timeout:g} is not above 0; give seconds, like 600")
+    if isinstance(options, SweepOptions) and options.launches < 1:
+        raise UserError(f"--launches {options.launches} is below 1; give 1 or more (5 by default)")
+    return {
+        "device": options.device,
+        "models": {kind: [DEFAULTS[kind]["model"] if name == "auto" else name for name in axes["model"]] for kind in DEFAULTS},
+    }
+
+
+def make_plan(options: Options, description: dict[str, Any]) -> Plan:
+    """The plan that the options mean on the machine described. Raises UserError for what that machine or a model can't do."""
+    device = description["device"]
+    kind = device.partition(":")[0]
+    gpus = description["gpus"]
+    if kind == "cuda" and int(device.partition(":")[2] or 0) >= len(gpus):
+        found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
+        raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
+    auto = {**DEFAULTS[kind], "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
+    point_fields = [field.name for field in fields(Point) if field.name != "device"]
+    points = tuple(
+        Point(device=device, **dict(zip(point_fields, values, strict=True)))
+        for values in itertools.product(*(axes[name] for name in point_fields))
+    )
+    arm_fields = [field.name for field in fields(Arm)]
+    arms = tuple(
+        Arm(**dict(zip(arm_fields, values, strict=True))) for values in itertools.product(*(axes[name] for name in arm_fields))
+    )
+    for point in points:
+        refuse_too_long(point, GPTShape(**description["models"][point.model]))
+    sweep = options if isinstance(options, SweepOptions) else SweepOptions()
+    return Plan(
+        points=points,
+        arms=arms,
+        launches=1 if sweep.quick or not isinstance(options, SweepOptions) else sweep.launches,
+        seed=options.seed,
+        target_ci=read_positive("target-ci", sweep.target_ci, auto["target_ci"]),
+        max_seconds=read_positive("max-seconds", sweep.max_seconds, auto["max_seconds"]),
+        memory_limit_bytes=read_memory_limit(options.memory_limit, description["available_bytes"] if kind == "cpu" else None),
+        timeout_s=options.timeout,
+        isolation=options.isolation,
+        gate_only=not isinstance(options, SweepOptions),
+    )
+
+
+def refuse_too_long(point: Point, shape: GPTShape) -> None:
+    """Raises UserError where a sequence would not fit into the model's positions."""
+    if point.total_len > shape.block_size:
+        raise UserError(
+            f"prompt_len {point.prompt_len} + new_tokens {point.new_tokens} > block_size {shape.block_size} of {point.model}; "
+            f"give --new-tokens {max(1, shape.block_size - point.prompt_len)} or less, or a shorter --prompt-len"
+        )
+
+
+def expected_s(plan: Plan, point: Point, launch: int, description: dict[str, Any]) -> float:
+    """About how long a launch of a point takes, from a rough matmul rate: at half of it, never faster than 2 ms per token.
+
+    The first launch passes the gates besides.
+    """
+    rate = description["matmul_flops_per_s"] / 2
+    flops_per_token = 2 * description["models"][point.model]["n_params"] * point.batch_size
+    round_s = compile_s = 0.0
+    for arm in plan.arms:
+        read = (
+            point.total_len if arm.engine.startswith("cached") else point.new_tokens * (point.prompt_len + point.new_tokens / 2)
+        )
+        round_s += max(flops_per_token * read / rate, 0.002 * point.new_tokens)
+        compile_s += 0.0 if arm.compile_mode == "off" else (30.0 if launch == 1 else 10.0)
+    pairs_s = 0.0 if plan.gate_only else max(round_s, min(plan.max_seconds, 10 * round_s))
+    return 0.5 + compile_s + round_s + pairs_s + (2 * round_s if launch == 1 else 0.0)

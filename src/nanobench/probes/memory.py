@@ -1,0 +1,70 @@
+"""Memory: a limit on the worker, the allocator's peak over a piece of work, and how to tell out-of-memory from other errors."""
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "can't start new thread",
+    "Thread creation failed",
+    "Cannot allocate memory",
+)
+"""Texts that torch, the interpreter and libgomp use for it when no exception type says so."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+@contextmanager
+def limited(limit_bytes: int | None) -> Iterator[None]:
+    """Limits the process's private memory (RLIMIT_DATA) while an arm runs and lifts it afterwards.
+
+    Only the soft limit moves: close to it a process can't even start a thread, so whatever follows must run without it.
+    """
+    if limit_bytes is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def allocator_peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that torch's allocator held at once during `work`, above what it held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def rss_peak_bytes() -> int:
+    """The process's largest resident size so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def available_bytes() -> int:
+    """Memory that this machine can give to a new process now."""
+    return psutil.virtual_memory().available

@@ -1,0 +1,201 @@
+"""Runs a plan: rounds of launches, each trial in a process of its own, its rows saved before the next begins.
+
+What happened to an arm decides what is tried next: a cell that ran out of memory is not tried again, larger batches of it
+are skipped, and an arm that brought its process down costs the other arms nothing but a second process.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nanobench.errors import UserError
+from nanobench.executors.base import Ended, Executor
+from nanobench.plan import Plan, expected_s
+from nanobench.schema import Arm, ArmRecord, Gate, Outcome, Point, Status, Trial, raw_rows
+from nanobench.store import Run
+
+Row = dict[str, Any]
+FINAL = (Status.WRONG, Status.SKIPPED, Status.OOM, Status.TIMEOUT)
+"""Outcomes that another launch would only repeat."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the sweep is, for whoever draws it."""
+
+    launch: int
+    trial: Trial
+    done: int
+    total: int
+    left_s: float
+    report: Row | None
+    """what the worker said; None when the trial is finished"""
+    cells: list[Row]
+
+
+Watch = Callable[[Progress], None]
+MakeExecutor = Callable[[int], Executor]
+
+
+def describe(executor: Executor, question: Row, folder: Path) -> Row:
+    """Asks a worker what the plan needs to know. Raises UserError where the worker says so or dies."""
+    log = folder / "describe.log"
+    ended = executor.run({"describe": question}, folder / "describe", log, timeout_s=600.0, progress=lambda report: None)
+    if ended.record is None:
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+        raise UserError(f"the models cannot be described: {ended.reason} {' '.join(tail)}".strip())
+    if "user_error" in ended.record:
+        raise UserError(ended.record["user_error"])
+    return ended.record
+
+
+class Sweep:
+    """One run of a plan, with the rows that it has so far."""
+
+    def __init__(self, run: Run, plan: Plan, description: Row, make_executor: MakeExecutor, watch: Watch) -> None:
+        self.run, self.plan, self.description = run, plan, description
+        self.make_executor, self.watch = make_executor, watch
+        self.rows = run.read_raw()
+        self.cells = run.write_cells() if self.rows else []
+        self.took_s: dict[Point, float] = {}
+        self.pace = 1.0
+        self.done, self.total = 0, plan.launches * len(plan.points)
+
+    def measure(self) -> list[Row]:
+        """Runs what is missing and returns the cells. Whatever interrupts it, the finished trials are on disk."""
+        for launch, trials in enumerate(self.plan.rounds(), start=1):
+            executor: Executor | None = None
+            try:
+                for trial in trials:
+                    if not self.run.raw_file(trial).exists():
+                        executor = executor or self.make_executor(launch)
+                        self.finish(trial, executor)
+                    self.done += 1
+            finally:
+                if executor is not None:
+                    executor.close()
+        return self.cells
+
+    def finish(self, trial: Trial, executor: Executor) -> None:
+        """Measures one launch of a point and saves it."""
+        start = time.monotonic()
+        rows = self.launch(trial, executor)
+        if rows:
+            self.run.write_raw(trial, rows)
+            self.rows.extend(rows)
+            self.cells = self.run.write_cells()
+        self.took_s[trial.point] = time.monotonic() - start
+        expected = expected_s(self.plan, trial.point, trial.launch, self.description)
+        self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
+        self.show(trial, None)
+
+    def launch(self, trial: Trial, executor: Executor) -> list[Row]:
+        """All arms of one launch, together where that works."""
+        rows: list[Row] = []
+        arms = []
+        for arm in trial.arms:
+            if self.is_final(trial.point, arm):
+                continue
+            doom = self.ran_out_below(trial.point, arm)
+            if doom is None:
+                arms.append(arm)
+            else:
+                rows.extend(raw_rows(trial, 0, ArmRecord(arm=arm, outcome=doom)))
+        for process, (company, ended) in enumerate(self.processes(trial, self.companies(trial, arms), executor)):
+            rows.extend(row for record in records_of(company, ended) for row in raw_rows(trial, process, record))
+        return rows
+
+    def processes(
+        self, trial: Trial, companies: list[tuple[Arm, ...]], executor: Executor
+    ) -> Iterator[tuple[tuple[Arm, ...], Ended]]:
+        """Runs each company of arms in a process. An arm that found no memory beside others is tried once more alone;
+        an arm that brought the process down leaves the company, and the others are run again without it.
+        """
+        folder, number = self.run.scratch / trial.key, 0
+        while companies:
+            company = companies.pop(0)
+            ended = executor.run(
+                {"trial": asdict(replace(trial, arms=company)), "gates": self.gates(trial.point)},
+                folder / str(number),
+                self.run.logs / f"{self.run.raw_file(trial).stem}.log",
+                self.plan.timeout_s,
+                lambda report: self.show(trial, report),
+            )
+            number += 1
+            if ended.record is None and ended.running is not None:
+                rest = tuple(arm for arm in company if arm != company[ended.running])
+                company = (company[ended.running],)
+                companies = [rest, *companies] if rest else companies
+            elif ended.record is not None and len(company) > 1:
+                crowded = tuple(r.arm for r in records_of(company, ended) if r.outcome.status is Status.OOM)
+                companies += [(arm,) for arm in crowded]
+                company = tuple(arm for arm in company if arm not in crowded)
+            yield company, ended
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def companies(self, trial: Trial, arms: list[Arm]) -> list[tuple[Arm, ...]]:
+        """Arms that run in one process: all of them, except those that an earlier launch could only run apart."""
+        process_of = dict.fromkeys(arms, 0)
+        for row in self.rows:
+            if row["kind"] == "outcome" and row["status"] == Status.OK and is_at(row, trial.point):
+                process_of[arm_of(row)] = row["process"]
+        groups = [tuple(arm for arm in arms if process_of[arm] == number) for number in sorted(set(process_of.values()))]
+        return [group for group in groups if group]
+
+    def is_final(self, point: Point, arm: Arm) -> bool:
+        """Whether an earlier launch ended in a way that another would only repeat."""
+        return any(row["status"] in FINAL for row in self.outcomes(arm) if is_at(row, point))
+
+    def ran_out_below(self, point: Point, arm: Arm) -> Outcome | None:
+        """Why an arm need not be tried: it ran out of memory at a smaller batch of the same point."""
+        for row in self.outcomes(arm):
+            smaller = replace(point, batch_size=row["batch_size"])
+            if row["status"] == Status.OOM and row["batch_size"] < point.batch_size and is_at(row, smaller):
+                return Outcome(status=Status.SKIPPED, reason=f"ran out of memory at batch {row['batch_size']} already")
+        return None
+
+    def outcomes(self, arm: Arm) -> Iterator[Row]:
+        """What became of an arm so far, anywhere."""
+        return (row for row in self.rows if row["kind"] == "outcome" and arm_of(row) == arm)
+
+    def gates(self, point: Point) -> dict[str, Row]:
+        """The verdicts that earlier launches reached at a point, by arm."""
+        known: dict[str, Row] = {}
+        for row in self.rows:
+            if row["kind"] == "outcome" and row["digest"] and is_at(row, point):
+                gate = Gate(row["gate"], row["gate_note"], row["gate_max_error"], row["gate_tolerance"], row["digest"])
+                known.setdefault(arm_of(row).label, asdict(gate))
+        return known
+
+    def show(self, trial: Trial, report: Row | None) -> None:
+        """Tells whoever watches."""
+        self.watch(Progress(trial.launch, trial, self.done, self.total, self.left_s(), report, self.cells))
+
+    def left_s(self) -> float:
+        """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
+        trials = [trial for trials in self.plan.rounds() for trial in trials][self.done :]
+        return sum(
+            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description)) for t in trials
+        )
+
+
+def records_of(company: tuple[Arm, ...], ended: Ended) -> list[ArmRecord]:
+    """What one process says of these arms; if it died, what its end says."""
+    if ended.record is not None:
+        records = [ArmRecord.from_json(record) for record in ended.record["arms"]]
+        return [record for record in records if record.arm in company]
+    outcome = Outcome(status=Status.TIMEOUT if ended.timed_out else Status.ERROR, reason=ended.reason)
+    return [ArmRecord(arm=arm, outcome=outcome) for arm in company]
+
+
+def is_at(row: Row, point: Point) -> bool:
+    """Whether a raw row belongs to a point."""
+    return all(row[name] == value for name, value in vars(point).items())
+
+
+def arm_of(row: Row) -> Arm:
+    """The arm of a raw row."""
+    return Arm(**{field.name: row[field.name] for field in fields(Arm)})

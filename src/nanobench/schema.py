@@ -1,0 +1,237 @@
+"""The nouns of a sweep, as frozen dataclasses: what is asked (Point, Arm, Trial) and what was seen (Repetition, Outcome)."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+PROTOCOL = 1
+"""Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = ("float32", "bfloat16", "float16")
+REFERENCE_DTYPE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
+"""In which dtype the correctness reference of a measured dtype is computed."""
+COMPILE_MODES: dict[str, dict[str, Any] | None] = {"off": None, "default": {}}
+"""Name -> arguments of torch.compile; None runs the functions as they are."""
+
+
+class Status(StrEnum):
+    """What became of an arm, in order of precedence: the first that applies is the cell's status."""
+
+    WRONG = "wrong"
+    SKIPPED = "skipped"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    IMPRECISE = "imprecise"
+    OK = "ok"
+
+
+MEASURED = (Status.OK, Status.IMPRECISE)
+
+
+class Verdict(StrEnum):
+    """What the correctness gate says of an arm."""
+
+    EXACT = "exact"
+    ROUNDING = "rounding"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTShape:
+    """The sizes of a GPT, from which all costs follow. `n_params` counts a tied head once."""
+
+    architecture: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    vocab_size: int
+    block_size: int
+    n_params: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.n_embd // self.n_head
+
+    def kv_bytes_per_token(self, dtype: str) -> int:
+        """Bytes of keys and values that one token of one row adds to a cache: 2 * layers * kv heads * head width * itemsize."""
+        return 2 * self.n_layer * self.n_kv_head * self.head_dim * DTYPE_BYTES[dtype]
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of all parameters."""
+        return self.n_params * DTYPE_BYTES[dtype]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What is run. Every field is an axis of the sweep, a column and a part of the resume key."""
+
+    model: str = field(default="auto", metadata={"help": "built-in model name or a dotted path my_pkg.my_mod:build"})
+    dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16 or auto"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, cuda:1 or auto"})
+    threads: int = field(default=0, metadata={"help": "CPU threads of the worker; 0 = all cores it may use"})
+    batch_size: int = field(default=1, metadata={"help": "rows generated together"})
+    prompt_len: int = field(default=50, metadata={"help": "prompt tokens per row"})
+    new_tokens: int = field(default=16, metadata={"help": "tokens generated per row"})
+
+    @property
+    def total_len(self) -> int:
+        """Tokens per row at the end of a call: prompt and output."""
+        return self.prompt_len + self.new_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """How a point is run."""
+
+    engine: str
+    compile_mode: str = "off"
+    sampler: str = "greedy"
+
+    @property
+    def label(self) -> str:
+        """How tables and plots name the arm: the engine, then whatever differs from the plain way."""
+        extras = [value for value, plain in ((self.compile_mode, "off"), (self.sampler, "greedy")) if value != plain]
+        return " ".join([self.engine, *extras])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point with all its arms, measured interleaved in one fresh process.
+
+    Its JSON is the worker's input, its hash the resume key.
+    """
+
+    point: Point
+    arms: tuple[Arm, ...]
+    launch: int
+    seed: int
+    target_ci: float
+    max_seconds: float
+    memory_limit_bytes: int | None = None
+    gate_only: bool = False
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name this trial and no other."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Trial":
+        """The trial whose `asdict` this is."""
+        return cls(**{**data, "point": Point(**data["point"]), "arms": tuple(Arm(**arm) for arm in data["arms"])})
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The correctness verdict on one arm at one point, with the figures behind it."""
+
+    verdict: Verdict
+    note: str
+    max_error: float | None = None
+    tolerance: float | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """One timed stretch of work: `calls` generate calls back to back. Times in seconds since the start of the repetition."""
+
+    kind: str
+    """build, first_call, gate, memory, warmup or steady"""
+    repetition: int = 0
+    block: int | None = None
+    """steady: in each block every arm runs once; the arms' repetitions of one block are a pair"""
+    calls: int = 1
+    marked: bool = False
+    started_at: float | None = None
+    """Unix time"""
+    wall_s: float | None = None
+    device_s: float | None = None
+    enqueue_s: float | None = None
+    marks_s: tuple[float, ...] | None = None
+    """when each token of all rows was ready: calls x new_tokens values, counted from the start of the repetition"""
+    tokens: int = 0
+    valid: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one arm in one launch: one row of kind `outcome` beside its repetitions."""
+
+    status: Status
+    reason: str | None = None
+    gate: Verdict | None = None
+    gate_note: str | None = None
+    gate_max_error: float | None = None
+    gate_tolerance: float | None = None
+    digest: str | None = None
+    mark_cost_s: float | None = None
+    cache_alloc_s: float | None = None
+    kv_cache_bytes: int | None = None
+    weight_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    graphs: int | None = None
+    recompiles: int | None = None
+    graph_breaks: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRecord:
+    """All that one worker says of one arm."""
+
+    arm: Arm
+    repetitions: tuple[Repetition, ...] = ()
+    outcome: Outcome
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ArmRecord":
+        """The record whose `asdict` this is."""
+        repetitions = tuple(Repetition(**repetition) for repetition in data["repetitions"])
+        return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome(**data["outcome"]))
+
+
+def raw_rows(trial: Trial, process: int, record: ArmRecord) -> list[dict[str, Any]]:
+    """The rows of the raw file: the trial, the point and the arm beside each repetition, and one more row for the outcome."""
+    head = {
+        "trial": trial.key,
+        "protocol": trial.protocol,
+        "launch": trial.launch,
+        "process": process,
+        "seed": trial.seed,
+        "target_ci": trial.target_ci,
+        **asdict(trial.point),
+        "arm_index": trial.arms.index(record.arm),
+        **asdict(record.arm),
+    }
+    seen = [asdict(repetition) for repetition in record.repetitions]
+    outcome = {"kind": "outcome", **asdict(record.outcome)}
+    return [{**dict.fromkeys(RAW_COLUMNS), **head, **row} for row in [*seen, outcome]]
+
+
+HEAD_COLUMNS = {
+    "trial": str,
+    "protocol": int,
+    "launch": int,
+    "process": int,
+    "seed": int,
+    "target_ci": float,
+    "arm_index": int,
+}
+
+
+def _columns() -> dict[str, Any]:
+    readings = {field.name: field.type for noun in (Point, Arm, Repetition, Outcome) for field in fields(noun)}
+    return {**HEAD_COLUMNS, **readings}
+
+
+RAW_COLUMNS: dict[str, Any] = _columns()
+"""Column -> its Python type; the same for every raw file."""

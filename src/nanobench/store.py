@@ -1,0 +1,188 @@
+"""The folder of a run: raw parquet per trial, the cells derived from it, run.json. A file is written whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanobench import metrics
+from nanobench.errors import UserError
+from nanobench.plan import Plan
+from nanobench.schema import PROTOCOL, RAW_COLUMNS, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def arrow_type(kind: Any) -> pa.DataType:
+    """The parquet type of an annotation like `float | None` or `tuple[float, ...] | None`."""
+    options = [option for option in getattr(kind, "__args__", (kind,)) if option is not type(None)]
+    if kind in ARROW:
+        return ARROW[kind]
+    if "tuple" in str(kind):
+        return pa.list_(pa.float64())
+    return next((ARROW[base] for base in (str, int, float, bool) if issubclass(options[0], base)), pa.string())
+
+
+RAW_SCHEMA = pa.schema([(name, arrow_type(kind)) for name, kind in RAW_COLUMNS.items()])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run."""
+
+    folder: Path
+
+    @property
+    def about(self) -> Path:
+        """run.json"""
+        return self.folder / "run.json"
+
+    @property
+    def raw(self) -> Path:
+        """The folder of raw files."""
+        return self.folder / "raw"
+
+    @property
+    def cells(self) -> Path:
+        """cells.parquet"""
+        return self.folder / "cells.parquet"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of figures."""
+        return self.folder / "plots"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the workers' output."""
+        return self.folder / "logs"
+
+    @property
+    def scratch(self) -> Path:
+        """What only a running sweep needs: requests, records and inductor's cache."""
+        return self.folder / "scratch"
+
+    def raw_file(self, trial: Trial) -> Path:
+        """Where a finished trial's rows lie; its presence is what `--resume` looks at."""
+        point = trial.point
+        return self.raw / f"{trial.launch:02d}-b{point.batch_size}-p{point.prompt_len}-n{point.new_tokens}-{trial.key}.parquet"
+
+    def read_about(self) -> dict[str, Any]:
+        """run.json as a dictionary. Raises UserError where there is none or it is broken."""
+        try:
+            return json.loads(self.about.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
+        except (json.JSONDecodeError, OSError) as error:
+            raise UserError(f"{self.about} cannot be read: {error}") from None
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """Replaces run.json."""
+        write_atomically(self.about, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"))
+
+    def write_raw(self, trial: Trial, rows: list[dict[str, Any]]) -> None:
+        """Writes a finished trial's rows."""
+        table = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
+        write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
+
+    def read_raw(self) -> list[dict[str, Any]]:
+        """All raw rows, in the order of the launches. Columns that an older file lacks are null."""
+        rows: list[dict[str, Any]] = []
+        for path in sorted(self.raw.glob("*.parquet")):
+            rows.extend({**dict.fromkeys(RAW_COLUMNS), **row} for row in pq.read_table(path).to_pylist())
+        return rows
+
+    def write_cells(self) -> list[dict[str, Any]]:
+        """Derives the cells anew and replaces cells.parquet."""
+        cells = metrics.derive(self.read_raw())
+        table = pa.Table.from_pylist(cells, schema=cells_schema())
+        write_atomically(self.cells, lambda path: pq.write_table(table, path))
+        return cells
+
+    def clear_scratch(self) -> None:
+        """Removes what only a running sweep needs."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def cells_schema() -> pa.Schema:
+    """Types of the columns of cells.parquet."""
+    heads = [(name, RAW_SCHEMA.field(name).type) for name in (*metrics.POINT_FIELDS, *metrics.ARM_FIELDS)]
+    kinds = {"text": pa.string(), "count": pa.int64()}
+    columns = [(metric.name, kinds.get(metric.unit, pa.float64())) for metric in metrics.METRICS]
+    return pa.schema([*heads, ("arm", pa.string()), ("arm_index", pa.int64()), *columns])
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Lets `write` fill a file beside `path` and renames it, so that a reader sees the old file or the new one, never half."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def choose(out: str, command: str) -> Path:
+    """The folder of a new run. Raises UserError where it holds a run already or can't be written; makes nothing yet."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
+    if (folder / "run.json").exists() or (folder / "raw").exists():
+        raise UserError(f"{folder} holds another run; give another --out, or continue that one with --resume {folder}")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {folder} cannot be written ({there} is no folder that you may write to); give another --out")
+    return folder
+
+
+def create(folder: Path, about: dict[str, Any]) -> Run:
+    """Makes a run's folder, with run.json in it."""
+    run = Run(folder)
+    run.raw.mkdir(parents=True, exist_ok=True)
+    run.logs.mkdir(exist_ok=True)
+    run.write_about(about)
+    return run
+
+
+def find_runs(path: str | Path) -> list[Run]:
+    """The run in `path`, or all runs below it, oldest first. Raises UserError where there is none."""
+    path = Path(path)
+    folders = [path] if (path / "run.json").exists() else sorted({file.parent for file in path.glob("**/run.json")})
+    runs = [Run(folder) for folder in folders]
+    if not runs:
+        raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
+    return sorted(runs, key=lambda run: run.read_about()["started_at"])
+
+
+def load(path: str | Path) -> "pd.DataFrame":
+    """The cells of a run, or of all runs below a folder, derived from their raw files, as a DataFrame.
+
+    The column `run` names the folder. Raises UserError where there is no run.
+    """
+    import pandas as pd
+
+    frames = []
+    for run in find_runs(path):
+        table = pa.Table.from_pylist(metrics.derive(run.read_raw()), schema=cells_schema())
+        frames.append(table.to_pandas().assign(run=run.folder.name))
+    return pd.concat(frames, ignore_index=True)
+
+
+def about_new(command: str, asked: dict[str, Any], plan: Plan, description: dict[str, Any]) -> dict[str, Any]:
+    """run.json of a sweep that begins."""
+    return {
+        "protocol": PROTOCOL,
+        "command": command,
+        "asked": asked,
+        "started_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "finished_at": None,
+        "wall_s": 0.0,
+        "seed": plan.seed,
+        "plan": asdict(plan),
+        **description,
+    }

@@ -1,0 +1,1 @@
+"""How cells are shown: terminal, figures, report. A view computes no number."""

@@ -1,0 +1,181 @@
+"""What the terminal shows: the card before a run, the live table while it runs, the result after it.
+
+Nothing here has a timer: the table is drawn when a worker reports, and the worker waits until that is done.
+"""
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nanobench.schema import GPTShape
+from nanobench.views import units
+
+STATUS_STYLE = {
+    "ok": "green",
+    "imprecise": "yellow",
+    "wrong": "bold red",
+    "skipped": "dim",
+    "oom": "red",
+    "timeout": "red",
+    "error": "red",
+}
+Row = dict[str, Any]
+
+
+def card(plan: Row, description: Row, expected_s: float) -> Panel:
+    """Model, machine, cells and the time that the sweep is expected to take."""
+    grid = Table.grid(padding=(0, 2))
+    dtypes = list(dict.fromkeys(point["dtype"] for point in plan["points"]))
+    for name, shape in description["models"].items():
+        sizes = GPTShape(**shape)
+        text = f"{sizes.n_params / 1e6:,.1f}M parameters, {sizes.n_layer} layers x {sizes.n_embd}, {sizes.n_head} heads"
+        grid.add_row("model", f"{name}: {text}")
+        for dtype in dtypes:
+            weights, per_token = units.size(sizes.weight_bytes(dtype)), units.size(sizes.kv_bytes_per_token(dtype))
+            grid.add_row("", f"{dtype}: weights {weights}, KV cache {per_token} per token of a row")
+    identity = description["identity"]
+    machine = ", ".join(identity["gpus"]) if description["device"].startswith("cuda") else identity["cpu"]
+    grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
+    points = f"batch {spread(plan, 'batch_size')}; prompt {spread(plan, 'prompt_len')}; new tokens {spread(plan, 'new_tokens')}"
+    grid.add_row("points", points)
+    grid.add_row("arms", ", ".join(label(arm) for arm in plan["arms"]) + " (ratios refer to the first)")
+    cells = len(plan["points"]) * len(plan["arms"])
+    launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    grid.add_row(
+        "cells", f"{cells} cells, {launches} of each point in fresh processes ({plan['isolation']}), seed {plan['seed']}"
+    )
+    limit = "none" if plan["memory_limit_bytes"] is None else units.size(plan["memory_limit_bytes"])
+    grid.add_row(
+        "limits", f"memory {limit}, {units.duration(plan['timeout_s'])} per worker, {plan['max_seconds']:g} s timed per launch"
+    )
+    grid.add_row("expected", f"about {units.duration(expected_s)}")
+    return Panel(grid, title="nanobench", expand=False)
+
+
+def spread(plan: Row, name: str) -> str:
+    """The values of a field over the points."""
+    return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
+
+
+def label(arm: Row) -> str:
+    """An arm's name, from its fields."""
+    return " ".join(value for value in arm.values() if value not in ("off", "greedy"))
+
+
+def result_table(cells: list[Row], title: str = "") -> Table:
+    """One row per cell: throughput, latencies, speedup, memory, gate, status."""
+    varying = [
+        name for name in ("model", "dtype", "threads", "prompt_len", "new_tokens") if len({cell[name] for cell in cells}) > 1
+    ]
+    table = Table(title=title, title_justify="left")
+    for name in (*varying, "batch"):
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("arm")
+    for name in ("output tok/s", "TTFT", "TPOT", "speedup [95 %]", "memory"):
+        table.add_column(name, justify="right")
+    for name in ("gate", "status"):
+        table.add_column(name)
+    for cell in cells:
+        table.add_row(*(str(cell[name]) for name in varying), str(cell["batch_size"]), cell["arm"], *figures(cell))
+    return table
+
+
+def gate_table(cells: list[Row]) -> Table:
+    """One row per cell: the verdict and what it rests on."""
+    table = Table()
+    for name in ("model", "dtype", "batch", "prompt len", "new tokens", "arm", "gate", "error", "tolerance", "because"):
+        table.add_column(
+            name, justify="right" if name in ("batch", "prompt len", "new tokens", "error", "tolerance") else "left"
+        )
+    for cell in cells:
+        head = [str(cell[name]) for name in ("model", "dtype", "batch_size", "prompt_len", "new_tokens", "arm")]
+        gate = Text(cell["gate"] or cell["status"], style="green" if cell["gate"] in ("exact", "rounding") else "bold red")
+        error, tolerance = (units.text(cell[name], "logit") for name in ("gate_max_error", "gate_tolerance"))
+        table.add_row(*head, gate, error, tolerance, cell["gate_note"] or cell["reason"])
+    return table
+
+
+def figures(cell: Row) -> list[Any]:
+    """The measured part of a cell's row; the reason of a failure stands in its status."""
+    status = Text(cell["status"], style=STATUS_STYLE.get(cell["status"], ""))
+    if cell["reason"] and cell["status"] not in ("ok", "imprecise"):
+        status.append(f": {cell['reason']}", style="dim")
+    return [
+        units.text(cell["output_tok_s"], "tok/s"),
+        units.text(cell["ttft_s"], "s"),
+        units.text(cell["tpot_s"], "s"),
+        speedup(cell),
+        units.text(cell["peak_memory_bytes"], "B"),
+        cell["gate"] or units.MISSING,
+        status,
+    ]
+
+
+def speedup(cell: Row) -> str:
+    """5.31 [4.92, 5.70]; the reference arm reads 'reference'."""
+    if cell["arm_index"] == 0:
+        return "reference" if cell["output_tok_s"] is not None else units.MISSING
+    if cell["speedup"] is None:
+        return units.MISSING
+    low, high = units.text(cell["speedup_lo"], "ratio"), units.text(cell["speedup_hi"], "ratio")
+    bounds = "" if cell["speedup_lo"] is None else f" [{low}, {high}]"
+    return f"{cell['speedup']:.3g}x{bounds}"
+
+
+class Screen:
+    """Shows a sweep while it runs: a live table on a terminal, one line per finished trial elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Screen":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, progress: Any) -> None:
+        """Draws once. `progress` is a runner.Progress."""
+        point, report = progress.trial.point, progress.report
+        where = f"launch {progress.launch}, batch {point.batch_size}, prompt {point.prompt_len}, new {point.new_tokens}"
+        if self.live is None:
+            if report is None:
+                done = f"[{progress.done + 1}/{progress.total}]"
+                self.console.print(
+                    f"{done} {where}: {latest(progress)}; {units.duration(progress.left_s)} left", highlight=False
+                )
+            return
+        doing = "done" if report is None else f"{report['phase']} {report['arm']}"
+        if report and report.get("budget_s"):
+            doing += f", block {report['block'] + 1}, {report['spent_s']:.1f} of {report['budget_s']:g} s"
+        head = Text(f"{bar(progress.done, progress.total)} {progress.done}/{progress.total}  {where}  {doing}  ")
+        head.append(f"{units.duration(progress.left_s)} left", style="bold")
+        self.live.update(Group(result_table(progress.cells), head) if progress.cells else head, refresh=True)
+
+
+def bar(done: int, total: int, width: int = 24) -> str:
+    """A bar of blocks."""
+    filled = width * done // max(1, total)
+    return "█" * filled + "░" * (width - filled)
+
+
+def latest(progress: Any) -> str:
+    """The cells of the point that was just measured, on one line."""
+    point = progress.trial.point
+    here = [cell for cell in progress.cells if all(cell[name] == value for name, value in vars(point).items())]
+    parts = []
+    for cell in here:
+        rate = units.text(cell["output_tok_s"], "tok/s")
+        ratio = f" ({speedup(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
+        parts.append(
+            f"{cell['arm']} {rate} tok/s{ratio}" if cell["output_tok_s"] is not None else f"{cell['arm']} {cell['status']}"
+        )
+    return ", ".join(parts)

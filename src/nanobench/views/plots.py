@@ -1,0 +1,3 @@
+"""Figures (placeholder while the core is tried)."""
+PLOTS = {}
+def draw_all(frame, folder): return []

@@ -1,0 +1,320 @@
+"""The measuring process: ONE trial in a fresh process. `python -m nanobench.worker trial.json out/` leaves `out/record.json`.
+
+With `--serve` it preloads torch and forks a child per request that arrives on standard input, which takes 0.03 s instead
+of an import; `--channel` lets a single run speak with its parent in the same way. Over the channel the worker reports
+between repetitions and waits for the answer, so that whatever its parent draws is never drawn beside a repetition.
+"""
+
+import argparse
+import ctypes
+import faulthandler
+import functools
+import gc
+import json
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from nanobench import lookup, stats
+from nanobench.errors import Skip, UserError
+from nanobench.gate import Reference
+from nanobench.models.base import Adapter
+from nanobench.probes import hardware, memory
+from nanobench.probes.clock import Clock, make_clock
+from nanobench.schema import ArmRecord, Gate, GPTShape, Outcome, Point, Repetition, Status, Trial, Verdict
+from nanobench.workloads.base import Workload
+from nanobench.workloads.generate import Generate
+
+REPORT_EVERY_S = 1.0
+LOOK_EVERY = 5
+Report = Callable[[dict[str, Any]], None]
+
+
+class Channel:
+    """Lines of JSON to the parent and back. A report is answered once the parent has drawn it."""
+
+    def __init__(self, incoming: IO[bytes], outgoing: IO[str]) -> None:
+        self.incoming, self.outgoing = incoming, outgoing
+
+    def send(self, message: dict[str, Any]) -> None:
+        """One line, at once."""
+        self.outgoing.write(json.dumps(message) + "\n")
+        self.outgoing.flush()
+
+    def report(self, progress: dict[str, Any]) -> None:
+        """Says how far the trial is and waits until the parent has taken it in."""
+        self.send({"report": progress})
+        self.incoming.readline()
+
+
+class Arms:
+    """The arms of one trial: who is still running, what became of the others, and a note on disk of who runs now."""
+
+    def __init__(self, trial: Trial, out: Path, report: Report) -> None:
+        self.trial, self.report = trial, report
+        self.live: dict[int, Workload] = {}
+        self.done: dict[int, tuple[list[Repetition], Outcome]] = {}
+        self.steady: dict[int, list[Repetition]] = {index: [] for index in range(len(trial.arms))}
+        self.running = os.open(out / "running", os.O_WRONLY | os.O_CREAT, 0o644)
+        self.reported_at = 0.0
+
+    def guard(self, index: int, work: Callable[[], Any]) -> Any:
+        """Runs an arm's work under the memory limit. An exception ends this arm, becomes its outcome and spares the others."""
+        os.pwrite(self.running, f"{index:<4}".encode(), 0)
+        try:
+            with memory.limited(self.trial.memory_limit_bytes):
+                return work()
+        except Exception as error:
+            outcome = outcome_of(error)
+            if outcome.status is Status.ERROR:
+                traceback.print_exc()
+        self.end(index, outcome)
+        return None
+
+    def end(self, index: int, outcome: Outcome) -> None:
+        """Takes an arm out and frees what it held."""
+        workload = self.live.pop(index)
+        self.done[index] = ([*workload.phases, *self.steady[index]], outcome)
+        del workload
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def say(self, phase: str, index: int, always: bool = False, **progress: Any) -> None:
+        """Reports, at most once a second."""
+        if always or time.monotonic() - self.reported_at >= REPORT_EVERY_S:
+            self.report({"phase": phase, "arm": self.trial.arms[index].label, **progress})
+            self.reported_at = time.monotonic()
+
+    def records(self) -> list[ArmRecord]:
+        """What is known of every arm, in the trial's order."""
+        return [
+            ArmRecord(arm=arm, repetitions=tuple(self.done[index][0]), outcome=self.done[index][1])
+            for index, arm in enumerate(self.trial.arms)
+            if index in self.done
+        ]
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """The status that an exception stands for, with its own first line as the reason."""
+    if isinstance(error, Skip):
+        return Outcome(status=Status.SKIPPED, reason=str(error))
+    first_line = str(error).strip().partition("\n")[0][:300]
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
+
+
+def load(point: Point, seed: int) -> Adapter:
+    """The model of a point on its device, in its dtype, with random weights from the seed unless it brings its own."""
+    torch.manual_seed(seed)
+    adapter: Adapter = lookup.find("models", point.model)()
+    adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
+    return adapter
+
+
+def measure(trial: Trial, known: dict[str, Gate], out: Path, report: Report) -> list[ArmRecord]:
+    """Gate, warm-up and interleaved pairs of all arms of one trial."""
+    torch.set_num_threads(trial.point.threads)
+    clock = make_clock(torch.device(trial.point.device))
+    arms = Arms(trial, out, report)
+    try:
+        with memory.limited(trial.memory_limit_bytes):
+            adapter = load(trial.point, trial.seed)
+    except Exception as error:
+        traceback.print_exc()
+        return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
+    with torch.inference_mode():
+        prepare(trial, adapter, clock, known, arms)
+        if not trial.gate_only:
+            gc.freeze()
+            gc.disable()
+            run_blocks(trial, clock, arms)
+            gc.enable()
+    for index, workload in list(arms.live.items()):
+        outcome = arms.guard(index, workload.outcome)
+        if outcome is not None:
+            arms.end(index, outcome)
+    return arms.records()
+
+
+def prepare(trial: Trial, adapter: Adapter, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
+    """Builds, gates and warms up every arm; an arm that computes something else ends here and is never timed."""
+    reference = Reference(adapter, trial.point, trial.seed)
+    for index, arm in enumerate(trial.arms):
+        arms.say("prepare", index, always=True)
+        workload = Generate(adapter, trial.point, arm, clock)
+        arms.live[index] = workload
+        gate = arms.guard(index, functools.partial(workload.prepare, reference, known.get(arm.label)))
+        if gate is not None and gate.verdict is Verdict.WRONG:
+            arms.end(index, workload.outcome())
+    if not trial.gate_only:
+        for index in list(arms.live):
+            arms.guard(index, arms.live[index].warm_up)
+
+
+def run_blocks(trial: Trial, clock: Clock, arms: Arms) -> None:
+    """Runs every arm once a block until the pairs are narrow enough or time is up. The clock says which blocks carry marks."""
+    spent_s = 0.0
+    for block, order in enumerate(stats.orders(len(trial.arms), trial.key)):
+        if not arms.live or enough(trial, arms, spent_s, block, clock.mark_interval):
+            return
+        marked = block % clock.mark_interval == 0
+        for index in order:
+            if index not in arms.live:
+                continue
+            arms.say("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
+            repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), block, marked)
+            timed = arms.guard(index, repeat)
+            if timed is not None:
+                arms.steady[index].append(timed)
+                spent_s += timed.wall_s
+
+
+def enough(trial: Trial, arms: Arms, spent_s: float, blocks: int, mark_interval: int) -> bool:
+    """Whether the launch may stop: after its least pairs, when time is up or every contrast is within the target."""
+    marked = -(-blocks // mark_interval) if mark_interval > 1 else 0
+    pairs = blocks - marked
+    least = 2 if spent_s < 2.0 * max(1, blocks) else 1
+    if pairs < least:
+        return False
+    if spent_s >= trial.max_seconds:
+        return True
+    return pairs % LOOK_EVERY == 0 and all(stats.half_width(logs) <= trial.target_ci for logs in contrasts(arms, mark_interval))
+
+
+def contrasts(arms: Arms, mark_interval: int) -> list[list[float]]:
+    """Log time ratios of every live arm to the first, pair by pair; of a lone arm its own log times."""
+    times = {
+        index: {r.block: r.wall_s / r.calls for r in arms.steady[index] if r.wall_s and (mark_interval == 1 or not r.marked)}
+        for index in sorted(arms.live)
+    }
+    first, *others = times.values()
+    logs = [[math.log(first[block] / other[block]) for block in first if block in other] for other in others]
+    return logs or [[math.log(seconds) for seconds in first.values()]]
+
+
+def describe(question: dict[str, Any]) -> dict[str, Any]:
+    """What the control process must know before it plans and can't know without torch: devices, identity, sizes of the models.
+
+    `question["models"]` gives the names for each kind of device, so that a default model may depend on it.
+    """
+    gpus = hardware.gpus()
+    device = question["device"] if question["device"] != "auto" else ("cuda" if gpus else "cpu")
+    kind = device.partition(":")[0]
+    return {
+        "device": device,
+        "gpus": gpus,
+        "identity": hardware.identity(),
+        "available_bytes": memory.available_bytes(),
+        "matmul_flops_per_s": hardware.matmul_flops_per_s(device) if kind == "cpu" or gpus else None,
+        "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},
+    }
+
+
+def shape_of(name: str) -> GPTShape:
+    """A model's sizes, built without weights where its code allows that.
+
+    Raises UserError where a foreign build() fails or gives no Adapter.
+    """
+    build = lookup.find("models", name)
+    try:
+        with torch.device("meta"):
+            adapter = build()
+    except Exception:
+        try:
+            adapter = build()
+        except Exception as error:
+            raise UserError(f"model {name!r} cannot be built: {outcome_of(error).reason}") from error
+    missing = [part for part in ("module", "shape", "forward", "make_cache") if not hasattr(adapter, part)]
+    if missing:
+        raise UserError(
+            f"model {name!r} is no Adapter: its build() gives a {type(adapter).__name__} without {', '.join(missing)}"
+        )
+    return adapter.shape
+
+
+def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]:
+    """The record of one request: a trial's arms, or a description; a user's mistake is passed on as such."""
+    if "describe" in request:
+        try:
+            return describe(request["describe"])
+        except UserError as error:
+            return {"user_error": str(error)}
+    trial = Trial.from_json(request["trial"])
+    known = {label: Gate(**gate) for label, gate in request["gates"].items()}
+    return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}
+
+
+def run(request_path: Path, out: Path, report: Report) -> None:
+    """Answers one request file with `out/record.json`, written whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    record = answer(json.loads(request_path.read_text()), out, report)
+    (out / "record.part").write_text(json.dumps(record))
+    (out / "record.part").rename(out / "record.json")
+
+
+def serve(channel: Channel) -> None:
+    """Forks a child per request. The server itself touches no device and runs no kernel, so every child starts as from new."""
+    while line := channel.incoming.readline():
+        request = json.loads(line)
+        if "request" not in request:
+            continue
+        child = os.fork()
+        if child == 0:
+            die_with_parent()
+            redirect_output(Path(request["log"]))
+            run(Path(request["request"]), Path(request["out"]), channel.report)
+            sys.stdout.flush()
+            os._exit(0)
+        channel.send({"started": child})
+        _, status = os.waitpid(child, 0)
+        channel.send({"exit": os.waitstatus_to_exitcode(status)})
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent ends, however that happens. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def redirect_output(log: Path) -> None:
+    """Sends whatever the model's code prints to the worker's log, away from the channel."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+
+
+def main() -> None:
+    """The command line of the worker."""
+    parser = argparse.ArgumentParser(prog="python -m nanobench.worker", description=__doc__)
+    parser.add_argument("request", type=Path, nargs="?", help="trial.json: the whole input")
+    parser.add_argument("out", type=Path, nargs="?", help="folder that receives record.json")
+    parser.add_argument("--channel", action="store_true", help="report on standard output, wait for answers on standard input")
+    parser.add_argument("--serve", action="store_true", help="fork a child per request read from standard input")
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    if not (arguments.serve or arguments.channel):
+        return run(arguments.request, arguments.out, lambda progress: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    # Unbuffered, because the server and its child read the same pipe in turns.
+    channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)
+    if arguments.serve:
+        return serve(channel)
+    run(arguments.request, arguments.out, channel.report)
+    return None
+
+
+if __name__ == "__main__":
+    main()

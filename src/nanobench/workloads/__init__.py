@@ -1,0 +1,1 @@
+"""What an arm does between two readings of the clock."""

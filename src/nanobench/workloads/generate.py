@@ -1,0 +1,204 @@
+"""Generation: a prefill over the prompt and a decode of `new_tokens`, timed as a user would see it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobench import gate, lookup
+from nanobench.engines.base import Compiler, Engine
+from nanobench.gate import Reference
+from nanobench.models.base import Adapter
+from nanobench.probes import compilation, memory
+from nanobench.probes.clock import Clock, mark_cost_s
+from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Verdict
+
+WARMUP_S = 0.5
+MIN_REPETITION_S = 0.02
+
+
+class Generate:
+    """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
+
+    def __init__(self, adapter: Adapter, point: Point, arm: Arm, clock: Clock) -> None:
+        self.adapter, self.point, self.arm, self.clock = adapter, point, arm, clock
+        self.phases: list[Repetition] = []
+        self.calls = 1
+        self.compiler = Compiler(arm.compile_mode)
+        self.compilation = compilation.Compilation()
+        self.peak_memory_bytes: int | None = None
+
+    def prepare(self, reference: Reference, known: Gate | None) -> Gate:
+        """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
+        self.prompt_BT = reference.prompt_BT
+        self.phase("build", self.build)
+        self.first_call()
+        digest = gate.digest(self.engine.tokens_BN)
+        if known is None or known.digest != digest:
+            self.phase("gate", lambda: self.judge(reference, digest))
+            self.phase("memory", self.weigh)
+        else:
+            self.gate = known
+        return self.gate
+
+    def phase(self, kind: str, work: Callable[[], None]) -> None:
+        """Runs `work` and keeps how long it took."""
+        started_at, start = time.time(), self.clock.now()
+        work()
+        self.clock.sync()
+        self.phases.append(Repetition(kind=kind, started_at=started_at, wall_s=self.clock.now() - start))
+
+    def build(self) -> None:
+        """Makes the engine, which allocates its tokens and its cache."""
+        self.engine = self.build_engine(self.adapter, self.point)
+
+    def build_engine(self, adapter: Adapter, point: Point) -> Engine:
+        """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs."""
+        sampler = lookup.find("samplers", self.arm.sampler)()
+        compiler = self.compiler if point is self.point else Compiler("off")
+        return lookup.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
+
+    def first_call(self) -> None:
+        """The first call at the measured shape: it compiles, fills the allocator and chooses kernels."""
+        if not self.compiler.compiles:
+            self.phases.append(self.time("first_call", 0, None, marked=False))
+            return
+        graphs, breaks = compilation.graphs_so_far(), compilation.graph_breaks_so_far()
+        self.phases.append(self.time("first_call", 0, None, marked=False))
+        graphs, breaks = compilation.graphs_so_far() - graphs, compilation.graph_breaks_so_far() - breaks
+        if not graphs:
+            raise RuntimeError(f"compile mode {self.arm.compile_mode!r} compiled no graph: the arm would run eagerly")
+        self.compilation = compilation.Compilation(graphs, compilation.recompiles_of(self.compiler.code_names), breaks)
+
+    def judge(self, reference: Reference, digest: str) -> None:
+        """Asks the gate."""
+        verdict = gate.judge(reference, self.build_engine, self.engine, self.compiler.compiles)
+        self.gate = replace(verdict, digest=digest)
+
+    def weigh(self) -> None:
+        """Memory of one untimed call: weights, cache and the allocator's peak over the prefill and the last, longest step."""
+        device = self.prompt_BT.device
+        peaks = [memory.allocator_peak_bytes(lambda: self.engine.prefill(self.prompt_BT), device)]
+        made = 1
+        while made < self.point.new_tokens - 1:
+            made += self.engine.step()
+        if made < self.point.new_tokens:
+            peaks.append(memory.allocator_peak_bytes(self.engine.step, device))
+        self.peak_memory_bytes = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0) + max(peaks)
+
+    def warm_up(self) -> None:
+        """At the measured shape, for half a second and one repetition (two on CUDA) at least.
+
+        The first call counts as one where nothing compiled.
+        """
+        done = [] if self.compiler.compiles else [phase for phase in self.phases if phase.kind == "first_call"]
+        least = 2 if self.prompt_BT.is_cuda else 1
+        while len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S:
+            done.append(self.time("warmup", len(done), None, marked=False))
+            self.phases.append(done[-1])
+        self.calls = math.ceil(MIN_REPETITION_S / (done[-1].wall_s or MIN_REPETITION_S))
+
+    def repeat(self, repetition: int, block: int, marked: bool) -> Repetition:
+        """See Workload.repeat."""
+        if not self.compiler.compiles:
+            return self.time("steady", repetition, block, marked)
+        graphs = compilation.graphs_so_far()
+        timed = self.time("steady", repetition, block, marked)
+        if compilation.graphs_so_far() == graphs:
+            return timed
+        self.compilation = replace(self.compilation, recompiles=compilation.recompiles_of(self.compiler.code_names))
+        return replace(timed, valid=False, reason="recompiled in the steady phase")
+
+    def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
+        """Times `calls` generate calls.
+
+        From: device idle, prompt on the device. To: all tokens of all rows on the device; nothing is read back.
+        """
+        clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
+        clock.sync()
+        started_at, start, marks = time.time(), clock.now(), [clock.mark()]
+        for _ in range(self.calls):
+            engine.prefill(self.prompt_BT)
+            made = 1
+            if marked:
+                marks.append(clock.mark())
+            while made < new_tokens:
+                new = engine.step()
+                made += new
+                if marked:
+                    marks.extend([clock.mark()] * new)
+        marks.append(clock.mark())
+        enqueue_s = clock.now() - start
+        clock.sync()
+        wall_s = clock.now() - start
+        times = clock.resolve(marks)
+        on_device = self.prompt_BT.is_cuda
+        return Repetition(
+            kind=kind,
+            repetition=repetition,
+            block=block,
+            calls=self.calls,
+            marked=marked,
+            started_at=started_at,
+            wall_s=wall_s,
+            device_s=times[-1] if on_device else None,
+            enqueue_s=enqueue_s if on_device else None,
+            marks_s=tuple(times[1:-1]) if marked else None,
+            tokens=self.calls * self.point.batch_size * new_tokens,
+        )
+
+    def cache_bytes(self) -> int | None:
+        """Bytes of the engine's cache as allocated; 0 for an engine that keeps none, None for one that doesn't show it."""
+        return tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
+
+    def outcome(self) -> Outcome:
+        """See Workload.outcome."""
+        found = self.gate
+        wrong = found.verdict is Verdict.WRONG
+        build = next(phase for phase in self.phases if phase.kind == "build")
+        return Outcome(
+            status=Status.WRONG if wrong else Status.OK,
+            reason=found.note if wrong else None,
+            gate=found.verdict,
+            gate_note=found.note,
+            gate_max_error=found.max_error,
+            gate_tolerance=found.tolerance,
+            digest=found.digest,
+            mark_cost_s=mark_cost_s(self.clock),
+            cache_alloc_s=build.wall_s,
+            kv_cache_bytes=self.cache_bytes(),
+            weight_bytes=tensor_bytes(self.adapter.module),
+            peak_memory_bytes=self.peak_memory_bytes,
+            rss_peak_bytes=memory.rss_peak_bytes(),
+            **vars(self.compilation),
+        )
+
+
+def tensor_bytes(holder: Any) -> int:
+    """Bytes of all floating-point tensors that an object holds, each storage counted once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, torch.nn.Module):
+            visit([*value.parameters(), *value.buffers()])
+        elif isinstance(value, dict):
+            visit(list(value.values()))
+        elif isinstance(value, list | tuple):
+            for item in value:
+                visit(item)
+        elif hasattr(value, "__dict__"):
+            visit(vars(value))
+
+    visit(holder)
+    return sum(found.values())
