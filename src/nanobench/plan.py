@@ -91,8 +91,12 @@ def question(options: Options) -> dict[str, Any]:
         raise lookup.unknown("isolation", options.isolation, ISOLATIONS)
     if options.timeout <= 0:
         raise UserError(f"--timeout {options.timeout:g} is not above 0; give seconds, like 600")
-    if isinstance(options, SweepOptions) and options.launches < 1:
-        raise UserError(f"--launches {options.launches} is below 1; give 1 or more (5 by default)")
+    read_memory_limit(options.memory_limit, None)
+    if isinstance(options, SweepOptions):
+        if options.launches < 1:
+            raise UserError(f"--launches {options.launches} is below 1; give 1 or more (5 by default)")
+        read_positive("target-ci", options.target_ci, DEFAULTS["cpu"]["target_ci"])
+        read_positive("max-seconds", options.max_seconds, DEFAULTS["cpu"]["max_seconds"])
     return {
         "device": options.device,
         "models": {kind: [DEFAULTS[kind]["model"] if name == "auto" else name for name in axes["model"]] for kind in DEFAULTS},

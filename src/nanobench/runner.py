@@ -59,7 +59,7 @@ class Sweep:
         self.run, self.plan, self.description = run, plan, description
         self.make_executor, self.watch = make_executor, watch
         self.rows = run.read_raw()
-        self.cells = run.write_cells() if self.rows else []
+        self.cells = run.write_cells(self.rows) if self.rows else []
         self.took_s: dict[Point, float] = {}
         self.pace = 1.0
         self.done, self.total = 0, plan.launches * len(plan.points)
@@ -86,7 +86,7 @@ class Sweep:
         if rows:
             self.run.write_raw(trial, rows)
             self.rows.extend(rows)
-            self.cells = self.run.write_cells()
+            self.cells = self.run.write_cells(self.rows)
         self.took_s[trial.point] = time.monotonic() - start
         expected = expected_s(self.plan, trial.point, trial.launch, self.description)
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected

@@ -144,7 +144,7 @@ class Repetition:
     """One timed stretch of work: `calls` generate calls back to back. Times in seconds since the start of the repetition."""
 
     kind: str
-    """build, first_call, gate, memory, warmup or steady"""
+    """build, first_call, gate, warmup or steady"""
     repetition: int = 0
     block: int | None = None
     """steady: in each block every arm runs once; the arms' repetitions of one block are a pair"""

@@ -19,6 +19,8 @@ from nanobench.schema import PROTOCOL, RAW_COLUMNS, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
+# pyarrow would take Ctrl-C for itself while it reads or writes, and end the process.
+pa.enable_signal_handlers(False)
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -101,9 +103,9 @@ class Run:
             rows.extend({**dict.fromkeys(RAW_COLUMNS), **row} for row in pq.read_table(path).to_pylist())
         return rows
 
-    def write_cells(self) -> list[dict[str, Any]]:
-        """Derives the cells anew and replaces cells.parquet."""
-        cells = metrics.derive(self.read_raw())
+    def write_cells(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Derives the cells of raw rows and replaces cells.parquet."""
+        cells = metrics.derive(rows)
         table = pa.Table.from_pylist(cells, schema=cells_schema())
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
         return cells

@@ -29,12 +29,10 @@ Row = dict[str, Any]
 @command(SweepOptions, "kv-sweep")
 def kv_sweep(options: SweepOptions) -> None:
     """Measure cached against uncached generation over batch sizes, lengths, compile modes, samplers and dtypes."""
-    from rich.console import Console
-
     from nanobench import store
     from nanobench.views import console as views
 
-    console = Console()
+    console = views.make_console()
     if options.resume:
         run, plan, description = reopen(options)
     else:
@@ -52,13 +50,11 @@ def kv_sweep(options: SweepOptions) -> None:
 @command(Options, "verify")
 def verify(options: Options) -> None:
     """Pass the correctness gates alone, for a model and its arms; exit 1 if one computes something else."""
-    from rich.console import Console
-
     from nanobench import store
     from nanobench.views import console as views
 
     plan, description = make(options)
-    console = Console()
+    console = views.make_console()
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         run = store.create(Path(folder) / "run", store.about_new("verify", as_asked(options), plan, description))
         cells = measure(run, plan, description, console)
@@ -183,7 +179,7 @@ def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) ->
     if not options.no_plot:
         from nanobench.views import plots
 
-        paths += plots.draw_all(frame, run.plots)
+        paths += plots.draw_all(frame, run.read_raw(), run.plots)
     for path in paths:
         console.print(str(path), highlight=False, soft_wrap=True)
     if options.json:

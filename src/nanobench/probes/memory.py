@@ -3,11 +3,13 @@
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+T = TypeVar("T")
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -42,22 +44,22 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def allocator_peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that torch's allocator held at once during `work`, above what it held before."""
+def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]:
+    """The result of `work`, and the most bytes that torch's allocator held at once during it, above what it held before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        work()
+        result = work()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return result, torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
+        result = work()
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for change in sorted(changes, key=lambda event: event.start_ns()):
         held += change.nbytes()
         peak = max(peak, held)
-    return peak
+    return result, peak
 
 
 def rss_peak_bytes() -> int:

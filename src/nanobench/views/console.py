@@ -5,6 +5,7 @@ Nothing here has a timer: the table is drawn when a worker reports, and the work
 
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -66,27 +67,36 @@ def label(arm: Row) -> str:
     return " ".join(value for value in arm.values() if value not in ("off", "greedy"))
 
 
-def result_table(cells: list[Row], title: str = "") -> Table:
+def make_console() -> Console:
+    """The terminal as wide as it is; 120 columns for a pipe or a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def result_table(cells: list[Row]) -> Table:
     """One row per cell: throughput, latencies, speedup, memory, gate, status."""
     varying = [
         name for name in ("model", "dtype", "threads", "prompt_len", "new_tokens") if len({cell[name] for cell in cells}) > 1
     ]
-    table = Table(title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for name in (*varying, "batch"):
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("arm")
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=name != "model")
+    table.add_column("arm", no_wrap=True)
     for name in ("output tok/s", "TTFT", "TPOT", "speedup [95 %]", "memory"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name in ("TTFT", "TPOT", "memory"))
     for name in ("gate", "status"):
-        table.add_column(name)
+        table.add_column(name, min_width=9 if name == "status" else 8)
+    last = None
     for cell in cells:
-        table.add_row(*(str(cell[name]) for name in varying), str(cell["batch_size"]), cell["arm"], *figures(cell))
+        head = [*(str(cell[name]) for name in varying), str(cell["batch_size"])]
+        table.add_row(*(head if head != last else [""] * len(head)), cell["arm"], *figures(cell))
+        last = head
     return table
 
 
 def gate_table(cells: list[Row]) -> Table:
     """One row per cell: the verdict and what it rests on."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for name in ("model", "dtype", "batch", "prompt len", "new tokens", "arm", "gate", "error", "tolerance", "because"):
         table.add_column(
             name, justify="right" if name in ("batch", "prompt len", "new tokens", "error", "tolerance") else "left"
@@ -118,7 +128,7 @@ def figures(cell: Row) -> list[Any]:
 def speedup(cell: Row) -> str:
     """5.31 [4.92, 5.70]; the reference arm reads 'reference'."""
     if cell["arm_index"] == 0:
-        return "reference" if cell["output_tok_s"] is not None else units.MISSING
+        return "(reference)" if cell["output_tok_s"] is not None else units.MISSING
     if cell["speedup"] is None:
         return units.MISSING
     low, high = units.text(cell["speedup_lo"], "ratio"), units.text(cell["speedup_hi"], "ratio")

@@ -34,7 +34,7 @@ def seconds(value: float) -> str:
 def size(value: float) -> str:
     """1.25 GiB, 340 MiB, 12 KiB."""
     for power, name in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if value >= 1024**power:
+        if value >= 0.98 * 1024**power:
             return f"{value / 1024**power:.3g} {name}"
     return f"{value:.0f} B"
 

@@ -10,7 +10,7 @@ class Workload(Protocol):
     """An arm at a point."""
 
     phases: list[Repetition]
-    """What happened before the steady phase: build, first_call, gate, memory, warmup."""
+    """What happened before the steady phase: build, first_call, gate, warmup."""
 
     def prepare(self, reference: Reference, known: Gate | None) -> Gate:
         """Builds, runs once and passes the gate; `known` is an earlier launch's verdict. Raises Skip if infeasible."""

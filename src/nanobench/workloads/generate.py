@@ -40,7 +40,6 @@ class Generate:
         digest = gate.digest(self.engine.tokens_BN)
         if known is None or known.digest != digest:
             self.phase("gate", lambda: self.judge(reference, digest))
-            self.phase("memory", self.weigh)
         else:
             self.gate = known
         return self.gate
@@ -75,20 +74,13 @@ class Generate:
         self.compilation = compilation.Compilation(graphs, compilation.recompiles_of(self.compiler.code_names), breaks)
 
     def judge(self, reference: Reference, digest: str) -> None:
-        """Asks the gate."""
-        verdict = gate.judge(reference, self.build_engine, self.engine, self.compiler.compiles)
+        """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
+        scales = Scales(self.engine, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
+        verdict = gate.judge(reference, self.build_engine, scales, self.compiler.compiles)
         self.gate = replace(verdict, digest=digest)
-
-    def weigh(self) -> None:
-        """Memory of one untimed call: weights, cache and the allocator's peak over the prefill and the last, longest step."""
-        device = self.prompt_BT.device
-        peaks = [memory.allocator_peak_bytes(lambda: self.engine.prefill(self.prompt_BT), device)]
-        made = 1
-        while made < self.point.new_tokens - 1:
-            made += self.engine.step()
-        if made < self.point.new_tokens:
-            peaks.append(memory.allocator_peak_bytes(self.engine.step, device))
-        self.peak_memory_bytes = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0) + max(peaks)
+        if not scales.complete:
+            gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
+        self.peak_memory_bytes = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0) + scales.peak_bytes
 
     def warm_up(self) -> None:
         """At the measured shape, for half a second and one repetition (two on CUDA) at least.
@@ -176,6 +168,43 @@ class Generate:
             rss_peak_bytes=memory.rss_peak_bytes(),
             **vars(self.compilation),
         )
+
+
+class Scales:
+    """An engine that is weighed as it runs: the allocator's peak over the prefill and over the last, longest step."""
+
+    def __init__(self, engine: Engine, device: torch.device, last_step: int) -> None:
+        self.engine, self.device, self.last_step = engine, device, last_step
+        self.steps = 0
+        self.peak_bytes = 0
+        self.complete = False
+
+    @property
+    def tokens_BN(self) -> Tensor:
+        """See Engine.tokens_BN."""
+        return self.engine.tokens_BN
+
+    @property
+    def logits_BV(self) -> Tensor | None:
+        """See Engine.logits_BV."""
+        return self.engine.logits_BV
+
+    def prefill(self, prompt_BT: Tensor) -> None:
+        """See Engine.prefill."""
+        self.steps = 0
+        self.weigh(lambda: self.engine.prefill(prompt_BT))
+
+    def step(self) -> int:
+        """See Engine.step."""
+        self.steps += 1
+        return self.engine.step() if self.steps != self.last_step else self.weigh(self.engine.step)
+
+    def weigh(self, work: Callable[[], Any]) -> Any:
+        """Does the work, and keeps the largest peak seen."""
+        result, peak_bytes = memory.allocator_peak(work, self.device)
+        self.peak_bytes = max(self.peak_bytes, peak_bytes)
+        self.complete |= self.steps == self.last_step
+        return result
 
 
 def tensor_bytes(holder: Any) -> int:

@@ -1,0 +1,169 @@
+"""A run as Markdown, and its cells as tables for people and for programs. Every number comes from the cells."""
+
+import json
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nanobench.analysis.verdict import SETTING
+from nanobench.metrics import BY_NAME
+from nanobench.schema import MEASURED
+from nanobench.views import console, units
+from nanobench.views.plots import PLOTS
+
+Row = dict[str, Any]
+NUMBERS = ("batch", "output tok/s", "TTFT", "TPOT", "speedup [95 %]", "peak memory")
+PAIRINGS = {
+    "block": "the arms of a point take turns within one process, and neighbours in time are compared",
+    "launch": "where arms could not share a process, launch is compared with launch",
+}
+
+
+def markdown(
+    run: str, about: Row, cells: pd.DataFrame, sentences: list[str], counts: str, plots: list[Path], folder: Path
+) -> str:
+    """The report of one run, for a file in `folder`: the verdict first, then what was run and seen, and how it was measured."""
+    sections = (
+        ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
+        ("What was run", pairs(what_was_run(about, cells))),
+        ("Cells", [table(cells)]),
+        ("Not measured", not_measured(cells)),
+        ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
+        ("How it was measured", [f"- {line}" for line in method(about, cells)]),
+        ("Machine", pairs({name: words(value) for name, value in about["identity"].items() if value not in (None, [])})),
+    )
+    parts = [f"# nanobench {about['command']}: {run}"]
+    for title, lines in sections:
+        if lines:
+            parts += [f"## {title}", "\n".join(lines)] if title else ["\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(cells: pd.DataFrame) -> str:
+    """The cells as a Markdown table: where they lie, what they reached, and what became of them."""
+    varying = [name for name in ("run", *SETTING) if name in cells and cells[name].nunique() > 1]
+    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *NUMBERS[1:], "gate", "status"]
+    rows = [
+        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *console.figures(cell)[:-1], cell["status"]]
+        for cell in records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
+    ]
+    return "\n".join(grid(heads, rows))
+
+
+def grid(heads: list[str], rows: list[list[Any]]) -> list[str]:
+    """The lines of a Markdown table; numbers to the right."""
+    marks = ["---:" if head in NUMBERS else "---" for head in heads]
+    return ["| " + " | ".join(escaped(value) for value in row) + " |" for row in (heads, marks, *rows)]
+
+
+def pairs(values: dict[str, str]) -> list[str]:
+    """A Markdown table of names and values."""
+    return grid(["", ""], [[name, value] for name, value in values.items()])
+
+
+def escaped(value: Any) -> str:
+    """A value that can't end its table cell or its line."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def words(value: Any) -> str:
+    """A value of run.json in words."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
+    """The request, the models, the sizes and the arms."""
+    models = {f"model {name}": model_words(shape) for name, shape in about["models"].items()}
+    fields = [*(name for name in SETTING if name != "model"), "batch_size"]
+    points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
+    arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
+    when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {units.duration(about['wall_s'])} of measuring"
+    return {
+        "command": f"`{command_line(about)}`",
+        "when": when,
+        **models,
+        **points,
+        "arms": f"{words(arms)} (ratios refer to the first)",
+    }
+
+
+def model_words(shape: Row) -> str:
+    """A model's architecture and sizes."""
+    shared = "" if shape["n_head"] == shape["n_kv_head"] else f" on {shape['n_kv_head']}"
+    sizes = f"{shape['n_params'] / 1e6:.3g}M parameters, {shape['n_layer']} layers x {shape['n_embd']}"
+    return f"{shape['architecture']}, {sizes}, {shape['n_head']} heads{shared}"
+
+
+def command_line(about: Row) -> str:
+    """The command that asked for this run."""
+    parts = ["nanobench", about["command"]]
+    for name, value in about["asked"].items():
+        flag = "--" + name.replace("_", "-")
+        for each in value if isinstance(value, list) else [value]:
+            parts += [flag] if each is True else [flag, shlex.quote(str(each))]
+    return " ".join(parts)
+
+
+def not_measured(cells: pd.DataFrame) -> list[str]:
+    """Each cell without a measurement, and each whose launches did not all finish, with the reasons."""
+    varying = [name for name in SETTING if cells[name].nunique() > 1]
+    lines = []
+    for cell in records(cells):
+        where = ", ".join([*(f"{name} {cell[name]}" for name in varying), f"batch {cell['batch_size']}", str(cell["arm"])])
+        if cell["status"] not in MEASURED:
+            lines.append(f"- {where}: **{cell['status']}**, {escaped(cell['reason'] or 'no reason given')}")
+        elif cell["failures"]:
+            lines.append(f"- {where}: {cell['launches_failed']} of its launches failed, {escaped(cell['failures'])}")
+    return lines
+
+
+def image(path: Path, folder: Path) -> str:
+    """A figure with its own words, as a link relative to the report."""
+    drawn = (PLOTS[path.stem].__doc__ or path.stem).partition("\n")[0]
+    return f"![{drawn}]({Path(os.path.relpath(path, folder)).as_posix()})"
+
+
+def method(about: Row, cells: pd.DataFrame) -> list[str]:
+    """Launches, pairing, interval, gates, seed."""
+    plan = about["plan"]
+    count = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    bases = words(cells["speedup_basis"].dropna().unique().tolist())
+    reasons = cells.loc[cells["status"].eq("imprecise"), "reason"].value_counts().items()
+    gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
+    return [
+        f"{count} of each point, each in a fresh process ({plan['isolation']})",
+        f"a launch is timed for {plan['max_seconds']:g} s, or until every interval is within +-{plan['target_ci']:.0%}",
+        *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
+        f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
+        if bases
+        else "no ratio was measured",
+        *(f"{number} cell{'' if number == 1 else 's'} imprecise: {escaped(reason)}" for reason, number in reasons),
+        f"no arm is timed before it computed what the reference computes; gate verdicts: {gates or 'none'}",
+        f"seed {about['seed']}, protocol {about['protocol']}",
+    ]
+
+
+def records(cells: pd.DataFrame) -> list[Row]:
+    """The cells as rows of plain values: None where nothing is known, whole numbers for what is counted."""
+    whole = {name for name, metric in BY_NAME.items() if metric.unit in ("count", "B")}
+    return [
+        {str(name): None if pd.isna(value) else int(value) if name in whole else value for name, value in row.items()}
+        for row in cells.to_dict("records")
+    ]
+
+
+def to_csv(cells: pd.DataFrame) -> str:
+    """The cells as CSV; empty where nothing is known."""
+    return pd.DataFrame(records(cells), columns=cells.columns, dtype=object).to_csv(index=False)
+
+
+def to_json(cells: pd.DataFrame) -> str:
+    """The cells as a list of JSON objects; null where nothing is known."""
+    return json.dumps(records(cells), indent=2, allow_nan=False)
+
+
+EXPORTS: dict[str, Callable[[pd.DataFrame], str]] = {"csv": to_csv, "json": to_json, "md": table}

@@ -1,0 +1,154 @@
+"""What all figures share: a colour, marker and line per arm, panels per setting, title, legend and footer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nanobench.analysis.verdict import SETTING
+from nanobench.schema import MEASURED
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.4",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "legend.handlelength": 3.4,
+    "svg.hashsalt": "nanobench",
+}
+# Okabe and Ito's colours, without the yellow that white paper swallows; the reference comes first and is grey.
+COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "os^DvPX"
+LINES = ("-", "-", "--", "-.", ":")
+WORDS = {"prompt_len": "prompt {}", "new_tokens": "{} new tokens", "threads": "{} threads", "batch_size": "batch {}"}
+CROSS = "×"
+"""Stands for a cell that was not measured."""
+WIDTH_IN = 8.0
+FOOTER_WORDS = 130
+LEGEND_ROW_IN = 0.19
+LEGEND_WORDS = 112
+"""Letters that fit into a row of the legend."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one line is drawn."""
+
+    colour: Any
+    marker: str
+    line: Any
+
+    def handle(self, label: str, marked: bool = True) -> Line2D:
+        """The line's entry in a legend."""
+        return Line2D([], [], color=self.colour, marker=self.marker if marked else "", linestyle=self.line, label=label)
+
+
+def arm_looks(cells: pd.DataFrame) -> dict[str, Look]:
+    """One look per arm, in the order of the arms: the same in every figure of a run."""
+    arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates()
+    several = len(LINES) - 1
+    return {
+        arm: Look(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)], LINES[n and 1 + (n - 1) % several])
+        for n, arm in enumerate(arms)
+    }
+
+
+def batch_looks(batches: Sequence[int]) -> dict[int, Look]:
+    """One look per batch size: the colour deepens as the batch grows."""
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(batches)))
+    return {batch: Look(tuple(shades[n]), MARKERS[n % len(MARKERS)], "-") for n, batch in enumerate(batches)}
+
+
+def reference(cells: pd.DataFrame) -> str:
+    """The name of the arm that ratios refer to."""
+    names = cells.loc[cells["arm_index"] == 0, "arm"]
+    return str(names.iloc[0]) if len(names) else "the reference"
+
+
+def panels(cells: pd.DataFrame, apart: Iterable[str] = ()) -> list[tuple[str, pd.DataFrame]]:
+    """The settings, each with what distinguishes it and its cells; fields in `apart` do not split them."""
+    names = [name for name in ("run", *SETTING) if name in cells and name not in apart]
+    varying = [name for name in names if cells[name].nunique() > 1]
+    if not varying:
+        return [("", cells)]
+    groups = cells.groupby(varying, sort=False)
+    return [(", ".join(word(n, [v]) for n, v in zip(varying, values, strict=True)), rows) for values, rows in groups]
+
+
+def word(name: str, values: Iterable[Any]) -> str:
+    """Values of a field as titles and footers write them, never broken over two lines."""
+    return WORDS.get(name, "{}").format(", ".join(str(value) for value in values)).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:
+    """A figure with a grid of panels, row by row; what the grid has too many is taken off."""
+    figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(rows_in)), layout="constrained")
+    grid = figure.subplots(len(rows_in), columns, squeeze=False, height_ratios=rows_in, **shared)
+    for axes in grid.flat[panels:]:
+        axes.remove()
+    for axes in grid.flat[max(0, panels - columns) : panels]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+    return figure, grid
+
+
+def frame(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str) -> Figure:
+    """Title and legend above the panels, what was run and how to read it below."""
+    # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
+    words = [8 + len(str(handle.get_label())) for handle in handles]
+    columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
+    width_in, height_in = figure.get_size_inches()
+    figure.set_size_inches(width_in, height_in + LEGEND_ROW_IN * ((len(words) - 1) // columns))
+    bold = {"size": 11, "weight": "bold"}
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=bold
+    )
+    if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
+        notes = (*notes, f"{CROSS} not measured, with its status")
+    lines = [fill(run_words(cells), FOOTER_WORDS), fill("; ".join(filter(None, notes)), FOOTER_WORDS)]
+    figure.supxlabel("\n".join(filter(None, lines)), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
+    return figure
+
+
+def run_words(cells: pd.DataFrame) -> str:
+    """Model, dtype, device, lengths and launches of all cells shown."""
+    launches = cells.loc[cells["status"].isin(MEASURED), "launches_ok"]
+    few, many = (launches.min(), launches.max()) if len(launches) else (0, 0)
+    count = f"{many} launch{'' if many == 1 else 'es'}" if few == many else f"{few} to {many} launches"
+    return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in SETTING), count])
+
+
+def left_out(what: str, shown: list[Any], of: list[Any]) -> str:
+    """Says that not everything fits; empty where it does."""
+    return "" if len(shown) == len(of) else f"{len(shown)} of {len(of)} {what} shown"
+
+
+def evenly(values: list[int], most: int) -> list[int]:
+    """At most so many of the values, first and last among them."""
+    chosen = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[n] for n in chosen]
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], dpi=150)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths

@@ -1,0 +1,147 @@
+"""Plug-ins that are wrong, slow, or die on purpose. Named from the command line as `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
+
+import os
+import signal
+import time
+
+import torch
+
+from nanobench.engines.cached import Cached
+from nanobench.engines.uncached import Uncached
+from nanobench.models.gpt2 import build as build_gpt2
+
+
+class Frozen(Cached):
+    """The seeds' bug: after the first decode step the position stands still."""
+
+    def step(self):
+        before = self.pos_1.clone()
+        super().step()
+        if before > self.prompt_T[-1] + 1:
+            self.tokens_BN.index_copy_(1, before, self.tokens_BN.index_select(1, self.pos_1))
+            self.pos_1.copy_(before)
+        return 1
+
+
+class FrozenEmbedding(Cached):
+    """A graph that froze the position of its first decode step: caches at the right place, embeds at the wrong one."""
+
+    def _decode(self):
+        token_B1 = self.tokens_BN.index_select(1, self.pos_1)
+        position = self.prompt_T[-1:] + 1
+        logits_B1V, self.cache = self.adapter.forward_cached(token_B1, position, self.cache)
+        self.pos_1 += 1
+        self.tokens_BN.index_copy_(1, self.pos_1, self.sampler(logits_B1V[:, -1], self.generator))
+        return logits_B1V[:, -1]
+
+
+class Slow(Cached):
+    """Right, but each token costs twenty uncached passes."""
+
+    def step(self):
+        for _ in range(20):
+            self.adapter.forward(self.tokens_BN)
+        return super().step()
+
+
+class Leaky(Uncached):
+    """Rows listen to row 0."""
+
+    def _next(self, idx_BT):
+        logits_BV = self.adapter.forward(idx_BT, last_only=True)[:, -1]
+        logits_BV = logits_BV + 0.5 * logits_BV[:1]
+        return logits_BV, self.sampler(logits_BV, self.generator)
+
+
+class Broadcast(Uncached):
+    """Row 0's token goes to every row."""
+
+    def step(self):
+        super().step()
+        self.tokens_BN[:, self.length - 1] = self.tokens_BN[0, self.length - 1].clone()
+        return 1
+
+
+class BlackBox(Uncached):
+    """Shows no logits."""
+
+    def step(self):
+        super().step()
+        self.logits_BV = None
+        return 1
+
+
+class Rounded(Uncached):
+    """Logits off by about as much as rounding in bfloat16 is."""
+
+    def _next(self, idx_BT):
+        logits_BV = self.adapter.forward(idx_BT, last_only=True)[:, -1].to(torch.bfloat16).to(torch.float32)
+        return logits_BV, self.sampler(logits_BV, self.generator)
+
+
+class Raising(Uncached):
+    """Raises at batch 4 and above (the gate's small shape has three rows)."""
+
+    def prefill(self, prompt_BT):
+        if len(prompt_BT) > 3:
+            raise ValueError("no rows above three\nand a second line")
+        super().prefill(prompt_BT)
+
+
+class Dying(Uncached):
+    """Kills its process at batch 4, after a few calls, as somebody's hand would."""
+
+    calls = 0
+
+    def prefill(self, prompt_BT):
+        super().prefill(prompt_BT)
+        Dying.calls += 1
+        if len(prompt_BT) == 4 and Dying.calls > 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hanging(Uncached):
+    """Never answers at batch 4 and above."""
+
+    def prefill(self, prompt_BT):
+        if len(prompt_BT) > 3:
+            time.sleep(3600)
+        super().prefill(prompt_BT)
+
+
+class Greedy(Uncached):
+    """Wants a gibibyte for every row above three."""
+
+    def prefill(self, prompt_BT):
+        self.hoard = None
+        self.hoard = torch.empty(max(0, len(prompt_BT) - 3) << 28)
+        super().prefill(prompt_BT)
+
+
+def engine(kind):
+    def build(adapter, sampler, point, compiler):
+        extra = {"last_only": True} if issubclass(kind, Uncached) else {}
+        return kind(adapter, sampler, point, compiler, **extra)
+
+    return build
+
+
+frozen, frozen_embedding, slow, leaky, broadcast = map(engine, (Frozen, FrozenEmbedding, Slow, Leaky, Broadcast))
+black_box, rounded, raising, dying, hanging, greedy = map(engine, (BlackBox, Rounded, Raising, Dying, Hanging, Greedy))
+
+
+def same(adapter, sampler, point, compiler):
+    """The uncached engine under a second name, for A/A."""
+    return Uncached(adapter, sampler, point, compiler, last_only=True)
+
+
+def tiny():
+    return build_gpt2(n_layer=1, n_head=2, n_embd=32, vocab_size=64, block_size=64)
+
+
+def no_adapter():
+    return object()
+
+
+def broken():
+    raise RuntimeError("no weights here")

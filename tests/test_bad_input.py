@@ -1,0 +1,63 @@
+import pytest
+from conftest import SMALL
+
+WRONG = {
+    "unknown model": (["--model", "gpt3"], ["'gpt3'", "did you mean 'gpt2'", "my_pkg.my_mod:build"]),
+    "unknown engine": (["--engine", "uncached,cahced"], ["'cahced'", "did you mean 'cached'", "uncached-full-logits"]),
+    "unknown dtype": (["--dtype", "float23"], ["'float23'", "did you mean 'float32'", "bfloat16"]),
+    "unknown sampler": (["--sampler", "greed"], ["did you mean 'greedy'"]),
+    "unknown compile mode": (["--compile-mode", "on"], ["'on'", "off", "default"]),
+    "unknown field": (["--axis", "bacth_size=1"], ["'bacth_size'", "did you mean 'batch_size'"]),
+    "unknown option": (["--bacth", "1"], ["--bacth", "--batch"]),
+    "batch 0": (["--batch", "0"], ["batch", "0", "from 1 up"]),
+    "batch x": (["--batch", "4,x"], ["'x'", "1,4,8"]),
+    "too long": (["--model", "gpt2-nano", "--prompt-len", "250", "--new-tokens", "20"], ["250", "20", "block_size 256", "--new-tokens 6"]),
+    "no cuda": (["--device", "cuda"], ["cuda", "0 CUDA devices", "cpu"]),
+    "unknown device": (["--device", "gpu"], ["'gpu'", "cuda"]),
+    "broken toml": (["--config", "broken.toml"], ["broken.toml", "TOML"]),
+    "unknown toml key": (["--config", "unknown.toml"], ["'bacth'", "did you mean 'batch'"]),
+    "missing toml": (["--config", "none.toml"], ["none.toml", "cannot be read"]),
+    "out is a file": (["--out", "file"], ["file", "--out"]),
+    "out holds a run": (["--out", "taken"], ["taken", "--resume taken"]),
+    "resume of nothing": (["--resume", "nowhere"], ["nowhere", "no run"]),
+    "model that is no module": (["--model", "no_such:build"], ["no_such", "module:function"]),
+    "model without build": (["--model", "fakes:bild"], ["fakes", "'bild'", "build"]),
+    "model that fails": (["--model", "fakes:broken"], ["fakes:broken", "no weights here"]),
+    "model that is no adapter": (["--model", "fakes:no_adapter"], ["no_adapter", "Adapter", "module, shape"]),
+    "memory limit": (["--memory-limit", "lots"], ["'lots'", "4GiB"]),
+    "target": (["--target-ci", "narrow"], ["'narrow'", "0.05"]),
+    "launches": (["--launches", "0"], ["0", "1 or more"]),
+    "seed": (["--seed", "x"], ["--seed", "integer"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, tmp_path, name):
+    arguments, words = WRONG[name]
+    (tmp_path / "broken.toml").write_text("batch = = 3")
+    (tmp_path / "unknown.toml").write_text("bacth = [1, 2]")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "run.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    done = nanobench("kv-sweep", *([] if "--model" in arguments else SMALL[:2]), *arguments, cwd=tmp_path, code=2)
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kv-swep"], ["did you mean", "kv-sweep"]),
+        (["list", "engine"], ["'engine'", "did you mean 'engines'"]),
+        (["run", "none.toml"], ["none.toml", "cannot be read"]),
+    ],
+)
+def test_other_commands_answer_in_one_line_too(nanobench, tmp_path, arguments, words):
+    done = nanobench(*arguments, cwd=tmp_path, code=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word.lower() in done.stderr.lower()

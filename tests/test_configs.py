@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+
+from nanobench import lookup, options, plan
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+KINDS = {"kv-sweep": options.SweepOptions, "verify": options.Options}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_plans(path):
+    command = options.read_toml(path)["command"]
+    kind = KINDS[command]
+    asked = kind(**options.from_toml(path, kind, command))
+    gpus = ["a GPU"] if asked.device.startswith("cuda") else []
+    device = "cpu" if asked.device == "auto" else asked.device
+    names = plan.question(asked)["models"][device]
+    sizes = {name: dict(lookup.presets()[name]) for name in names}
+    shapes = {name: {"n_params": 1, "n_kv_head": size["n_head"], **size} for name, size in sizes.items()}
+    description = {"device": device, "gpus": gpus, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}
+    made = plan.make_plan(asked, description)
+    assert made.points
+    assert len(made.arms) >= 2
+    assert path.read_text().startswith("# "), "the first line says what it is for: `nanobench list configs` shows it"

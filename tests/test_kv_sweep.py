@@ -1,0 +1,260 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import SMALL, environment
+
+from nanobench import load, store
+
+FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
+
+
+def cells_of(folder):
+    return pd.read_parquet(folder / "cells.parquet").set_index(["batch_size", "arm"])
+
+
+def test_a_sweep_leaves_raw_files_cells_and_what_was_asked(small_run):
+    folder, _ = small_run
+    run = store.Run(folder)
+    about = run.read_about()
+    assert len(list(run.raw.iterdir())) == 4
+    assert about["finished_at"] and about["wall_s"] > 0
+    assert about["asked"]["batch"] == "1,3"
+    assert about["identity"]["torch"]
+    assert not run.scratch.exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["cells.parquet", "logs", "raw", "run.json"]
+
+
+def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
+    cells = cells_of(small_run[0])
+    assert list(cells.index) == [(1, "uncached"), (1, "cached"), (3, "uncached"), (3, "cached")]
+    assert set(cells["gate"]) == {"exact"}
+    assert set(cells["status"]) <= {"ok", "imprecise"}
+    assert (cells[["output_tok_s", "ttft_s", "tpot_s", "peak_memory_bytes", "mark_tax"]] > 0).all().all()
+    cached = cells.xs("cached", level="arm")
+    assert (cached["speedup_lo"] < cached["speedup"]).all()
+    assert (cached["speedup"] < cached["speedup_hi"]).all()
+    assert set(cached["speedup_basis"]) == {"launches"}
+    assert cells.xs("uncached", level="arm")["speedup"].isna().all()
+    assert (cached["kv_cache_bytes"] == [12 * 2 * 2 * 64 * 4, 3 * 12 * 2 * 2 * 64 * 4]).all()
+
+
+def test_the_last_line_is_one_json_document(small_run):
+    document = json.loads(small_run[1].strip().splitlines()[-1])
+    assert len(document["cells"]) == 4
+    assert document["verdict"][0].startswith("cached is ")
+    assert 0 < document["timed_share"] < 1
+
+
+def test_load_reads_one_run_or_all_below_a_folder(small_run):
+    one, all_runs = load(small_run[0]), load(small_run[0].parent)
+    assert len(one) == len(all_runs) == 4
+    pd.testing.assert_frame_equal(one.drop(columns="run"), pd.read_parquet(small_run[0] / "cells.parquet"), check_dtype=False)
+
+
+def test_marks_are_one_per_token_and_rise(small_run):
+    for path in store.Run(small_run[0]).raw.iterdir():
+        for row in pq.read_table(path).to_pylist():
+            if row["kind"] != "steady":
+                continue
+            assert len(row["marks_s"]) == row["calls"] * row["new_tokens"]
+            assert row["marks_s"] == sorted(row["marks_s"])
+            assert row["marks_s"][-1] <= row["wall_s"]
+            assert row["wall_s"] >= 0.015 or row["calls"] > 1
+
+
+def test_launches_of_one_point_differ_in_hash_seed_but_not_in_tokens(small_run):
+    rows = [row for row in store.Run(small_run[0]).read_raw() if row["kind"] == "outcome" and row["batch_size"] == 3]
+    assert {row["launch"] for row in rows} == {1, 2}
+    assert len({row["digest"] for row in rows}) == 1
+
+
+def test_a_strangers_script_recomputes_the_cells_from_the_raw_files(small_run):
+    # Nothing of nanobench below: pandas, numpy and scipy alone.
+    import numpy as np
+    from scipy import stats
+
+    raw = pd.concat([pd.read_parquet(path) for path in sorted((small_run[0] / "raw").iterdir())])
+    steady = raw[(raw["kind"] == "steady") & raw["valid"].astype(bool)].copy()
+    steady["calls"] = steady["calls"].astype(int)
+    steady["call_s"] = steady["wall_s"] / steady["calls"]
+    steady["ttft_s"] = [m[0] for m in steady["marks_s"]]
+    marks = [np.reshape(m, (c, -1)) for m, c in zip(steady["marks_s"], steady["calls"], strict=True)]
+    steady["gaps"] = [(m[:, -1] - m[:, 0]) / (m.shape[1] - 1) for m in marks]
+    for (batch, engine), rows in steady.groupby(["batch_size", "engine"]):
+        cell = cells_of(small_run[0]).loc[(batch, engine)]
+        assert np.isclose(rows["tokens"].sum() / rows["wall_s"].sum(), cell["output_tok_s"])
+        assert np.isclose(np.median(np.concatenate(rows["gaps"].tolist())), cell["tpot_s"])
+    wide = steady.pivot_table(index=["batch_size", "launch", "block"], columns="engine", values="call_s")
+    logs = np.log(wide["uncached"] / wide["cached"]).groupby(["batch_size", "launch"]).mean()
+    for batch, means in logs.groupby("batch_size"):
+        low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
+        cell = cells_of(small_run[0]).loc[(batch, "cached")]
+        found = cell[["speedup", "speedup_lo", "speedup_hi"]].to_numpy(float)
+        assert np.allclose(np.exp([means.mean(), low, high]), found)
+
+
+def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanobench, tmp_path):
+    arms = ("--engine", "uncached,fakes:frozen,fakes:slow")
+    done = nanobench("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, code=1)
+    cells = cells_of(tmp_path / "run")
+    wrong, slow = cells.loc[(2, "fakes:frozen")], cells.loc[(2, "fakes:slow")]
+    assert wrong["status"] == "wrong"
+    assert wrong["gate"] == "wrong"
+    assert wrong[FAILED].isna().all()
+    assert slow["gate"] == "exact"
+    assert slow["speedup_lo"] <= slow["speedup"] < slow["speedup_hi"] < 1
+    assert "1 wrong" in done.stdout
+    rows = store.Run(tmp_path / "run").read_raw()
+    assert not [row for row in rows if row["engine"] == "fakes:frozen" and row["kind"] in ("warmup", "steady")]
+    assert {row["launch"] for row in rows if row["engine"] == "fakes:frozen"} == {1}
+
+
+def test_an_exception_in_an_arm_is_an_error_row_and_spares_the_others(nanobench, tmp_path):
+    arms = ("--engine", "uncached,fakes:raising,cached")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", "1,4", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run")
+    assert cells.loc[(1, "fakes:raising"), "status"] in ("ok", "imprecise")
+    assert cells.loc[(4, "fakes:raising"), "status"] == "error"
+    assert cells.loc[(4, "fakes:raising"), "reason"] == "ValueError: no rows above three"
+    assert cells.loc[(4, "fakes:raising"), FAILED].isna().all()
+    assert cells.loc[(4, "cached"), "speedup"] > 0
+    assert "and a second line" in next((tmp_path / "run" / "logs").glob("*b4*")).read_text()
+
+
+def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanobench, tmp_path):
+    arms = ("--engine", "uncached,fakes:greedy", "--memory-limit", "2GiB")
+    done = nanobench("kv-sweep", *SMALL, *arms, "--batch", "4,8,16", "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run")
+    assert cells.loc[(4, "fakes:greedy"), "speedup"] > 0
+    assert cells.loc[(8, "fakes:greedy"), "status"] == "oom"
+    assert "can't allocate memory" in cells.loc[(8, "fakes:greedy"), "reason"]
+    assert cells.loc[(16, "fakes:greedy"), "status"] == "skipped"
+    assert "batch 8" in cells.loc[(16, "fakes:greedy"), "reason"]
+    assert cells.loc[[(8, "fakes:greedy"), (16, "fakes:greedy")], FAILED].isna().all().all()
+    assert (cells.xs("uncached", level="arm")["output_tok_s"] > 0).all()
+    assert "1 oom" in done.stdout
+    assert "1 skipped" in done.stdout
+
+
+@pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
+def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
+    arms = ("--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 15)
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", "4", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run")
+    assert cells.loc[(4, "fakes:dying"), "status"] == "error"
+    assert "SIGKILL" in cells.loc[(4, "fakes:dying"), "reason"]
+    assert cells.loc[(4, "fakes:hanging"), "status"] == "timeout"
+    assert "15 s" in cells.loc[(4, "fakes:hanging"), "reason"]
+    assert cells.loc[(4, "cached"), "speedup"] > 0
+    assert cells.loc[(4, "cached"), "pairing"] == "block"
+
+
+def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanobench, tmp_path):
+    asked = ("kv-sweep", *SMALL, "--batch", "1,2,3", "--launches", "2", "--out", "run")
+    sweep = subprocess.Popen([sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment())
+    raw = tmp_path / "run" / "raw"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(raw.glob("*.parquet")) if raw.exists() else []) < 2:
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
+    assert 2 <= len(before) < 6
+    nanobench("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    after = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+    cells = cells_of(tmp_path / "run")
+    assert len(cells) == 6
+    assert set(cells["launches_ok"]) == {2}
+    assert not list(tmp_path.glob("**/*.part"))
+    again = nanobench("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    assert {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")} == after
+    assert "6 cells" in again.stdout
+
+
+def test_control_c_says_what_is_saved_and_how_to_go_on(tmp_path):
+    asked = ("kv-sweep", *SMALL, "--batch", "1,2,3", "--launches", "3", "--out", "run")
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    raw = tmp_path / "run" / "raw"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (raw.exists() and list(raw.glob("*.parquet"))):
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    out, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert "--resume run" in out.strip().splitlines()[-1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(child_of(sweep.pid), 0)
+
+
+def child_of(pid):
+    """A process that cannot exist once the sweep has gone: its workers die with it."""
+    found = [int(line.split()[0]) for line in os.popen(f"ps -o pid= --ppid {pid}").read().splitlines()]
+    return found[0] if found else 2**22 + 1
+
+
+def test_resume_refuses_another_plan_and_another_machine(nanobench, small_run, tmp_path):
+    folder, _ = small_run
+    done = nanobench("kv-sweep", "--resume", folder, "--batch", "1,2", cwd=tmp_path, code=2)
+    assert "--batch" in done.stderr
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    about = json.loads((folder / "run.json").read_text())
+    about["identity"]["torch"] = "1.0"
+    (copy / "run.json").write_text(json.dumps(about))
+    done = nanobench("kv-sweep", "--resume", "copy", cwd=tmp_path, code=2)
+    assert "torch was 1.0" in done.stderr
+
+
+def test_a_dry_run_prints_the_card_and_writes_nothing(nanobench, tmp_path):
+    done = nanobench("kv-sweep", "--dry-run", cwd=tmp_path, code=0)
+    assert "gpt2-mini" in done.stdout
+    assert "about" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quick_says_that_its_interval_is_within_one_process(nanobench, tmp_path):
+    done = nanobench("kv-sweep", *SMALL, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    assert "within one process" in done.stdout
+    assert set(cells_of(tmp_path / "run")["speedup_basis"].dropna()) == {"pairs of one process"}
+
+
+def test_a_model_of_the_users_own_in_the_current_folder(nanobench, tmp_path):
+    (tmp_path / "mine.py").write_text("from nanobench.models.gpt2 import build as gpt2\n" "def build():\n    print('noise')\n    return gpt2(n_layer=1, n_head=1, n_embd=16, vocab_size=32, block_size=64)\n")
+    nanobench("kv-sweep", *SMALL, "--model", "mine:build", "--batch", "2", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run")
+    assert set(cells["model"]) == {"mine:build"}
+    assert set(cells["gate"]) == {"exact"}
+
+
+def test_a_compiled_arm_is_compiled_gated_and_shows_what_it_cost(nanobench, tmp_path):
+    arms = ("--engine", "cached", "--compile")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, timeout=600, code=0)
+    cells = cells_of(tmp_path / "run")
+    compiled = cells.loc[(2, "cached default")]
+    assert compiled["gate"] == "exact"
+    assert compiled["graphs"] == 2
+    assert compiled["recompiles"] == 0
+    assert compiled["compile_s"] > compiled["compile_warm_s"] > 0
+    assert compiled["speedup"] > 0
+    assert pd.isna(cells.loc[(2, "cached"), "compile_s"])
+
+
+def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench, tmp_path):
+    asked = ("--model", "fakes:tiny", "--prompt-len", 8, "--new-tokens", 4, "--batch", "1,3", "--threads", 1)
+    good = nanobench("verify", *asked, cwd=tmp_path, code=0)
+    assert "exact" in good.stdout
+    bad = nanobench("verify", *asked, "--engine", "uncached,fakes:frozen_embedding", "--json", cwd=tmp_path, code=1)
+    cells = json.loads(bad.stdout.strip().splitlines()[-1])["cells"]
+    assert {(cell["arm"], cell["gate"]) for cell in cells} == {("uncached", "exact"), ("fakes:frozen_embedding", "wrong")}
+    assert list(tmp_path.iterdir()) == []

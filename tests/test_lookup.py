@@ -1,0 +1,244 @@
+"""Names of families: listed without an import, answered with the one that was meant, open to plug-ins and files of others."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from nanobench import lookup
+from nanobench.errors import UserError
+
+FAMILIES = ("models", "engines", "samplers", "workloads", "executors")
+
+
+def refusal(call, *arguments):
+    """The message of the UserError that a call raises."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+class Entry(SimpleNamespace):
+    def load(self):
+        if self.build is None:
+            raise AssertionError("listing must not load a plug-in")
+        return self.build
+
+
+@pytest.fixture(autouse=True)
+def plugged(monkeypatch):
+    """Hides the plug-ins of this machine; plugged(family, name=build, ...) installs others."""
+    groups = {}
+    monkeypatch.setattr(lookup, "entry_points", lambda group: groups.get(group, []))
+
+    def plug(family, **builds):
+        groups[f"nanobench.{family}"] = [Entry(name=name, build=build) for name, build in builds.items()]
+
+    return plug
+
+
+# Listing
+
+
+def test_listing_imports_neither_torch_nor_a_member():
+    code = f"""
+import sys
+from nanobench import lookup
+listed = {{family: lookup.names(family) for family in {FAMILIES}}}
+assert all(listed.values()), listed
+assert "torch" not in sys.modules
+print([name for name in sys.modules if name.count(".") == 2 and name.startswith("nanobench.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "models"])
+def test_every_file_of_a_family_is_a_name_with_dashes_for_underscores(family):
+    files = {path.name for path in (lookup.PACKAGE / family).glob("*.py")} - {"__init__.py", "base.py"}
+    assert {name.replace("-", "_") + ".py" for name in lookup.names(family)} == files
+    assert lookup.names(family) == sorted(lookup.names(family))
+
+
+def test_the_members_that_the_defaults_name_are_there():
+    assert {"uncached", "uncached-full-logits", "cached", "cached-cat"} <= set(lookup.names("engines"))
+    assert "greedy" in lookup.names("samplers")
+    assert "local" in lookup.names("executors")
+
+
+def test_models_are_listed_in_the_order_of_their_presets():
+    assert lookup.names("models") == list(lookup.presets())
+    assert lookup.names("models").index("gpt2-mini") < lookup.names("models").index("gpt2")
+
+
+def test_every_preset_names_a_file_that_builds_it():
+    for name, sizes in lookup.presets().items():
+        assert (lookup.PACKAGE / "models" / f"{sizes['architecture']}.py").exists(), name
+
+
+# Typos
+
+
+@pytest.mark.parametrize(
+    ("family", "typo", "answer"),
+    [
+        ("engines", "cahced", "no engine is called 'cahced'; did you mean 'cached'?"),
+        ("engines", "cached_cat", "no engine is called 'cached_cat'; did you mean 'cached-cat'?"),
+        ("engines", "base", "no engine is called 'base';"),
+        ("samplers", "gredy", "no sampler is called 'gredy'; did you mean 'greedy'?"),
+        ("models", "gtp2", "no model is called 'gtp2'; did you mean 'gpt2'?"),
+        ("executors", "locl", "no executor is called 'locl'; did you mean 'local'?"),
+    ],
+)
+def test_a_typo_is_answered_with_the_name_that_was_meant_and_all_there_are(family, typo, answer):
+    for call in (lookup.check, lookup.find):
+        message = refusal(call, family, typo)
+        assert message.startswith(answer)
+        assert f"(known: {', '.join(lookup.names(family))})" in message
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    assert "did you mean" not in refusal(lookup.check, "engines", "zzzzzz")
+
+
+def test_only_an_unknown_model_is_told_how_to_name_its_own():
+    assert refusal(lookup.check, "models", "my_gpt").endswith("your own: --model my_pkg.my_mod:build")
+    assert "--model" not in refusal(lookup.check, "engines", "my_engine")
+
+
+def test_every_known_name_and_any_dotted_path_passes_the_check():
+    for family in FAMILIES:
+        assert [lookup.check(family, name) for name in lookup.names(family)] == [None] * len(lookup.names(family))
+        assert lookup.check(family, "not_there:build") is None
+
+
+# Members of our own
+
+
+@pytest.fixture
+def imported(monkeypatch):
+    """Stands in for importlib: notes what is imported; its build() gives back its arguments."""
+    seen = []
+
+    def import_module(name):
+        seen.append(name)
+        return SimpleNamespace(build=lambda **arguments: arguments)
+
+    monkeypatch.setattr(lookup, "importlib", SimpleNamespace(import_module=import_module))
+    return seen
+
+
+def test_a_member_is_the_build_of_its_file(imported):
+    assert lookup.find("engines", "cached-cat")(size=1) == {"size": 1}
+    assert imported == ["nanobench.engines.cached_cat"]
+
+
+def test_a_built_in_model_is_built_with_its_presets_sizes_every_time(imported):
+    for _ in range(2):
+        sizes = lookup.find("models", "gpt2-nano")()
+        assert sizes == {"n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 256, "block_size": 256}
+    assert imported == ["nanobench.models.gpt2"] * 2
+    assert lookup.presets()["gpt2-nano"]["architecture"] == "gpt2"
+
+
+def test_a_member_that_needs_no_torch_is_really_found():
+    from nanobench.executors import local
+
+    assert lookup.find("executors", "local") is local.build
+
+
+# Dotted paths
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current folder; what is imported from it is forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("lab_"):
+            del sys.modules[name]
+
+
+def test_a_dotted_path_is_found_in_the_current_folder(folder):
+    (folder / "lab_gpt.py").write_text("def build():\n    return 'mine'\n")
+    assert lookup.find("models", "lab_gpt:build")() == "mine"
+    assert lookup.find("engines", "lab_gpt:build")() == "mine"
+    assert sys.path.count(str(folder)) == 1
+
+
+def test_a_dotted_path_reaches_into_packages(folder):
+    (folder / "lab_pkg").mkdir()
+    (folder / "lab_pkg" / "gpt.py").write_text("def build_small():\n    return 'small'\n")
+    assert lookup.find("models", "lab_pkg.gpt:build_small")() == "small"
+
+
+def test_a_missing_module_is_answered_with_the_folder_that_was_searched(folder):
+    message = refusal(lookup.find, "models", "lab_none.gpt:build")
+    for fragment in ("'lab_none.gpt:build' cannot be imported", "No module named 'lab_none'", "module:function", str(folder)):
+        assert fragment in message
+
+
+def test_a_module_whose_own_import_fails_is_answered_with_what_is_missing(folder):
+    (folder / "lab_needy.py").write_text("import lab_nothing\n")
+    assert "No module named 'lab_nothing'" in refusal(lookup.find, "models", "lab_needy:build")
+
+
+def test_a_missing_attribute_is_answered_with_what_the_module_can_build(folder):
+    (folder / "lab_two.py").write_text("def build_small(): ...\ndef build_large(): ...\ndef other(): ...\n")
+    message = refusal(lookup.find, "models", "lab_two:build")
+    assert "lab_two has no 'build' (it has: build_small, build_large)" in message
+    assert "(it has: no build...)" in refusal(lookup.find, "models", "math:build")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("lab_attribute:build", "import math\nmath.nothing\n"),
+        ("lab_syntax:build", "def build(:\n"),
+        (":build", ""),
+        (".lab_relative:build", ""),
+    ],
+)
+def test_a_module_that_cannot_be_imported_for_another_reason_is_one_line_too(folder, name, code):
+    (folder / f"{name.partition(':')[0] or 'lab_empty'}.py").write_text(code)
+    assert repr(name) in refusal(lookup.find, "models", name)
+
+
+# Plug-ins
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plug_in_is_listed_behind_our_own_without_being_loaded(plugged, family):
+    own = lookup.names(family)
+    plugged(family, turbo=None)
+    assert lookup.names(family) == [*own, "turbo"]
+    lookup.check(family, "turbo")
+    assert "did you mean 'turbo'?" in refusal(lookup.check, family, "trubo")
+
+
+def test_a_plug_in_belongs_to_its_own_family_alone(plugged):
+    plugged("engines", turbo=None)
+    assert "turbo" not in refusal(lookup.check, "samplers", "turb0")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plug_in_is_found_by_its_name_among_others(plugged, family):
+    def build():
+        return "turbo"
+
+    plugged(family, other=None, turbo=build)
+    assert lookup.find(family, "turbo") is build
+
+
+def test_our_own_members_are_found_beside_plug_ins(plugged):
+    from nanobench.executors import local
+
+    plugged("executors", turbo=None)
+    assert lookup.find("executors", "local") is local.build

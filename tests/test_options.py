@@ -1,0 +1,306 @@
+"""What a user may write for an option, and the one line that says what is wrong with it."""
+
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanobench.errors import UserError
+from nanobench.options import (
+    ISOLATIONS,
+    Options,
+    SweepOptions,
+    as_asked,
+    from_toml,
+    read_axes,
+    read_list,
+    read_memory_limit,
+    read_positive,
+)
+from nanobench.schema import Arm, Point
+
+fixed = settings(derandomize=True, deadline=None, database=None)
+
+
+def refusal(call, *arguments):
+    """The message of the UserError that a call raises."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def numbers(text):
+    return read_list("batch_size", text, int)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("93", [93]),
+        ("1,4,8", [1, 4, 8]),
+        ("8,4,1", [8, 4, 1]),
+        (" 1 ,4,  8 ", [1, 4, 8]),
+        ("4,4,1,4", [4, 1]),
+        ("1-64*2", [1, 2, 4, 8, 16, 32, 64]),
+        ("1-100*3", [1, 3, 9, 27, 81]),
+        ("8-64+8", [8, 16, 24, 32, 40, 48, 56, 64]),
+        ("8-23+8", [8, 16]),
+        ("5-5*2", [5]),
+        ("5-5+1", [5]),
+        ("1-8*2,93,6-10+2", [1, 2, 4, 8, 93, 6, 10]),
+        ("auto,4", ["auto", 4]),
+    ],
+)
+def test_a_list_gives_each_number_once_in_the_order_written(text, values):
+    assert numbers(text) == values
+
+
+def test_a_list_of_names_keeps_their_order_without_spaces_or_repeats():
+    assert read_list("engine", "uncached, cached ,uncached,cached-cat", str) == ["uncached", "cached", "cached-cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "mend"),
+    [
+        ("0", "0", "whole numbers from 1 up"),
+        ("00", "00", "whole numbers from 1 up"),
+        ("0-8*2", "0-8*2", "whole numbers from 1 up"),
+        ("4,x", "'x'", "write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"),
+        ("-3", "'-3'", "write 4, or 1,4,8"),
+        ("1.5", "'1.5'", "write 4, or 1,4,8"),
+        ("1-64", "'1-64'", "write 4, or 1,4,8"),
+        ("1-64*", "'1-64*'", "write 4, or 1,4,8"),
+        ("1 4", "'1 4'", "write 4, or 1,4,8"),
+        ("Auto", "'Auto'", "write 4, or 1,4,8"),
+        ("", "''", "write values between commas, like 1,4,8"),
+        ("1,,2", "'1,,2'", "write values between commas, like 1,4,8"),
+        ("1,2,", "'1,2,'", "write values between commas, like 1,4,8"),
+        ("64-1*2", "'64-1*2'", "write a rising range like 1-64*2 or 8-64+8"),
+        ("64-8+8", "'64-8+8'", "write a rising range"),
+        ("1-64*1", "'1-64*1'", "write a rising range"),
+        ("1-64*0", "'1-64*0'", "write a rising range"),
+        ("1-64+0", "'1-64+0'", "write a rising range"),
+    ],
+)
+def test_a_bad_list_is_answered_with_its_option_the_bad_value_and_the_mend(text, named, mend):
+    message = refusal(numbers, text)
+    assert message.startswith("batch_size ")
+    assert named in message
+    assert mend in message
+
+
+@fixed
+@given(st.text("0123456789,-*+ .ax", max_size=7))
+def test_whatever_is_typed_is_either_whole_numbers_from_1_up_each_once_or_one_line(text):
+    try:
+        values = [value for value in numbers(text) if value != "auto"]
+    except UserError:
+        assert refusal(numbers, text).startswith("batch_size ")
+    else:
+        assert all(type(value) is int and value >= 1 for value in values)
+        assert len(set(values)) == len(values)
+
+
+@fixed
+@given(st.integers(1, 50), st.integers(0, 500), st.integers(2, 5), st.integers(1, 40))
+def test_a_range_begins_at_its_first_and_ends_at_the_last_value_that_is_not_beyond(first, more, factor, step):
+    last = first + more
+    doubling, stepping = numbers(f"{first}-{last}*{factor}"), numbers(f"{first}-{last}+{step}")
+    assert doubling[0] == stepping[0] == first
+    assert all(b == a * factor for a, b in pairwise(doubling))
+    assert all(b == a + step for a, b in pairwise(stepping))
+    assert doubling[-1] <= last < doubling[-1] * factor
+    assert stepping[-1] <= last < stepping[-1] + step
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("4GiB", 4 * 2**30),
+        ("4gib", 4 * 2**30),
+        ("500MB", 500_000_000),
+        ("500 MB", 500_000_000),
+        ("1.5KiB", 1536),
+        ("2TiB", 2 * 2**40),
+        ("7B", 7),
+        ("123456", 123456),
+        ("none", None),
+        ("auto", 99),
+    ],
+)
+def test_a_memory_limit_is_read_as_bytes(text, limit):
+    assert read_memory_limit(text, 99) == limit
+
+
+def test_an_automatic_memory_limit_may_be_none():
+    assert read_memory_limit("auto", None) is None
+
+
+@pytest.mark.parametrize("text", ["4 parsecs", "0GiB", "0.0MB", "-1GiB", "", "GiB", "4GiB please", "1e9", "nan", "0.1B"])
+def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(text):
+    message = refusal(read_memory_limit, text, 99)
+    assert f"--memory-limit {text!r}" in message
+    assert "write 4GiB, 500MiB, or none" in message
+
+
+def test_a_positive_number_is_read_and_auto_means_the_default():
+    assert read_positive("target-ci", "0.02", 0.05) == 0.02
+    assert read_positive("target-ci", "auto", 0.05) == 0.05
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "five", ""])
+def test_what_is_no_number_above_0_is_refused_with_an_example(text):
+    message = refusal(read_positive, "target-ci", text, 0.05)
+    assert f"--target-ci {text!r}" in message
+    assert "write one, like 0.05" in message
+
+
+def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
+    names = {field.name for noun in (Point, Arm) for field in fields(noun)}
+    assert set(read_axes(Options())) == names - {"device"}
+
+
+def test_the_default_axes_are_those_of_the_help():
+    axes = read_axes(Options())
+    assert axes["batch_size"] == [1, 4, 8, 16, 32, 64, 93]
+    assert axes["engine"] == ["uncached", "cached"]
+    assert axes["compile_mode"] == ["off"]
+    assert axes["new_tokens"] == ["auto"]
+
+
+def test_compile_alone_means_off_and_default_and_yields_to_a_compile_mode():
+    assert read_axes(Options(compile=True))["compile_mode"] == ["off", "default"]
+    assert read_axes(Options(compile=True, compile_mode="default"))["compile_mode"] == ["default"]
+
+
+def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_option():
+    axes = read_axes(Options(batch="1", prompt_len="7", axis=["batch_size=2,4", " prompt-len =8-16+8", "sampler=greedy"]))
+    assert axes["batch_size"] == [2, 4]
+    assert axes["prompt_len"] == [8, 16]
+    assert axes["sampler"] == ["greedy"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "fragments"),
+    [
+        ("batch_size", ["--axis 'batch_size'", "no '='", "--axis batch_size=1,4,8"]),
+        ("bach_size=1", ["no field is called 'bach_size'", "did you mean 'batch_size'?"]),
+        ("zzz=1", ["no field is called 'zzz'", "known: model, batch_size"]),
+        ("batch_size=0", ["batch_size 0"]),
+        ("batch_size=", ["batch_size ''"]),
+        ("=1", ["no field is called ''"]),
+    ],
+)
+def test_a_wrong_axis_is_answered_with_the_field_meant(axis, fragments):
+    message = refusal(read_axes, Options(axis=[axis]))
+    assert all(fragment in message for fragment in fragments)
+
+
+def test_only_what_differs_from_the_defaults_was_asked():
+    assert as_asked(Options()) == {}
+    asked = {"batch": "1", "quick": True, "axis": ["sampler=greedy"], "timeout": 60.0}
+    assert as_asked(SweepOptions(**asked)) == asked
+
+
+def test_every_option_has_a_help_and_a_panel():
+    assert all(field.metadata["help"] and field.metadata["panel"] for field in fields(SweepOptions))
+
+
+def test_the_default_isolation_is_one_of_the_choices():
+    assert Options().isolation in ISOLATIONS
+
+
+def toml(tmp_path, text, kind=SweepOptions, command="kv-sweep"):
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return from_toml(path, kind, command)
+
+
+def test_toml_lists_and_numbers_stand_for_their_text(tmp_path):
+    options = toml(
+        tmp_path,
+        """
+        command = "kv-sweep"
+        batch = [1, 4, "8-16*2"]
+        engine = ["uncached", "cached"]
+        prompt_len = 50
+        target_ci = 0.01
+        memory_limit = "4GiB"
+        timeout = 600
+        seed = 3
+        quick = true
+        axis = ["sampler=greedy", "threads=1,2"]
+        """,
+    )
+    assert options == {
+        "batch": "1,4,8-16*2",
+        "engine": "uncached,cached",
+        "prompt_len": "50",
+        "target_ci": "0.01",
+        "memory_limit": "4GiB",
+        "timeout": 600.0,
+        "seed": 3,
+        "quick": True,
+        "axis": ["sampler=greedy", "threads=1,2"],
+    }
+    assert type(options["timeout"]) is float
+    assert read_axes(SweepOptions(**options))["batch_size"] == [1, 4, 8, 16]
+
+
+def test_one_axis_in_toml_needs_no_list(tmp_path):
+    assert toml(tmp_path, 'axis = "threads=1,2"') == {"axis": ["threads=1,2"]}
+
+
+def test_toml_keys_are_written_with_dashes_or_underscores(tmp_path):
+    assert toml(tmp_path, "prompt-len = 5\nnew_tokens = 6\nno-plot = true") == {
+        "prompt_len": "5",
+        "new_tokens": "6",
+        "no_plot": True,
+    }
+
+
+def test_an_empty_toml_file_asks_for_nothing(tmp_path):
+    assert toml(tmp_path, "# nothing") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("bacth = 1", ["'bacth'", "did you mean 'batch'?", "sweep.toml"]),
+        ("promt_len = 1", ["'promt_len'", "did you mean 'prompt-len'?"]),
+        ('command = "verify"', ["sweep.toml is for verify, not for kv-sweep", "nanobench run "]),
+        ("batch = = 1", ["sweep.toml is not TOML", "line 1"]),
+        ("batch = 1\nbatch = 2", ["sweep.toml is not TOML"]),
+        (b'model = "\xff"', ["sweep.toml is not TOML"]),
+        ('quick = "yes"', ["quick = 'yes'", "bool"]),
+        ("quick = 1", ["quick = 1", "bool"]),
+        ('launches = "five"', ["launches = 'five'", "int"]),
+        ("launches = 2.5", ["launches = 2.5", "int"]),
+        ("launches = true", ["launches = True", "int"]),
+        ('timeout = "long"', ["timeout = 'long'", "float"]),
+        ("timeout = true", ["timeout = True", "float"]),
+        ("batch = true", ["batch = True", "str"]),
+        ("batch = {from = 1}", ["batch = {'from': 1}", "str"]),
+    ],
+)
+def test_a_wrong_toml_file_is_answered_with_its_name_the_key_and_the_value(tmp_path, text, fragments):
+    message = refusal(toml, tmp_path, text)
+    assert all(fragment in message for fragment in fragments)
+
+
+def test_an_option_of_another_command_is_unknown(tmp_path):
+    assert "'launches'" in refusal(toml, tmp_path, "launches = 3", Options, "verify")
+
+
+def test_a_missing_toml_file_is_answered_with_its_path_and_where_to_look(tmp_path):
+    message = refusal(from_toml, tmp_path / "none.toml", SweepOptions, "kv-sweep")
+    assert f"{tmp_path / 'none.toml'} cannot be read: No such file" in message
+    assert "nanobench list configs" in message
+
+
+def test_a_folder_is_no_toml_file(tmp_path):
+    assert f"{tmp_path} cannot be read" in refusal(from_toml, tmp_path, SweepOptions, "kv-sweep")

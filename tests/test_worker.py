@@ -1,0 +1,161 @@
+import math
+
+import pytest
+import torch
+
+from nanobench import stats, worker
+from nanobench.errors import Skip
+from nanobench.probes import memory
+from nanobench.schema import Arm, Outcome, Point, Repetition, Status, Trial
+
+
+class Clock:
+    def __init__(self, mark_interval):
+        self.mark_interval = mark_interval
+
+
+class Scripted:
+    """An arm whose repetitions last as long as a script says."""
+
+    def __init__(self, wall_s):
+        self.wall_s, self.phases, self.marked = wall_s, [], []
+
+    def repeat(self, repetition, block, marked):
+        self.marked.append(marked)
+        wall_s = self.wall_s(repetition) if callable(self.wall_s) else self.wall_s
+        if isinstance(wall_s, Exception):
+            raise wall_s
+        return Repetition(kind="steady", repetition=repetition, block=block, marked=marked, wall_s=wall_s, tokens=1)
+
+    def outcome(self):
+        return Outcome(status=Status.OK)
+
+
+def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, mark_interval=1):
+    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1)
+    names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
+    trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
+    arms = worker.Arms(trial, tmp_path, report=lambda progress: None)
+    scripted = [Scripted(wall) for wall in walls]
+    arms.live = dict(enumerate(scripted))
+    worker.run_blocks(trial, Clock(mark_interval), arms)
+    return arms, scripted
+
+
+def noisy(scale):
+    return lambda repetition: scale * (1.5 if repetition % 2 else 1.0)
+
+
+def test_one_pair_is_enough_where_a_pair_takes_two_seconds_and_the_budget_is_spent(tmp_path):
+    arms, _ = run(tmp_path, 3.0, 2.5)
+    assert [len(arms.steady[index]) for index in (0, 1)] == [1, 1]
+
+
+def test_two_pairs_are_run_even_past_the_budget_where_a_pair_is_short(tmp_path):
+    arms, _ = run(tmp_path, 0.9, 0.9, max_seconds=0.1)
+    assert len(arms.steady[0]) == 2
+
+
+def test_a_noisy_launch_stops_when_its_time_is_up(tmp_path):
+    arms, _ = run(tmp_path, noisy(0.1), 0.1, max_seconds=4.0, target_ci=0.001)
+    spent = sum(repetition.wall_s for index in (0, 1) for repetition in arms.steady[index])
+    assert 4.0 <= spent < 4.0 + 0.3
+
+
+def test_a_quiet_launch_stops_at_the_fifth_pair(tmp_path):
+    arms, _ = run(tmp_path, 0.1, 0.05, max_seconds=100.0)
+    assert len(arms.steady[0]) == 5
+
+
+def test_every_contrast_must_be_narrow_before_a_launch_stops(tmp_path):
+    arms, _ = run(tmp_path, 0.1, 0.05, noisy(0.1), max_seconds=3.0, target_ci=0.001)
+    assert len(arms.steady[0]) > 5
+
+
+def test_the_budget_counts_repetitions_of_all_arms(tmp_path):
+    arms, _ = run(tmp_path, noisy(0.1), 0.125, 0.125, max_seconds=3.0, target_ci=1e-6)
+    assert len(arms.steady[0]) == pytest.approx(3.0 / 0.375, abs=1)
+
+
+def test_where_marks_cost_one_block_in_five_carries_them_and_pairs_are_counted_without(tmp_path):
+    arms, scripted = run(tmp_path, 0.1, 0.05, max_seconds=100.0, mark_interval=5)
+    blocks = [repetition.block for repetition in arms.steady[0]]
+    marked = [repetition.block for repetition in arms.steady[0] if repetition.marked]
+    assert marked == [block for block in blocks if block % 5 == 0]
+    assert len(blocks) - len(marked) == 5
+    assert scripted[0].marked == scripted[1].marked
+
+
+def test_an_arm_that_fails_in_the_steady_phase_leaves_and_the_others_go_on(tmp_path):
+    def fails_late(repetition):
+        return torch.OutOfMemoryError("CUDA out of memory") if repetition == 2 else 0.1
+
+    arms, _ = run(tmp_path, 0.1, fails_late, noisy(0.1), max_seconds=2.0, target_ci=1e-6)
+    repetitions, outcome = arms.done[1]
+    assert outcome.status is Status.OOM
+    assert len(repetitions) == 2
+    assert len(arms.steady[0]) > 5
+    assert set(arms.live) == {0, 2}
+
+
+def test_a_lone_arm_stops_by_the_interval_of_its_own_times(tmp_path):
+    arms, _ = run(tmp_path, 0.1, max_seconds=100.0)
+    assert len(arms.steady[0]) == 5
+
+
+def test_blocks_reverse_their_order(tmp_path):
+    order = stats.orders(3, "seed")
+    first, second, third, fourth = (next(order) for _ in range(4))
+    assert second == first[::-1]
+    assert fourth == third[::-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), Status.OOM),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), Status.OOM),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), Status.OOM),
+        (RuntimeError("can't start new thread"), Status.OOM),
+        (RuntimeError("shapes differ"), Status.ERROR),
+        (ValueError("out of memory, he said"), Status.ERROR),
+        (Skip("no cache"), Status.SKIPPED),
+    ],
+)
+def test_an_exception_becomes_the_right_status(error, status):
+    outcome = worker.outcome_of(error)
+    assert outcome.status is status
+    assert outcome.reason
+
+
+def test_a_reason_is_one_line():
+    assert worker.outcome_of(ValueError("one\ntwo")).reason == "ValueError: one"
+    assert worker.outcome_of(KeyError()).reason == "KeyError"
+
+
+def test_the_allocators_peak_is_what_was_held_at_once_on_top():
+    def work():
+        first = torch.empty(1 << 20)
+        second = torch.empty(1 << 19)
+        del first
+        third = torch.empty(1 << 18)
+        return second, third
+
+    _, peak = memory.allocator_peak(work, torch.device("cpu"))
+    assert peak == pytest.approx(4 * ((1 << 20) + (1 << 19)), rel=0.01)
+
+
+def test_the_memory_limit_is_lifted_again():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(RuntimeError, match="can't allocate memory"), memory.limited(1 << 30):
+        torch.empty(1 << 32)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with memory.limited(None):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):
+    arms, _ = run(tmp_path, 0.2, 0.1, max_seconds=0.1)
+    assert worker.contrasts(arms, 1) == [[pytest.approx(math.log(2))] * 2]
