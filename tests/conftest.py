@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SMALL = ("--model", "gpt2-nano", "--prompt-len", "8", "--new-tokens", "4", "--threads", "1", "--max-seconds", "0.2", "--no-plot")
+SMALL = (
+    "--model",
+    "gpt2-nano",
+    "--prompt-len",
+    "8",
+    "--new-tokens",
+    "4",
+    "--threads",
+    "1",
+    "--max-seconds",
+    "0.2",
+    "--no-plot",
+)
 
 
 @pytest.fixture(autouse=True)

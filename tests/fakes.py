@@ -1,4 +1,4 @@
-"""Plug-ins that are wrong, slow, or die on purpose. Named from the command line as `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
+"""Plug-ins that are wrong, slow, or die on purpose: `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
 
 import os
 import signal

@@ -1,4 +1,5 @@
 import pytest
+
 from conftest import SMALL
 
 WRONG = {
@@ -11,7 +12,10 @@ WRONG = {
     "unknown option": (["--bacth", "1"], ["--bacth", "--batch"]),
     "batch 0": (["--batch", "0"], ["batch", "0", "from 1 up"]),
     "batch x": (["--batch", "4,x"], ["'x'", "1,4,8"]),
-    "too long": (["--model", "gpt2-nano", "--prompt-len", "250", "--new-tokens", "20"], ["250", "20", "block_size 256", "--new-tokens 6"]),
+    "too long": (
+        ["--model", "gpt2-nano", "--prompt-len", "250", "--new-tokens", "20"],
+        ["250", "20", "block_size 256", "--new-tokens 6"],
+    ),
     "no cuda": (["--device", "cuda"], ["cuda", "0 CUDA devices", "cpu"]),
     "unknown device": (["--device", "gpu"], ["'gpu'", "cuda"]),
     "broken toml": (["--config", "broken.toml"], ["broken.toml", "TOML"]),

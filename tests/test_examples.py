@@ -104,7 +104,7 @@ def test_nanogpt_meets_the_contract(monkeypatch):
     assert (adapter.shape.n_kv_head, adapter.shape.block_size) == (2, 32)
 
 
-@pytest.mark.parametrize("kind", ("static", "cat"))
+@pytest.mark.parametrize("kind", ["static", "cat"])
 def test_nanogpt_has_no_cache(monkeypatch, kind):
     with pytest.raises(Skip, match="nanoGPT's GPT has no key-value cache"):
         nanogpt(monkeypatch, **TINY).make_cache(1, 8, kind)
@@ -116,8 +116,8 @@ def test_huggingface_meets_the_contract():
     assert (adapter.shape.n_kv_head, adapter.shape.block_size) == (2, 32)
 
 
-@pytest.mark.parametrize("chunks", ([9, *[1] * 7], [8, 8], [3, 5, 1, 7], [16]), ids=str)
-@pytest.mark.parametrize("kind", ("static", "cat"))
+@pytest.mark.parametrize("chunks", [[9, *[1] * 7], [8, 8], [3, 5, 1, 7], [16]], ids=str)
+@pytest.mark.parametrize("kind", ["static", "cat"])
 def test_huggingface_cached_equals_the_whole_sequence(kind, chunks):
     adapter = huggingface()
     cache = adapter.make_cache(2, 20, kind)

@@ -1,9 +1,9 @@
 import dataclasses
 
-import fakes
 import pytest
 import torch
 
+import fakes
 from nanobench import gate, lookup
 from nanobench.engines.base import Compiler
 from nanobench.samplers.greedy import greedy

@@ -8,8 +8,8 @@ import time
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL, environment
 
+from conftest import SMALL, environment
 from nanobench import load, store
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
@@ -24,7 +24,8 @@ def test_a_sweep_leaves_raw_files_cells_and_what_was_asked(small_run):
     run = store.Run(folder)
     about = run.read_about()
     assert len(list(run.raw.iterdir())) == 4
-    assert about["finished_at"] and about["wall_s"] > 0
+    assert about["finished_at"]
+    assert about["wall_s"] > 0
     assert about["asked"]["batch"] == "1,3"
     assert about["identity"]["torch"]
     assert not run.scratch.exists()
@@ -230,7 +231,10 @@ def test_quick_says_that_its_interval_is_within_one_process(nanobench, tmp_path)
 
 
 def test_a_model_of_the_users_own_in_the_current_folder(nanobench, tmp_path):
-    (tmp_path / "mine.py").write_text("from nanobench.models.gpt2 import build as gpt2\n" "def build():\n    print('noise')\n    return gpt2(n_layer=1, n_head=1, n_embd=16, vocab_size=32, block_size=64)\n")
+    (tmp_path / "mine.py").write_text(
+        "from nanobench.models.gpt2 import build as gpt2\n"
+        "def build():\n    print('noise')\n    return gpt2(n_layer=1, n_head=1, n_embd=16, vocab_size=32, block_size=64)\n"
+    )
     nanobench("kv-sweep", *SMALL, "--model", "mine:build", "--batch", "2", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert set(cells["model"]) == {"mine:build"}

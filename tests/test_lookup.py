@@ -190,11 +190,15 @@ def test_a_module_whose_own_import_fails_is_answered_with_what_is_missing(folder
     assert "No module named 'lab_nothing'" in refusal(lookup.find, "models", "lab_needy:build")
 
 
-def test_a_missing_attribute_is_answered_with_what_the_module_can_build(folder):
-    (folder / "lab_two.py").write_text("def build_small(): ...\ndef build_large(): ...\ndef other(): ...\n")
+def test_a_missing_function_is_answered_with_those_that_the_module_has(folder):
+    (folder / "lab_two.py").write_text("def build_small(): ...\ndef build_large(): ...\nfrom os import getcwd\n")
     message = refusal(lookup.find, "models", "lab_two:build")
-    assert "lab_two has no 'build' (it has: build_small, build_large)" in message
-    assert "(it has: no build...)" in refusal(lookup.find, "models", "math:build")
+    assert "lab_two has no function 'build' (it has: build_small, build_large)" in message
+
+
+def test_what_is_no_function_builds_nothing(folder):
+    (folder / "lab_number.py").write_text("build = 3\n")
+    assert "lab_number has no function 'build' (it has: none)" in refusal(lookup.find, "models", "lab_number:build")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +209,7 @@ def test_a_missing_attribute_is_answered_with_what_the_module_can_build(folder):
         (":build", ""),
         (".lab_relative:build", ""),
     ],
+    ids=["attribute error", "syntax error", "no module", "relative module"],
 )
 def test_a_module_that_cannot_be_imported_for_another_reason_is_one_line_too(folder, name, code):
     (folder / f"{name.partition(':')[0] or 'lab_empty'}.py").write_text(code)

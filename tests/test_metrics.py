@@ -335,7 +335,7 @@ def test_the_mark_tax_is_unknown_where_there_is_nothing_to_compare():
 
 def compiled(launch, first_call_s, slow_s=2.0, fast=None):
     first = Repetition(kind="first_call", wall_s=first_call_s, tokens=12)
-    return both(timings(slow_s), [first, *(fast or timings(1.0))], launch=launch, arms=(SLOW, COMPILED))
+    return both(timings(slow_s), [first, *(fast or timings(1.0))], launch=launch, arms=(FAST, COMPILED))
 
 
 def test_compile_time_is_the_first_call_minus_a_steady_one_cold_in_round_1_and_warm_later():
@@ -369,9 +369,10 @@ def test_an_arm_that_is_not_compiled_has_no_compile_time():
     assert [cell[name] for name in ("compile_s", "compile_warm_s", "breakeven_tokens")] == [None] * 3
 
 
-def test_breakeven_tokens_pay_the_compile_time_back():
-    # 12 tokens take the reference 4 s and the arm 1 s: a token saves 3/12 s, and 9 s are 36 tokens.
-    assert cell_of(compiled(1, 10.0, slow_s=4.0), COMPILED)["breakeven_tokens"] == pytest.approx(36)
+@pytest.mark.parametrize(("slow_s", "tokens"), [(4.0, 36), (1.25, 432)])
+def test_breakeven_tokens_pay_the_compile_time_back(slow_s, tokens):
+    # 12 tokens take the arm 1 s, the same engine uncompiled 4 (1.25): a token saves 3/12 (0.25/12) s, 9 s are 36 (432) tokens.
+    assert cell_of(compiled(1, 10.0, slow_s), COMPILED)["breakeven_tokens"] == pytest.approx(tokens)
 
 
 @pytest.mark.parametrize("slow_s", [1.0, 0.5])
@@ -381,8 +382,15 @@ def test_an_arm_that_is_no_faster_never_pays_its_compile_time_back(slow_s):
     assert cell["breakeven_tokens"] is None
 
 
+def test_compile_time_is_not_paid_back_out_of_what_another_engine_saves():
+    first = Repetition(kind="first_call", wall_s=10.0, tokens=12)
+    cell = cell_of(both(timings(4.0), [first, *timings(1.0)], arms=(SLOW, COMPILED)), COMPILED)
+    assert cell["speedup"] == pytest.approx(4.0)
+    assert cell["breakeven_tokens"] is None
+
+
 def test_without_a_speedup_the_breakeven_is_unknown():
-    asked = trial_of(arms=(SLOW, COMPILED))
+    asked = trial_of(arms=(FAST, COMPILED))
     first = Repetition(kind="first_call", wall_s=10.0, tokens=12)
     cell = cell_of(said(asked, COMPILED, [first, *timings(1.0)]), COMPILED)
     assert cell["compile_s"] == pytest.approx(9.0)

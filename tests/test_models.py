@@ -127,7 +127,7 @@ def test_gpt2_equals_transformers(dtype):
     assert_same(ours.forward(idx_BT), theirs(idx_BT).logits, TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("n_kv_head", (1, 2, 4))
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_nanochat_equals_transformers(dtype, n_kv_head, monkeypatch):
     sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 61, "block_size": 24}
@@ -167,7 +167,7 @@ def test_every_architecture_has_a_nano():
 
 @pytest.mark.parametrize("kind", CACHES)
 @pytest.mark.parametrize("name", NANOS)
-@pytest.mark.parametrize("chunks", ([9, *[1] * 7], [1] * 16, [8, 8], [3, 5, 1, 7], [16]), ids=str)
+@pytest.mark.parametrize("chunks", [[9, *[1] * 7], [1] * 16, [8, 8], [3, 5, 1, 7], [16]], ids=str)
 def test_cached_equals_the_whole_sequence(name, kind, chunks):
     adapter = nano(name)
     idx_BT = tokens(adapter)
@@ -246,7 +246,7 @@ def test_a_double_copy_is_the_reference_of_the_model(name):
 
 
 @pytest.mark.parametrize("name", NANOS)
-@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_static_cache_takes_the_bytes_of_the_closed_form(name, dtype):
     adapter = lookup.find("models", name)()
     adapter.module.to(getattr(torch, dtype))

@@ -34,7 +34,7 @@ def refusal(call, *arguments):
 
 
 def numbers(text):
-    return read_list("batch_size", text, int)
+    return read_list("--batch", text, int)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,6 @@ def numbers(text):
         ("5-5*2", [5]),
         ("5-5+1", [5]),
         ("1-8*2,93,6-10+2", [1, 2, 4, 8, 93, 6, 10]),
-        ("auto,4", ["auto", 4]),
     ],
 )
 def test_a_list_gives_each_number_once_in_the_order_written(text, values):
@@ -61,6 +60,11 @@ def test_a_list_gives_each_number_once_in_the_order_written(text, values):
 
 def test_a_list_of_names_keeps_their_order_without_spaces_or_repeats():
     assert read_list("engine", "uncached, cached ,uncached,cached-cat", str) == ["uncached", "cached", "cached-cat"]
+
+
+def test_auto_stands_beside_values_where_the_device_decides():
+    assert read_list("--new-tokens", "auto, 4", int, automatic=True) == ["auto", 4]
+    assert read_list("--dtype", "float16,auto", str, automatic=True) == ["float16", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_a_list_of_names_keeps_their_order_without_spaces_or_repeats():
         ("1-64*", "'1-64*'", "write 4, or 1,4,8"),
         ("1 4", "'1 4'", "write 4, or 1,4,8"),
         ("Auto", "'Auto'", "write 4, or 1,4,8"),
+        ("4,auto", "batch_size has no automatic value", "write the values"),
         ("", "''", "write values between commas, like 1,4,8"),
         ("1,,2", "'1,,2'", "write values between commas, like 1,4,8"),
         ("1,2,", "'1,2,'", "write values between commas, like 1,4,8"),
@@ -88,7 +93,7 @@ def test_a_list_of_names_keeps_their_order_without_spaces_or_repeats():
 )
 def test_a_bad_list_is_answered_with_its_option_the_bad_value_and_the_mend(text, named, mend):
     message = refusal(numbers, text)
-    assert message.startswith("batch_size ")
+    assert message.startswith("--batch ")
     assert named in message
     assert mend in message
 
@@ -97,9 +102,9 @@ def test_a_bad_list_is_answered_with_its_option_the_bad_value_and_the_mend(text,
 @given(st.text("0123456789,-*+ .ax", max_size=7))
 def test_whatever_is_typed_is_either_whole_numbers_from_1_up_each_once_or_one_line(text):
     try:
-        values = [value for value in numbers(text) if value != "auto"]
+        values = numbers(text)
     except UserError:
-        assert refusal(numbers, text).startswith("batch_size ")
+        assert refusal(numbers, text).startswith("--batch ")
     else:
         assert all(type(value) is int and value >= 1 for value in values)
         assert len(set(values)) == len(values)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanobench.errors import UserError
-from nanobench.options import Options, SweepOptions
+from nanobench.options import AUTOMATIC, Options, SweepOptions
 from nanobench.plan import Plan, expected_s, make_plan, question
 from nanobench.schema import Arm, GPTShape, Point, Trial
 
@@ -105,11 +105,12 @@ def test_a_device_that_may_exist_is_asked_for(device):
         ({"timeout": -5.0}, ["--timeout -5", "give seconds, like 600"]),
         ({"timeout": float("nan")}, ["--timeout nan", "give seconds, like 600"]),
         ({"timeout": float("inf")}, ["--timeout inf", "give seconds, like 600"]),
-        ({"batch": "0"}, ["batch_size 0"]),
+        ({"batch": "0"}, ["--batch 0"]),
         ({"memory_limit": "4 parsecs"}, ["--memory-limit '4 parsecs'", "write 4GiB"]),
         ({"target_ci": "narrow"}, ["--target-ci 'narrow'", "like 0.05"]),
         ({"max_seconds": "0"}, ["--max-seconds '0'", "like 4"]),
     ],
+    ids=str,
 )
 def test_a_mistake_that_needs_no_machine_is_one_line_with_a_suggestion(asked, fragments):
     message = refusal(question, SweepOptions(**asked))
@@ -119,6 +120,12 @@ def test_a_mistake_that_needs_no_machine_is_one_line_with_a_suggestion(asked, fr
 @pytest.mark.parametrize("name", ["batch", "prompt_len", "engine", "sampler"])
 def test_auto_is_refused_where_nothing_is_automatic(name):
     assert "auto" in refusal(plan_of, **{name: "auto"})
+
+
+@pytest.mark.parametrize("description", [machine("cpu"), machine("cuda", ["H100"])], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("name", AUTOMATIC)
+def test_every_kind_of_device_knows_what_is_automatic(description, name):
+    assert "auto" not in {getattr(point, name) for point in plan_of(description, **{name: "auto"}).points}
 
 
 # What a plan holds

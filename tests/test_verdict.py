@@ -90,7 +90,8 @@ def test_an_arm_without_any_ratio_is_told_why():
 
 def test_an_arm_whose_reference_was_not_measured_is_told_so():
     (sentence,) = verdict.sentences(frame(pair(1, "ok", None, reference_status="oom")))
-    assert sentence == "cached has no ratio to uncached: ok, the reference was not measured"
+    assert sentence.startswith("cached has no ratio to uncached: ok, ")
+    assert sentence.endswith(" was not measured")
 
 
 def test_every_arm_but_the_reference_has_a_sentence():

@@ -375,7 +375,7 @@ def test_the_formats_offered_are_those_that_exist():
 
 
 def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
-    for name, day in (("old", "01"), ("new", "02"), ("older", "00")):
+    for name, day in (("old", "02"), ("new", "03"), ("older", "01")):
         small = make_run(tmp_path / "results" / name, batches=(1,), prompts=(8,), launches=1, arms=ARMS[:2])
         small.write_about({**small.read_about(), "started_at": f"2026-01-{day}T00:00:00+00:00"})
     monkeypatch.chdir(tmp_path)

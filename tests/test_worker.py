@@ -32,7 +32,7 @@ class Scripted:
 
 
 def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, mark_interval=1):
-    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1)
+    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8, new_tokens=1)
     names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
     trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
     arms = worker.Arms(trial, tmp_path, report=lambda progress: None)

@@ -27,11 +27,16 @@ def presets() -> dict[str, dict[str, Any]]:
 
 def names(family: str) -> list[str]:
     """All names that a family knows without importing one of them; models in the order of their presets."""
-    plugged = [entry.name for entry in entry_points(group=f"nanobench.{family}")]
+    plugged = (entry.name for entry in entry_points(group=f"nanobench.{family}"))
+    return list(dict.fromkeys([*built_in(family), *plugged]))
+
+
+def built_in(family: str) -> list[str]:
+    """The names of our own members, which no plug-in can take."""
     if family == "models":
-        return [*presets(), *plugged]
-    own = [path.stem for path in (PACKAGE / family).glob("*.py") if path.stem not in ("__init__", "base")]
-    return [*sorted(stem.replace("_", "-") for stem in own), *plugged]
+        return list(presets())
+    stems = (path.stem for path in (PACKAGE / family).glob("*.py") if path.stem not in ("__init__", "base"))
+    return sorted(stem.replace("_", "-") for stem in stems)
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], mend: str = "") -> UserError:
@@ -58,9 +63,8 @@ def find(family: str, name: str) -> Callable[..., Any]:
     check(family, name)
     if ":" in name:
         return dotted(name)
-    for entry in entry_points(group=f"nanobench.{family}"):
-        if entry.name == name:
-            return entry.load()
+    if name not in built_in(family):
+        return next(entry for entry in entry_points(group=f"nanobench.{family}") if entry.name == name).load()
     if family == "models":
         sizes = dict(presets()[name])
         return partial(importlib.import_module(f"nanobench.models.{sizes.pop('architecture')}").build, **sizes)
@@ -73,9 +77,11 @@ def dotted(path: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise UserError(f"{path!r} cannot be imported: {error}; give module:function, importable from {os.getcwd()}") from error
-    except AttributeError as error:
-        functions = [name for name in vars(sys.modules[module_name]) if name.startswith("build")]
-        raise UserError(f"{module_name} has no {attribute!r} (it has: {', '.join(functions) or 'no build...'})") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path!r} cannot be imported: {what}; give module:function, importable from {os.getcwd()}") from error
+    if not callable(getattr(module, attribute, None)):
+        own = [name for name, value in vars(module).items() if callable(value) and value.__module__ == module_name]
+        raise UserError(f"{module_name} has no function {attribute!r} (it has: {', '.join(own[:8]) or 'none'})")
+    return getattr(module, attribute)

@@ -27,7 +27,7 @@ class Metric:
 
     name: str
     unit: str
-    """s, B, tok/s, ratio, count or text"""
+    """s, B, tok/s, ratio, count, tokens, logit or text"""
     title: str
     """how tables and axes call it"""
     better: str
@@ -38,10 +38,11 @@ class Metric:
 
 @dataclass
 class Cell:
-    """One point with one arm: its raw rows, and those of the reference arm at the same point."""
+    """One point with one arm: its raw rows, those of the reference arm at the same point, and those of its uncompiled twin."""
 
     rows: list[Row]
     reference_rows: list[Row]
+    uncompiled_rows: list[Row]
 
     @cached_property
     def outcomes(self) -> list[Row]:
@@ -124,8 +125,10 @@ class Call:
 
 
 def steady(rows: Iterable[Row]) -> list[Row]:
-    """The timed repetitions that no recorded cause made invalid."""
-    return [row for row in rows if row["kind"] == "steady" and row["valid"]]
+    """The timed repetitions that no recorded cause made invalid, of the launches that finished."""
+    rows = list(rows)
+    finished = {row["launch"] for row in rows if row["status"] == Status.OK}
+    return [row for row in rows if row["kind"] == "steady" and row["valid"] and row["launch"] in finished]
 
 
 def plain(rows: list[Row]) -> list[Row]:
@@ -225,11 +228,12 @@ def compile_s(cell: Cell, cold: bool) -> float | None:
 
 
 def breakeven_tokens(cell: Cell) -> float | None:
-    """Tokens until the cold compile time is paid back; None where the arm is no faster than the reference."""
-    cost_s, ratio, rate = compile_s(cell, cold=True), cell.speedup, output_tok_s(cell)
-    if cost_s is None or ratio is None or rate is None or ratio.value <= 1:
+    """Tokens until the cold compile time is paid back; None where the arm is no faster than the same engine uncompiled."""
+    cost_s, rate = compile_s(cell, cold=True), output_tok_s(cell)
+    plain_rate = output_tok_s(Cell(cell.uncompiled_rows, [], []))
+    if cost_s is None or rate is None or plain_rate is None or rate <= plain_rate:
         return None
-    return cost_s / ((ratio.value - 1) / rate)
+    return cost_s / (1 / plain_rate - 1 / rate)
 
 
 def bound(name: str, part: str) -> Callable[[Cell], float | None]:
@@ -408,6 +412,9 @@ METRICS = (
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
+KNOWN_OF_FAILED = {"status", "reason", "gate", "gate_note", "gate_max_error", "gate_tolerance"}
+KNOWN_OF_FAILED |= {"failures", "launches_ok", "launches_failed", "repetitions"}
+"""What may be said of a cell that was not measured."""
 
 
 def derive(rows: list[Row]) -> list[Row]:
@@ -416,18 +423,25 @@ def derive(rows: list[Row]) -> list[Row]:
     for point_rows in by_key(rows, *POINT_FIELDS).values():
         arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
         for arm_rows in arms.values():
-            cell = Cell(arm_rows, arms.get(0, []))
+            twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
+            cell = Cell(arm_rows, arms.get(0, []), twin)
             head = {name: arm_rows[0][name] for name in (*POINT_FIELDS, *ARM_FIELDS)}
             label = Arm(**{name: head[name] for name in ARM_FIELDS}).label
             cells.append({**head, "arm": label, "arm_index": arm_rows[0]["arm_index"], **values(cell)})
     return sorted(cells, key=lambda cell: tuple(cell[name] for name in (*POINT_FIELDS, "arm_index")))
 
 
+def is_uncompiled_twin(row: Row, of: Row) -> bool:
+    """Whether a row is of the same arm but for the compile mode, which is off."""
+    same = all(row[name] == of[name] for name in ARM_FIELDS if name != "compile_mode")
+    return same and row["compile_mode"] == "off"
+
+
 def values(cell: Cell) -> Row:
     """Every metric of one cell."""
     computed = {metric.name: metric.compute(cell) for metric in METRICS}
     if cell.status not in MEASURED:
-        return {name: value if BY_NAME[name].unit in ("text", "count", "logit") else None for name, value in computed.items()}
+        return {name: value if name in KNOWN_OF_FAILED else None for name, value in computed.items()}
     return computed
 
 

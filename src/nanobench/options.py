@@ -22,8 +22,11 @@ AXES = {
     "sampler": "sampler",
 }
 """Option -> the field of Point or Arm whose values it lists."""
+AUTOMATIC = ("model", "dtype", "threads", "new_tokens")
+"""Fields whose value `auto` leaves to the device."""
 KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
 ISOLATIONS = ("forkserver", "spawn")
+MOST_VALUES = 1000
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -50,7 +53,7 @@ class Options:
     compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
     compile: bool = option(False, "the same as --compile-mode off,default", HOW)
     sampler: str = option("greedy", "LIST of samplers", HOW)
-    axis: list[str] = option((), "FIELD=LIST for any field of a point or an arm; may be given again", HOW)
+    axis: list[str] = option((), "FIELD=LIST for any column that is an axis, like batch_size=1,4; may be given again", HOW)
     memory_limit: str = option(
         "auto", "most memory of a worker, like 4GiB; auto is what is available, on a CPU; or none", MEASURING
     )
@@ -76,6 +79,7 @@ class SweepOptions(Options):
 
 def read_axes(options: Options) -> dict[str, list[Any]]:
     """Field of a point or an arm -> the values asked for."""
+    flags = {target: "--" + name.replace("_", "-") for name, target in AXES.items()}
     asked = {target: getattr(options, name) for name, target in AXES.items()}
     if options.compile and options.compile_mode == "off":
         asked["compile_mode"] = "off,default"
@@ -86,16 +90,18 @@ def read_axes(options: Options) -> dict[str, list[Any]]:
             raise UserError(f"--axis {text!r} has no '='; write --axis FIELD=LIST, like --axis batch_size=1,4,8")
         if name not in asked:
             raise lookup.unknown("field", name, asked)
-        asked[name] = values
-    return {name: read_list(name, text, KINDS[name]) for name, text in asked.items()}
+        asked[name], flags[name] = values, f"--axis {name}"
+    return {name: read_list(flags[name], text, KINDS[name], name in AUTOMATIC) for name, text in asked.items()}
 
 
-def read_list(name: str, text: str, kind: type) -> list[Any]:
+def read_list(name: str, text: str, kind: type, automatic: bool = False) -> list[Any]:
     """The values of a LIST, in the order given, each once. Raises UserError with the part that is wrong."""
     values: list[Any] = []
     for part in (part.strip() for part in text.split(",")):
         if not part:
             raise UserError(f"{name} {text!r} holds an empty value; write values between commas, like 1,4,8")
+        if part == "auto" and not automatic:
+            raise UserError(f"{name} has no automatic value (auto works for: {', '.join(AUTOMATIC)}); write the values")
         values.extend([part] if kind is str or part == "auto" else read_numbers(name, part))
     return list(dict.fromkeys(values))
 
@@ -108,16 +114,19 @@ def read_numbers(name: str, part: str) -> list[int]:
             f"{name} {part!r} is no whole number; write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"
         )
     first, last, sign, by = match.groups()
-    value, numbers = int(first), []
+    value = int(first)
+    numbers: list[int] = []
     if value < 1:
         raise UserError(f"{name} {part} is below 1; give whole numbers from 1 up")
     if last is None:
         return [value]
     if int(by) < (2 if sign == "*" else 1) or int(last) < value:
         raise UserError(f"{name} {part!r} never ends or is empty; write a rising range like 1-64*2 or 8-64+8")
-    while value <= int(last):
+    while value <= int(last) and len(numbers) <= MOST_VALUES:
         numbers.append(value)
         value = value * int(by) if sign == "*" else value + int(by)
+    if len(numbers) > MOST_VALUES:
+        raise UserError(f"{name} {part!r} holds more than {MOST_VALUES} values; take larger steps")
     return numbers
 
 
@@ -138,10 +147,11 @@ def read_memory_limit(text: str, auto: int | None) -> int | None:
         return auto
     if text == "none":
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not match or match[2].upper() not in UNITS or float(match[1]) <= 0:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    limit = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if not limit:
         raise UserError(f"--memory-limit {text!r} is no size; write 4GiB, 500MiB, or none")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return limit
 
 
 def as_asked(options: Options) -> dict[str, Any]:
@@ -162,6 +172,8 @@ def from_toml(path: Path, kind: type[Options], command: str) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in known:
             raise lookup.unknown(f"option in {path}", key, [name.replace("_", "-") for name in known])
+        if name in options:
+            raise UserError(f"{path} gives {name.replace('_', '-')!r} twice; keep one")
         options[name] = as_typed(path, key, value, type(known[name].default))
     return options
 

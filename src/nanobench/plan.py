@@ -18,11 +18,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cuda": {"model": "gpt2", "dtype": "bfloat16", "new_tokens": 200, "target_ci": 0.01, "max_seconds": 20.0},
 }
 """What `auto` means on each kind of device."""
+MOST_SECONDS = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be run, with nothing left to decide."""
+    """What will be run, with nothing left to decide; the points in rising cost."""
 
     points: tuple[Point, ...]
     arms: tuple[Arm, ...]
@@ -44,11 +45,11 @@ class Plan:
     def rounds(self) -> Iterator[list[Trial]]:
         """The trials of each round of launches.
 
-        The first round goes in rising cost, so that what runs out of memory is found cheaply; the later ones at random.
+        The first round goes in rising cost, as the points stand, so that what runs out of memory is found cheaply;
+        the later ones go at random.
         """
-        rising = sorted(self.points, key=cost)
         for launch in range(1, self.launches + 1):
-            order = list(rising)
+            order = list(self.points)
             if launch > 1:
                 random.Random(f"{self.seed} {launch}").shuffle(order)
             yield [self.trial(point, launch) for point in order]
@@ -65,11 +66,6 @@ class Plan:
             memory_limit_bytes=self.memory_limit_bytes,
             gate_only=self.gate_only,
         )
-
-
-def cost(point: Point) -> int:
-    """Grows with the work and the memory of a point, for ordering."""
-    return point.batch_size * point.total_len * point.new_tokens
 
 
 def question(options: Options) -> dict[str, Any]:
@@ -89,8 +85,8 @@ def question(options: Options) -> dict[str, Any]:
         raise lookup.unknown("device", options.device, ("auto", "cpu", "cuda", "cuda:0"))
     if options.isolation not in ISOLATIONS:
         raise lookup.unknown("isolation", options.isolation, ISOLATIONS)
-    if options.timeout <= 0:
-        raise UserError(f"--timeout {options.timeout:g} is not above 0; give seconds, like 600")
+    if not 0 < options.timeout <= MOST_SECONDS:
+        raise UserError(f"--timeout {options.timeout:g} is not between 0 and {MOST_SECONDS:g}; give seconds, like 600")
     read_memory_limit(options.memory_limit, None)
     if isinstance(options, SweepOptions):
         if options.launches < 1:
@@ -113,21 +109,14 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
     auto = {**DEFAULTS[kind], "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
-    point_fields = [field.name for field in fields(Point) if field.name != "device"]
-    points = tuple(
-        Point(device=device, **dict(zip(point_fields, values, strict=True)))
-        for values in itertools.product(*(axes[name] for name in point_fields))
-    )
-    arm_fields = [field.name for field in fields(Arm)]
-    arms = tuple(
-        Arm(**dict(zip(arm_fields, values, strict=True))) for values in itertools.product(*(axes[name] for name in arm_fields))
-    )
+    points = dict.fromkeys(Point(**values) for values in product({**axes, "device": [device]}, Point))
+    shapes = {name: GPTShape(**shape) for name, shape in description["models"].items()}
     for point in points:
-        refuse_too_long(point, GPTShape(**description["models"][point.model]))
+        refuse_too_long(point, shapes[point.model])
     sweep = options if isinstance(options, SweepOptions) else SweepOptions()
     return Plan(
-        points=points,
-        arms=arms,
+        points=tuple(sorted(points, key=lambda p: shapes[p.model].n_params * p.batch_size * p.total_len * p.new_tokens)),
+        arms=tuple(Arm(**values) for values in product(axes, Arm)),
         launches=1 if sweep.quick or not isinstance(options, SweepOptions) else sweep.launches,
         seed=options.seed,
         target_ci=read_positive("target-ci", sweep.target_ci, auto["target_ci"]),
@@ -139,12 +128,21 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
     )
 
 
+def product(axes: dict[str, list[Any]], noun: type) -> Iterator[dict[str, Any]]:
+    """Every combination of the values of a noun's fields."""
+    names = [field.name for field in fields(noun)]
+    return (dict(zip(names, values, strict=True)) for values in itertools.product(*(axes[name] for name in names)))
+
+
 def refuse_too_long(point: Point, shape: GPTShape) -> None:
     """Raises UserError where a sequence would not fit into the model's positions."""
-    if point.total_len > shape.block_size:
+    room = shape.block_size - point.prompt_len
+    if point.new_tokens > room:
+        shorter = f"--prompt-len {shape.block_size - point.new_tokens} or less" if point.new_tokens < shape.block_size else ""
+        fewer = f"--new-tokens {room} or less" if room > 0 else ""
         raise UserError(
             f"prompt_len {point.prompt_len} + new_tokens {point.new_tokens} > block_size {shape.block_size} of {point.model}; "
-            f"give --new-tokens {max(1, shape.block_size - point.prompt_len)} or less, or a shorter --prompt-len"
+            f"give {' or '.join(filter(None, (fewer, shorter))) or 'less of both'}"
         )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -71,13 +71,17 @@ class GPTShape:
 class Point:
     """What is run. Every field is an axis of the sweep, a column and a part of the resume key."""
 
-    model: str = field(default="auto", metadata={"help": "built-in model name or a dotted path my_pkg.my_mod:build"})
-    dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16 or auto"})
-    device: str = field(default="auto", metadata={"help": "cpu, cuda, cuda:1 or auto"})
-    threads: int = field(default=0, metadata={"help": "CPU threads of the worker; 0 = all cores it may use"})
-    batch_size: int = field(default=1, metadata={"help": "rows generated together"})
-    prompt_len: int = field(default=50, metadata={"help": "prompt tokens per row"})
-    new_tokens: int = field(default=16, metadata={"help": "tokens generated per row"})
+    model: str
+    """built-in name or dotted path"""
+    dtype: str
+    device: str
+    threads: int
+    """CPU threads of the worker"""
+    batch_size: int
+    prompt_len: int
+    """prompt tokens per row"""
+    new_tokens: int
+    """tokens generated per row"""
 
     @property
     def total_len(self) -> int:

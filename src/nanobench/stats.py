@@ -60,8 +60,10 @@ def ratio(logs_by_launch: Sequence[Sequence[float]]) -> Interval:
 
     Raises ValueError where a launch holds no pair.
     """
+    if not logs_by_launch or not all(logs_by_launch):
+        raise ValueError("a launch without a pair has no ratio")
     several = len(logs_by_launch) > 1
-    values = [t_interval(logs)[0] for logs in logs_by_launch] if several else logs_by_launch[0]
+    values = [float(np.mean(logs)) for logs in logs_by_launch] if several else logs_by_launch[0]
     mean, low, high = t_interval(values)
     basis = "launches" if several else "pairs of one process"
     return Interval(math.exp(mean), None if low is None else math.exp(low), None if high is None else math.exp(high), basis)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from nanobench import metrics
 from nanobench.errors import UserError
 from nanobench.plan import Plan
-from nanobench.schema import PROTOCOL, RAW_COLUMNS, Trial
+from nanobench.schema import PROTOCOL, RAW_COLUMNS, Arm, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,13 +79,21 @@ class Run:
         return self.raw / f"{trial.launch:02d}-b{point.batch_size}-p{point.prompt_len}-n{point.new_tokens}-{trial.key}.parquet"
 
     def read_about(self) -> dict[str, Any]:
-        """run.json as a dictionary. Raises UserError where there is none or it is broken."""
+        """run.json as a dictionary. Raises UserError where there is none or it is no run's."""
         try:
-            return json.loads(self.about.read_text())
+            about = json.loads(self.about.read_text())
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
         except (json.JSONDecodeError, OSError) as error:
             raise UserError(f"{self.about} cannot be read: {error}") from None
+        missing = [name for name in ("plan", "started_at", "identity") if name not in about]
+        if missing:
+            raise UserError(f"{self.about} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
+        return about
+
+    def started_at(self) -> datetime:
+        """When the sweep began."""
+        return datetime.fromisoformat(self.read_about()["started_at"])
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Replaces run.json."""
@@ -97,10 +105,16 @@ class Run:
         write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
 
     def read_raw(self) -> list[dict[str, Any]]:
-        """All raw rows, in the order of the launches. Columns that an older file lacks are null."""
+        """All raw rows, in the order of the launches. What an older file lacks is null, or an arm's plain value."""
         rows: list[dict[str, Any]] = []
+        missing = {**dict.fromkeys(RAW_COLUMNS), **{f.name: f.default for f in fields(Arm) if f.default is not MISSING}}
         for path in sorted(self.raw.glob("*.parquet")):
-            rows.extend({**dict.fromkeys(RAW_COLUMNS), **row} for row in pq.read_table(path).to_pylist())
+            try:
+                rows.extend({**missing, **row} for row in pq.read_table(path).to_pylist())
+            except (pa.ArrowInvalid, OSError) as error:
+                raise UserError(
+                    f"{path} cannot be read: {error}; delete it, and --resume {self.folder} measures it again"
+                ) from None
         return rows
 
     def write_cells(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,7 +172,7 @@ def find_runs(path: str | Path) -> list[Run]:
     runs = [Run(folder) for folder in folders]
     if not runs:
         raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
-    return sorted(runs, key=lambda run: run.read_about()["started_at"])
+    return sorted(runs, key=Run.started_at)
 
 
 def load(path: str | Path) -> "pd.DataFrame":
@@ -168,11 +182,12 @@ def load(path: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    frames = []
-    for run in find_runs(path):
-        table = pa.Table.from_pylist(metrics.derive(run.read_raw()), schema=cells_schema())
-        frames.append(table.to_pandas().assign(run=run.folder.name))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat([frame(run, metrics.derive(run.read_raw())) for run in find_runs(path)], ignore_index=True)
+
+
+def frame(run: Run, cells: list[dict[str, Any]]) -> "pd.DataFrame":
+    """A run's cells as a DataFrame, with the column `run`."""
+    return pa.Table.from_pylist(cells, schema=cells_schema()).to_pandas().assign(run=run.folder.resolve().name)
 
 
 def about_new(command: str, asked: dict[str, Any], plan: Plan, description: dict[str, Any]) -> dict[str, Any]:

@@ -209,13 +209,14 @@ def describe(question: dict[str, Any]) -> dict[str, Any]:
     """
     gpus = hardware.gpus()
     device = question["device"] if question["device"] != "auto" else ("cuda" if gpus else "cpu")
-    kind = device.partition(":")[0]
+    kind, _, index = device.partition(":")
+    there = kind == "cpu" or int(index or 0) < len(gpus)
     return {
         "device": device,
         "gpus": gpus,
         "identity": hardware.identity(),
         "available_bytes": memory.available_bytes(),
-        "matmul_flops_per_s": hardware.matmul_flops_per_s(device) if kind == "cpu" or gpus else None,
+        "matmul_flops_per_s": hardware.matmul_flops_per_s(device) if there else None,
         "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},
     }
 

@@ -117,7 +117,9 @@ def main() -> None:
         )
     print("batch  nanobench speedup       loop speedup")
     for cell in (cell for cell in cells if cell["arm"] == "cached"):
-        mean = {name: [statistics.mean(each[f"{cell['batch_size']} {name}"]) for each in loops] for name in ("uncached", "cached")}
+        mean = {
+            name: [statistics.mean(each[f"{cell['batch_size']} {name}"]) for each in loops] for name in ("uncached", "cached")
+        }
         own = interval([math.log(slow / fast) for slow, fast in zip(mean["uncached"], mean["cached"], strict=True)])
         ours = cell["speedup"], cell["speedup_lo"], cell["speedup_hi"]
         overlap = ours[1] <= own[2] and own[1] <= ours[2]

@@ -12,13 +12,22 @@ def rows(launches=5, blocks=20):
     arms = (Arm(engine="uncached"), Arm(engine="cached"))
     found = []
     for batch_size in (1, 4, 8, 16, 32, 64, 93):
-        point = Point(model="gpt2", dtype="float32", device="cpu", threads=2, batch_size=batch_size)
+        point = Point(
+            model="gpt2", dtype="float32", device="cpu", threads=2, batch_size=batch_size, prompt_len=50, new_tokens=16
+        )
         for launch in range(launches):
             trial = Trial(point=point, arms=arms, launch=launch, seed=0, target_ci=0.05, max_seconds=4.0)
             for index, arm in enumerate(arms):
                 times = [0.1 / (index + 1) + 0.001 * block for block in range(blocks)]
                 repetitions = tuple(
-                    Repetition(kind="steady", block=b, marked=True, wall_s=t, marks_s=tuple(t * (i + 1) / 16 for i in range(16)), tokens=16)
+                    Repetition(
+                        kind="steady",
+                        block=b,
+                        marked=True,
+                        wall_s=t,
+                        marks_s=tuple(t * (i + 1) / 16 for i in range(16)),
+                        tokens=16,
+                    )
                     for b, t in enumerate(times)
                 )
                 record = ArmRecord(arm=arm, repetitions=repetitions, outcome=Outcome(status=Status.OK))

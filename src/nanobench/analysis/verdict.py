@@ -26,8 +26,8 @@ def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
     """The largest speedup with its interval, and the batch sizes whose whole interval lies on one side of 1."""
     measured = rows.dropna(subset=["speedup"])
     if measured.empty:
-        reason = rows["reason"].iloc[0] or f"{reference} was not measured"
-        return f"{arm} has no ratio to {reference}: {rows['status'].iloc[0]}, {reason}"
+        status, reason = rows["status"].iloc[0], rows["reason"].iloc[0]
+        return f"{arm} has no ratio to {reference}: {status}, {f'{reference} was not measured' if pd.isna(reason) else reason}"
     best = measured.loc[measured["speedup"].idxmax()]
     return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{where_it_pays(measured)}"
 
@@ -42,6 +42,9 @@ def ratio_text(row: pd.Series) -> str:
 
 def where_it_pays(measured: pd.DataFrame) -> str:
     """From which batch on the whole interval lies above 1, or that it never or nowhere clearly does."""
+    measured = measured.dropna(subset=["speedup_lo"])
+    if measured.empty:
+        return ""
     pays = (measured["speedup_lo"] > 1).tolist()
     loses = (measured["speedup_hi"] < 1).tolist()
     batches = measured["batch_size"].tolist()

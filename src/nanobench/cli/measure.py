@@ -169,9 +169,9 @@ def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) ->
     from nanobench.analysis import verdict
     from nanobench.views import console as views
 
-    frame = store.load(run.folder)
+    rows, frame = run.read_raw(), store.frame(run, cells)
     sentences, counts = verdict.sentences(frame), verdict.counts(frame)
-    share = metrics.timed_share(run.read_raw(), run.read_about()["wall_s"])
+    share = metrics.timed_share(rows, run.read_about()["wall_s"])
     console.print(views.result_table(cells))
     for line in [*sentences, f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up"]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -179,7 +179,7 @@ def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) ->
     if not options.no_plot:
         from nanobench.views import plots
 
-        paths += plots.draw_all(frame, run.read_raw(), run.plots)
+        paths += plots.draw_all(frame, rows, run.plots)
     for path in paths:
         console.print(str(path), highlight=False, soft_wrap=True)
     if options.json:

@@ -14,10 +14,15 @@ from nanobench.schema import COMPILE_MODES, Point
 class Engine(Protocol):
     """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all it needs, once."""
 
-    tokens_BN: Tensor
-    """Prompt and output, preallocated. The next input is read here, so that the gate can force tokens by writing it."""
-    logits_BV: Tensor | None
-    """Behind the newest token; None for a black box, which is gated by its tokens alone."""
+    @property
+    def tokens_BN(self) -> Tensor:
+        """Prompt and output, preallocated. The next input is read here, so that the gate can force tokens by writing it."""
+        ...
+
+    @property
+    def logits_BV(self) -> Tensor | None:
+        """Behind the newest token; None for a black box, which is gated by its tokens alone."""
+        ...
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """Forgets the last call, reads the prompt and writes the first token of every row behind it."""

@@ -50,7 +50,7 @@ def curve(axes: Axes, look: Look, x: Any, y: Any, low: Any = None, high: Any = N
 
 
 def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
-    """A log2 x axis with the values measured as its ticks, as far as there is room: `crowd` panels share the width."""
+    """A log2 x axis with a tick per value measured, labelled where there is room: `crowd` panels share the width."""
     found = sorted({float(value) for value in values})
     axes.set_xscale("log", base=2)
     span = np.log2(found[-1] / found[0]) or 14.0
@@ -59,8 +59,8 @@ def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
     for value in found[1:]:
         if np.log2(value / kept[-1]) >= 0.04 * crowd * span:
             kept.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(kept))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(FixedLocator(found))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in kept else ""))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

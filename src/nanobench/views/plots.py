@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nanobench import lookup, metrics
+from nanobench import lookup
+from nanobench.analysis import latency
 from nanobench.errors import UserError
 from nanobench.schema import MEASURED
 from nanobench.views import panel, sheet
@@ -174,17 +175,17 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, raw_rows: Rows) -> Figu
 @plot
 def token_latency(cells: pd.DataFrame, raw_rows: Rows) -> Figure:
     """Time of each new token, by its position, at the smallest and the largest batch size that the arms have in common."""
-    gaps_s = token_gaps_s(cells, raw_rows)
-    if not gaps_s:
+    bands_s = latency.quartiles_s(cells, raw_rows)
+    if not bands_s:
         raise UserError("token_latency needs repetitions with a time per token and 2 new tokens or more; give --new-tokens 16")
     looks = sheet.arm_looks(cells)
-    panels = [pair for title, here in sheet.panels(cells) for pair in common_batches(title, here, gaps_s)]
+    panels = [pair for title, here in sheet.panels(cells) for pair in common_batches(title, here, bands_s)]
     if len(panels) > MOST_PANELS:
-        panels = [pair for title, here in sheet.panels(cells) for pair in common_batches(title, here, gaps_s)[-1:]]
+        panels = [pair for title, here in sheet.panels(cells) for pair in common_batches(title, here, bands_s)[-1:]]
     shown = panels[:MOST_PANELS]
     columns, row_in = min(2, len(shown)), 3.4 if len(shown) == 1 else 2.4
     drawing, grid = sheet.make(len(shown), columns, [row_in] * -(-len(shown) // columns), sharex=True)
-    bands_ms = {index: np.percentile(1e3 * gaps, (25, 50, 75), axis=0) for index, gaps in gaps_s.items()}
+    bands_ms = {index: 1e3 * bands for index, bands in bands_s.items()}
     log = any(panel.is_wide([gap for i in here.index for gap in bands_ms.get(i, np.empty(0)).flat]) for _, here in shown)
     for axes, (title, here) in zip(grid.flat, shown, strict=False):
         panel.entitle(axes, title, columns)
@@ -198,18 +199,6 @@ def token_latency(cells: pd.DataFrame, raw_rows: Rows) -> Figure:
         unmeasured(elsewhere),
     )
     return sheet.frame(drawing, "Time per token, by its position in the output", handles, cells, *notes)
-
-
-def token_gaps_s(cells: pd.DataFrame, raw_rows: Rows) -> dict[Any, Any]:
-    """Index of a measured cell -> the gaps between its tokens, a row per marked call."""
-    names = [*metrics.POINT_FIELDS, *metrics.ARM_FIELDS]
-    marked = metrics.by_key((row for row in metrics.steady(raw_rows) if row["marked"]), *names)
-    found = {}
-    for index, cell in cells[cells["status"].isin(MEASURED) & cells["new_tokens"].gt(1)].iterrows():
-        calls = [call.itl_s for row in marked.get(tuple(cell[names]), []) for call in metrics.split_calls(row)]
-        if calls:
-            found[index] = np.asarray(calls)
-    return found
 
 
 def common_batches(title: str, cells: pd.DataFrame, traced: dict[Any, Any]) -> list[tuple[str, pd.DataFrame]]:

@@ -17,7 +17,7 @@ def text(value: Any, unit: str) -> str:
     if unit == "tok/s":
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     if unit == "ratio":
-        return f"{value:.3g}"
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if unit in ("count", "tokens"):
         return f"{value:,.0f}"
     return str(value) if isinstance(value, str) else f"{value:.3g}"
@@ -26,7 +26,7 @@ def text(value: Any, unit: str) -> str:
 def seconds(value: float) -> str:
     """12.3 ms, 4.5 µs, 3.2 s."""
     for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if abs(value) >= factor:
+        if abs(value) >= 0.9995 * factor:
             return f"{value / factor:.3g} {name}"
     return f"{value:.2g} s" if value else "0 s"
 
