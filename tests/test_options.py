@@ -80,7 +80,7 @@ def test_auto_stands_beside_values_where_the_device_decides():
         ("1-64*", "'1-64*'", "write 4, or 1,4,8"),
         ("1 4", "'1 4'", "write 4, or 1,4,8"),
         ("Auto", "'Auto'", "write 4, or 1,4,8"),
-        ("4,auto", "batch_size has no automatic value", "write the values"),
+        ("4,auto", "--batch has no automatic value", "write the values"),
         ("", "''", "write values between commas, like 1,4,8"),
         ("1,,2", "'1,,2'", "write values between commas, like 1,4,8"),
         ("1,2,", "'1,2,'", "write values between commas, like 1,4,8"),
