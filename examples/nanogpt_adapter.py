@@ -1,7 +1,6 @@
 """karpathy/nanoGPT. With its model.py on PYTHONPATH: `nanobench kv-sweep --model nanogpt_adapter:build`."""
 
 from model import GPT, GPTConfig
-
 from nanobench.errors import Skip
 from nanobench.schema import GPTShape
 

@@ -124,7 +124,10 @@ def load(point: Point, seed: int) -> Adapter:
 def measure(trial: Trial, known: dict[str, Gate], out: Path, report: Report) -> list[ArmRecord]:
     """Gate, warm-up and interleaved pairs of all arms of one trial."""
     torch.set_num_threads(trial.point.threads)
-    clock = make_clock(torch.device(trial.point.device))
+    device = torch.device(trial.point.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    clock = make_clock(device)
     arms = Arms(trial, out, report)
     try:
         with memory.limited(trial.memory_limit_bytes):

@@ -48,6 +48,8 @@ def where_it_pays(measured: pd.DataFrame) -> str:
     pays = (measured["speedup_lo"] > 1).tolist()
     loses = (measured["speedup_hi"] < 1).tolist()
     batches = measured["batch_size"].tolist()
+    if len(batches) == 1:
+        return "" if pays[0] or loses[0] else ", and the interval holds 1: no difference was shown"
     if all(loses):
         return " and slower at every batch size measured"
     if not any(pays):
@@ -65,3 +67,9 @@ def counts(cells: pd.DataFrame) -> str:
     """The closing count: 14 cells: 12 ok, 2 oom."""
     found = cells["status"].value_counts()
     return f"{len(cells)} cells: " + ", ".join(f"{number} {status}" for status, number in found.items())
+
+
+def mark_tax(cells: pd.DataFrame) -> str:
+    """What taking a time at every token cost, in the worst cell."""
+    worst = cells["mark_tax"].max()
+    return "mark tax unknown" if pd.isna(worst) else f"mark tax at most {100 * worst:.2g} %"

@@ -20,7 +20,9 @@ from nanobench.errors import UserError
 from nanobench.options import Options, SweepOptions, as_asked, from_toml, read_toml
 
 if TYPE_CHECKING:
+    from nanobench.executors.base import Executor
     from nanobench.plan import Plan
+    from nanobench.runner import Progress
     from nanobench.store import Run
 
 Row = dict[str, Any]
@@ -43,7 +45,8 @@ def kv_sweep(options: SweepOptions) -> None:
         return
     if not options.resume:
         run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
-    cells = measure(run, plan, description, console)
+    with interruptible(run, plan.launches * len(plan.points)):
+        cells = measure(run, plan, description, console)
     finish(run, cells, options, console)
 
 
@@ -150,14 +153,18 @@ def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Ro
     from nanobench.runner import Sweep
     from nanobench.views.console import Screen
 
-    start = time.monotonic()
-    about = run.read_about()
-    with Screen(console) as screen, interruptible(run, plan.launches * len(plan.points)):
-        make_executor = lambda launch: local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")  # noqa: E731
-        try:
-            cells = Sweep(run, plan, description, make_executor, screen.show).measure()
-        finally:
+    start, about = time.monotonic(), run.read_about()
+
+    def make_executor(launch: int) -> "Executor":
+        return local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")
+
+    def watch(progress: "Progress") -> None:
+        screen.show(progress)
+        if progress.report is None:
             run.write_about({**about, "wall_s": about["wall_s"] + time.monotonic() - start})
+
+    with Screen(console) as screen:
+        cells = Sweep(run, plan, description, make_executor, watch).measure()
     run.clear_scratch()
     run.write_about({**run.read_about(), "finished_at": datetime.now().astimezone().isoformat(timespec="seconds")})
     return cells
@@ -173,7 +180,8 @@ def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) ->
     sentences, counts = verdict.sentences(frame), verdict.counts(frame)
     share = metrics.timed_share(rows, run.read_about()["wall_s"])
     console.print(views.result_table(cells))
-    for line in [*sentences, f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up"]:
+    closing = f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up; {verdict.mark_tax(frame)}"
+    for line in [*sentences, closing]:
         console.print(line, highlight=False, soft_wrap=True)
     paths = [run.cells]
     if not options.no_plot:

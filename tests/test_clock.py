@@ -1,0 +1,126 @@
+"""The CUDA clock and the timer on a virtual device: an in-order stream with a launch cost, no GPU and no real time."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nanobench.probes import clock as clocks
+from nanobench.schema import Arm, Point
+from nanobench.workloads.generate import Generate
+
+
+class Device:
+    """Host time moves by what the host does; the stream is busy until `ready`."""
+
+    def __init__(self):
+        self.host = self.ready = 100.0
+        self.syncs = 0
+        self.created = 0
+
+    def launch(self, host_s, device_s):
+        self.host += host_s
+        self.ready = max(self.ready, self.host) + device_s
+
+    def synchronize(self, device=None):
+        self.syncs += 1
+        self.host = max(self.host, self.ready)
+
+
+class Event:
+    device: Device
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+        Event.device.created += 1
+
+    def record(self):
+        self.at = max(Event.device.ready, Event.device.host)
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.at - self.at)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    device = Event.device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
+    monkeypatch.setattr(time, "perf_counter", lambda: device.host)
+    return device
+
+
+class Engine:
+    """Prefill 10 ms, step 2 ms on the device; 5 us and 1 us to launch."""
+
+    def __init__(self, device, sync=False):
+        self.device, self.sync = device, sync
+
+    def prefill(self, prompt_BT):
+        self.device.launch(5e-6, 10e-3)
+
+    def step(self):
+        self.device.launch(1e-6, 2e-3)
+        if self.sync:
+            self.device.synchronize()
+        return 1
+
+
+def timed(device, engine, marked, calls=1, new_tokens=4):
+    point = Point(model="m", dtype="float32", device="cuda", threads=1, batch_size=3, prompt_len=5, new_tokens=new_tokens)
+    workload = Generate(None, point, Arm(engine="fake"), clocks.CudaClock(torch.device("cuda")))
+    workload.engine, workload.prompt_BT, workload.calls = engine, SimpleNamespace(is_cuda=True), calls
+    return workload, workload.time("steady", 0, 0, marked)
+
+
+def test_events_give_the_devices_own_times(device):
+    _, repetition = timed(device, Engine(device), marked=True)
+    assert repetition.marks_s == pytest.approx([10.005e-3, 12.005e-3, 14.005e-3, 16.005e-3])
+    assert repetition.wall_s == pytest.approx(16.005e-3)
+    assert repetition.device_s == pytest.approx(16.005e-3)
+    assert repetition.enqueue_s == pytest.approx(8e-6)
+    assert repetition.tokens == 12
+
+
+def test_the_timer_never_waits_inside_what_it_times(device):
+    timed(device, Engine(device), marked=True, calls=3)
+    assert device.syncs == 2
+
+
+def test_an_engine_that_waits_for_every_token_shows_in_the_enqueue_time(device):
+    _, repetition = timed(device, Engine(device, sync=True), marked=False)
+    assert repetition.enqueue_s == pytest.approx(repetition.wall_s)
+    assert device.syncs == 2 + 3
+
+
+def test_a_repetition_begins_on_an_idle_device(device):
+    device.launch(1e-6, 5.0)
+    _, repetition = timed(device, Engine(device), marked=True)
+    assert repetition.wall_s == pytest.approx(16.005e-3)
+
+
+def test_plain_repetitions_carry_no_marks_and_the_same_times(device):
+    _, repetition = timed(device, Engine(device), marked=False)
+    assert repetition.marks_s is None
+    assert repetition.wall_s == pytest.approx(16.005e-3)
+
+
+def test_several_calls_run_back_to_back_and_are_marked_from_the_start_of_the_first(device):
+    _, repetition = timed(device, Engine(device), marked=True, calls=2, new_tokens=2)
+    assert repetition.marks_s == pytest.approx([10.005e-3, 12.005e-3, 22.005e-3, 24.005e-3])
+    assert repetition.tokens == 2 * 3 * 2
+
+
+def test_events_are_made_once_and_used_again(device):
+    workload, _ = timed(device, Engine(device), marked=True)
+    made = device.created
+    workload.time("steady", 1, 1, True)
+    assert device.created == made == 6
+
+
+def test_a_host_mark_has_a_cost_and_a_cuda_mark_none_that_is_known():
+    assert clocks.mark_cost_s(clocks.HostClock()) > 0
+    assert clocks.mark_cost_s(clocks.CudaClock(torch.device("cuda"))) is None
+    assert isinstance(clocks.make_clock(torch.device("cpu")), clocks.HostClock)
+    assert isinstance(clocks.make_clock(torch.device("cuda")), clocks.CudaClock)
