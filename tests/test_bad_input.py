@@ -25,7 +25,7 @@ WRONG = {
     "out holds a run": (["--out", "taken"], ["taken", "--resume taken"]),
     "resume of nothing": (["--resume", "nowhere"], ["nowhere", "no run"]),
     "model that is no module": (["--model", "no_such:build"], ["no_such", "module:function"]),
-    "model without build": (["--model", "fakes:bild"], ["fakes", "'bild'", "build"]),
+    "model without build": (["--model", "fakes:bild"], ["fakes has no function 'bild'", "engine"]),
     "model that fails": (["--model", "fakes:broken"], ["fakes:broken", "no weights here"]),
     "model that is no adapter": (["--model", "fakes:no_adapter"], ["no_adapter", "Adapter", "module, shape"]),
     "memory limit": (["--memory-limit", "lots"], ["'lots'", "4GiB"]),

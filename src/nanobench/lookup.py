@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib.metadata import entry_points
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,6 @@ def dotted(path: str) -> Callable[..., Any]:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path!r} cannot be imported: {what}; give module:function, importable from {os.getcwd()}") from error
     if not callable(getattr(module, attribute, None)):
-        own = [name for name, value in vars(module).items() if callable(value) and value.__module__ == module_name]
+        own = [name for name, value in vars(module).items() if isfunction(value) and value.__module__ == module_name]
         raise UserError(f"{module_name} has no function {attribute!r} (it has: {', '.join(own[:8]) or 'none'})")
     return getattr(module, attribute)
