@@ -1,6 +1,6 @@
 """A/A: the uncached engine against itself under a second name, 40 contrasts through the whole pipeline.
 
-    python tests/bench/same_twice.py [OUT]       about ten minutes
+    python tests/bench/same_twice.py [OUT]       about seven minutes
 
 Of 40 intervals at 95 % about two exclude 1.0 by chance; more than six would be a fault of the method or of the machine.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import nanobench
 
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "run"
-SWEEP = ["--model", "gpt2-nano", "--batch", "1,2,4,8", "--prompt-len", "4-40+4", "--new-tokens", "8", "--max-seconds", "1"]
+SWEEP = ["--model", "gpt2-nano", "--batch", "1,2,4,8", "--prompt-len", "4-40+4", "--new-tokens", "8", "--max-seconds", "0.5"]
 
 environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 engines = ["--engine", "uncached,fakes:same"]
