@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,11 +25,16 @@ class Status(StrEnum):
     OOM = "oom"
     TIMEOUT = "timeout"
     ERROR = "error"
+    UNSTABLE = "unstable"
+    NO_STEADY_STATE = "no_steady_state"
     IMPRECISE = "imprecise"
     OK = "ok"
 
 
-MEASURED = (Status.OK, Status.IMPRECISE)
+MEASURED = (Status.OK, Status.IMPRECISE, Status.NO_STEADY_STATE, Status.UNSTABLE)
+"""Statuses of cells that have numbers."""
+JUDGED = (Status.OK, Status.IMPRECISE)
+"""Statuses of cells whose ratio may be called faster or slower; the other measured ones are kept and shown."""
 
 
 class Verdict(StrEnum):
@@ -144,11 +149,50 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition:
+class Readings:
+    """What the probes saw during a repetition, or at one moment (kind `sample`). None where the machine does not tell."""
+
+    cpu_s: float | None = None
+    """CPU time of the worker's main thread"""
+    involuntary_switches: int | None = None
+    """how often the kernel took the main thread off its core"""
+    pressure_s: float | None = None
+    """time in which some task of the machine waited for a core (PSI `some`)"""
+    throttled: int | None = None
+    """periods in which the cgroup's CPU quota stopped us"""
+    steal_s: float | None = None
+    """time that the hypervisor took, all cores together"""
+    load_1m: float | None = None
+    cpu_hz: float | None = None
+    spin_s: float | None = None
+    """duration of a fixed loop just before the repetition, about 5 ms; only in some repetitions"""
+    rss_bytes: int | None = None
+    gpu_util: float | None = None
+    """NVML's: share of its last sampling period in which some kernel ran"""
+    clock_sm_hz: float | None = None
+    clock_memory_hz: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    """from the GPU's energy counter"""
+    temperature_c: float | None = None
+    gpu_memory_used_bytes: int | None = None
+    """of all processes on the GPU"""
+    throttle: str | None = None
+    """why clocks are held down, comma-separated; empty where they are not"""
+    power_violation_s: float | None = None
+    thermal_violation_s: float | None = None
+    foreign_processes: int | None = None
+    """processes on the GPU that are not ours"""
+    ecc_errors: int | None = None
+    """new uncorrected memory errors"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition(Readings):
     """One timed stretch of work: `calls` generate calls back to back. Times in seconds since the start of the repetition."""
 
     kind: str
-    """build, first_call, gate, warmup or steady"""
+    """import, load, build, first_call, gate, warmup, steady, sustained (untimed work for the GPU's slow counters) or sample"""
     repetition: int = 0
     block: int | None = None
     """steady: in each block every arm runs once; the arms' repetitions of one block are a pair"""
@@ -182,7 +226,12 @@ class Outcome:
     kv_cache_bytes: int | None = None
     weight_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    prefill_peak_bytes: int | None = None
+    decode_peak_bytes: int | None = None
+    kv_cache_expected_bytes: int | None = None
     rss_peak_bytes: int | None = None
+    probe_note: str | None = None
+    """why readings are missing"""
     graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None
