@@ -9,6 +9,7 @@ import torch
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.models.gpt2 import build as build_gpt2
+from nanobench.probes.virtual import VirtualDevice
 
 
 class Frozen(Cached):
@@ -118,6 +119,38 @@ class Greedy(Uncached):
         super().prefill(prompt_BT)
 
 
+class OnVirtualDevice(Uncached):
+    """The right tokens, computed at once, while the work itself is launched on `virtual_device`: `kernels` of `device_s` a step."""
+
+    kernels, device_s, prefill_s = 1, 2e-3, 10e-3
+
+    def prefill(self, prompt_BT):
+        self.length = prompt_BT.shape[1]
+        self.tokens_BN[:, : self.length] = prompt_BT
+        super().step()
+        virtual_device.launch(self.prefill_s)
+
+    def step(self):
+        for _ in range(self.kernels):
+            virtual_device.launch(self.device_s)
+        return super().step()
+
+
+class Twice(OnVirtualDevice):
+    """Half the time per step and per prefill."""
+
+    device_s, prefill_s = 1e-3, 5e-3
+
+
+class HostBound(OnVirtualDevice):
+    """Sixty launches a token, of work that is done at once."""
+
+    kernels, device_s, prefill_s = 60, 0.0, 0.0
+
+
+virtual_device = VirtualDevice()
+
+
 def engine(kind):
     def build(adapter, sampler, point, compiler):
         extra = {"last_only": True} if issubclass(kind, Uncached) else {}
@@ -127,6 +160,7 @@ def engine(kind):
 
 
 frozen, frozen_embedding, slow, leaky, broadcast = map(engine, (Frozen, FrozenEmbedding, Slow, Leaky, Broadcast))
+on_virtual_device, twice, host_bound = map(engine, (OnVirtualDevice, Twice, HostBound))
 black_box, rounded, raising, dying, hanging, greedy = map(engine, (BlackBox, Rounded, Raising, Dying, Hanging, Greedy))
 
 

@@ -14,9 +14,22 @@ import nanobench
 
 PACKAGE = Path(nanobench.__file__).parent
 COLUMNS = {
-    "ground": ["errors", "schema", "costs", "stats", "lookup", "options", "metrics"],
-    "measuring": ["probes", "models", "samplers", "engines", "gate", "workloads", "ranks", "worker"],
-    "control": ["executors", "plan", "store", "runner"],
+    "ground": [
+        "errors",
+        "schema",
+        "costs",
+        "stats",
+        "steady",
+        "lookup",
+        "options",
+        "cells",
+        "stability",
+        "formulas",
+        "metrics",
+        "selftest",
+    ],
+    "measuring": ["probes", "models", "samplers", "engines", "gate", "doubles", "workloads", "ranks", "worker"],
+    "control": ["lock", "executors", "plan", "store", "runner"],
     "reading": ["analysis", "views"],
     "top": ["cli", "__init__", "__main__"],
 }

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from nanobench import metrics
+from nanobench import cells, metrics
 from nanobench.schema import (
     RAW_COLUMNS,
     Arm,
@@ -116,9 +116,9 @@ def test_calls_back_to_back_begin_where_the_one_before_ended():
 
 def test_split_calls_keeps_the_gaps_between_tokens_of_one_call():
     row = {"marks_s": [1.0, 2.0, 4.0, 6.0, 7.0, 10.0], "calls": 2}
-    assert metrics.split_calls(row) == [
-        metrics.Call(ttft_s=1.0, e2e_s=4.0, itl_s=(1.0, 2.0)),
-        metrics.Call(ttft_s=2.0, e2e_s=6.0, itl_s=(1.0, 3.0)),
+    assert cells.split_calls(row) == [
+        cells.Call(ttft_s=1.0, e2e_s=4.0, itl_s=(1.0, 2.0)),
+        cells.Call(ttft_s=2.0, e2e_s=6.0, itl_s=(1.0, 3.0)),
     ]
 
 

@@ -4,21 +4,13 @@ Storage is in SI base units with the unit as the tail of the name; ratios are fr
 Raw rows go in, cells come out, on writing and on loading alike: an old file gains a new metric by itself.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from nanobench import stats
-from nanobench.schema import MEASURED, Arm, Point, Status
-
-Row = dict[str, Any]
-POINT_FIELDS = [field.name for field in fields(Point)]
-ARM_FIELDS = [field.name for field in fields(Arm)]
+from nanobench import formulas, stability, stats
+from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell, Row, make_cells
+from nanobench.schema import MEASURED, Arm, Status
 
 
 @dataclass(frozen=True)
@@ -27,237 +19,18 @@ class Metric:
 
     name: str
     unit: str
-    """s, B, tok/s, ratio, count, tokens, logit or text"""
+    """s, B, Hz, W, J, tok/s, ratio, count, tokens, logit, flag or text"""
     title: str
     """how tables and axes call it"""
     better: str
     """higher, lower or empty"""
     formula: str
-    compute: Callable[["Cell"], Any]
-
-
-@dataclass
-class Cell:
-    """One point with one arm: its raw rows, those of the reference arm at the same point, and those of its uncompiled twin."""
-
-    rows: list[Row]
-    reference_rows: list[Row]
-    uncompiled_rows: list[Row]
-
-    @cached_property
-    def outcomes(self) -> list[Row]:
-        """One row per launch that says what became of the arm."""
-        return [row for row in self.rows if row["kind"] == "outcome"]
-
-    @cached_property
-    def steady(self) -> list[Row]:
-        """The timed repetitions that count."""
-        return steady(self.rows)
-
-    @cached_property
-    def plain(self) -> list[Row]:
-        """Repetitions that throughput comes from: without marks where marks cost something, else all."""
-        return plain(self.steady)
-
-    @cached_property
-    def calls(self) -> list["Call"]:
-        """The calls of the marked repetitions, with a time for every token."""
-        return [call for row in self.steady if row["marked"] for call in split_calls(row)]
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether this is the arm that speed-ups refer to."""
-        return self.rows[0]["arm_index"] == 0
-
-    def first(self, name: str) -> Any:
-        """The first known value of an outcome's field over the launches."""
-        return next((row[name] for row in self.outcomes if row[name] is not None), None)
-
-    def most(self, name: str) -> Any:
-        """The largest known value of an outcome's field over the launches."""
-        return max((row[name] for row in self.outcomes if row[name] is not None), default=None)
-
-    @cached_property
-    def speedup(self) -> stats.Interval | None:
-        """End-to-end time of the reference over this arm's."""
-        return contrast(self, lambda rows: {row["block"]: [row["wall_s"] / row["calls"]] for row in plain(rows)})
-
-    @cached_property
-    def decode_speedup(self) -> stats.Interval | None:
-        """The same for decode alone: all tokens but the first."""
-        return contrast(
-            self, lambda rows: {row["block"]: [c.decode_s for c in split_calls(row)] for row in rows if row["marked"]}
-        )
-
-    @cached_property
-    def status(self) -> str:
-        """From the launches that finished; a failing status only if none did, except that one `wrong` is wrong."""
-        found = {row["status"] for row in self.outcomes}
-        if Status.WRONG in found or Status.OK not in found:
-            return next((status for status in Status if status in found), Status.ERROR)
-        ratio = self.speedup
-        if ratio and ratio.low is not None and ratio.high is not None:
-            half = (ratio.high - ratio.low) / 2 / ratio.value
-            return Status.IMPRECISE if half > self.rows[0]["target_ci"] else Status.OK
-        return Status.OK
-
-    @cached_property
-    def reason(self) -> str | None:
-        """Why the status is not ok."""
-        if self.status == Status.IMPRECISE:
-            return f"interval wider than +-{self.rows[0]['target_ci']:.0%}; more launches or a larger --max-seconds narrow it"
-        return next((row["reason"] for row in self.outcomes if row["status"] == self.status and row["reason"]), None)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One marked generate call, in seconds from its start."""
-
-    ttft_s: float
-    e2e_s: float
-    itl_s: tuple[float, ...]
-    """gaps between consecutive tokens"""
-
-    @property
-    def decode_s(self) -> float:
-        """From the first token to the last."""
-        return self.e2e_s - self.ttft_s
-
-
-def steady(rows: Iterable[Row]) -> list[Row]:
-    """The timed repetitions that no recorded cause made invalid, of the launches that finished."""
-    rows = list(rows)
-    finished = {row["launch"] for row in rows if row["status"] == Status.OK}
-    return [row for row in rows if row["kind"] == "steady" and row["valid"] and row["launch"] in finished]
-
-
-def plain(rows: list[Row]) -> list[Row]:
-    """The unmarked of these repetitions; all of them where every one is marked."""
-    unmarked = [row for row in rows if not row["marked"]]
-    return unmarked or rows
-
-
-def split_calls(row: Row) -> list[Call]:
-    """The calls of a marked repetition. They run back to back, so each begins at the last token of the one before."""
-    times = np.asarray(row["marks_s"], dtype=float).reshape(row["calls"], -1)
-    starts = np.concatenate(([0.0], times[:-1, -1]))
-    return [Call(t[0] - s, t[-1] - s, tuple(np.diff(t).tolist())) for t, s in zip(times, starts, strict=True)]
-
-
-def contrast(cell: Cell, times: Callable[[list[Row]], dict[int, list[float]]]) -> stats.Interval | None:
-    """The reference's time over the arm's: paired by block where both ran in one process, else by the launch's mean log time.
-
-    None for the reference itself, and where no launch measured both.
-    """
-    if cell.is_reference:
-        return None
-    logs = []
-    launches = by_key(cell.reference_rows, "launch")
-    for launch, rows in by_key(cell.rows, "launch").items():
-        others = launches.get(launch, [])
-        mine, reference = mean_logs(times(steady(rows))), mean_logs(times(steady(others)))
-        together = rows[0]["process"] == (others[0]["process"] if others else None)
-        if together:
-            logs.append([reference[block] - mine[block] for block in mine if block in reference])
-        elif mine and reference:
-            logs.append([float(np.mean(list(reference.values())) - np.mean(list(mine.values())))])
-    logs = [pairs for pairs in logs if pairs]
-    return stats.ratio(logs) if logs else None
-
-
-def mean_logs(times: dict[int, list[float]]) -> dict[int, float]:
-    """Block -> mean log of its times; blocks with a time of 0 (no decode at all) are left out."""
-    return {block: float(np.mean(np.log(values))) for block, values in times.items() if values and min(values) > 0}
-
-
-def by_key(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
-    """Rows grouped by one column's value, or by a tuple of several, in order of appearance."""
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)].append(row)
-    return dict(groups)
-
-
-def per_call(compute: Callable[[Call], float]) -> Callable[[Cell], float | None]:
-    """The median over calls of some time of a call."""
-    return lambda cell: stats.median([compute(call) for call in cell.calls])
-
-
-def tokens_per_s(tokens: Callable[[Row], int], seconds: Callable[[Call], float]) -> Callable[[Cell], float | None]:
-    """All tokens of the marked calls over all their seconds."""
-
-    def compute(cell: Cell) -> float | None:
-        total_s = sum(seconds(call) for call in cell.calls)
-        return len(cell.calls) * tokens(cell.rows[0]) / total_s if total_s > 0 else None
-
-    return compute
-
-
-def output_tok_s(cell: Cell) -> float | None:
-    """All tokens of the plain repetitions over all their wall time."""
-    wall_s = sum(row["wall_s"] for row in cell.plain)
-    return sum(row["tokens"] for row in cell.plain) / wall_s if wall_s else None
-
-
-def tpot_s(cell: Cell) -> float | None:
-    """Median over calls; None below two tokens."""
-    new_tokens = cell.rows[0]["new_tokens"]
-    return None if new_tokens < 2 else stats.median([call.decode_s / (new_tokens - 1) for call in cell.calls])
-
-
-def mark_tax(cell: Cell) -> float | None:
-    """What marking every token costs: on the host marks times their cost, on CUDA marked over plain repetitions."""
-    cost_s, marked = cell.first("mark_cost_s"), [row for row in cell.steady if row["marked"]]
-    if cost_s is not None and marked:
-        return cost_s * sum(len(row["marks_s"]) for row in marked) / sum(row["wall_s"] for row in marked)
-    unmarked = [row["wall_s"] / row["calls"] for row in cell.steady if not row["marked"]]
-    if not marked or not unmarked:
-        return None
-    logs = [math.log(row["wall_s"] / row["calls"]) for row in marked]
-    return math.exp(float(np.mean(logs)) - float(np.mean(np.log(unmarked)))) - 1
-
-
-def compile_s(cell: Cell, cold: bool) -> float | None:
-    """The first call minus the median steady call, in round 1 (cold inductor cache) or after it (warm)."""
-    calls_s = stats.median([row["wall_s"] / row["calls"] for row in cell.plain])
-    rows = [row for row in cell.rows if row["kind"] == "first_call" and (row["launch"] == 1) is cold]
-    if cell.rows[0]["compile_mode"] == "off" or calls_s is None or not rows:
-        return None
-    first_s = stats.median([row["wall_s"] for row in rows])
-    return None if first_s is None else first_s - calls_s
-
-
-def breakeven_tokens(cell: Cell) -> float | None:
-    """Tokens until the cold compile time is paid back; None where the arm is no faster than the same engine uncompiled."""
-    cost_s, rate = compile_s(cell, cold=True), output_tok_s(cell)
-    plain_rate = output_tok_s(Cell(cell.uncompiled_rows, [], []))
-    if cost_s is None or rate is None or plain_rate is None or rate <= plain_rate:
-        return None
-    return cost_s / (1 / plain_rate - 1 / rate)
-
-
-def bound(name: str, part: str) -> Callable[[Cell], float | None]:
-    """A part of one of the cell's intervals."""
-    return lambda cell: getattr(getattr(cell, name), part, None)
-
-
-def failures(cell: Cell) -> str | None:
-    """The reasons of the launches that did not finish, each once."""
-    reasons = [f"{row['status']}: {row['reason']}" for row in cell.outcomes if row["status"] != Status.OK]
-    return "; ".join(dict.fromkeys(reasons)) or None
-
-
-def pairing(cell: Cell) -> str | None:
-    """'block' where the arms were interleaved in one process; 'launch' where they had to run apart."""
-    if cell.speedup is None:
-        return None
-    processes = {row["launch"]: row["process"] for row in steady(cell.reference_rows)}
-    return "block" if any(processes.get(row["launch"]) == row["process"] for row in cell.steady) else "launch"
+    compute: Callable[[Cell], Any]
 
 
 METRICS = (
-    Metric("status", "text", "status", "", "ok, imprecise, or why it was not measured", lambda c: str(c.status)),
-    Metric("reason", "text", "reason", "", "behind the status", lambda c: c.reason),
+    Metric("status", "text", "status", "", "ok, imprecise, or why it was not measured", lambda c: str(stability.judge(c)[0])),
+    Metric("reason", "text", "reason", "", "behind the status", lambda c: stability.judge(c)[1]),
     Metric("gate", "text", "gate", "", "exact, rounding or wrong", lambda c: c.first("gate")),
     Metric("gate_note", "text", "gate note", "", "what the gate compared", lambda c: c.first("gate_note")),
     Metric(
@@ -292,20 +65,101 @@ METRICS = (
         "launches that did not",
         lambda c: sum(r["status"] != Status.OK for r in c.outcomes),
     ),
-    Metric("failures", "text", "failures", "", "their reasons", failures),
+    Metric("failures", "text", "failures", "", "their reasons", formulas.failures),
     Metric("repetitions", "count", "repetitions", "", "valid timed repetitions over all launches", lambda c: len(c.steady)),
+    Metric(
+        "pairs", "count", "pairs", "", "pairs behind the speedup, over all launches", lambda c: sum(map(len, c.speedup_logs))
+    ),
+    Metric("invalid_repetitions", "count", "invalid", "lower", "timed repetitions that do not count", lambda c: len(c.invalid)),
+    Metric("invalid_reasons", "text", "invalid because", "", "their recorded causes", stability.invalid_reasons),
+    Metric(
+        "unsteady_launches",
+        "count",
+        "unsteady",
+        "lower",
+        "launches of 20 repetitions or more that never settled",
+        lambda c: c.unsteady,
+    ),
+    Metric("identity", "text", "identity", "", "hash of machine, software, model and threads", lambda c: c.rows[0]["identity"]),
+    Metric("protocol", "count", "protocol", "", "version of the way of measuring", lambda c: c.rows[0]["protocol"]),
     Metric(
         "output_tok_s",
         "tok/s",
         "output",
         "higher",
         "batch_size * new_tokens / e2e_s, summed over plain repetitions",
-        output_tok_s,
+        formulas.output_tok_s,
     ),
-    Metric("ttft_s", "s", "TTFT", "lower", "start -> first token of all rows; median over calls", per_call(lambda c: c.ttft_s)),
-    Metric("tpot_s", "s", "TPOT", "lower", "(e2e_s - ttft_s) / (new_tokens - 1); median over calls", tpot_s),
     Metric(
-        "e2e_s", "s", "end to end", "lower", "start -> last token of all rows; median over calls", per_call(lambda c: c.e2e_s)
+        "ttft_s",
+        "s",
+        "TTFT",
+        "lower",
+        "start -> first token of all rows; median over calls",
+        formulas.per_call(lambda c: c.ttft_s),
+    ),
+    Metric("tpot_s", "s", "TPOT", "lower", "(e2e_s - ttft_s) / (new_tokens - 1); median over calls", formulas.tpot_s),
+    Metric(
+        "e2e_s",
+        "s",
+        "end to end",
+        "lower",
+        "start -> last token of all rows; median over calls",
+        formulas.per_call(lambda c: c.e2e_s),
+    ),
+    Metric(
+        "e2e_lo_s",
+        "s",
+        "end to end low",
+        "",
+        "lower bound of the median, distribution-free 95 % interval",
+        formulas.of_call("low"),
+    ),
+    Metric("e2e_hi_s", "s", "end to end high", "", "upper bound", formulas.of_call("high")),
+    Metric(
+        "itl_p50_s",
+        "s",
+        "ITL p50",
+        "lower",
+        "median gap between tokens; null below 6 independent gaps",
+        formulas.gap_quantile(0.5, "value"),
+    ),
+    Metric(
+        "itl_p50_lo_s",
+        "s",
+        "ITL p50 low",
+        "",
+        "lower bound, distribution-free 95 % interval",
+        formulas.gap_quantile(0.5, "low"),
+    ),
+    Metric("itl_p50_hi_s", "s", "ITL p50 high", "", "upper bound", formulas.gap_quantile(0.5, "high")),
+    Metric(
+        "itl_p90_s",
+        "s",
+        "ITL p90",
+        "lower",
+        "90th percentile; null below 36 independent gaps",
+        formulas.gap_quantile(0.9, "value"),
+    ),
+    Metric("itl_p90_lo_s", "s", "ITL p90 low", "", "lower bound", formulas.gap_quantile(0.9, "low")),
+    Metric("itl_p90_hi_s", "s", "ITL p90 high", "", "upper bound", formulas.gap_quantile(0.9, "high")),
+    Metric(
+        "itl_p99_s",
+        "s",
+        "ITL p99",
+        "lower",
+        "99th percentile; null below 368 independent gaps",
+        formulas.gap_quantile(0.99, "value"),
+    ),
+    Metric("itl_p99_lo_s", "s", "ITL p99 low", "", "lower bound", formulas.gap_quantile(0.99, "low")),
+    Metric("itl_p99_hi_s", "s", "ITL p99 high", "", "upper bound", formulas.gap_quantile(0.99, "high")),
+    Metric(
+        "itl_positions",
+        "text",
+        "ITL positions",
+        "",
+        "new tokens that the percentiles cover: all, or the last quarter where gaps grow",
+        lambda c: c.gaps[2],
     ),
     Metric(
         "speedup",
@@ -313,29 +167,84 @@ METRICS = (
         "speedup",
         "higher",
         "exp(mean log(t_reference / t_arm)) over interleaved pairs",
-        bound("speedup", "value"),
+        formulas.bound("speedup", "value"),
     ),
-    Metric("speedup_lo", "ratio", "speedup low", "", "lower bound, 95 % t interval over launch means", bound("speedup", "low")),
-    Metric("speedup_hi", "ratio", "speedup high", "", "upper bound", bound("speedup", "high")),
-    Metric("speedup_basis", "text", "interval over", "", "launches, or pairs of one process", bound("speedup", "basis")),
-    Metric("pairing", "text", "pairing", "", "block: interleaved in one process; launch: run apart", pairing),
+    Metric(
+        "speedup_lo",
+        "ratio",
+        "speedup low",
+        "",
+        "lower bound, 95 % t interval over launch means",
+        formulas.bound("speedup", "low"),
+    ),
+    Metric("speedup_hi", "ratio", "speedup high", "", "upper bound", formulas.bound("speedup", "high")),
+    Metric(
+        "speedup_basis", "text", "interval over", "", "launches, or pairs of one process", formulas.bound("speedup", "basis")
+    ),
+    Metric("pairing", "text", "pairing", "", "block: interleaved in one process; launch: run apart", formulas.pairing),
+    Metric(
+        "speedup_p",
+        "ratio",
+        "p",
+        "",
+        "p value of speedup = 1, by the same t statistic",
+        lambda c: stats.p_value(c.speedup_logs) if c.speedup_logs else None,
+    ),
+    Metric("speedup_p_holm", "ratio", "p (Holm)", "", "the same, corrected by Holm for all ratios of the run", lambda c: None),
+    Metric(
+        "speedup_trimmed",
+        "ratio",
+        "trimmed speedup",
+        "",
+        "exp of the mean over launches of 20 % trimmed means",
+        lambda c: stats.trimmed_ratio(c.speedup_logs) if c.speedup_logs else None,
+    ),
+    Metric(
+        "sd_within", "ratio", "sd within", "lower", "sd of a pair's log ratio within a launch", formulas.component("within")
+    ),
+    Metric(
+        "sd_between",
+        "ratio",
+        "sd between",
+        "lower",
+        "sd of log ratios between launches, without the part within",
+        formulas.component("between"),
+    ),
+    Metric(
+        "advice",
+        "text",
+        "advice",
+        "",
+        "what would narrow the interval: more launches or more repetitions",
+        formulas.component("advice"),
+    ),
+    Metric(
+        "null_ratio",
+        "ratio",
+        "null",
+        "",
+        "the reference against itself, its repetitions taken as ABBA; unstable where it is not 1 (p < 0.01)",
+        formulas.bound("null", "value"),
+    ),
+    Metric("null_lo", "ratio", "null low", "", "lower bound", formulas.bound("null", "low")),
+    Metric("null_hi", "ratio", "null high", "", "upper bound", formulas.bound("null", "high")),
     Metric(
         "decode_speedup",
         "ratio",
         "decode speedup",
         "higher",
         "the same for decode time alone",
-        bound("decode_speedup", "value"),
+        formulas.bound("decode_speedup", "value"),
     ),
-    Metric("decode_speedup_lo", "ratio", "decode speedup low", "", "lower bound", bound("decode_speedup", "low")),
-    Metric("decode_speedup_hi", "ratio", "decode speedup high", "", "upper bound", bound("decode_speedup", "high")),
+    Metric("decode_speedup_lo", "ratio", "decode speedup low", "", "lower bound", formulas.bound("decode_speedup", "low")),
+    Metric("decode_speedup_hi", "ratio", "decode speedup high", "", "upper bound", formulas.bound("decode_speedup", "high")),
     Metric(
         "decode_tok_s",
         "tok/s",
         "decode",
         "higher",
         "batch_size * (new_tokens - 1) / (e2e_s - ttft_s)",
-        tokens_per_s(lambda row: row["batch_size"] * (row["new_tokens"] - 1), lambda call: call.decode_s),
+        formulas.tokens_per_s(lambda row: row["batch_size"] * (row["new_tokens"] - 1), lambda call: call.decode_s),
     ),
     Metric(
         "decode_tok_s_per_row",
@@ -343,7 +252,7 @@ METRICS = (
         "decode per row",
         "higher",
         "decode_tok_s / batch_size",
-        tokens_per_s(lambda row: row["new_tokens"] - 1, lambda call: call.decode_s),
+        formulas.tokens_per_s(lambda row: row["new_tokens"] - 1, lambda call: call.decode_s),
     ),
     Metric(
         "prefill_tok_s",
@@ -351,7 +260,7 @@ METRICS = (
         "prefill",
         "higher",
         "batch_size * prompt_len / ttft_s",
-        tokens_per_s(lambda row: row["batch_size"] * row["prompt_len"], lambda call: call.ttft_s),
+        formulas.tokens_per_s(lambda row: row["batch_size"] * row["prompt_len"], lambda call: call.ttft_s),
     ),
     Metric(
         "peak_memory_bytes",
@@ -361,7 +270,31 @@ METRICS = (
         "weights + cache + allocator's peak in one call",
         lambda c: c.most("peak_memory_bytes"),
     ),
+    Metric(
+        "prefill_peak_bytes",
+        "B",
+        "prefill peak",
+        "lower",
+        "the same in the prefill alone",
+        lambda c: c.most("prefill_peak_bytes"),
+    ),
+    Metric(
+        "decode_peak_bytes",
+        "B",
+        "decode peak",
+        "lower",
+        "the same in the last, longest step",
+        lambda c: c.most("decode_peak_bytes"),
+    ),
     Metric("kv_cache_bytes", "B", "KV cache", "lower", "bytes of the cache's tensors", lambda c: c.most("kv_cache_bytes")),
+    Metric(
+        "kv_cache_expected_bytes",
+        "B",
+        "KV cache expected",
+        "",
+        "2 * layers * kv heads * head width * itemsize * rows * positions",
+        lambda c: c.most("kv_cache_expected_bytes"),
+    ),
     Metric("weight_bytes", "B", "weights", "", "bytes of all parameters and buffers", lambda c: c.most("weight_bytes")),
     Metric(
         "rss_peak_bytes",
@@ -372,6 +305,22 @@ METRICS = (
         lambda c: c.most("rss_peak_bytes"),
     ),
     Metric(
+        "rss_bytes",
+        "B",
+        "RSS",
+        "lower",
+        "the worker's resident size, median after its repetitions",
+        formulas.middle("rss_bytes"),
+    ),
+    Metric(
+        "gpu_memory_used_bytes",
+        "B",
+        "GPU memory",
+        "lower",
+        "NVML's figure for all processes, largest seen",
+        formulas.largest("gpu_memory_used_bytes"),
+    ),
+    Metric(
         "cache_alloc_s",
         "s",
         "cache allocation",
@@ -379,7 +328,29 @@ METRICS = (
         "building the engine, cache included",
         lambda c: stats.median([r["cache_alloc_s"] for r in c.outcomes if r["cache_alloc_s"] is not None]),
     ),
-    Metric("mark_tax", "ratio", "mark tax", "lower", "price of a mark per token, as a share of the repetition", mark_tax),
+    Metric(
+        "import_s",
+        "s",
+        "import",
+        "lower",
+        "from the interpreter's start to all imports; shared by a fork server's children",
+        formulas.phase_s("import"),
+    ),
+    Metric("load_s", "s", "load", "lower", "building the model and moving it", formulas.phase_s("load")),
+    Metric(
+        "first_call_s",
+        "s",
+        "first call",
+        "lower",
+        "first call at the measured shape: compiles, fills the allocator",
+        formulas.phase_s("first_call"),
+    ),
+    Metric("gate_s", "s", "gate", "", "passing the correctness gate, where it was run", formulas.phase_s("gate")),
+    Metric("warmup_s", "s", "warm-up", "", "calls before the timed ones, per launch", formulas.phase_s("warmup")),
+    Metric("steady_s", "s", "steady", "", "timed repetitions, per launch", formulas.phase_s("steady")),
+    Metric(
+        "mark_tax", "ratio", "mark tax", "lower", "price of a mark per token, as a share of the repetition", formulas.mark_tax
+    ),
     Metric(
         "noise",
         "ratio",
@@ -388,8 +359,120 @@ METRICS = (
         "interquartile range / median of the repetitions",
         lambda c: stats.relative_iqr([r["wall_s"] / r["calls"] for r in c.plain]),
     ),
-    Metric("compile_s", "s", "compile, cold", "lower", "first call - median call, round 1", lambda c: compile_s(c, cold=True)),
-    Metric("compile_warm_s", "s", "compile, warm", "lower", "the same in later rounds", lambda c: compile_s(c, cold=False)),
+    Metric(
+        "on_cpu_fraction",
+        "ratio",
+        "on CPU",
+        "higher",
+        "CPU time of the main thread / wall time of the repetitions; CPU cells only",
+        stability.on_cpu_fraction,
+    ),
+    Metric(
+        "involuntary_switches",
+        "count",
+        "involuntary switches",
+        "lower",
+        "how often the main thread lost its core",
+        formulas.total("involuntary_switches"),
+    ),
+    Metric(
+        "pressure_fraction",
+        "ratio",
+        "pressure",
+        "lower",
+        "share of the time in which some task waited for a core (PSI)",
+        lambda c: c.per_second("pressure_s"),
+    ),
+    Metric(
+        "steal_fraction", "ratio", "steal", "lower", "share of a core's time that the hypervisor took", stability.steal_fraction
+    ),
+    Metric(
+        "throttled_fraction",
+        "ratio",
+        "throttled",
+        "lower",
+        "share of repetitions held down by a quota or by heat or power",
+        stability.throttled,
+    ),
+    Metric(
+        "spin_drift",
+        "ratio",
+        "spin drift",
+        "lower",
+        "largest change of a fixed loop's time within a launch",
+        stability.spin_drift,
+    ),
+    Metric("load_1m", "ratio", "load", "", "load average, median", formulas.middle("load_1m")),
+    Metric("cpu_hz", "Hz", "CPU clock", "", "median, where the kernel tells", formulas.middle("cpu_hz")),
+    Metric(
+        "gpu_util",
+        "ratio",
+        "GPU utilization",
+        "",
+        "NVML's: share of time with some kernel running, mean over the sustained phase; null below 3 s",
+        formulas.sampled("gpu_util"),
+    ),
+    Metric("clock_sm_hz", "Hz", "SM clock", "", "median over the repetitions", formulas.middle("clock_sm_hz")),
+    Metric("clock_memory_hz", "Hz", "memory clock", "", "median over the repetitions", formulas.middle("clock_memory_hz")),
+    Metric("power_w", "W", "power", "lower", "mean over the sustained phase", formulas.sampled("power_w")),
+    Metric("energy_j", "J", "energy", "lower", "NVML's energy counter over the sustained phase, per call", formulas.energy_j),
+    Metric(
+        "energy_j_per_token",
+        "J",
+        "energy per token",
+        "lower",
+        "the same per generated token of all rows",
+        formulas.energy_j_per_token,
+    ),
+    Metric(
+        "energy_valid",
+        "flag",
+        "energy valid",
+        "",
+        "whether the sustained phase was long enough for the counter",
+        formulas.energy_valid,
+    ),
+    Metric("temperature_c", "C", "temperature", "lower", "largest seen", formulas.largest("temperature_c")),
+    Metric("throttle", "text", "throttle", "", "reasons for low clocks that were seen", formulas.reasons_seen),
+    Metric(
+        "power_violation_s",
+        "s",
+        "power violation",
+        "lower",
+        "time below the asked clocks for power, over the repetitions",
+        formulas.total("power_violation_s"),
+    ),
+    Metric(
+        "thermal_violation_s", "s", "thermal violation", "lower", "the same for heat", formulas.total("thermal_violation_s")
+    ),
+    Metric(
+        "foreign_processes",
+        "count",
+        "foreign processes",
+        "lower",
+        "processes on the GPU that are not ours, most seen",
+        formulas.largest("foreign_processes"),
+    ),
+    Metric(
+        "ecc_errors",
+        "count",
+        "ECC errors",
+        "lower",
+        "uncorrected memory errors during the repetitions",
+        formulas.total("ecc_errors"),
+    ),
+    Metric("probe_note", "text", "probe note", "", "why readings are missing", lambda c: c.first("probe_note")),
+    Metric(
+        "compile_s",
+        "s",
+        "compile, cold",
+        "lower",
+        "first call - median call, round 1",
+        lambda c: formulas.compile_s(c, cold=True),
+    ),
+    Metric(
+        "compile_warm_s", "s", "compile, warm", "lower", "the same in later rounds", lambda c: formulas.compile_s(c, cold=False)
+    ),
     Metric("graphs", "count", "graphs", "", "graphs that the first call compiled", lambda c: c.most("graphs")),
     Metric(
         "recompiles",
@@ -408,41 +491,42 @@ METRICS = (
         "break-even tokens",
         "lower",
         "tokens until the cold compile time is paid back",
-        breakeven_tokens,
+        formulas.breakeven_tokens,
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 KNOWN_OF_FAILED = {"status", "reason", "gate", "gate_note", "gate_max_error", "gate_tolerance"}
-KNOWN_OF_FAILED |= {"failures", "launches_ok", "launches_failed", "repetitions"}
+KNOWN_OF_FAILED |= {"failures", "launches_ok", "launches_failed", "repetitions", "identity", "protocol", "probe_note"}
 """What may be said of a cell that was not measured."""
 
 
 def derive(rows: list[Row]) -> list[Row]:
-    """The cells of raw rows: a point with an arm each, in the order of point and arm. Unmeasured cells keep only words."""
-    cells = []
-    for point_rows in by_key(rows, *POINT_FIELDS).values():
-        arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
-        for arm_rows in arms.values():
-            twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
-            cell = Cell(arm_rows, arms.get(0, []), twin)
-            head = {name: arm_rows[0][name] for name in (*POINT_FIELDS, *ARM_FIELDS)}
-            label = Arm(**{name: head[name] for name in ARM_FIELDS}).label
-            cells.append({**head, "arm": label, "arm_index": arm_rows[0]["arm_index"], **values(cell)})
+    """The cells of a run's raw rows, in the order of point and arm."""
+    return corrected(in_order([row_of(cell) for cell in make_cells(rows)]))
+
+
+def in_order(cells: list[Row]) -> list[Row]:
+    """Sorted by point and arm."""
     return sorted(cells, key=lambda cell: tuple(cell[name] for name in (*POINT_FIELDS, "arm_index")))
 
 
-def is_uncompiled_twin(row: Row, of: Row) -> bool:
-    """Whether a row is of the same arm but for the compile mode, which is off."""
-    same = all(row[name] == of[name] for name in ARM_FIELDS if name != "compile_mode")
-    return same and row["compile_mode"] == "off"
+def corrected(cells: list[Row]) -> list[Row]:
+    """The same cells, their p values corrected for one another (Holm 1979)."""
+    asked = [cell for cell in cells if cell["speedup_p"] is not None]
+    adjusted = stats.holm([cell["speedup_p"] for cell in asked])
+    for cell, p_value in zip(asked, adjusted, strict=True):
+        cell["speedup_p_holm"] = p_value
+    return cells
 
 
-def values(cell: Cell) -> Row:
-    """Every metric of one cell."""
-    computed = {metric.name: metric.compute(cell) for metric in METRICS}
-    if cell.status not in MEASURED:
-        return {name: value if name in KNOWN_OF_FAILED else None for name, value in computed.items()}
-    return computed
+def row_of(cell: Cell) -> Row:
+    """A cell as a row of cells.parquet: its point, its arm and every metric. Unmeasured cells keep only words."""
+    head = {name: cell.rows[0][name] for name in (*POINT_FIELDS, *ARM_FIELDS)}
+    label = Arm(**{name: head[name] for name in ARM_FIELDS}).label
+    known = {metric.name: metric.compute(cell) for metric in METRICS}
+    if known["status"] not in MEASURED:
+        known = {name: value if name in KNOWN_OF_FAILED else None for name, value in known.items()}
+    return {**head, "arm": label, "arm_index": cell.rows[0]["arm_index"], **known}
 
 
 def timed_share(rows: list[Row], wall_s: float) -> float:

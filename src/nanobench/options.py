@@ -71,6 +71,7 @@ class SweepOptions(Options):
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
     quick: bool = option(False, "one launch; the intervals then say 'within one process'", MEASURING)
+    wait: bool = option(False, "wait while another sweep holds the device, instead of refusing", MEASURING)
     out: str = option("", "folder of this run; default is a new one in results/", OUTPUT)
     resume: str = option("", "folder of an interrupted run: run what is missing there", OUTPUT)
     dry_run: bool = option(False, "print the plan and stop", OUTPUT)

@@ -1,6 +1,8 @@
 """From options to a plan: the points, the arms, and the trials round by round."""
 
+import hashlib
 import itertools
+import json
 import os
 import random
 import re
@@ -35,12 +37,15 @@ class Plan:
     timeout_s: float
     isolation: str
     gate_only: bool = False
+    identities: tuple[str, ...] = ()
+    """one per point, in their order"""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """The plan whose `asdict` this is."""
         points = tuple(Point(**point) for point in data["points"])
-        return cls(**{**data, "points": points, "arms": tuple(Arm(**arm) for arm in data["arms"])})
+        arms = tuple(Arm(**arm) for arm in data["arms"])
+        return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data["identities"])})
 
     def rounds(self) -> Iterator[list[Trial]]:
         """The trials of each round of launches.
@@ -65,6 +70,7 @@ class Plan:
             max_seconds=self.max_seconds,
             memory_limit_bytes=self.memory_limit_bytes,
             gate_only=self.gate_only,
+            identity=dict(zip(self.points, self.identities, strict=False)).get(point),
         )
 
 
@@ -114,8 +120,10 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
     for point in points:
         refuse_too_long(point, shapes[point.model])
     sweep = options if isinstance(options, SweepOptions) else SweepOptions()
+    ordered = sorted(points, key=lambda p: shapes[p.model].n_params * p.batch_size * p.total_len * p.new_tokens)
     return Plan(
-        points=tuple(sorted(points, key=lambda p: shapes[p.model].n_params * p.batch_size * p.total_len * p.new_tokens)),
+        points=tuple(ordered),
+        identities=tuple(identity_of(point, description) for point in ordered),
         arms=tuple(Arm(**values) for values in product(axes, Arm)),
         launches=1 if sweep.quick or not isinstance(options, SweepOptions) else sweep.launches,
         seed=options.seed,
@@ -126,6 +134,12 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
         isolation=options.isolation,
         gate_only=not isinstance(options, SweepOptions),
     )
+
+
+def identity_of(point: Point, description: dict[str, Any]) -> str:
+    """Twelve digits that stand for the machine, the software, the model's sizes and the threads."""
+    facts = (description["identity"]["hash"], description["models"][point.model], point.threads)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def product(axes: dict[str, list[Any]], noun: type) -> Iterator[dict[str, Any]]:

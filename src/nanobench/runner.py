@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from nanobench import metrics
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended, Executor
 from nanobench.plan import Plan, expected_s
@@ -59,7 +60,7 @@ class Sweep:
         self.run, self.plan, self.description = run, plan, description
         self.make_executor, self.watch = make_executor, watch
         self.rows = run.read_raw()
-        self.cells = run.write_cells(self.rows) if self.rows else []
+        self.cells = run.write_cells(metrics.derive(self.rows)) if self.rows else []
         self.took_s: dict[Point, float] = {}
         self.pace = 1.0
         self.done, self.total = 0, plan.launches * len(plan.points)
@@ -86,11 +87,16 @@ class Sweep:
         if rows:
             self.run.write_raw(trial, rows)
             self.rows.extend(rows)
-            self.cells = self.run.write_cells(self.rows)
+            self.cells = self.run.write_cells(self.derived_again(trial.point))
         self.took_s[trial.point] = time.monotonic() - start
         expected = expected_s(self.plan, trial.point, trial.launch, self.description)
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
         self.show(trial, None)
+
+    def derived_again(self, point: Point) -> list[Row]:
+        """The cells, those of one point from its rows as they are now."""
+        others = [cell for cell in self.cells if not is_at(cell, point)]
+        return metrics.corrected(metrics.in_order(others + metrics.derive([row for row in self.rows if is_at(row, point)])))
 
     def launch(self, trial: Trial, executor: Executor) -> list[Row]:
         """All arms of one launch, together where that works."""

@@ -124,6 +124,8 @@ class Trial:
     max_seconds: float
     memory_limit_bytes: int | None = None
     gate_only: bool = False
+    identity: str | None = None
+    """of machine, software, model and threads: figures of two identities are not compared"""
     protocol: int = PROTOCOL
 
     @property
@@ -161,7 +163,7 @@ class Readings:
     throttled: int | None = None
     """periods in which the cgroup's CPU quota stopped us"""
     steal_s: float | None = None
-    """time that the hypervisor took, all cores together"""
+    """time that the hypervisor took, per core"""
     load_1m: float | None = None
     cpu_hz: float | None = None
     spin_s: float | None = None
@@ -257,6 +259,7 @@ def raw_rows(trial: Trial, process: int, record: ArmRecord) -> list[dict[str, An
     head = {
         "trial": trial.key,
         "protocol": trial.protocol,
+        "identity": trial.identity,
         "launch": trial.launch,
         "process": process,
         "seed": trial.seed,
@@ -273,6 +276,7 @@ def raw_rows(trial: Trial, process: int, record: ArmRecord) -> list[dict[str, An
 HEAD_COLUMNS = {
     "trial": str,
     "protocol": int,
+    "identity": str,
     "launch": int,
     "process": int,
     "seed": int,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench import metrics
+from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
 from nanobench.plan import Plan
 from nanobench.schema import PROTOCOL, RAW_COLUMNS, Arm, Trial
@@ -117,9 +118,8 @@ class Run:
                 ) from None
         return rows
 
-    def write_cells(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Derives the cells of raw rows and replaces cells.parquet."""
-        cells = metrics.derive(rows)
+    def write_cells(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Replaces cells.parquet; gives back what it wrote."""
         table = pa.Table.from_pylist(cells, schema=cells_schema())
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
         return cells
@@ -131,8 +131,8 @@ class Run:
 
 def cells_schema() -> pa.Schema:
     """Types of the columns of cells.parquet."""
-    heads = [(name, RAW_SCHEMA.field(name).type) for name in (*metrics.POINT_FIELDS, *metrics.ARM_FIELDS)]
-    kinds = {"text": pa.string(), "count": pa.int64()}
+    heads = [(name, RAW_SCHEMA.field(name).type) for name in (*POINT_FIELDS, *ARM_FIELDS)]
+    kinds = {"text": pa.string(), "count": pa.int64(), "flag": pa.bool_()}
     columns = [(metric.name, kinds.get(metric.unit, pa.float64())) for metric in metrics.METRICS]
     return pa.schema([*heads, ("arm", pa.string()), ("arm_index", pa.int64()), *columns])
 

@@ -6,6 +6,7 @@ between repetitions and waits for the answer, so that whatever its parent draws 
 """
 
 import argparse
+import bisect
 import ctypes
 import faulthandler
 import functools
@@ -18,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,11 +30,15 @@ from nanobench.errors import Skip, UserError
 from nanobench.gate import Reference
 from nanobench.models.base import Adapter
 from nanobench.probes import hardware, memory
-from nanobench.probes.clock import Clock, make_clock
+from nanobench.probes.clock import Clock
+from nanobench.probes.host import process_age_s
+from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.schema import ArmRecord, Gate, GPTShape, Outcome, Point, Repetition, Status, Trial, Verdict
 from nanobench.workloads.base import Workload
 from nanobench.workloads.generate import Generate
 
+IMPORT_S = process_age_s()
+"""From the start of the interpreter to here; the children of a fork server share their server's."""
 REPORT_EVERY_S = 1.0
 LOOK_EVERY = 5
 Report = Callable[[dict[str, Any]], None]
@@ -61,6 +66,7 @@ class Arms:
 
     def __init__(self, trial: Trial, out: Path, report: Report) -> None:
         self.trial, self.report = trial, report
+        self.shared: list[Repetition] = []
         self.live: dict[int, Workload] = {}
         self.done: dict[int, tuple[list[Repetition], Outcome]] = {}
         self.steady: dict[int, list[Repetition]] = {index: [] for index in range(len(trial.arms))}
@@ -83,7 +89,7 @@ class Arms:
     def end(self, index: int, outcome: Outcome) -> None:
         """Takes an arm out and frees what it held."""
         workload = self.live.pop(index)
-        self.done[index] = ([*workload.phases, *self.steady[index]], outcome)
+        self.done[index] = ([*self.shared, *workload.phases, *self.steady[index]], outcome)
         del workload
         gc.collect()
         if torch.cuda.is_initialized():
@@ -94,6 +100,21 @@ class Arms:
         if always or time.monotonic() - self.reported_at >= REPORT_EVERY_S:
             self.report({"phase": phase, "arm": self.trial.arms[index].label, **progress})
             self.reported_at = time.monotonic()
+
+    def keep(self, samples: list[Repetition], note: str | None) -> None:
+        """Gives each sample to the arm that ran at its time, and each outcome the probes' note."""
+        spans = [
+            (phase.started_at, index)
+            for index, (phases, _) in self.done.items()
+            for phase in phases
+            if phase.started_at is not None and phase not in self.shared
+        ]
+        starts = sorted(spans)
+        for sample in samples:
+            before = bisect.bisect_right(starts, (sample.started_at, math.inf))
+            if before:
+                self.done[starts[before - 1][1]][0].append(sample)
+        self.done = {index: (phases, replace(outcome, probe_note=note)) for index, (phases, outcome) in self.done.items()}
 
     def records(self) -> list[ArmRecord]:
         """What is known of every arm, in the trial's order."""
@@ -121,31 +142,39 @@ def load(point: Point, seed: int) -> Adapter:
     return adapter
 
 
-def measure(trial: Trial, known: dict[str, Gate], out: Path, report: Report) -> list[ArmRecord]:
-    """Gate, warm-up and interleaved pairs of all arms of one trial."""
+def measure(
+    trial: Trial, known: dict[str, Gate], out: Path, report: Report, instruments: Instruments | None = None
+) -> list[ArmRecord]:
+    """Gate, warm-up and interleaved pairs of all arms of one trial; `instruments` are the device's own unless given."""
     torch.set_num_threads(trial.point.threads)
     device = torch.device(trial.point.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    clock = make_clock(device)
+    instruments = instruments or make_instruments(device, out)
     arms = Arms(trial, out, report)
+    started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(trial.memory_limit_bytes):
             adapter = load(trial.point, trial.seed)
     except Exception as error:
         traceback.print_exc()
+        instruments.close()
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
+    loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
+    arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode():
-        prepare(trial, adapter, clock, known, arms)
+        prepare(trial, adapter, instruments.clock, known, arms)
         if not trial.gate_only:
             gc.freeze()
             gc.disable()
-            run_blocks(trial, clock, arms)
+            run_blocks(trial, instruments, arms)
             gc.enable()
+            sustain(trial, instruments, arms)
     for index, workload in list(arms.live.items()):
         outcome = arms.guard(index, workload.outcome)
         if outcome is not None:
             arms.end(index, outcome)
+    arms.keep(instruments.close(), instruments.note)
     return arms.records()
 
 
@@ -164,22 +193,34 @@ def prepare(trial: Trial, adapter: Adapter, clock: Clock, known: dict[str, Gate]
             arms.guard(index, arms.live[index].warm_up)
 
 
-def run_blocks(trial: Trial, clock: Clock, arms: Arms) -> None:
+def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
     """Runs every arm once a block until the pairs are narrow enough or time is up. The clock says which blocks carry marks."""
-    spent_s = 0.0
+    spent_s, mark_interval = 0.0, instruments.clock.mark_interval
     for block, order in enumerate(stats.orders(len(trial.arms), trial.key)):
-        if not arms.live or enough(trial, arms, spent_s, block, clock.mark_interval):
+        if not arms.live or enough(trial, arms, spent_s, block, mark_interval):
             return
-        marked = block % clock.mark_interval == 0
+        marked = block % mark_interval == 0
         for index in order:
             if index not in arms.live:
                 continue
             arms.say("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
             repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), block, marked)
-            timed = arms.guard(index, repeat)
+            timed = arms.guard(index, functools.partial(instruments.observe, repeat))
             if timed is not None:
                 arms.steady[index].append(timed)
                 spent_s += timed.wall_s
+
+
+def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
+    """In the first launch, where a probe needs it: each arm for some seconds by itself, for counters that are slow to renew."""
+    if trial.launch > 1 or not instruments.sustained_s:
+        return
+    for index in list(arms.live):
+        arms.say("sustained", index, always=True)
+        work = functools.partial(arms.live[index].sustain, instruments.sustained_s)
+        done = arms.guard(index, functools.partial(instruments.observe, work))
+        if done is not None:
+            arms.steady[index].append(done)
 
 
 def enough(trial: Trial, arms: Arms, spent_s: float, blocks: int, mark_interval: int) -> bool:
@@ -218,6 +259,7 @@ def describe(question: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "gpus": gpus,
         "identity": hardware.identity(),
+        "state": hardware.state(),
         "available_bytes": memory.available_bytes(),
         "matmul_flops_per_s": hardware.matmul_flops_per_s(device) if there else None,
         "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},

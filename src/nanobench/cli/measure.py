@@ -35,18 +35,21 @@ def kv_sweep(options: SweepOptions) -> None:
     from nanobench.views import console as views
 
     console = views.make_console()
-    if options.resume:
-        run, plan, description = reopen(options)
-    else:
-        folder = store.choose(options.out, "kv-sweep")
-        plan, description = make(options)
-    console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
     if options.dry_run:
+        plan, description = reopen(options)[1:] if options.resume else make(options)
+        console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         return
-    if not options.resume:
-        run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
-    with interruptible(run, plan.launches * len(plan.points)):
-        cells = measure(run, plan, description, console)
+    folder = Path(options.resume) if options.resume else store.choose(options.out, "kv-sweep")
+    with held(device_of(options), options.wait, console):
+        if options.resume:
+            run, plan, description = reopen(options)
+        else:
+            plan, description = make(options)
+        console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
+        if not options.resume:
+            run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
+        with interruptible(run, plan.launches * len(plan.points)):
+            cells = measure(run, plan, description, console)
     finish(run, cells, options, console)
 
 
@@ -87,6 +90,25 @@ def run_config(
     function(kind(**{**from_toml(path, kind, name), **given}))
 
 
+@contextmanager
+def held(device: str, wait: bool, console: Any) -> Iterator[None]:
+    """Holds a device before anything is started on it. Ctrl-C ends a wait with 130."""
+    from nanobench import lock
+
+    with lock.hold(device, wait, lambda text: console.print(text, highlight=False, soft_wrap=True)):
+        yield
+
+
+def device_of(options: SweepOptions) -> str:
+    """The device to hold, told without torch. Raises UserError for options that no device could serve."""
+    from nanobench import lock
+    from nanobench import plan as planning
+    from nanobench.store import Run
+
+    planning.question(options)
+    return Run(Path(options.resume)).read_about()["device"] if options.resume else lock.guess(options.device)
+
+
 def make(options: Options) -> tuple["Plan", Row]:
     """Asks a worker what this machine and the models are, and plans."""
     from nanobench import plan as planning
@@ -109,7 +131,7 @@ def reopen(options: SweepOptions) -> tuple["Run", "Plan", Row]:
 
     run = Run(Path(options.resume))
     about = run.read_about()
-    free = ("resume", "json", "no_plot", "dry_run")
+    free = ("resume", "json", "no_plot", "dry_run", "wait")
     other = [name for name, value in as_asked(options).items() if name not in free and about["asked"].get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
@@ -118,7 +140,7 @@ def reopen(options: SweepOptions) -> tuple["Run", "Plan", Row]:
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         question = {"device": about["device"], "models": {about["device"].partition(":")[0]: list(about["models"])}}
         description = runner.describe(local.build("spawn", plan.seed, Path(folder)), question, Path(folder))
-    was, now = about["identity"], description["identity"]
+    was, now = ({**each["identity"], "models": each["models"]} for each in (about, description))
     changed = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if name != "hash" and was.get(name) != now[name]]
     if changed:
         raise UserError(f"--resume {run.folder} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")

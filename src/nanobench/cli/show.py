@@ -1,4 +1,4 @@
-"""Commands that tell: env, list."""
+"""The command that lists what can be named."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,18 +32,3 @@ def list_names(what: Annotated[str, typer.Argument(help=", ".join(LISTS))]) -> N
     else:
         for name in lookup.names(what):
             typer.echo(name)
-
-
-@app.command("env")
-def env() -> None:
-    """Show the machine's identity: what must be the same before two runs can be compared."""
-    import tempfile
-
-    from nanobench import runner
-    from nanobench.executors import local
-
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        question = {"device": "auto", "models": {"cpu": [], "cuda": []}}
-        description = runner.describe(local.build("spawn", 0, Path(folder)), question, Path(folder))
-    for name, value in description["identity"].items():
-        typer.echo(f"{name:18} {', '.join(value) if isinstance(value, list) else value}")

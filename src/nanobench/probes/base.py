@@ -8,8 +8,10 @@ from nanobench.schema import Repetition
 class Probe(Protocol):
     """An instrument beside the clock. It never raises: what it can't read is None, and `note` says why."""
 
-    note: str | None
-    """why readings are missing; None where nothing is"""
+    @property
+    def note(self) -> str | None:
+        """Why readings are missing; None where nothing is."""
+        ...
 
     def before(self) -> None:
         """Takes the counters' values at the start of a repetition."""

@@ -1,4 +1,7 @@
-"""The clocks: one interface, a member for the host and one for CUDA. No clock waits for the device in what it times."""
+"""The clocks: one interface, a member for the host and one for CUDA (probes.virtual has the third, which needs neither).
+
+No clock waits for the device in what it times.
+"""
 
 import time
 from typing import Any, Protocol
@@ -11,6 +14,8 @@ class Clock(Protocol):
 
     mark_interval: int
     """One repetition in so many carries a mark per token; 1 where marks cost next to nothing."""
+    enqueues: bool
+    """Whether work goes on after the call that asked for it has returned."""
 
     def now(self) -> float:
         """Host seconds since an arbitrary moment."""
@@ -33,6 +38,7 @@ class HostClock:
     """For work that is done when the call returns: a mark is a reading of the monotonic clock."""
 
     mark_interval = 1
+    enqueues = False
 
     def now(self) -> float:
         """See Clock.now."""
@@ -54,6 +60,7 @@ class CudaClock:
     """CUDA events recorded in the stream. Events are kept and used again, so that none is created inside a repetition."""
 
     mark_interval = 5
+    enqueues = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -1,19 +1,25 @@
-"""What this machine is: the identity that makes two runs comparable, and the devices that a sweep can name."""
+"""What this machine is and how it is: the identity that makes two runs comparable, and the state that may differ."""
 
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import socket
+import subprocess
 import time
 from typing import Any
 
 import psutil
 import torch
 
+from nanobench.probes import host, nvml
 from nanobench.schema import PROTOCOL
 
 GIB = 1 << 30
+BUSY_S = 0.5
+BUSY_SHARE = 0.1
+"""A process is named once it takes this share of a core."""
 
 
 def identity() -> dict[str, Any]:
@@ -21,10 +27,11 @@ def identity() -> dict[str, Any]:
     facts = {
         "protocol": PROTOCOL,
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(cores()),
+        "cpu_quota": cpu_quota(),
         "memory_gib": round(psutil.virtual_memory().total / GIB),
         "gpus": gpus(),
-        "driver": nvidia_driver(),
+        "gpu_facts": [nvml.Gpu(index, uuid).identity() for index, uuid in enumerate(gpu_uuids())],
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": version_of("triton"),
@@ -32,8 +39,88 @@ def identity() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+def state() -> dict[str, Any]:
+    """What may differ from one run to the next: load, clocks, settings, who else is here. Takes half a second; never hashed."""
+    governor = host.CPUS / "cpu0" / "cpufreq" / "scaling_governor"
+    load_1m = os.getloadavg()[0]
+    return {
+        "hostname": socket.gethostname(),
+        "load_1m": load_1m,
+        "busy": busy_processes(),
+        "cpu_pressure": cpu_pressure(),
+        "governor": governor.read_text().strip() if governor.exists() else None,
+        "omp_threads": torch.get_num_threads(),
+        "available_gib": round(psutil.virtual_memory().available / GIB, 1),
+        "swap_used_gib": round(psutil.swap_memory().used / GIB, 1),
+        "gpus": [nvml.Gpu(index, uuid).state() for index, uuid in enumerate(gpu_uuids())],
+        "folder": os.getcwd(),
+        "commit": commit(),
+    }
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def cpu_quota() -> float | None:
+    """How many cores' time the control group allows; None without a limit."""
+    file = host.throttling_file()
+    if file is None:
+        return None
+    try:
+        if (file.parent / "cpu.max").exists():
+            quota, period = (file.parent / "cpu.max").read_text().split()
+        else:
+            quota, period = ((file.parent / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if quota.strip() in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def cpu_pressure() -> float | None:
+    """The share of the last ten seconds in which some task waited for a core; None where the kernel does not tell."""
+    try:
+        return float((host.PROC / "pressure" / "cpu").read_text().partition("avg10=")[2].split()[0]) / 100
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def busy_processes() -> list[dict[str, Any]]:
+    """Other processes that took more than a tenth of a core in the last half second, the busiest first."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    seen = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
+    before = {process: seconds_of(process) for process in seen}
+    time.sleep(BUSY_S)
+    shares = {process: (seconds_of(process) - begun) / BUSY_S for process, begun in before.items()}
+    found = [
+        {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)} for p, share in shares.items() if share > BUSY_SHARE
+    ]
+    return sorted(found, key=lambda each: -each["cores"])[:5]
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """CPU time of a process so far; 0 for one that ended or is not ours to ask."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
+
+
+def commit() -> str | None:
+    """The git commit of the current folder; None outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def cpu_model() -> str:
@@ -50,15 +137,10 @@ def gpus() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def nvidia_driver() -> str | None:
-    """The NVIDIA driver's version; None without one."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None
+def gpu_uuids() -> list[str | None]:
+    """NVML's names of the devices that torch sees, in torch's order; None where torch does not tell."""
+    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [str(properties.uuid) if hasattr(properties, "uuid") else None for properties in found]
 
 
 def version_of(package: str) -> str | None:

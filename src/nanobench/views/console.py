@@ -18,6 +18,8 @@ from nanobench.views import units
 STATUS_STYLE = {
     "ok": "green",
     "imprecise": "yellow",
+    "unstable": "magenta",
+    "no_steady_state": "magenta",
     "wrong": "bold red",
     "skipped": "dim",
     "oom": "red",
@@ -189,3 +191,59 @@ def latest(progress: Any) -> str:
             f"{cell['arm']} {rate} tok/s{ratio}" if cell["output_tok_s"] is not None else f"{cell['arm']} {cell['status']}"
         )
     return ", ".join(parts)
+
+
+def facts(title: str, values: Row) -> Table:
+    """Names and values of an identity or a state."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
+    for name, value in values.items():
+        known = value not in (None, [], {})
+        table.add_row(name, Text(plain(value) if known else units.MISSING, style="" if known else "dim"))
+    return table
+
+
+def plain(value: Any) -> str:
+    """A value of a JSON document in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(each)}" for name, each in value.items() if each is not None)
+    if isinstance(value, list):
+        return "; ".join(map(plain, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def problems(found: list[Any]) -> Table | Text:
+    """What is wrong, what it does, what to do; analysis.advice found it."""
+    if not found:
+        return Text("no problem found", style="green")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="problems", title_justify="left", title_style="bold")
+    for name in ("found", "what it does to the numbers", "mend"):
+        table.add_column(name, ratio=1)
+    for problem in found:
+        table.add_row(problem.what, problem.effect, problem.mend)
+    return table
+
+
+def verdict(checks: list[Any]) -> Table:
+    """The self-test, line by line."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("check", "seen", "wanted", "verdict"):
+        table.add_column(name)
+    words = {True: Text("passed", style="green"), False: Text("FAILED", style="bold red"), None: Text("not asked", style="dim")}
+    for check in checks:
+        table.add_row(check.name, check.seen, check.wanted, words[check.passed])
+    return table
+
+
+def trust(
+    spread: tuple[float, float, float], launches: int, resolution: float | None, causes: list[tuple[str, int]]
+) -> list[str]:
+    """What the spread of A/A means for a user's own sweep."""
+    within, between, pairs = spread
+    lines = [
+        f"A/A: a pair's ratio scatters by {within:.1%} within a launch and by {between:.1%} between launches "
+        f"({pairs:.0f} pairs each); a delay of 2 % asked for {launches} launches",
+        "with five launches of half a second this machine cannot find a difference of 20 % nine times in ten"
+        if resolution is None
+        else f"with five launches of half a second this machine finds differences from {resolution:.1%} on, nine times in ten",
+    ]
+    return lines + [f"unstable in {number} cell{'' if number == 1 else 's'}: {cause}" for cause, number in causes]

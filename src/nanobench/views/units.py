@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 MISSING = "–"
+SYMBOLS = {"W": "W", "J": "J", "C": "°C"}
 
 
 def text(value: Any, unit: str) -> str:
@@ -20,6 +21,12 @@ def text(value: Any, unit: str) -> str:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if unit in ("count", "tokens"):
         return f"{value:,.0f}"
+    if unit == "Hz":
+        return f"{value / 1e9:.3g} GHz" if value >= 1e9 else f"{value / 1e6:.4g} MHz"
+    if unit == "flag":
+        return "yes" if value else "no"
+    if unit in SYMBOLS:
+        return f"{value:.3g} {SYMBOLS[unit]}"
     return str(value) if isinstance(value, str) else f"{value:.3g}"
 
 

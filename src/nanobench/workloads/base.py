@@ -24,6 +24,10 @@ class Workload(Protocol):
         """One timed repetition; with marks, one per token."""
         ...
 
+    def sustain(self, seconds: float) -> Repetition:
+        """Unmarked work for so long at least, as one repetition that enters no ratio."""
+        ...
+
     def outcome(self) -> Outcome:
         """What is known of the arm once it has run."""
         ...

@@ -19,6 +19,7 @@ from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Verd
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02
+TIMER_SLACK = 0.01
 
 
 class Generate:
@@ -30,7 +31,7 @@ class Generate:
         self.calls = 1
         self.compiler = Compiler(arm.compile_mode)
         self.compilation = compilation.Compilation()
-        self.peak_memory_bytes: int | None = None
+        self.peaks_bytes: dict[str, int] = {}
 
     def prepare(self, reference: Reference, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
@@ -80,7 +81,8 @@ class Generate:
         self.gate = replace(verdict, digest=digest)
         if not scales.complete:
             gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
-        self.peak_memory_bytes = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0) + scales.peak_bytes
+        held = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0)
+        self.peaks_bytes = {phase: held + peak for phase, peak in scales.peaks_bytes.items()}
 
     def warm_up(self) -> None:
         """At the measured shape, for half a second and one repetition (two on CUDA) at least.
@@ -88,7 +90,7 @@ class Generate:
         The first call counts as one where nothing compiled.
         """
         done = [] if self.compiler.compiles else [phase for phase in self.phases if phase.kind == "first_call"]
-        least = 2 if self.prompt_BT.is_cuda else 1
+        least = 2 if self.clock.enqueues else 1
         while len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S:
             done.append(self.time("warmup", len(done), None, marked=False))
             self.phases.append(done[-1])
@@ -104,6 +106,15 @@ class Generate:
             return timed
         self.compilation = replace(self.compilation, recompiles=compilation.recompiles_of(self.compiler.code_names))
         return replace(timed, valid=False, reason="recompiled in the steady phase")
+
+    def sustain(self, seconds: float) -> Repetition:
+        """See Workload.sustain."""
+        once = self.time("sustained", 0, None, marked=False)
+        plain, self.calls = self.calls, self.calls * math.ceil(seconds / once.wall_s)  # type: ignore[operator]
+        try:
+            return self.time("sustained", 0, None, marked=False)
+        finally:
+            self.calls = plain
 
     def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
         """Times `calls` generate calls.
@@ -128,7 +139,7 @@ class Generate:
         clock.sync()
         wall_s = clock.now() - start
         times = clock.resolve(marks)
-        on_device = self.prompt_BT.is_cuda
+        waited = not clock.enqueues or times[-1] <= wall_s * (1 + TIMER_SLACK)
         return Repetition(
             kind=kind,
             repetition=repetition,
@@ -137,15 +148,23 @@ class Generate:
             marked=marked,
             started_at=started_at,
             wall_s=wall_s,
-            device_s=times[-1] if on_device else None,
-            enqueue_s=enqueue_s if on_device else None,
+            device_s=times[-1] if clock.enqueues else None,
+            enqueue_s=enqueue_s if clock.enqueues else None,
             marks_s=tuple(times[1:-1]) if marked else None,
             tokens=self.calls * self.point.batch_size * new_tokens,
+            valid=waited,
+            reason=None if waited else "the timer stopped before the device did",
         )
 
     def cache_bytes(self) -> int | None:
         """Bytes of the engine's cache as allocated; 0 for an engine that keeps none, None for one that doesn't show it."""
         return tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
+
+    def expected_cache_bytes(self) -> int | None:
+        """The closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
+        point = self.point
+        per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
+        return self.cache_bytes() and point.batch_size * per_row
 
     def outcome(self) -> Outcome:
         """See Workload.outcome."""
@@ -164,7 +183,10 @@ class Generate:
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=tensor_bytes(self.adapter.module),
-            peak_memory_bytes=self.peak_memory_bytes,
+            peak_memory_bytes=max(self.peaks_bytes.values(), default=None),
+            prefill_peak_bytes=self.peaks_bytes.get("prefill"),
+            decode_peak_bytes=self.peaks_bytes.get("decode"),
+            kv_cache_expected_bytes=self.expected_cache_bytes(),
             rss_peak_bytes=memory.rss_peak_bytes(),
             **vars(self.compilation),
         )
@@ -176,7 +198,7 @@ class Scales:
     def __init__(self, engine: Engine, device: torch.device, last_step: int) -> None:
         self.engine, self.device, self.last_step = engine, device, last_step
         self.steps = 0
-        self.peak_bytes = 0
+        self.peaks_bytes: dict[str, int] = {}
         self.complete = False
 
     @property
@@ -192,17 +214,17 @@ class Scales:
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill."""
         self.steps = 0
-        self.weigh(lambda: self.engine.prefill(prompt_BT))
+        self.weigh("prefill", lambda: self.engine.prefill(prompt_BT))
 
     def step(self) -> int:
         """See Engine.step."""
         self.steps += 1
-        return self.engine.step() if self.steps != self.last_step else self.weigh(self.engine.step)
+        return self.engine.step() if self.steps != self.last_step else self.weigh("decode", self.engine.step)
 
-    def weigh(self, work: Callable[[], Any]) -> Any:
-        """Does the work, and keeps the largest peak seen."""
+    def weigh(self, phase: str, work: Callable[[], Any]) -> Any:
+        """Does the work, and keeps the largest peak seen in its phase."""
         result, peak_bytes = memory.allocator_peak(work, self.device)
-        self.peak_bytes = max(self.peak_bytes, peak_bytes)
+        self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
         self.complete |= self.steps == self.last_step
         return result
 

@@ -1,0 +1,274 @@
+"""A cell: one point with one arm, as its raw rows tell it. Times, contrasts and readings; nothing here judges."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from nanobench import stats, steady
+from nanobench.schema import Arm, Point, Status
+
+Row = dict[str, Any]
+Times = Callable[[list[Row]], dict[int, list[float]]]
+POINT_FIELDS = [field.name for field in fields(Point)]
+ARM_FIELDS = [field.name for field in fields(Arm)]
+TREND = 0.1
+"""An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
+LEAST_SERIES = 30
+"""Repetitions of a launch from which on it is asked whether they are steady: with 20, one noisy launch in six would be refused."""
+settles_at = lru_cache(maxsize=1 << 14)(steady.steady_from)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One marked generate call, in seconds from its start."""
+
+    ttft_s: float
+    e2e_s: float
+    itl_s: tuple[float, ...]
+    """gaps between consecutive tokens"""
+
+    @property
+    def decode_s(self) -> float:
+        """From the first token to the last."""
+        return self.e2e_s - self.ttft_s
+
+
+@dataclass
+class Cell:
+    """One point with one arm: its raw rows, those of the reference arm at the same point, and those of its uncompiled twin."""
+
+    rows: list[Row]
+    reference_rows: list[Row]
+    uncompiled_rows: list[Row]
+
+    @cached_property
+    def outcomes(self) -> list[Row]:
+        """One row per launch that says what became of the arm."""
+        return self.of_kind("outcome")
+
+    @cached_property
+    def steady(self) -> list[Row]:
+        """The timed repetitions that count."""
+        return steady_rows(self.rows)
+
+    @cached_property
+    def plain(self) -> list[Row]:
+        """Repetitions that throughput comes from: without marks where marks cost something, else all."""
+        return plain(self.steady)
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        """The calls of the marked repetitions, with a time for every token."""
+        return [call for row in self.steady if row["marked"] for call in split_calls(row)]
+
+    @cached_property
+    def invalid(self) -> list[Row]:
+        """The timed repetitions that a recorded cause made invalid, of the launches that finished."""
+        return [row for row in timed_rows(self.rows) if not row["valid"]]
+
+    @cached_property
+    def sustained(self) -> list[Row]:
+        """The long stretches of untimed work: the last one of each launch, after the one that gave its length."""
+        return [rows[-1] for rows in by_key(self.of_kind("sustained"), "launch").values()]
+
+    @cached_property
+    def samples(self) -> list[Row]:
+        """What the GPU was seen to do, ten times a second, while this arm ran for long enough."""
+        spans = [(row["started_at"], row["started_at"] + row["wall_s"]) for row in self.sustained]
+        return [row for row in self.of_kind("sample") if any(low <= row["started_at"] <= high for low, high in spans)]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the arm that speed-ups refer to."""
+        return self.rows[0]["arm_index"] == 0
+
+    def of_kind(self, kind: str) -> list[Row]:
+        """The rows of one kind."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+    def first(self, name: str) -> Any:
+        """The first known value of an outcome's field over the launches."""
+        return next((row[name] for row in self.outcomes if row[name] is not None), None)
+
+    def most(self, name: str) -> Any:
+        """The largest known value of an outcome's field over the launches."""
+        return max((row[name] for row in self.outcomes if row[name] is not None), default=None)
+
+    def seen(self, name: str, rows: list[Row] | None = None) -> list[Any]:
+        """The known values of a reading over the timed repetitions, or over other rows."""
+        return [row[name] for row in (self.steady if rows is None else rows) if row[name] is not None]
+
+    def per_second(self, name: str) -> float | None:
+        """A reading summed over the timed repetitions that have it, per second of theirs."""
+        rows = [row for row in self.steady if row[name] is not None]
+        return sum(row[name] for row in rows) / sum(row["wall_s"] for row in rows) if rows else None
+
+    @cached_property
+    def speedup_logs(self) -> list[list[float]]:
+        """Log of the reference's end-to-end time over this arm's, per pair, launch by launch."""
+        return paired_logs(self, call_times)
+
+    @cached_property
+    def speedup(self) -> stats.Interval | None:
+        """End-to-end time of the reference over this arm's."""
+        return stats.ratio(self.speedup_logs) if self.speedup_logs else None
+
+    @cached_property
+    def decode_speedup(self) -> stats.Interval | None:
+        """The same for decode alone: all tokens but the first."""
+        logs = paired_logs(self, decode_times)
+        return stats.ratio(logs) if logs else None
+
+    @cached_property
+    def null_logs(self) -> list[list[float]]:
+        """The reference against itself at this point: see `alternating_logs`."""
+        launches = by_key(steady_rows(self.reference_rows), "launch").values()
+        return list(filter(None, (alternating_logs(rows) for rows in launches)))
+
+    @cached_property
+    def null(self) -> stats.Interval | None:
+        """The ratio of the reference to itself, which is 1 unless the measuring is at fault."""
+        return stats.ratio(self.null_logs) if self.null_logs else None
+
+    @cached_property
+    def components(self) -> stats.Components | None:
+        """The spread of the log ratios within and between launches."""
+        return stats.components(self.speedup_logs) if self.speedup_logs else None
+
+    @cached_property
+    def unsteady(self) -> int:
+        """Launches with enough repetitions to tell, and which never settled."""
+        series = launch_series(timed_rows(self.rows))
+        return sum(settles_at(times) is None for times in series.values() if len(times) >= LEAST_SERIES)
+
+    @cached_property
+    def gaps(self) -> tuple[np.ndarray, list[int], str | None]:
+        """Gaps between tokens in seconds, the call that each belongs to, and the positions that they cover.
+
+        All positions, or the last quarter where the time per token grows with the position.
+        """
+        if not self.calls or not self.calls[0].itl_s:
+            return np.empty(0), [], None
+        gaps = np.array([call.itl_s for call in self.calls])
+        last, begin = gaps.shape[1], 0
+        middle, quarter = np.median(gaps, axis=0), max(1, last // 4)
+        ends = float(np.median(middle[:quarter])), float(np.median(middle[-quarter:]))
+        if last >= 8 and abs(ends[1] / ends[0] - 1) > TREND:
+            begin = last - quarter
+        chosen = gaps[:, begin:]
+        calls = np.repeat(np.arange(len(chosen)), chosen.shape[1])
+        return chosen.ravel(), calls.tolist(), f"{begin + 2}-{last + 1}"
+
+
+def timed_rows(rows: Iterable[Row]) -> list[Row]:
+    """The timed repetitions of the launches that finished, valid or not."""
+    rows = list(rows)
+    finished = {row["launch"] for row in rows if row["status"] == Status.OK}
+    return [row for row in rows if row["kind"] == "steady" and row["launch"] in finished]
+
+
+def steady_rows(rows: Iterable[Row]) -> list[Row]:
+    """The timed repetitions that count: no recorded cause made them invalid, and their launch had settled by then.
+
+    A launch that never settles, or is too short to tell, counts as a whole.
+    """
+    valid = [row for row in timed_rows(rows) if row["valid"]]
+    begins = {}
+    for launch, times in launch_series(valid).items():
+        if len(times) >= LEAST_SERIES and (first := settles_at(times)):
+            begins[launch] = plain([row for row in valid if row["launch"] == launch])[first]["block"]
+    return [row for row in valid if row["block"] is None or row["block"] >= begins.get(row["launch"], 0)]
+
+
+def launch_series(rows: list[Row]) -> dict[int, tuple[float, ...]]:
+    """Launch -> seconds per call of its plain, valid repetitions, in order."""
+    launches = by_key([row for row in rows if row["valid"]], "launch")
+    return {launch: tuple(row["wall_s"] / row["calls"] for row in plain(each)) for launch, each in launches.items()}
+
+
+def plain(rows: list[Row]) -> list[Row]:
+    """The unmarked of these repetitions; all of them where every one is marked."""
+    unmarked = [row for row in rows if not row["marked"]]
+    return unmarked or rows
+
+
+def split_calls(row: Row) -> list[Call]:
+    """The calls of a marked repetition. They run back to back, so each begins at the last token of the one before."""
+    times = np.asarray(row["marks_s"], dtype=float).reshape(row["calls"], -1)
+    starts = np.concatenate(([0.0], times[:-1, -1]))
+    return [Call(t[0] - s, t[-1] - s, tuple(np.diff(t).tolist())) for t, s in zip(times, starts, strict=True)]
+
+
+def call_times(rows: list[Row]) -> dict[int, list[float]]:
+    """Block -> seconds per call, from the plain repetitions."""
+    return {row["block"]: [row["wall_s"] / row["calls"]] for row in plain(rows)}
+
+
+def decode_times(rows: list[Row]) -> dict[int, list[float]]:
+    """Block -> seconds of decode of each call, from the marked repetitions."""
+    return {row["block"]: [call.decode_s for call in split_calls(row)] for row in rows if row["marked"]}
+
+
+def paired_logs(cell: Cell, times: Times) -> list[list[float]]:
+    """Log of the reference's time over the arm's, launch by launch: paired by block where both ran in one process,
+    else one value of the launch's mean log times. Empty for the reference itself.
+    """
+    if cell.is_reference:
+        return []
+    logs = []
+    launches = by_key(cell.reference_rows, "launch")
+    for launch, rows in by_key(cell.rows, "launch").items():
+        others = launches.get(launch, [])
+        mine, reference = mean_logs(times(steady_rows(rows))), mean_logs(times(steady_rows(others)))
+        together = rows[0]["process"] == (others[0]["process"] if others else None)
+        if together:
+            logs.append([reference[block] - mine[block] for block in mine if block in reference])
+        elif mine and reference:
+            logs.append([float(np.mean(list(reference.values())) - np.mean(list(mine.values())))])
+    return [pairs for pairs in logs if pairs]
+
+
+def mean_logs(times: dict[int, list[float]]) -> dict[int, float]:
+    """Block -> mean log of its times; blocks with a time of 0 (no decode at all) are left out."""
+    return {block: float(np.mean(np.log(values))) for block, values in times.items() if values and min(values) > 0}
+
+
+def alternating_logs(rows: list[Row]) -> list[float]:
+    """Log ratios of neighbouring repetitions of one arm in one launch, as if it had two names and ran as ABBA.
+
+    The null contrast costs nothing this way; a drift cancels as it does between two arms.
+    """
+    logs = [math.log(row["wall_s"] / row["calls"]) for row in plain(rows)]
+    pairs = zip(logs[::2], logs[1::2], strict=False)
+    flip = rows[0]["launch"]
+    return [first - second if (number + flip) % 2 else second - first for number, (first, second) in enumerate(pairs)]
+
+
+def by_key(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
+    """Rows grouped by one column's value, or by a tuple of several, in order of appearance."""
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)].append(row)
+    return dict(groups)
+
+
+def make_cells(rows: list[Row]) -> list[Cell]:
+    """The cells of raw rows, a point with an arm each."""
+    cells = []
+    for point_rows in by_key(rows, *POINT_FIELDS).values():
+        arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
+        for arm_rows in arms.values():
+            twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
+            cells.append(Cell(arm_rows, arms.get(0, []), twin))
+    return cells
+
+
+def is_uncompiled_twin(row: Row, of: Row) -> bool:
+    """Whether a row is of the same arm but for the compile mode, which is off."""
+    same = all(row[name] == of[name] for name in ARM_FIELDS if name != "compile_mode")
+    return same and row["compile_mode"] == "off"

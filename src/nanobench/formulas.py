@@ -1,0 +1,184 @@
+"""What the columns are computed by: functions of a cell. Each gives None where the cell cannot know."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nanobench import stats
+from nanobench.cells import Call, Cell, Row, by_key, steady_rows
+from nanobench.schema import Status
+
+LEAST_WINDOW_S = 3.0
+"""NVML's utilization and energy counter say nothing about shorter stretches."""
+
+
+def per_call(compute: Callable[[Call], float]) -> Callable[[Cell], float | None]:
+    """The median over calls of some time of a call."""
+    return lambda cell: stats.median([compute(call) for call in cell.calls])
+
+
+def tokens_per_s(tokens: Callable[[Row], int], seconds: Callable[[Call], float]) -> Callable[[Cell], float | None]:
+    """All tokens of the marked calls over all their seconds."""
+
+    def compute(cell: Cell) -> float | None:
+        total_s = sum(seconds(call) for call in cell.calls)
+        return len(cell.calls) * tokens(cell.rows[0]) / total_s if total_s > 0 else None
+
+    return compute
+
+
+def output_tok_s(cell: Cell) -> float | None:
+    """All tokens of the plain repetitions over all their wall time."""
+    wall_s = sum(row["wall_s"] for row in cell.plain)
+    return sum(row["tokens"] for row in cell.plain) / wall_s if wall_s else None
+
+
+def tpot_s(cell: Cell) -> float | None:
+    """Median over calls; None below two tokens."""
+    new_tokens = cell.rows[0]["new_tokens"]
+    return None if new_tokens < 2 else stats.median([call.decode_s / (new_tokens - 1) for call in cell.calls])
+
+
+def mark_tax(cell: Cell) -> float | None:
+    """What marking every token costs: on the host marks times their cost, on CUDA marked over plain repetitions."""
+    cost_s, marked = cell.first("mark_cost_s"), [row for row in cell.steady if row["marked"]]
+    if cost_s is not None and marked:
+        return cost_s * sum(len(row["marks_s"]) for row in marked) / sum(row["wall_s"] for row in marked)
+    unmarked = [row["wall_s"] / row["calls"] for row in cell.steady if not row["marked"]]
+    if not marked or not unmarked:
+        return None
+    logs = [math.log(row["wall_s"] / row["calls"]) for row in marked]
+    return math.exp(float(np.mean(logs)) - float(np.mean(np.log(unmarked)))) - 1
+
+
+def compile_s(cell: Cell, cold: bool) -> float | None:
+    """The first call minus the median steady call, in round 1 (cold inductor cache) or after it (warm)."""
+    calls_s = stats.median([row["wall_s"] / row["calls"] for row in cell.plain])
+    rows = [row for row in cell.rows if row["kind"] == "first_call" and (row["launch"] == 1) is cold]
+    if cell.rows[0]["compile_mode"] == "off" or calls_s is None or not rows:
+        return None
+    first_s = stats.median([row["wall_s"] for row in rows])
+    return None if first_s is None else first_s - calls_s
+
+
+def breakeven_tokens(cell: Cell) -> float | None:
+    """Tokens until the cold compile time is paid back; None where the arm is no faster than the same engine uncompiled."""
+    cost_s, rate = compile_s(cell, cold=True), output_tok_s(cell)
+    plain_rate = output_tok_s(Cell(cell.uncompiled_rows, [], []))
+    if cost_s is None or rate is None or plain_rate is None or rate <= plain_rate:
+        return None
+    return cost_s / (1 / plain_rate - 1 / rate)
+
+
+def bound(name: str, part: str) -> Callable[[Cell], float | None]:
+    """A part of one of the cell's intervals."""
+    return lambda cell: getattr(getattr(cell, name), part, None)
+
+
+def failures(cell: Cell) -> str | None:
+    """The reasons of the launches that did not finish, each once."""
+    reasons = [f"{row['status']}: {row['reason']}" for row in cell.outcomes if row["status"] != Status.OK]
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def pairing(cell: Cell) -> str | None:
+    """'block' where the arms were interleaved in one process; 'launch' where they had to run apart."""
+    if cell.speedup is None:
+        return None
+    processes = {row["launch"]: row["process"] for row in steady_rows(cell.reference_rows)}
+    return "block" if any(processes.get(row["launch"]) == row["process"] for row in cell.steady) else "launch"
+
+
+def phase_s(kind: str) -> Callable[[Cell], float | None]:
+    """The median over launches of what a phase took."""
+
+    def compute(cell: Cell) -> float | None:
+        launches = by_key(cell.of_kind(kind), "launch").values()
+        return stats.median([sum(row["wall_s"] for row in rows) for rows in launches if rows[0]["wall_s"] is not None])
+
+    return compute
+
+
+def middle(name: str) -> Callable[[Cell], float | None]:
+    """The median of a reading over the timed repetitions."""
+    return lambda cell: stats.median(cell.seen(name))
+
+
+def of_call(part: str) -> Callable[[Cell], float | None]:
+    """A bound of the median time of a call; calls of one launch are taken as related."""
+
+    def compute(cell: Cell) -> float | None:
+        marked = [row for row in cell.steady if row["marked"]]
+        launches = [row["launch"] for row in marked for _ in range(row["calls"])]
+        return getattr(stats.quantile([call.e2e_s for call in cell.calls], launches, 0.5), part, None)
+
+    return compute
+
+
+def gap_quantile(share: float, part: str) -> Callable[[Cell], float | None]:
+    """A percentile of the gaps between tokens or one of its bounds; gaps of one call are taken as related."""
+
+    def compute(cell: Cell) -> float | None:
+        gaps, calls, _ = cell.gaps
+        return getattr(stats.quantile(gaps.tolist(), calls, share), part, None) if len(gaps) else None
+
+    return compute
+
+
+def component(part: str) -> Callable[[Cell], Any]:
+    """A part of the spread of the cell's log ratios."""
+    return lambda cell: getattr(cell.components, part, None)
+
+
+def sampled(name: str) -> Callable[[Cell], float | None]:
+    """The mean of a reading over the samples of the sustained phase; None where that is too short."""
+
+    def compute(cell: Cell) -> float | None:
+        values = cell.seen(name, cell.samples)
+        return float(np.mean(values)) if values and window_s(cell) >= LEAST_WINDOW_S else None
+
+    return compute
+
+
+def window_s(cell: Cell) -> float:
+    """The shortest of the sustained phases; 0 where there is none."""
+    return min((row["wall_s"] for row in cell.sustained), default=0.0)
+
+
+def energy_valid(cell: Cell) -> bool | None:
+    """Whether the sustained phase was long enough for the energy counter, and the counter gave a number; None without one."""
+    if not cell.sustained:
+        return None
+    return window_s(cell) >= LEAST_WINDOW_S and any(cell.seen("energy_j", cell.sustained))
+
+
+def energy_j(cell: Cell) -> float | None:
+    """Energy of one call, from the sustained phases."""
+    per_token = energy_j_per_token(cell)
+    return None if per_token is None else per_token * cell.rows[0]["batch_size"] * cell.rows[0]["new_tokens"]
+
+
+def energy_j_per_token(cell: Cell) -> float | None:
+    """Energy over generated tokens; None where the counter could not follow."""
+    if not energy_valid(cell):
+        return None
+    rows = [row for row in cell.sustained if row["energy_j"] is not None]
+    return sum(row["energy_j"] for row in rows) / sum(row["tokens"] for row in rows)
+
+
+def reasons_seen(cell: Cell) -> str | None:
+    """Every reason for low clocks that was seen, each once; empty where none was, None where it is not known."""
+    seen = cell.seen("throttle")
+    return ",".join(sorted({name for text in seen for name in text.split(",") if name})) if seen else None
+
+
+def largest(name: str) -> Callable[[Cell], Any]:
+    """The largest reading over repetitions and samples."""
+    return lambda cell: max([*cell.seen(name), *cell.seen(name, cell.samples)], default=None)
+
+
+def total(name: str) -> Callable[[Cell], Any]:
+    """A reading summed over the timed repetitions."""
+    return lambda cell: sum(cell.seen(name)) if cell.seen(name) else None

@@ -1,0 +1,100 @@
+"""One measurement at a time on one device: a file lock that names its holder."""
+
+import getpass
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nanobench.errors import UserError
+
+FOLDER = "/tmp/nanobench"
+LOOK_EVERY_S = 2.0
+"""How often a waiting command looks: seldom, so as not to disturb what it waits for."""
+
+
+@contextmanager
+def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a device for as long as the block runs; the kernel lets go of it when the process ends, however that happens.
+
+    Raises UserError where somebody else holds it, unless `wait`: then it says so and waits.
+    """
+    name = physical(device)
+    path = folder() / f"{name.replace(':', '-')}.lock"
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(f"{name} is held by {holder(path)}; wait for it with --wait, or end that one") from None
+        say(f"{name} is held by {holder(path)}; waiting")
+        lock.acquire(poll_interval=LOOK_EVERY_S)
+    except OSError as error:
+        raise UserError(f"{path} cannot be locked: {error.strerror}; name another folder in NANOBENCH_LOCKS") from None
+    note = path.with_suffix(".holder")
+    try:
+        with suppress(OSError):
+            note.write_text(json.dumps(myself()))
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink()
+        lock.release()
+
+
+def folder() -> Path:
+    """Where the locks of this machine lie, for all its users."""
+    path = Path(os.environ.get("NANOBENCH_LOCKS", FOLDER))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):
+            path.chmod(0o777)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made: {error.strerror}; name another folder in NANOBENCH_LOCKS") from None
+    return path
+
+
+def physical(device: str) -> str:
+    """The device as the machine knows it: torch's indices count only what CUDA_VISIBLE_DEVICES lets through."""
+    kind, _, index = device.partition(":")
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if kind != "cuda":
+        return kind
+    number = int(index or 0)
+    return f"cuda:{visible[number].strip() if number < len(visible) else number}"
+
+
+def guess(device: str) -> str:
+    """The device that `auto` will most likely mean, told without torch: locking comes before anything is started."""
+    if device != "auto":
+        return device
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        there = pynvml.nvmlDeviceGetCount() > 0
+    except pynvml.NVMLError:
+        there = False
+    return "cuda:0" if there and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
+
+
+def myself() -> dict[str, str | int]:
+    """Who holds the lock."""
+    command = " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "user": getpass.getuser(), "since": since, "command": command, "folder": os.getcwd()}
+
+
+def holder(path: Path) -> str:
+    """The holder of a lock in words."""
+    try:
+        who = json.loads(path.with_suffix(".holder").read_text())
+        return f"`{who['command']}` (pid {who['pid']}, {who['user']}, since {who['since']}, in {who['folder']})"
+    except (OSError, ValueError, KeyError):
+        return "another nanobench"

@@ -1,0 +1,54 @@
+"""All that looks at a trial: the clock that times it, and the probes that are read before and after each repetition."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanobench.probes.base import Probe
+from nanobench.probes.clock import Clock, make_clock
+from nanobench.probes.host import HostProbe
+from nanobench.schema import Repetition
+
+SUSTAINED_S = 3.5
+"""How long an arm runs for counters that a GPU renews slowly: NVML's utilization means nothing in windows below 3 s."""
+
+
+@dataclass
+class Instruments:
+    """A clock with its probes."""
+
+    clock: Clock
+    probes: list[Probe] = field(default_factory=list)
+    sustained_s: float = 0.0
+    """seconds of untimed work after the pairs of the first launch; 0 where no probe needs them"""
+
+    def observe(self, work: Callable[[], Repetition]) -> Repetition:
+        """Does the work and puts what the probes saw beside its times."""
+        for probe in self.probes:
+            probe.before()
+        done = work()
+        readings: dict[str, Any] = {}
+        for probe in reversed(self.probes):
+            readings |= probe.after()
+        return replace(done, **readings)
+
+    @property
+    def note(self) -> str | None:
+        """Why readings are missing."""
+        return "; ".join(probe.note for probe in self.probes if probe.note) or None
+
+    def close(self) -> list[Repetition]:
+        """Ends the probes and gives the samples that they took."""
+        return [sample for probe in self.probes for sample in probe.close()]
+
+
+def make_instruments(device: torch.device, folder: Path) -> Instruments:
+    """The clock of a device, a probe of the host, and on CUDA one of the GPU, which keeps its samples in `folder`."""
+    if device.type != "cuda":
+        return Instruments(make_clock(device), [HostProbe()])
+    from nanobench.probes.nvml import NvmlProbe
+
+    return Instruments(make_clock(device), [HostProbe(), NvmlProbe(device, folder)], SUSTAINED_S)
