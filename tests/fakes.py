@@ -120,7 +120,7 @@ class Greedy(Uncached):
 
 
 class OnVirtualDevice(Uncached):
-    """The right tokens, computed at once, while the work itself is launched on `virtual_device`: `kernels` of `device_s` a step."""
+    """The right tokens, computed at once; the time is that of `kernels` of `device_s` a step, launched on `virtual_device`."""
 
     kernels, device_s, prefill_s = 1, 2e-3, 10e-3
 

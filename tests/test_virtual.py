@@ -1,8 +1,8 @@
 """The whole measuring protocol on a device whose truth is known to the last digit: no GPU, no real time, exact figures."""
 
-import fakes
 import pytest
 
+import fakes
 from nanobench import metrics, worker
 from nanobench.probes import virtual
 from nanobench.probes.instruments import Instruments

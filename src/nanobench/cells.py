@@ -19,7 +19,7 @@ ARM_FIELDS = [field.name for field in fields(Arm)]
 TREND = 0.1
 """An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
 LEAST_SERIES = 30
-"""Repetitions of a launch from which on it is asked whether they are steady: with 20, one noisy launch in six would be refused."""
+"""Repetitions of a launch from which on it is asked whether they are steady: of 20 noisy ones, one series in six fails."""
 settles_at = lru_cache(maxsize=1 << 14)(steady.steady_from)
 
 

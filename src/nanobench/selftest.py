@@ -1,8 +1,6 @@
 """What `nanobench selftest` runs and asks: arms whose truth is known, through the whole pipeline. Pure plans and checks."""
 
 import math
-import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +119,3 @@ def at_least(name: str, answers: list[bool], share: float) -> Check:
 def covers(cell: Row, truth: float) -> bool:
     """Whether the interval of a cell's speedup holds the truth."""
     return bool(cell["speedup_lo"] <= truth <= cell["speedup_hi"])
-
-
-def causes(cells: list[Row]) -> list[tuple[str, int]]:
-    """What disturbed cells, the most frequent first, without the figures that differ from cell to cell."""
-    reasons = [part for cell in cells if cell["status"] == "unstable" for part in cell["reason"].split("; ")]
-    return Counter(re.sub(r"[\d.]+", "..", reason.partition(" (")[0]) for reason in reasons).most_common()

@@ -1,6 +1,8 @@
 """Whether a cell can be believed: what disturbed it, by recorded causes alone, and the status that follows."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -122,3 +124,9 @@ def invalid_reasons(cell: Cell) -> str | None:
     """Why repetitions do not count, each reason once with its number."""
     reasons = by_key(cell.invalid, "reason")
     return "; ".join(f"{len(rows)} x {reason}" for reason, rows in reasons.items()) or None
+
+
+def causes(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    """Causes in the reasons of unstable cells, without the figures that differ from cell to cell; the most frequent first."""
+    parts = (part for reason in reasons for part in reason.split("; "))
+    return Counter(re.sub(r"[\d.,]*\d", "..", part.partition(" (limit")[0]) for part in parts).most_common()

@@ -148,9 +148,10 @@ def measure(
     """Gate, warm-up and interleaved pairs of all arms of one trial; `instruments` are the device's own unless given."""
     torch.set_num_threads(trial.point.threads)
     device = torch.device(trial.point.device)
+    # Before the first use of CUDA, or the probe could not tell our own process from foreign ones.
+    instruments = instruments or make_instruments(device, out)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    instruments = instruments or make_instruments(device, out)
     arms = Arms(trial, out, report)
     started_at, start = time.time(), time.perf_counter()
     try:
@@ -160,6 +161,7 @@ def measure(
         traceback.print_exc()
         instruments.close()
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
+    instruments.ready()
     loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode():

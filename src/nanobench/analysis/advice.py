@@ -88,7 +88,7 @@ def of_a_gpu(gpu: Row) -> Iterator[Problem]:
             "kernels of two processes take turns; every cell becomes unstable",
             "end them, or choose another with --device cuda:INDEX",
         )
-    limit_w, default_w = gpu.get("power_limit_w"), gpu.get("default_power_limit_w")
+    limit_w, default_w = gpu.get("power_limit_enforced_w"), gpu.get("power_limit_default_w")
     if limit_w and default_w and limit_w < default_w:
         yield Problem(
             f"{name}: power capped at {limit_w:g} of {default_w:g} W",

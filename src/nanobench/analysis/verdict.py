@@ -2,6 +2,9 @@
 
 import pandas as pd
 
+from nanobench import stability
+from nanobench.schema import JUDGED, Status
+
 SETTING = ["model", "dtype", "device", "threads", "prompt_len", "new_tokens"]
 
 
@@ -28,6 +31,9 @@ def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
     if measured.empty:
         status, reason = rows["status"].iloc[0], rows["reason"].iloc[0]
         return f"{arm} has no ratio to {reference}: {status}, {f'{reference} was not measured' if pd.isna(reason) else reason}"
+    measured = measured[measured["status"].isin(JUDGED)]
+    if measured.empty:
+        return f"nothing is said of {arm} against {reference}: no cell with a ratio is stable"
     best = measured.loc[measured["speedup"].idxmax()]
     return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{where_it_pays(measured)}"
 
@@ -67,6 +73,17 @@ def counts(cells: pd.DataFrame) -> str:
     """The closing count: 14 cells: 12 ok, 2 oom."""
     found = cells["status"].value_counts()
     return f"{len(cells)} cells: " + ", ".join(f"{number} {status}" for status, number in found.items())
+
+
+def disturbances(cells: pd.DataFrame) -> list[str]:
+    """What made cells unbelievable, the most frequent first: their ratios are shown and not judged."""
+    lines = []
+    for status in (Status.UNSTABLE, Status.NO_STEADY_STATE):
+        reasons = cells.loc[cells["status"].eq(status), "reason"]
+        several = "1 cell" if len(reasons) == 1 else f"{len(reasons)} cells"
+        found = "; ".join(f"{cause} ({number})" if len(reasons) > 1 else cause for cause, number in stability.causes(reasons))
+        lines += [f"{status}, not judged: {several}: {found}"] if len(reasons) else []
+    return lines
 
 
 def mark_tax(cells: pd.DataFrame) -> str:

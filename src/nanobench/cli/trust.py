@@ -45,7 +45,7 @@ def selftest(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
 ) -> None:
     """Measure arms whose truth is known, through the whole pipeline: can this machine be trusted today? Exit 1 if not."""
-    from nanobench import lock, store
+    from nanobench import lock, stability, store
     from nanobench import selftest as asks
     from nanobench.views import console as views
 
@@ -58,7 +58,7 @@ def selftest(
             launches = asks.launches_for(same, min(asks.FOUND)) or asks.MOST_LAUNCHES
             delayed = sweep(asks.delayed(device, cores, quick, launches), folder / "delayed", console)
     checks, spread, resolution = asks.check(same, delayed), asks.spread(same), asks.resolution(same)
-    causes = asks.causes(same + delayed)
+    causes = stability.causes(cell["reason"] for cell in same + delayed if cell["status"] == "unstable")
     console.print(views.verdict(checks))
     for line in views.trust(spread, launches, resolution, causes):
         console.print(line, highlight=False, soft_wrap=True)

@@ -13,6 +13,10 @@ class Probe(Protocol):
         """Why readings are missing; None where nothing is."""
         ...
 
+    def ready(self) -> None:
+        """The model is on the device now: what is new there since the probe was made is ours."""
+        ...
+
     def before(self) -> None:
         """Takes the counters' values at the start of a repetition."""
         ...

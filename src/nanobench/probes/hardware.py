@@ -31,7 +31,7 @@ def identity() -> dict[str, Any]:
         "cpu_quota": cpu_quota(),
         "memory_gib": round(psutil.virtual_memory().total / GIB),
         "gpus": gpus(),
-        "gpu_facts": [nvml.Gpu(index, uuid).identity() for index, uuid in enumerate(gpu_uuids())],
+        "gpu_facts": [gpu.identity() for gpu in gpus_by_nvml()],
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": version_of("triton"),
@@ -58,7 +58,7 @@ def state() -> dict[str, Any]:
         "omp_threads": torch.get_num_threads(),
         "available_gib": round(psutil.virtual_memory().available / GIB, 1),
         "swap_used_gib": round(psutil.swap_memory().used / GIB, 1),
-        "gpus": [nvml.Gpu(index, uuid).state() for index, uuid in enumerate(gpu_uuids())],
+        "gpus": [{"name": name, **gpu.state()} for name, gpu in zip(gpus(), gpus_by_nvml(), strict=True)],
         "folder": os.getcwd(),
         "commit": commit(),
     }
@@ -137,10 +137,10 @@ def gpus() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def gpu_uuids() -> list[str | None]:
-    """NVML's names of the devices that torch sees, in torch's order; None where torch does not tell."""
-    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
-    return [str(properties.uuid) if hasattr(properties, "uuid") else None for properties in found]
+def gpus_by_nvml() -> list[nvml.Gpu]:
+    """NVML's view of the devices that torch sees, in torch's order."""
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [nvml.Gpu(device.index, nvml.torch_uuid(device)) for device in devices]
 
 
 def version_of(package: str) -> str | None:

@@ -46,6 +46,9 @@ class HostProbe:
         troubles = [f"{name}: {source.trouble}" for name, source in {**self.sources, **self.levels}.items() if source.trouble]
         return "; ".join(troubles) or None
 
+    def ready(self) -> None:
+        """See Probe.ready; the kernel's counters know this thread by themselves."""
+
     def before(self) -> None:
         """See Probe.before: the spin first, what counts this thread's own time last."""
         spin_s = None

@@ -25,6 +25,11 @@ class Instruments:
     sustained_s: float = 0.0
     """seconds of untimed work after the pairs of the first launch; 0 where no probe needs them"""
 
+    def ready(self) -> None:
+        """Tells the probes that the model is on the device."""
+        for probe in self.probes:
+            probe.ready()
+
     def observe(self, work: Callable[[], Repetition]) -> Repetition:
         """Does the work and puts what the probes saw beside its times."""
         for probe in self.probes:

@@ -195,15 +195,15 @@ class NvmlProbe:
             self.sampling = SamplingProcess(self.gpu.device, folder / "gpu-samples.jsonl", every_s)
         self._explain()
 
-    def note_own(self) -> None:
-        """See Gpu.note_own; the first `before` does it where nobody did."""
+    def ready(self) -> None:
+        """See Probe.ready; the first `before` does it where nobody did."""
         self.gpu.note_own()
         self.noted = True
 
     def before(self) -> None:
         """See Probe.before."""
         if not self.noted:
-            self.note_own()
+            self.ready()
         self.start = self.gpu.counters()
 
     def after(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nanobench.schema import GPTShape
+from nanobench.schema import MEASURED, GPTShape
 from nanobench.views import units
 
 STATUS_STYLE = {
@@ -114,7 +114,7 @@ def gate_table(cells: list[Row]) -> Table:
 def figures(cell: Row) -> list[Any]:
     """The measured part of a cell's row; the reason of a failure stands in its status."""
     status = Text(cell["status"], style=STATUS_STYLE.get(cell["status"], ""))
-    if cell["reason"] and cell["status"] not in ("ok", "imprecise"):
+    if cell["reason"] and cell["status"] not in MEASURED:
         status.append(f": {cell['reason']}", style="dim")
     return [
         units.text(cell["output_tok_s"], "tok/s"),
