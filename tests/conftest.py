@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def few_threads(monkeypatch):
 def environment():
     """The tests' plug-ins can be named; colours and width are those of a pipe."""
     paths = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path), "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "OMP_NUM_THREADS": "1"}
+    # Tests run side by side on one device, each process with locks of its own.
+    return {**os.environ, **own, "NANOBENCH_LOCKS": f"{tempfile.gettempdir()}/nanobench-locks-{os.getpid()}"}
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Plug-ins that are wrong, slow, or die on purpose: `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
 
+import gc
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ import torch
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.models.gpt2 import build as build_gpt2
+from nanobench.probes.host import HostProbe
 from nanobench.probes.virtual import VirtualDevice
 
 
@@ -148,6 +150,22 @@ class HostBound(OnVirtualDevice):
     kernels, device_s, prefill_s = 60, 0.0, 0.0
 
 
+class Blinding(Uncached):
+    """Takes the files of the host's probe away after some calls, as a machine does that unmounts /proc."""
+
+    calls = 0
+
+    def prefill(self, prompt_BT):
+        super().prefill(prompt_BT)
+        Blinding.calls += 1
+        if Blinding.calls == 12:
+            unreadable = os.open(os.devnull, os.O_WRONLY)
+            for probe in [thing for thing in gc.get_objects() if type(thing) is HostProbe]:
+                for source in (*probe.sources.values(), *probe.levels.values()):
+                    if source.file is not None:
+                        os.dup2(unreadable, source.file)
+
+
 virtual_device = VirtualDevice()
 
 
@@ -160,7 +178,7 @@ def engine(kind):
 
 
 frozen, frozen_embedding, slow, leaky, broadcast = map(engine, (Frozen, FrozenEmbedding, Slow, Leaky, Broadcast))
-on_virtual_device, twice, host_bound = map(engine, (OnVirtualDevice, Twice, HostBound))
+on_virtual_device, twice, host_bound, blinding = map(engine, (OnVirtualDevice, Twice, HostBound, Blinding))
 black_box, rounded, raising, dying, hanging, greedy = map(engine, (BlackBox, Rounded, Raising, Dying, Hanging, Greedy))
 
 

@@ -18,7 +18,8 @@ def test_every_config_plans(path):
     names = plan.question(asked)["models"][device]
     sizes = {name: dict(lookup.presets()[name]) for name in names}
     shapes = {name: {"n_params": 1, "n_kv_head": size["n_head"], **size} for name, size in sizes.items()}
-    description = {"device": device, "gpus": gpus, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}
+    machine = {"device": device, "gpus": gpus, "identity": {"hash": "0123456789ab"}}
+    description = {**machine, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}
     made = plan.make_plan(asked, description)
     assert made.points
     assert len(made.arms) >= 2

@@ -258,3 +258,38 @@ def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench, tmp_path):
     cells = json.loads(bad.stdout.strip().splitlines()[-1])["cells"]
     assert {(cell["arm"], cell["gate"]) for cell in cells} == {("uncached", "exact"), ("fakes:frozen_embedding", "wrong")}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_tells_how_it_was_measured(small_run):
+    cell = cells_of(small_run[0]).loc[(3, "cached")]
+    assert cell["launches_ok"] == 2
+    assert cell["pairs"] >= 4
+    assert cell["invalid_repetitions"] == 0
+    assert pd.isna(cell["invalid_reasons"])
+    assert cell["speedup_lo"] < cell["speedup_hi"]
+    assert cell["sd_within"] > 0
+    assert cell["sd_between"] >= 0
+    assert cell["advice"] in ("more launches", "more repetitions")
+    assert (cell[["import_s", "load_s", "first_call_s", "warmup_s", "steady_s"]] > 0).all()
+    assert cell["identity"] == json.loads((small_run[0] / "run.json").read_text())["plan"]["identities"][1]
+    assert cell["protocol"] == 2
+    assert 0 < cell["on_cpu_fraction"] <= 1
+    assert cell["rss_bytes"] > 0
+    assert pd.isna(cell["gpu_util"])
+    assert cell["prefill_peak_bytes"] > 0
+    assert cell["decode_peak_bytes"] > 0
+    assert cell["kv_cache_expected_bytes"] == cell["kv_cache_bytes"]
+
+
+def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the_sweep_goes_on(nanobench, tmp_path):
+    arms = ("--engine", "uncached,fakes:blinding")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", "2,3", "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run")
+    assert (cells["output_tok_s"] > 0).all()
+    assert (cells["launches_ok"] == 2).all()
+    rows = [row for row in store.Run(tmp_path / "run").read_raw() if row["kind"] == "steady"]
+    seen, blind = ([row for row in rows if (row["pressure_s"] is None) is gone] for gone in (False, True))
+    assert blind
+    assert all(row["steal_s"] is None and row["rss_bytes"] is None for row in blind[1:])
+    assert all(row["cpu_s"] > 0 for row in seen + blind)
+    assert cells["probe_note"].str.contains("Bad file descriptor").all()

@@ -18,8 +18,10 @@ import pynvml as real
 import pytest
 import torch
 
-from nanobench.probes import nvml, nvml_sampler
-from nanobench.schema import Readings
+import fakes
+from nanobench import metrics, worker
+from nanobench.probes import host, instruments, nvml, nvml_sampler, virtual
+from nanobench.schema import Arm, Point, Readings, Trial, raw_rows
 
 SCRIPTED = Path(__file__).parent / "scripted"
 UUID = "GPU-8c8c1a5e-0000-1111-2222-333344445555"
@@ -595,3 +597,38 @@ def test_the_sampling_process_loads_nothing_heavy(driver):
     driver()
     loaded = loaded_by("from nanobench.probes import nvml; nvml.Gpu(0).sample()")
     assert loaded - loaded_by("pass") - set(sys.stdlib_module_names) == {"nanobench", "pynvml"}
+
+
+def test_a_sweep_goes_on_when_sampler_and_driver_die_in_mid_run(driver, tmp_path, monkeypatch):
+    driver(nvmlDeviceGetTotalEnergyConsumption={"steps": list(range(10**6, 2 * 10**6, 10**3))}, lost_after=120)
+    device = virtual.VirtualDevice((killing(tmp_path, launch=300),))
+    monkeypatch.setattr(fakes, "virtual_device", device)
+    probes = [host.HostProbe(), nvml.NvmlProbe(DEVICE, tmp_path, uuid=UUID)]
+    seen = instruments.Instruments(virtual.VirtualClock(device), probes, sustained_s=0.1)
+    point = Point(model="fakes:tiny", dtype="float32", device="cpu", threads=1, batch_size=2, prompt_len=8, new_tokens=4)
+    arms = (Arm(engine="fakes:on_virtual_device"), Arm(engine="fakes:twice"))
+    trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=1e-9, max_seconds=1.0)
+    records = worker.measure(trial, {}, tmp_path, lambda progress: None, seen)
+    cells = metrics.derive([row for record in records for row in raw_rows(trial, 0, record)])
+    assert [cell["launches_ok"] for cell in cells] == [1, 1]
+    assert cells[1]["speedup"] == pytest.approx(2.0, rel=1e-2)
+    for record in records:
+        steady = [each for each in record.repetitions if each.kind == "steady"]
+        assert steady[0].clock_sm_hz == 1755e6
+        assert steady[0].energy_j > 0
+        assert steady[-1].clock_sm_hz is None
+        assert steady[-1].energy_j is None
+        assert "signal 9" in record.outcome.probe_note
+        assert "GPU is lost" in record.outcome.probe_note or "GpuIsLost" in record.outcome.probe_note
+
+
+def killing(folder, launch):
+    """An effect that kills the sampling process at a launch."""
+
+    def effect(kernel):
+        if kernel.number == launch:
+            for child in psutil.Process().children():
+                child.kill()
+        return kernel
+
+    return effect

@@ -41,7 +41,7 @@ def machine(device="cpu", gpus=()):
     return {
         "device": device,
         "gpus": list(gpus),
-        "identity": {},
+        "identity": {"hash": "0123456789ab"},
         "available_bytes": 8 * GIB,
         "matmul_flops_per_s": 1e12,
         "models": {name: shape(block_size) for name, block_size in SIZES.items()},
@@ -203,8 +203,25 @@ def test_options_reach_the_plan_and_every_trial():
             target_ci=0.2,
             max_seconds=1.5,
             memory_limit_bytes=GIB,
+            identity=plan.identities[0],
         )
     assert len(trials) == 2
+
+
+def test_the_identity_of_a_trial_follows_machine_model_and_threads_and_nothing_else():
+    def identities(description=None, **asked):
+        plan = plan_of(description, **{"model": "gpt2-nano", "batch": "1,4", "threads": "2", **asked})
+        return {trial.identity for trials in plan.rounds() for trial in trials}
+
+    plain = identities()
+    assert len(plain) == 1
+    assert identities(engine="cached,uncached", seed=3, prompt_len="8") == plain
+    assert len(identities(threads="1,2")) == 2
+    other_machine = {**machine(), "identity": {"hash": "another"}}
+    other_model = machine()
+    other_model["models"]["gpt2-nano"] = {**shape(256), "n_embd": 128}
+    assert identities(other_machine).isdisjoint(plain)
+    assert identities(other_model).isdisjoint(plain)
 
 
 def test_a_memory_limit_that_is_asked_for_holds_on_cuda_too():

@@ -6,6 +6,7 @@ import torch
 from nanobench import stats, worker
 from nanobench.errors import Skip
 from nanobench.probes import memory
+from nanobench.probes.instruments import Instruments
 from nanobench.schema import Arm, Outcome, Point, Repetition, Status, Trial
 
 
@@ -38,7 +39,7 @@ def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, mark_interval=1):
     arms = worker.Arms(trial, tmp_path, report=lambda progress: None)
     scripted = [Scripted(wall) for wall in walls]
     arms.live = dict(enumerate(scripted))
-    worker.run_blocks(trial, Clock(mark_interval), arms)
+    worker.run_blocks(trial, Instruments(Clock(mark_interval)), arms)
     return arms, scripted
 
 

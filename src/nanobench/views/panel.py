@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from nanobench.schema import MEASURED
-from nanobench.views.sheet import CROSS, Look
+from nanobench.views.sheet import CROSS, HOLLOW, UNJUDGED, Look
 
 LOG_FROM = 8.0
 """From which ratio of largest to smallest value on an axis is logarithmic."""
@@ -18,6 +18,7 @@ FARTHEST = 3.0
 """How far, as a factor beyond the values, an interval may stretch an axis; what is wider leaves the panel."""
 ROW_POINTS = 19
 """Height of one row of failed cells."""
+LIMIT_COLOUR = "#B22222"
 
 
 def entitle(axes: Axes, title: str, columns: int) -> None:
@@ -33,11 +34,18 @@ def outer_labels(grid: Any, panels: int, x: str, y: str) -> None:
         axes.set_ylabel(y if number % columns == 0 else "")
 
 
-def curve(axes: Axes, look: Look, x: Any, y: Any, low: Any = None, high: Any = None) -> None:
-    """A line with its band; a point without neighbours gets a bar for the band that it cannot have."""
+def curve(axes: Axes, look: Look, x: Any, y: Any, low: Any = None, high: Any = None, hollow: Any = None) -> None:
+    """A line with its band; a point without neighbours gets a bar for the band that it cannot have.
+
+    `hollow` says of each point whether its marker is; without it, many points share a few markers.
+    """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    style = {"color": look.colour, "marker": look.marker, "linestyle": look.line, "markevery": -(-len(x) // 12)}
-    axes.plot(x, y, markeredgecolor="white", markeredgewidth=0.6, **style)
+    open_ones = np.zeros(len(x), dtype=bool) if hollow is None else np.asarray(hollow, dtype=bool)
+    every: Any = -(-len(x) // 12) if hollow is None else np.flatnonzero(~open_ones).tolist()
+    style = {"color": look.colour, "marker": look.marker}
+    axes.plot(x, y, linestyle=look.line, markeredgecolor="white", markeredgewidth=0.6, markevery=every, **style)
+    if (open_ones & np.isfinite(y)).any():
+        axes.plot(x[open_ones], y[open_ones], linestyle="", **style, **HOLLOW, label=UNJUDGED)
     if low is None or high is None:
         return
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
@@ -76,31 +84,54 @@ def is_wide(values: Any) -> bool:
 
 
 def scale(
-    axes: Axes, values: Any, text: Callable[[float], str], bounds: Any = (), ratio: bool = False, log: bool = False
+    axes: Axes,
+    values: Any,
+    text: Callable[[float], str],
+    bounds: Any = (),
+    ratio: bool = False,
+    log: bool | None = None,
+    zero: bool = True,
 ) -> None:
-    """A y axis over the values, and over their bounds within reason: logarithmic where the range is large.
+    """A y axis over the values, and over their bounds within reason: logarithmic where the range is large, or as `log` says.
 
-    A linear axis of amounts starts at 0, one of ratios does not; `log` asks for a logarithmic axis in any case.
+    A linear axis of amounts starts at 0 unless `zero` is False; one of ratios does not.
     """
     known = finite(values)
     if not len(known):
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="0.4")
         return
     reach = finite(bounds).clip(known.min() / FARTHEST, known.max() * FARTHEST)
     low, high = min([known.min(), *reach]), max([known.max(), *reach])
-    if is_wide([low, high]) or (log and low > 0):
+    zero = zero and not ratio
+    if (is_wide([low, high]) if log is None else log) and low > 0:
         axes.set_yscale("log")
         digits = (1.0, 2.0, 5.0) if is_wide([low, high]) else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
         axes.yaxis.set_major_locator(LogLocator(2, numticks=9) if ratio else LogLocator(10, digits, numticks=9))
         axes.set_ylim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
     else:
-        low = low if ratio else min(0.0, low)
+        low = min(0.0, low) if zero else low
         margin = 0.06 * (high - low) or 0.1 * abs(high)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axes.set_ylim(low - margin if ratio else low, high + margin)
+        axes.set_ylim(low if zero else low - margin, high + margin)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def say(axes: Axes, words: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+def limit(axes: Axes, value: float, words: str) -> None:
+    """A thin line at a limit, with words beside the panel."""
+    axes.axhline(value, color=LIMIT_COLOUR, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1.2)
+    beyond(axes, value, words, LIMIT_COLOUR)
+
+
+def beyond(axes: Axes, value: float, words: str, colour: str = "0.35") -> None:
+    """Words at a value, right of the panel, where no curve runs."""
+    place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(words, (1, value), (3, 0), ha="left", va="center", fontsize=7, color=colour, **place)
 
 
 def finite(values: Any) -> Any:

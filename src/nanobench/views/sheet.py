@@ -1,6 +1,6 @@
 """What all figures share: a colour, marker and line per arm, panels per setting, title, legend and footer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.schema import MEASURED
+from nanobench.schema import JUDGED, MEASURED
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -37,8 +37,14 @@ COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = "os^DvPX"
 LINES = ("-", "-", "--", "-.", ":")
 WORDS = {"prompt_len": "prompt {}", "new_tokens": "{} new tokens", "threads": "{} threads", "batch_size": "batch {}"}
+AXIS = {"batch_size": "batch size (rows)", "prompt_len": "prompt length (tokens)", "new_tokens": "new tokens (per row)"}
 CROSS = "×"
 """Stands for a cell that was not measured."""
+HOLLOW: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3}
+UNJUDGED = "_unjudged"
+"""Label of the hollow markers of cells that are shown but not judged."""
+MOST_PANELS = 6
+MOST_COLUMNS = 4
 WIDTH_IN = 8.0
 FOOTER_WORDS = 130
 LEGEND_ROW_IN = 0.19
@@ -96,6 +102,39 @@ def word(name: str, values: Iterable[Any]) -> str:
     return WORDS.get(name, "{}").format(", ".join(str(value) for value in values)).replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def at_ends(cells: pd.DataFrame, known: Collection[Any], most: int) -> tuple[list[tuple[str, pd.DataFrame]], list[Any]]:
+    """Panels at the smallest and the largest batch size of each setting: those to show, and those that there are.
+
+    `known` holds the indices of the cells that have something to show. Where both ends are too many, it's the largest alone.
+    """
+    pairs = [common_batches(title, here, known) for title, here in panels(cells)]
+    if sum(map(len, pairs)) > most:
+        pairs = [pair[-1:] for pair in pairs]
+    found = [panel for pair in pairs for panel in pair]
+    return found[:most], found
+
+
+def common_batches(title: str, cells: pd.DataFrame, known: Collection[Any]) -> list[tuple[str, pd.DataFrame]]:
+    """The cells at the smallest and the largest batch size of those at which the most arms are known."""
+    arms_at = {batch: rows.index.isin(list(known)).sum() for batch, rows in cells.groupby("batch_size")}
+    common = [batch for batch, arms in arms_at.items() if arms and arms == max(arms_at.values())]
+    ends = sorted({common[0], common[-1]}) if common else []
+    words = [(", ".join(filter(None, (title, f"batch {batch}"))), batch) for batch in ends]
+    return [(name, cells[cells["batch_size"].eq(batch)].sort_values("arm_index")) for name, batch in words]
+
+
+def unjudged(cells: pd.DataFrame) -> Any:
+    """Of each cell whether it is shown but not judged."""
+    return (cells["status"].isin(MEASURED) & ~cells["status"].isin(JUDGED)).to_numpy()
+
+
+def unjudged_words(cells: pd.DataFrame) -> str:
+    """The cells that are shown but not judged, with the statuses; empty where there are none."""
+    found = cells[unjudged(cells)].groupby(["status", "arm"], sort=False)["batch_size"].unique()
+    words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))} ({status})" for (status, arm), batches in found.items()]
+    return f"not judged: {'; '.join(words)}" if words else ""
+
+
 def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:
     """A figure with a grid of panels, row by row; what the grid has too many is taken off."""
     figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(rows_in)), layout="constrained")
@@ -109,6 +148,8 @@ def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> 
 
 def frame(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str) -> Figure:
     """Title and legend above the panels, what was run and how to read it below."""
+    if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
+        handles = [*handles, unjudged_handle(cells)]
     # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
     words = [8 + len(str(handle.get_label())) for handle in handles]
     columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
@@ -123,6 +164,12 @@ def frame(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame
     lines = [fill(run_words(cells), FOOTER_WORDS), fill("; ".join(filter(None, notes)), FOOTER_WORDS)]
     figure.supxlabel("\n".join(filter(None, lines)), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
     return figure
+
+
+def unjudged_handle(cells: pd.DataFrame) -> Line2D:
+    """The legend's entry for hollow markers."""
+    statuses = " or ".join(cells.loc[unjudged(cells), "status"].unique())
+    return Line2D([], [], color="0.3", marker="o", linestyle="", **HOLLOW, label=f"hollow: {statuses}, not judged")
 
 
 def run_words(cells: pd.DataFrame) -> str:

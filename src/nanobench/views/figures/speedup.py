@@ -1,0 +1,100 @@
+"""Speedups over the reference arm, by batch size and by length."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nanobench.errors import UserError
+from nanobench.schema import MEASURED
+from nanobench.views import panel, sheet
+from nanobench.views.sheet import AXIS, MOST_PANELS, Look
+
+MOST_LINES = 5
+
+
+def speedup_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Speedup of each arm over the first, by batch size, with intervals."""
+    refuse_without_ratio("speedup_vs_batch", cells)
+    looks, panels = sheet.arm_looks(cells), sheet.panels(cells)
+    shown = panels[:MOST_PANELS]
+    columns = len(shown) if len(shown) < 4 else -(-len(shown) // 2)
+    drawing = ratio_panels(cells, shown, columns, "batch_size", "arm", looks)
+    handles = [look.handle(arm if n else f"{arm} (reference)", marked=n > 0) for n, (arm, look) in enumerate(looks.items())]
+    title = f"Speedup over {sheet.reference(cells)}, by batch size"
+    return sheet.frame(drawing, title, handles, cells, interval_note(cells), sheet.left_out("settings", shown, panels))
+
+
+def speedup_vs_length(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Speedup of each arm over the first, by prompt length or new tokens, a line per batch size."""
+    counts = cells[["prompt_len", "new_tokens"]].nunique()
+    if counts.max() < 2:
+        raise UserError("speedup_vs_length needs several lengths; measure with --prompt-len or --new-tokens as a list: 64,256")
+    refuse_without_ratio("speedup_vs_length", cells)
+    length = str(counts.idxmax())
+    batches = sorted(cells["batch_size"].unique().tolist())
+    kept = sheet.evenly(batches, MOST_LINES)
+    arms = [arm for arm in sheet.arm_looks(cells) if arm != sheet.reference(cells)]
+    panels = [
+        (", ".join(filter(None, (arm, title))), explained(here[here["batch_size"].isin(kept)], arm, ["batch_size", length]))
+        for title, here in sheet.panels(cells, apart=[length])
+        for arm in arms
+    ]
+    shown = panels[: max(1, MOST_PANELS // len(arms)) * len(arms)][: 2 * MOST_PANELS]
+    columns = min(len(shown), 3) if len(arms) in (1, 3) or len(arms) > 4 else 2
+    looks = sheet.batch_looks(kept)
+    drawing = ratio_panels(cells, shown, columns, length, "batch_size", looks)
+    title = f"Speedup over {sheet.reference(cells)}, by {AXIS[length].partition(' (')[0]}"
+    handles = [look.handle(f"batch {batch}") for batch, look in looks.items()]
+    notes = (interval_note(cells), sheet.left_out("panels", shown, panels), sheet.left_out("batch sizes", kept, batches))
+    return sheet.frame(drawing, title, handles, cells, *notes)
+
+
+def ratio_panels(
+    cells: pd.DataFrame, shown: list[tuple[str, pd.DataFrame]], columns: int, x: str, line: str, looks: dict[Any, Look]
+) -> Figure:
+    """Panels of speedups over a length or batch size, with shared axes: a curve for each value of the column `line`."""
+    crosses, row_in = panel.failing(shown, line), 3.4 if len(shown) == 1 else 2.4
+    rows_in = [row_in + panel.room_in(crosses)] * -(-len(shown) // columns)
+    drawing, grid = sheet.make(len(shown), columns, rows_in, sharex=True, sharey=True)
+    for axes, (title, here) in zip(grid.flat, shown, strict=False):
+        panel.entitle(axes, title, columns)
+        axes.axhline(1.0, color=sheet.COLOURS[0], linewidth=1.2, zorder=1.5)
+        lines = [(looks[value], rows.sort_values(x)) for value, rows in here.groupby(line, sort=False)]
+        arms = [(look, rows) for look, rows in lines if rows["speedup"].notna().any()]
+        for number, (look, rows) in enumerate(arms):
+            place = panel.beside(rows[x], number, len(arms), cells[x])
+            bounds = rows["speedup_lo"], rows["speedup_hi"]
+            panel.curve(axes, look, place, rows["speedup"], *bounds, hollow=sheet.unjudged(rows))
+        panel.failures(axes, [(look, rows[x], rows["status"]) for look, rows in lines])
+        panel.steps(axes, cells[x], columns)
+        panel.scale(axes, [*cells["speedup"], 1.0], panel.times, [*cells["speedup_lo"], *cells["speedup_hi"]], ratio=True)
+    panel.make_room(grid.flat[0], crosses, row_in)
+    panel.outer_labels(grid, len(shown), AXIS[x], "speedup (x)")
+    return drawing
+
+
+def refuse_without_ratio(name: str, cells: pd.DataFrame) -> None:
+    """Raises UserError where no cell has a speedup."""
+    if cells["speedup"].notna().any():
+        return
+    if cells["arm"].nunique() < 2:
+        raise UserError(f"{name} needs two arms or more and this run has only {cells['arm'].iloc[0]}; give --engine a list")
+    raise UserError(f"{name} needs a ratio, and no arm was measured beside {sheet.reference(cells)}; nanobench report says why")
+
+
+def explained(cells: pd.DataFrame, arm: str, place: list[str]) -> pd.DataFrame:
+    """The cells of one arm; where the reference failed and so left no ratio, the status says that."""
+    reference = cells[cells["arm_index"].eq(0)].set_index(place)["status"]
+    mine = cells[cells["arm"].eq(arm)].set_index(place)
+    missing = mine["status"].isin(MEASURED) & mine["speedup"].isna()
+    causes = ("reference " + reference).reindex(mine.index).fillna("no pair")
+    return mine.assign(status=mine["status"].where(~missing, causes)).reset_index()
+
+
+def interval_note(cells: pd.DataFrame) -> str:
+    """What the bands are."""
+    bases = cells["speedup_basis"].dropna().unique()
+    if cells["speedup_lo"].isna().all():
+        return "no intervals: one pair per cell"
+    return f"band: 95 % t interval over {' or '.join(bases)}"

@@ -1,0 +1,92 @@
+"""One measurement at a time on one device, whoever asks."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import SMALL, environment
+from nanobench import lock, store
+from nanobench.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("NANOBENCH_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def hold(device="cpu", wait=False, say=print):
+    return lock.hold(device, wait, say)
+
+
+def test_a_device_that_is_held_is_refused_and_its_holder_named():
+    with hold(), pytest.raises(UserError, match=r"cpu is held by `.*` \(pid \d+, .*since .*--wait"), hold():
+        pass
+
+
+def test_a_device_is_free_again_after_its_holder_and_two_devices_do_not_wait_for_each_other():
+    with hold():
+        pass
+    with hold(), hold("cuda:0"), hold("cuda:1"):
+        pass
+
+
+def test_a_device_is_the_same_by_all_its_names(monkeypatch):
+    assert lock.physical("cuda") == lock.physical("cuda:0") == "cuda:0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert [lock.physical(name) for name in ("cpu", "cuda", "cuda:1", "cuda:2")] == ["cpu", "cuda:3", "cuda:1", "cuda:2"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NANOBENCH_LOCKS", str(tmp_path / "file" / "locks"))
+    with pytest.raises(UserError, match="NANOBENCH_LOCKS"), hold():
+        pass
+
+
+def test_a_holder_that_was_killed_holds_nothing(tmp_path):
+    hold_it = "import time\nfrom nanobench import lock\nwith lock.hold('cpu', False, print): print('held', flush=True), time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", hold_it], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"pid {other.pid}"), hold():
+        pass
+    other.kill()
+    other.wait()
+    with hold():
+        pass
+
+
+def sweep(folder, name, *more):
+    asked = ("kv-sweep", *SMALL, "--batch", "1,2", "--launches", "2", "--out", name, *more)
+    everywhere = {**environment(), "NANOBENCH_LOCKS": str(folder / "locks")}
+    command = [sys.executable, "-m", "nanobench", *asked]
+    return subprocess.Popen(command, cwd=folder, env=everywhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_sweeps_at_once_the_second_refuses_or_waits_and_they_never_measure_at_once(tmp_path):
+    first = sweep(tmp_path, "first")
+    while not (tmp_path / "first" / "raw").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    refused = sweep(tmp_path, "refused")
+    waiting = sweep(tmp_path, "waiting", "--wait")
+    _, error = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert len(error.strip().splitlines()) == 1
+    assert f"pid {first.pid}" in error
+    assert "--out first" in error
+    assert "--wait" in error
+    assert not (tmp_path / "refused").exists()
+    out, _ = waiting.communicate(timeout=300)
+    assert first.wait() == 0
+    assert waiting.returncode == 0, out
+    assert "waiting" in out
+    ends = [row["started_at"] + row["wall_s"] for row in rows_of(tmp_path / "first")]
+    begins = [row["started_at"] for row in rows_of(tmp_path / "waiting")]
+    assert max(ends) < min(begins)
+
+
+def rows_of(folder):
+    return [row for row in store.Run(folder).read_raw() if row["started_at"] is not None]
