@@ -42,7 +42,8 @@ def curve(axes: Axes, look: Look, x: Any, y: Any, low: Any = None, high: Any = N
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     open_ones = np.zeros(len(x), dtype=bool) if hollow is None else np.asarray(hollow, dtype=bool)
     every: Any = -(-len(x) // 12) if hollow is None else np.flatnonzero(~open_ones).tolist()
-    style = {"color": look.colour, "marker": look.marker}
+    # Nothing of a curve lies outside its axes but halves of markers at the edge: a share of 0 is to be seen.
+    style = {"color": look.colour, "marker": look.marker, "clip_on": False, "zorder": 2.5}
     axes.plot(x, y, linestyle=look.line, markeredgecolor="white", markeredgewidth=0.6, markevery=every, **style)
     if (open_ones & np.isfinite(y)).any():
         axes.plot(x[open_ones], y[open_ones], linestyle="", **style, **HOLLOW, label=UNJUDGED)

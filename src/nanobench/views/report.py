@@ -5,18 +5,16 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.metrics import BY_NAME
 from nanobench.schema import MEASURED
-from nanobench.views import console, units
+from nanobench.views import believed, console, units
 from nanobench.views.plots import PLOTS
+from nanobench.views.tables import Row, escaped, grid, pairs, records, words
 
-Row = dict[str, Any]
-NUMBERS = ("batch", "output tok/s", "TTFT", "TPOT", "speedup [95 %]", "peak memory")
+FIGURES = ["output tok/s", "TTFT", "TPOT", "speedup [95 %]", "peak memory"]
 PAIRINGS = {
     "block": "the arms of a point take turns within one process, and neighbours in time are compared",
     "launch": "where arms could not share a process, launch is compared with launch",
@@ -32,6 +30,7 @@ def markdown(
         ("What was run", pairs(what_was_run(about, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
+        ("Can it be believed?", believed.lines(about, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
         ("How it was measured", [f"- {line}" for line in method(about, cells)]),
         ("Machine", pairs({name: words(value) for name, value in about["identity"].items() if value not in (None, [])})),
@@ -46,33 +45,12 @@ def markdown(
 def table(cells: pd.DataFrame) -> str:
     """The cells as a Markdown table: where they lie, what they reached, and what became of them."""
     varying = [name for name in ("run", *SETTING) if name in cells and cells[name].nunique() > 1]
-    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *NUMBERS[1:], "gate", "status"]
+    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *FIGURES, "gate", "status"]
     rows = [
         [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *console.figures(cell)[:-1], cell["status"]]
         for cell in records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
     ]
     return "\n".join(grid(heads, rows))
-
-
-def grid(heads: list[str], rows: list[list[Any]]) -> list[str]:
-    """The lines of a Markdown table; numbers to the right."""
-    marks = ["---:" if head in NUMBERS else "---" for head in heads]
-    return ["| " + " | ".join(escaped(value) for value in row) + " |" for row in (heads, marks, *rows)]
-
-
-def pairs(values: dict[str, str]) -> list[str]:
-    """A Markdown table of names and values."""
-    return grid(["", ""], [[name, value] for name, value in values.items()])
-
-
-def escaped(value: Any) -> str:
-    """A value that can't end its table cell or its line."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def words(value: Any) -> str:
-    """A value of run.json in words."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
@@ -144,15 +122,6 @@ def method(about: Row, cells: pd.DataFrame) -> list[str]:
         *(f"{number} cell{'' if number == 1 else 's'} imprecise: {escaped(reason)}" for reason, number in reasons),
         f"no arm is timed before it computed what the reference computes; gate verdicts: {gates or 'none'}",
         f"seed {about['seed']}, protocol {about['protocol']}",
-    ]
-
-
-def records(cells: pd.DataFrame) -> list[Row]:
-    """The cells as rows of plain values: None where nothing is known, whole numbers for what is counted."""
-    whole = {name for name, metric in BY_NAME.items() if metric.unit in ("count", "B")}
-    return [
-        {str(name): None if pd.isna(value) else int(value) if name in whole else value for name, value in row.items()}
-        for row in cells.to_dict("records")
     ]
 
 

@@ -81,6 +81,13 @@ def batch_looks(batches: Sequence[int]) -> dict[int, Look]:
     return {batch: Look(tuple(shades[n]), MARKERS[n % len(MARKERS)], "-") for n, batch in enumerate(batches)}
 
 
+def shades(colour: Any, launches: Sequence[int]) -> dict[int, Any]:
+    """A colour per launch, from pale to full."""
+    full = np.array(mpl.colors.to_rgb(colour))
+    strengths = np.linspace(0.4, 1.0, len(launches)) if len(launches) > 1 else [1.0]
+    return {launch: tuple(1 - strength * (1 - full)) for launch, strength in zip(launches, strengths, strict=True)}
+
+
 def reference(cells: pd.DataFrame) -> str:
     """The name of the arm that ratios refer to."""
     names = cells.loc[cells["arm_index"] == 0, "arm"]
@@ -133,6 +140,13 @@ def unjudged_words(cells: pd.DataFrame) -> str:
     found = cells[unjudged(cells)].groupby(["status", "arm"], sort=False)["batch_size"].unique()
     words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))} ({status})" for (status, arm), batches in found.items()]
     return f"not judged: {'; '.join(words)}" if words else ""
+
+
+def unmeasured_words(cells: pd.DataFrame) -> str:
+    """The arms that have cells without a measurement, with the statuses; empty where there are none."""
+    failed = cells[~cells["status"].isin(MEASURED)].groupby("arm", sort=False)["status"].unique()
+    words = [f"{arm} {', '.join(statuses)}" for arm, statuses in failed.items()]
+    return f"not measured elsewhere: {'; '.join(words)}" if words else ""
 
 
 def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:

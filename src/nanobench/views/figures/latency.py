@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from nanobench.analysis import latency
 from nanobench.errors import UserError
-from nanobench.schema import MEASURED
 from nanobench.views import panel, sheet
 from nanobench.views.sheet import MOST_PANELS, Look
 
@@ -36,7 +35,7 @@ def token_latency(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure
         "line: median over calls; band: middle half of the calls",
         sheet.left_out("panels", shown, panels),
         sheet.unjudged_words(cells.loc[indices]),
-        unmeasured(cells.drop(indices)),
+        sheet.unmeasured_words(cells.drop(indices)),
     )
     return sheet.frame(drawing, "Time per token, by its position in the output", handles, cells, *notes)
 
@@ -59,10 +58,3 @@ def gap_panel(
     panel.failures(axes, absent)
     panel.make_room(axes, len(absent), row_in)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def unmeasured(cells: pd.DataFrame) -> str:
-    """The arms that have cells without a measurement, with the statuses; empty where there are none."""
-    failed = cells[~cells["status"].isin(MEASURED)].groupby("arm", sort=False)["status"].unique()
-    words = [f"{arm} {', '.join(statuses)}" for arm, statuses in failed.items()]
-    return f"not measured elsewhere: {'; '.join(words)}" if words else ""

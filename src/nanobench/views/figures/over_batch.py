@@ -30,21 +30,31 @@ class Quantity:
     """whether the axis starts at 0"""
     log: bool | None = None
     """None leaves it to the range of the values"""
+    reach: tuple[float, ...] = ()
+    """what the axis shows in any case"""
 
     def known(self, cells: pd.DataFrame) -> bool:
-        """Whether some cell has it."""
+        """Whether some row has it."""
         return bool(cells[self.name].notna().any())
 
 
 PERCENT, GHZ = 0.01, 1e9
 ON_GPU = (
-    Quantity("gpu_util", "GPU utilization (%):\nsome kernel was running", PERCENT, log=False),
+    Quantity("gpu_util", "GPU utilization (%):\nsome kernel was running", PERCENT, log=False, reach=(0.0, 100.0)),
     Quantity("power_w", "power (W)", log=False),
     Quantity("clock_sm_hz", "SM clock (GHz)", GHZ, apart=stability.MOST_CLOCK_SPREAD, zero=False, log=False),
     Quantity("energy_j_per_token", "energy (J/token)"),
 )
 ON_CPU = (
-    Quantity("on_cpu_fraction", "main thread had\na core (% of time)", PERCENT, stability.LEAST_ON_CPU, zero=False, log=False),
+    Quantity(
+        "on_cpu_fraction",
+        "main thread had\na core (% of time)",
+        PERCENT,
+        stability.LEAST_ON_CPU,
+        zero=False,
+        log=False,
+        reach=(100.0,),
+    ),
     Quantity("pressure_fraction", "tasks waited for\na core (% of time)", PERCENT, stability.MOST_PRESSURE, log=False),
     Quantity("steal_fraction", "taken by the\nhypervisor (%)", PERCENT, stability.MOST_STEAL, log=False),
     Quantity("spin_drift", "drift of a\nfixed loop (%)", PERCENT, stability.MOST_SPIN_DRIFT, log=False),
@@ -125,14 +135,14 @@ def draw_lines(axes: Axes, quantity: Quantity, lines: list[tuple[Look, pd.DataFr
 
 def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.DataFrame, labelled: bool) -> None:
     """What bounds a quantity, with words beside the last panel, and an axis over the values of all cells and these bounds."""
-    bounds: list[float] = []
+    bounds = list(quantity.reach)
     if quantity.limit is not None:
-        bounds = [quantity.limit / quantity.unit]
-        panel.limit(axes, bounds[0], f"limit {bounds[0]:g} %" if labelled else "")
+        bounds.append(quantity.limit / quantity.unit)
+        panel.limit(axes, bounds[-1], f"limit {bounds[-1]:g} %" if labelled else "")
     references = [rows[rows["arm_index"].eq(0)].dropna(subset=[quantity.name]) for rows in (cells, here)]
     if quantity.apart is not None and len(references[0]):
         span = np.array([1 - quantity.apart, 1 + quantity.apart]) / quantity.unit
-        bounds = np.outer(references[0][quantity.name], span).ravel().tolist()
+        bounds += np.outer(references[0][quantity.name], span).ravel().tolist()
         middle = references[1].sort_values("batch_size")
         edges = np.outer(span, middle[quantity.name])
         axes.fill_between(middle["batch_size"], *edges, color="0.92", linewidth=0, zorder=0.5)

@@ -1,0 +1,167 @@
+"""Each timed repetition at its time, and below what the probes saw."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nanobench import stability
+from nanobench.analysis.timeline import moments
+from nanobench.errors import UserError
+from nanobench.schema import JUDGED, MEASURED
+from nanobench.views import panel, sheet
+from nanobench.views.figures.over_batch import GHZ, PERCENT, Quantity
+from nanobench.views.sheet import MOST_COLUMNS, Look
+
+MOST_ARMS = 6
+LEAST_SPAN = 0.1
+"""Share of the median that an axis of times shows at least in both directions, so that little noise looks little."""
+SEEN = (
+    Quantity(
+        "on_cpu_fraction", "main thread\non CPU (%)", PERCENT, stability.LEAST_ON_CPU, zero=False, log=False, reach=(100.0,)
+    ),
+    Quantity("spin_ratio", "fixed loop,\nfirst = 1", apart=stability.MOST_SPIN_DRIFT, zero=False),
+    Quantity("gpu_util", "GPU utilization\n(%)", PERCENT, log=False, reach=(0.0, 100.0)),
+    Quantity("clock_sm_hz", "SM clock\n(GHz)", GHZ, zero=False, log=False),
+    Quantity("power_w", "power (W)", log=False),
+)
+INVALID: Any = {"marker": "x", "color": "black", "markersize": 6, "markeredgewidth": 1.5, "linestyle": ""}
+UNSETTLED: Any = {"markerfacecolor": "white", "markeredgewidth": 1.0, "linestyle": ""}
+SUSTAINED = "0.92"
+
+
+def timeline(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Time of each repetition when it ran, and what the probes saw meanwhile, at the smallest and the largest batch size."""
+    seen = moments(cells, raw_rows)
+    if seen.empty:
+        raise UserError("timeline needs repetitions that say when they began, and this run has none; measure it again")
+    shown, panels = sheet.at_ends(cells, seen["cell"].unique(), MOST_COLUMNS)
+    looks = sheet.arm_looks(cells)
+    kept = list(looks)[:MOST_ARMS]
+    indices = [index for _, rows in shown for index in rows.index]
+    here = seen[seen["cell"].isin(indices)]
+    probed = [quantity for quantity in SEEN if quantity.known(here)]
+    rows_in = [1.25] * len(kept) + [1.05] * len(probed)
+    drawing, grid = sheet.make(len(rows_in) * len(shown), len(shown), rows_in, sharex="col")
+    for column, (title, rows) in zip(grid.T, shown, strict=True):
+        panel.entitle(column[0], title, len(shown))
+        draw_point(column, rows, here[here["cell"].isin(rows.index)], {arm: looks[arm] for arm in kept}, probed)
+        column[-1].set_xlabel("time in the launch (s)")
+    for axes, label in zip(grid[:, 0], [f"{arm}\n(ms per call)" for arm in kept] + [q.label for q in probed], strict=True):
+        axes.set_ylabel(label)
+    for axes, quantity in zip(grid[len(kept) :, -1], probed, strict=True):
+        say_limit(axes, quantity)
+    drawing.align_ylabels(grid[:, 0])
+    left_out = sheet.left_out("panels", shown, panels), sheet.left_out("arms", kept, list(looks))
+    notes = (*words(here), *left_out, sheet.unmeasured_words(cells.drop(indices)))
+    handles = [looks[arm].handle(arm) for arm in kept] + marks(here)
+    return sheet.frame(drawing, "Each repetition when it ran, and what the machine did meanwhile", handles, cells, *notes)
+
+
+def draw_point(
+    column: Iterable[Axes], cells: pd.DataFrame, seen: pd.DataFrame, looks: dict[str, Look], probed: list[Quantity]
+) -> None:
+    """The panels of one point: the repetitions of each arm, then each quantity over all of them."""
+    panels = iter(column)
+    index_of = dict(zip(cells["arm"], cells.index, strict=True))
+    launches = sorted(seen["launch"].unique())
+    shades = {index_of[arm]: sheet.shades(look.colour, launches) for arm, look in looks.items() if arm in index_of}
+    for (arm, look), axes in zip(looks.items(), panels, strict=False):
+        if arm in index_of:
+            mine = seen[seen["cell"].eq(index_of[arm]) & seen["kind"].eq("steady")]
+            draw_times(axes, cells.loc[index_of[arm]], mine, look, shades[index_of[arm]])
+            shade_sustained(axes, seen)
+    for axes, quantity in zip(panels, probed, strict=True):
+        draw_seen(axes, quantity, seen[seen[quantity.name].notna()], shades)
+        shade_sustained(axes, seen)
+
+
+def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shades: dict[int, Any]) -> None:
+    """Milliseconds per call of each repetition of one cell, a line per launch, around a thin line at their median."""
+    if cell["status"] not in JUDGED:
+        axes.set_title(cell["status"], loc="right", fontsize=8, color=panel.LIMIT_COLOUR)
+    if rows.empty:
+        panel.say(axes, f"not measured: {cell['status']}" if cell["status"] not in MEASURED else "not known")
+        axes.set_yticks([])
+        return
+    size = marker_size(len(rows))
+    for launch, mine in rows.groupby("launch"):
+        style: Any = {"color": shades[launch], "marker": look.marker, "markersize": size, "markeredgewidth": 0.0}
+        axes.plot(mine["at_s"], 1e3 * mine["call_s"], linewidth=0.7, **style)
+        unsettled = mine[mine["valid"] & ~mine["counts"]]
+        axes.plot(unsettled["at_s"], 1e3 * unsettled["call_s"], **{**style, **UNSETTLED})
+    invalid = rows[~rows["valid"]]
+    axes.plot(invalid["at_s"], 1e3 * invalid["call_s"], **INVALID)
+    middle = 1e3 * rows.loc[rows["counts"], "call_s"].median()
+    axes.axhline(middle, color="0.6", linewidth=0.7, zorder=1.2)
+    ends = [middle * (1 - LEAST_SPAN), middle * (1 + LEAST_SPAN)]
+    panel.scale(axes, [*1e3 * rows["call_s"], *ends], panel.plain, zero=False)
+
+
+def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[Any, dict[int, Any]]) -> None:
+    """A reading over time: a dot in the colour of the arm that ran, and a pale line through each launch."""
+    for _, mine in rows.groupby(["launch", "process"]):
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, color="0.85", linewidth=0.7, zorder=1.5)
+    for (cell, launch), mine in rows[rows["cell"].isin(list(shades))].groupby(["cell", "launch"]):
+        style: Any = {"color": shades[cell][launch], "marker": "o", "markeredgewidth": 0.0, "linestyle": ""}
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, markersize=marker_size(len(rows)), **style)
+    if rows.empty:
+        panel.say(axes, "not known")
+    bounds = list(quantity.reach)
+    if quantity.limit is not None:
+        bounds.append(quantity.limit / quantity.unit)
+        panel.limit(axes, bounds[-1], "")
+    if quantity.apart is not None:
+        bounds += [1 - quantity.apart, 1 + quantity.apart]
+        axes.axhspan(*bounds[-2:], color=SUSTAINED, linewidth=0, zorder=0.5)
+    panel.scale(axes, [*rows[quantity.name] / quantity.unit, *bounds], panel.plain, log=quantity.log, zero=quantity.zero)
+
+
+def say_limit(axes: Axes, quantity: Quantity) -> None:
+    """The words beside the limit of a quantity."""
+    if quantity.apart is not None:
+        panel.beyond(axes, 1.0, f"grey: ±{quantity.apart:.0%}")
+    elif quantity.limit is not None:
+        limit = quantity.limit / quantity.unit
+        panel.beyond(axes, limit, f"limit {limit:g} %", panel.LIMIT_COLOUR)
+
+
+def shade_sustained(axes: Axes, seen: pd.DataFrame) -> None:
+    """A grey ground where arms ran untimed for the GPU's slow counters."""
+    for _, row in seen[seen["kind"].eq("sustained")].iterrows():
+        axes.axvspan(row["at_s"], row["at_s"] + row["wall_s"], color=SUSTAINED, linewidth=0, zorder=0.4)
+
+
+def marker_size(points: int) -> float:
+    """Smaller where there are more."""
+    return 4.5 if points < 60 else 3.0 if points < 300 else 1.6
+
+
+def marks(seen: pd.DataFrame) -> list[Line2D]:
+    """The legend's entries for what is there beside the arms."""
+    timed = seen[seen["kind"].eq("steady")]
+    found = []
+    if not timed["valid"].all():
+        found.append(Line2D([], [], **INVALID, label="invalid, does not count"))
+    if (timed["valid"] & ~timed["counts"]).any():
+        found.append(Line2D([], [], color="0.3", marker="o", **UNSETTLED, label="before the launch settled, does not count"))
+    return found
+
+
+def words(seen: pd.DataFrame) -> list[str]:
+    """How to read the figure."""
+    few, many = seen["launch"].min(), seen["launch"].max()
+    shades = "" if few == many else f"pale to dark: launch {few} to {many}"
+    grey = "grey ground: sustained phase, untimed" if seen["kind"].eq("sustained").any() else ""
+    reasons = seen.loc[~seen["valid"], "reason"].dropna().value_counts().items()
+    invalid = ", ".join(f"{number} x {reason}" for reason, number in reasons)
+    return [
+        "grey line: median",
+        shades,
+        "time from each launch's first timed repetition",
+        grey,
+        invalid and f"invalid: {invalid}",
+    ]
