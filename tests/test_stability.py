@@ -140,7 +140,7 @@ CAUSES = {
         "the SM clock differs by -25% from the reference's (limit 3%)",
     ),
 }
-"""Cause -> device, what is recorded as a function of its size, a size just within and one just beyond the limit, a large one, words."""
+"""Cause -> device, what is recorded by its size, a size just within and one just beyond the limit, a large one, words."""
 
 
 # Each cause alone

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -16,12 +17,13 @@ from nbclient import NotebookClient
 from typer.testing import CliRunner
 
 from nanobench import load, lookup, store
-from nanobench.analysis import verdict
+from nanobench.analysis import advice, verdict
+from nanobench.analysis.timeline import moments
 from nanobench.cli import app, results
 from nanobench.errors import UserError
 from nanobench.plan import Plan
 from nanobench.schema import Arm, ArmRecord, Outcome, Point, Repetition, Status, Verdict, raw_rows
-from nanobench.views import plots, report, units
+from nanobench.views import plots, report, sheet, units
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))
@@ -53,6 +55,71 @@ DESCRIPTION = {
 }
 
 
+KNOWN = {"cores": 2, "cpu_quota": None, "memory_gib": 8}
+"""What advice asks of an identity."""
+STATE = {
+    "hostname": "imagined",
+    "load_1m": 0.25,
+    "busy": [{"name": "back|up", "pid": 7, "cores": 0.9}, {"name": "index", "pid": 8, "cores": 0.5}],
+    "cpu_pressure": 0.0,
+    "governor": "powersave",
+    "omp_threads": 2,
+    "available_gib": 7.5,
+    "gpus": [],
+}
+
+
+def undisturbed(point, arm, launch, block, wall_s):
+    """What probes of the host say of a repetition that nothing disturbs; one in two follows the fixed loop."""
+    return {
+        "started_at": 1000.0 * launch + block + 0.3 * [each.engine for each in ARMS].index(arm.engine),
+        "cpu_s": 0.99 * wall_s,
+        "pressure_s": 0.02 * wall_s,
+        "steal_s": 0.001 * wall_s,
+        "spin_s": 5e-3 * (1 + 0.002 * block) if block % 2 == 0 else None,
+        "load_1m": 0.3,
+    }
+
+
+def disturbed(point, arm, launch, block, wall_s):
+    """Batch 4: something else takes the core of one arm. Batch 16: an outside cause once. Batch 64: the machine slows down."""
+    wall_s *= 1 + 0.02 * block * (point.batch_size == 64)
+    seen = {**undisturbed(point, arm, launch, block, wall_s), "wall_s": wall_s}
+    if point.batch_size == 4 and arm.engine == "cached":
+        seen["cpu_s"] = 0.6 * wall_s
+    if point.batch_size == 16 and launch == 2 and block == 3:
+        seen |= {"valid": False, "reason": "compiled again"}
+    return seen
+
+
+def on_a_gpu(point, arm, launch, block, wall_s):
+    """What NVML says beside the host: a power cap, and at batch 16 a clock that is lower for one arm."""
+    slow = point.batch_size == 16 and arm.engine == "cached"
+    gpu = {"gpu_util": 0.6, "clock_sm_hz": 1.7e9 if slow else 1.98e9, "power_w": 310.0, "throttle": "sw_power_cap"}
+    return {**undisturbed(point, arm, launch, block, wall_s), "spin_s": None, **gpu}
+
+
+def blind(point, arm, launch, block, wall_s):
+    """Nothing, as before there were probes."""
+    return {}
+
+
+def sustained(point, arm, launch):
+    """The phase of a GPU's slow counters, in the first launch, with its samples and one from before the launch."""
+    if launch > 1:
+        return ()
+    start = 1000.0 * launch + 6 + 4 * [each.engine for each in ARMS].index(arm.engine)
+    reading = {"clock_sm_hz": 1.98e9, "power_w": 300.0 + 2 * point.batch_size}
+    samples = [
+        Repetition(kind="sample", started_at=start + 0.1 * tick, gpu_util=0.9 - 0.01 * (tick % 3), **reading)
+        for tick in range(36)
+    ]
+    work = Repetition(
+        kind="sustained", started_at=start, wall_s=3.6, tokens=900 * point.batch_size, energy_j=1100.0, calls=9, **reading
+    )
+    return (work, *samples, Repetition(kind="sample", started_at=900.0, gpu_util=0.0))
+
+
 def repetition(point, arm, block, generator):
     """Two calls with a time per token: growing with the position where nothing is cached."""
     growth = 0.02 if arm.engine == "uncached" else 0.0
@@ -68,26 +135,45 @@ def repetition(point, arm, block, generator):
     )
 
 
-def record(point, arm, launch, failed):
+def record(point, arm, launch, failed, seen, blocks):
     """What a worker would say of an arm."""
     if (point.batch_size, arm.engine) in failed:
         return ArmRecord(arm=arm, outcome=failed[point.batch_size, arm.engine])
     generator = random.Random(f"{point} {arm} {launch}")
-    timed = tuple(repetition(point, arm, block, generator) for block in range(4))
+    timed = [repetition(point, arm, block, generator) for block in range(blocks)]
+    timed = [replace(each, **seen(point, arm, launch, each.block, each.wall_s)) for each in timed]
     memory = 1_000_000 + 100_000 * point.batch_size
     outcome = Outcome(
-        status=Status.OK, gate=Verdict.EXACT, gate_note="tokens equal", mark_cost_s=1e-7, peak_memory_bytes=memory
+        status=Status.OK,
+        gate=Verdict.EXACT,
+        gate_note="tokens equal",
+        mark_cost_s=1e-7,
+        peak_memory_bytes=memory,
+        probe_note="cpu_hz: this machine does not tell",
     )
-    return ArmRecord(arm=arm, repetitions=timed, outcome=outcome)
+    long = sustained(point, arm, launch) if point.device == "cuda" else ()
+    return ArmRecord(arm=arm, repetitions=(*timed, *long), outcome=outcome)
 
 
-def make_run(folder, batches=(1, 4, 16), prompts=(8, 32), launches=2, arms=ARMS, failed=FAILED, new_tokens=6):
-    """A run as a sweep leaves it."""
+def make_run(
+    folder,
+    batches=(1, 4, 16),
+    prompts=(8, 32),
+    launches=2,
+    arms=ARMS,
+    failed=FAILED,
+    new_tokens=6,
+    seen=undisturbed,
+    blocks=4,
+    device="cpu",
+    about=DESCRIPTION,
+):
+    """A run as a sweep leaves it; `seen` says what probes read in a repetition."""
     points = tuple(
         Point(
             model="gpt2-nano",
             dtype="float32",
-            device="cpu",
+            device=device,
             threads=2,
             batch_size=batch,
             prompt_len=prompt,
@@ -98,11 +184,10 @@ def make_run(folder, batches=(1, 4, 16), prompts=(8, 32), launches=2, arms=ARMS,
     )
     limits = {"memory_limit_bytes": None, "timeout_s": 60.0, "isolation": "forkserver"}
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0, **limits)
-    run = store.create(folder, store.about_new("kv-sweep", {"batch": "1,4,16"}, plan, DESCRIPTION))
+    run = store.create(folder, store.about_new("kv-sweep", {"batch": "1,4,16"}, plan, about))
     for trial in (trial for trials in plan.rounds() for trial in trials):
-        run.write_raw(
-            trial, [row for arm in arms for row in raw_rows(trial, 0, record(trial.point, arm, trial.launch, failed))]
-        )
+        records = [record(trial.point, arm, trial.launch, failed, seen, blocks) for arm in arms]
+        run.write_raw(trial, [row for each in records for row in raw_rows(trial, 0, each)])
     return run
 
 
@@ -115,6 +200,27 @@ def run(tmp_path_factory):
 def single(tmp_path_factory):
     """One batch size, one length, one launch."""
     return make_run(tmp_path_factory.mktemp("single") / "one", batches=(2,), prompts=(8,), launches=1, arms=ARMS[:2])
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A CPU run with a cell that something took the core from, one that never settles, and one invalid repetition."""
+    where = tmp_path_factory.mktemp("noisy") / "noisy"
+    about = {**DESCRIPTION, "identity": {**DESCRIPTION["identity"], **KNOWN}, "state": STATE}
+    return make_run(where, batches=(1, 4, 16, 64), prompts=(8,), seen=disturbed, blocks=40, arms=ARMS[:2], about=about)
+
+
+@pytest.fixture(scope="module")
+def on_cuda(tmp_path_factory):
+    """A CUDA run with samples; the last arm runs out of memory at the largest batch size."""
+    failed = {(16, "cached-cat"): OOM}
+    return make_run(
+        tmp_path_factory.mktemp("cuda") / "cuda", prompts=(8,), seen=on_a_gpu, blocks=5, device="cuda", failed=failed
+    )
+
+
+def drawn(name, run):
+    return plots.figure(name, load(run.folder), run.read_raw())
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +267,18 @@ def test_axes_are_labelled_with_their_units(figures, name):
         "speedup_vs_length": {"prompt length (tokens)", "speedup (x)"},
         "throughput_ttft_memory_vs_batch": {"batch size (rows)", "output (tok/s)", "TTFT (ms)", "peak memory (MiB)"},
         "token_latency": {"position of the new token", "gap to the token before (ms)"},
+        "utilization_vs_batch": {
+            "batch size (rows)",
+            "main thread had\na core (% of time)",
+            "tasks waited for\na core (% of time)",
+            "taken by the\nhypervisor (%)",
+        },
+        "timeline": {
+            "time in the launch (s)",
+            *(f"{arm.label}\n(ms per call)" for arm in ARMS),
+            "main thread\non CPU (%)",
+            "fixed loop,\nfirst = 1",
+        },
     }
     assert labels - {""} == known[name]
     ends = [axes for axes in figure.axes if axes.get_xlabel()]
@@ -254,6 +372,153 @@ def test_a_figure_that_the_data_does_not_allow_says_why(tmp_path, name, changes,
         assert word in str(refusal.value)
 
 
+# What cannot be judged, and what the machine did
+
+
+def hollow(figure):
+    """The places of hollow markers, panel by panel."""
+    return [
+        [float(x) for line in axes.lines if line.get_label() == sheet.UNJUDGED for x in line.get_xdata()]
+        for axes in figure.axes
+    ]
+
+
+def entries(figure):
+    """The words of the legend."""
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_noisy_run_has_the_statuses_that_the_tests_below_speak_of(noisy):
+    cells = load(noisy.folder).set_index(["batch_size", "arm"])["status"]
+    assert cells[4, "cached"] == "unstable"
+    assert set(cells[64]) == {"no_steady_state"}
+    assert set(cells[1]) | set(cells[16]) <= {"ok", "imprecise"}
+
+
+def test_cells_that_are_not_judged_have_hollow_markers_and_the_legend_says_so(noisy):
+    assert hollow(drawn("speedup_vs_batch", noisy)) == [[4.0, 64.0]]
+    for name in ("throughput_ttft_memory_vs_batch", "utilization_vs_batch"):
+        for places in hollow(drawn(name, noisy)):
+            assert sorted(places) == [4.0, 64.0, 64.0]
+        assert entries(drawn(name, noisy))[-1] == "hollow: unstable or no_steady_state, not judged"
+
+
+def test_where_all_is_judged_nothing_is_hollow(figures):
+    for name in ("speedup_vs_batch", "speedup_vs_length", "throughput_ttft_memory_vs_batch", "utilization_vs_batch"):
+        assert not any(hollow(figures[name]))
+        assert not any("hollow" in words for words in entries(figures[name]))
+
+
+def test_figures_without_markers_name_the_cells_that_are_not_judged(noisy):
+    footer = drawn("token_latency", noisy).get_supxlabel()
+    assert "not judged: uncached at batch 64 (no_steady_state); cached at batch 64 (no_steady_state)" in footer.replace(
+        "\n", " "
+    )
+
+
+def test_utilization_on_a_cpu_shows_the_limits(noisy):
+    figure = drawn("utilization_vs_batch", noisy)
+    words = [[text.get_text() for text in axes.texts if text.get_text()] for axes in figure.axes]
+    assert words == [["limit 95 %"], ["limit 10 %"], ["limit 2 %"], ["limit 5 %"]]
+    for axes, limit in zip(figure.axes, (95.0, 10.0, 2.0, 5.0), strict=True):
+        assert any(set(line.get_ydata()) == {limit} for line in axes.lines)
+        assert axes.get_ylim()[0] <= limit <= axes.get_ylim()[1]
+    assert 60.0 in [round(y, 6) for line in figure.axes[0].lines for y in line.get_ydata()]
+    assert "not known: CPU clock" in figure.get_supxlabel()
+
+
+def test_utilization_on_cuda_shows_what_nvml_says(on_cuda):
+    figure = drawn("utilization_vs_batch", on_cuda)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["GPU utilization (%):\nsome kernel was running", "power (W)", "SM clock (GHz)", "energy (J/token)"]
+    assert "clocks were seen held down by: sw_power_cap" in figure.get_supxlabel()
+    cells = load(on_cuda.folder)
+    slow = cells[cells["arm"].eq("cached") & cells["batch_size"].eq(16)]
+    assert slow["status"].tolist() == ["unstable"]
+    assert [16.0] in [sorted(set(places)) for places in hollow(figure)]
+    heights = [y for line in figure.axes[0].lines for y in line.get_ydata()]
+    assert all(0 <= y <= 100 for y in heights if y == y)
+    assert "oom" in texts(figure)
+
+
+def test_a_quantity_that_no_cell_knows_has_no_panel(tmp_path):
+    def no_steal(*asked):
+        return {**undisturbed(*asked), "steal_s": None, "spin_s": None}
+
+    run = make_run(tmp_path / "run", prompts=(8,), launches=1, seen=no_steal)
+    figure = drawn("utilization_vs_batch", run)
+    assert len(figure.axes) == 2
+    assert "not known: taken by the hypervisor, drift of a fixed loop, CPU clock" in figure.get_supxlabel()
+    assert "fixed loop,\nfirst = 1" not in {axes.get_ylabel() for axes in drawn("timeline", run).axes}
+
+
+def test_without_readings_utilization_says_why(tmp_path):
+    run = make_run(tmp_path / "run", prompts=(8,), launches=1, seen=blind)
+    cells = load(run.folder)
+    with pytest.raises(UserError, match="none: cpu_hz: this machine does not tell"):
+        plots.figure("utilization_vs_batch", cells, [])
+    with pytest.raises(UserError, match="before nanobench took readings; measure again"):
+        plots.figure("utilization_vs_batch", cells.assign(probe_note=None), [])
+    with pytest.raises(UserError, match="say when they began"):
+        plots.figure("timeline", cells, run.read_raw())
+
+
+def test_moments_count_from_the_first_timed_repetition_of_their_launch(run):
+    cells = load(run.folder)
+    seen = moments(cells, run.read_raw())
+    assert len(seen) == 4 * 2 * cells["status"].isin(["ok", "imprecise"]).sum()
+    assert seen["at_s"].is_monotonic_increasing
+    reference = seen[seen["cell"].eq(cells.index[0])]
+    assert reference["at_s"].tolist() == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    assert reference["spin_ratio"].dropna().tolist() == pytest.approx([1.0, 1.0, 1.004, 1.004])
+    assert reference["on_cpu_fraction"].tolist() == pytest.approx([0.99] * 8)
+
+
+def test_arms_that_ran_in_processes_of_their_own_start_apart(run):
+    rows = [{**row, "process": row["arm_index"]} for row in run.read_raw()]
+    seen = moments(load(run.folder), rows)
+    assert seen.groupby(["cell", "launch"])["at_s"].min().eq(0).all()
+
+
+def test_the_timeline_shows_all_launches_and_marks_what_does_not_count(noisy):
+    cells = load(noisy.folder)
+    figure = plots.figure("timeline", cells[cells["batch_size"].le(16)], noisy.read_raw())
+    assert [axes.get_title("left") for axes in figure.axes[:2]] == ["batch 1", "batch 16"]
+    crosses = [[x for line in axes.lines if line.get_marker() == "x" for x in line.get_xdata()] for axes in figure.axes]
+    assert crosses[:4] == [[], [3.0], [], [pytest.approx(3.3)]]
+    assert "invalid, does not count" in entries(figure)
+    footer = figure.get_supxlabel()
+    assert "pale to dark: launch 1 to 2" in footer
+    assert "invalid: 2 x compiled again" in footer
+    launches = {line.get_color() for line in figure.axes[0].lines if len(line.get_xdata()) == 40}
+    assert len(launches) == 2
+
+
+def test_the_timeline_says_which_cells_are_not_judged(noisy):
+    figure = drawn("timeline", noisy)
+    assert [axes.get_title("right") for axes in figure.axes[:4]] == ["", "no_steady_state", "", "no_steady_state"]
+
+
+def test_the_timeline_of_a_gpu_shows_samples_and_the_sustained_phase(on_cuda):
+    figure = drawn("timeline", on_cuda)
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels[3:] == ["GPU utilization\n(%)", "SM clock\n(GHz)", "power (W)"]
+    assert "grey ground: sustained phase" in figure.get_supxlabel()
+    for axes in figure.axes:
+        assert all(x >= 0 for line in axes.lines if line.get_marker() == "o" for x in line.get_xdata())
+
+
+def test_a_launch_that_failed_is_not_in_the_timeline(tmp_path):
+    run = make_run(tmp_path / "run", prompts=(8,), batches=(1,), launches=2, failed={})
+    rows = run.read_raw()
+    for row in rows:
+        if row["kind"] == "outcome" and row["launch"] == 2 and row["engine"] == "cached":
+            row |= {"status": "timeout", "reason": "after 60 s"}
+    cells = load(run.folder)
+    seen = moments(cells, rows)
+    assert set(seen.loc[seen["cell"].eq(cells.index[cells["arm"].eq("cached")][0]), "launch"]) == {1}
+
+
 # Report and exports
 
 
@@ -294,6 +559,60 @@ def test_every_image_of_the_report_exists(run, written):
     assert [Path(link).stem for link in links] == list(plots.PLOTS)
     for link in links:
         assert (run.folder / link).stat().st_size > 0
+
+
+def believed(run):
+    """The report's section on trust."""
+    command("report", run.folder)
+    return (run.folder / "report.md").read_text().partition("## Can it be believed?\n\n")[2].partition("\n## ")[0]
+
+
+def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
+    section = believed(noisy)
+    cells = load(noisy.folder)
+    assert section.splitlines()[0] == f"- alike in every cell: launches 2, protocol {cells['protocol'][0]}"
+    for line in verdict.disturbances(cells):
+        assert f"- {line}" in section
+    rows = {(int(row["batch"]), row["arm"]): row for row in read_table(section.partition("\n\n")[2].partition("\n\n")[0])}
+    assert len(rows) == len(cells)
+    for cell in report.records(cells):
+        row = rows[cell["batch_size"], cell["arm"]]
+        assert row["status"] == cell["status"]
+        assert row["invalid repetitions"] == str(cell["invalid_repetitions"])
+        assert row["because"] == (cell["invalid_reasons"] or units.MISSING)
+        if cell["arm_index"]:
+            assert row["pairs"] == str(cell["pairs"])
+            assert float(row["sd within launches"].rstrip(" %")) == pytest.approx(100 * cell["sd_within"], rel=0.05)
+            assert row["null [95 %]"] == units.MISSING
+        else:
+            assert row["null [95 %]"].startswith(f"{cell['null_ratio']:.3f}x [")
+            assert row["pairs"] == units.MISSING
+
+
+def test_trust_names_the_machine_its_state_and_its_problems(noisy):
+    section = believed(noisy)
+    assert "- before the start: host imagined, load 0.25, CPU governor powersave, 7.5 GiB of memory available" in section
+    about = noisy.read_about()
+    found = advice.problems(about["identity"], about["state"])
+    assert {problem.what.split()[0] for problem in found} == {"2", "back|up", "index", "CPU"}
+    for problem in found:
+        assert section.count(problem.mend) == 1
+        assert problem.what.replace("|", "\\|") in section
+    assert "- readings that are missing: cpu_hz: this machine does not tell" in section
+
+
+def test_trust_needs_no_state_and_says_that_one_launch_hides_the_spread_between(single):
+    section = believed(single)
+    assert "the state of the machine before the start was not recorded" in section
+    assert "the spread between launches, often the larger part, is not known" in section
+    assert "no measured cell is unstable or without a steady state" in section
+    assert "invalid repetitions 0" in section.splitlines()[0]
+    assert "|" not in section
+
+
+def test_trust_says_nothing_of_figures_where_no_cell_has_any(tmp_path):
+    run = make_run(tmp_path / "run", batches=(1,), prompts=(8,), launches=1, failed={(1, arm.engine): OOM for arm in ARMS})
+    assert believed(run) == "- the state of the machine before the start was not recorded\n"
 
 
 def test_the_markdown_table_agrees_with_the_cells(run):

@@ -77,7 +77,7 @@ METRICS = (
         "count",
         "unsteady",
         "lower",
-        "launches of 20 repetitions or more that never settled",
+        "launches of 30 repetitions or more that never settled",
         lambda c: c.unsteady,
     ),
     Metric("identity", "text", "identity", "", "hash of machine, software, model and threads", lambda c: c.rows[0]["identity"]),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from nanobench import stats
-from nanobench.cells import Cell, by_key
+from nanobench.cells import Cell, by_key, steady_rows, timed_rows
 from nanobench.schema import Status
 
 LEAST_ON_CPU = 0.95
@@ -56,9 +56,10 @@ def mend(cell: Cell) -> str:
 
 def disturbances(cell: Cell) -> Iterator[str]:
     """Each recorded cause that makes the cell unstable, with its figure and its limit."""
-    timed = len(cell.steady) + len(cell.invalid)
+    timed = len(timed_rows(cell.rows))
     if timed and len(cell.invalid) / timed > MOST_INVALID:
-        yield f"{len(cell.invalid)} of {timed} repetitions are invalid ({invalid_reasons(cell)})"
+        causes = (invalid_reasons(cell) or "").replace("; ", ", ")
+        yield f"{len(cell.invalid)} of {timed} repetitions are invalid ({causes})"
     for share, limit, words in (
         (throttled(cell), MOST_THROTTLED, "clocks or CPU quota were held down in {:.0%} of the repetitions"),
         (steal_fraction(cell), MOST_STEAL, "the hypervisor took {:.1%} of the time"),
@@ -83,7 +84,7 @@ def moving_clocks(cell: Cell) -> Iterator[str]:
     clocks = cell.seen("clock_sm_hz")
     if len(clocks) > 1 and np.std(clocks) / np.mean(clocks) > MOST_CLOCK_SPREAD:
         yield f"the SM clock varies by {np.std(clocks) / np.mean(clocks):.0%} (limit {MOST_CLOCK_SPREAD:.0%})"
-    others = [row["clock_sm_hz"] for row in cell.reference_rows if row["kind"] == "steady" and row["clock_sm_hz"]]
+    others = [row["clock_sm_hz"] for row in steady_rows(cell.reference_rows) if row["clock_sm_hz"]]
     if clocks and others and abs(apart := float(np.median(clocks) / np.median(others)) - 1) > MOST_CLOCK_SPREAD:
         yield f"the SM clock differs by {apart:+.0%} from the reference's (limit {MOST_CLOCK_SPREAD:.0%})"
 
@@ -129,4 +130,5 @@ def invalid_reasons(cell: Cell) -> str | None:
 def causes(reasons: Iterable[str]) -> list[tuple[str, int]]:
     """Causes in the reasons of unstable cells, without the figures that differ from cell to cell; the most frequent first."""
     parts = (part for reason in reasons for part in reason.split("; "))
-    return Counter(re.sub(r"[\d.,]*\d", "..", part.partition(" (limit")[0]) for part in parts).most_common()
+    words = (part.partition(" (limit")[0].replace("processes", "process") for part in parts)
+    return Counter(re.sub(r"[+-]?\d[\d.]*(e-?\d+)?", "..", each) for each in words).most_common()

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,17 @@ class Source:
             return None
         try:
             return self.parse(os.pread(self.file, 4096, 0).decode())
-        except (OSError, ValueError, IndexError) as error:
-            self.trouble = f"{self.path}: {getattr(error, 'strerror', None) or error}"
-            return None
+        except OSError as error:
+            self.trouble = f"{self.path}: {error.strerror}"
+        except (ValueError, IndexError):
+            self.trouble = f"{self.path}: what it says cannot be understood"
+        return None
 
     def close(self) -> None:
         """Gives the file back."""
         if self.file is not None:
-            os.close(self.file)
+            with suppress(OSError):
+                os.close(self.file)
             self.file = None
 
 
@@ -131,18 +135,16 @@ def spin() -> float:
 
 def throttling_file() -> Path | None:
     """cpu.stat of the control group that limits this process, of either version; None where there is none."""
-    try:
-        lines = (PROC / "self" / "cgroup").read_text().split()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = CGROUPS / controllers
-        for file in (root / path.lstrip("/") / "cpu.stat", root / "cpu.stat"):
-            if file.exists() and "nr_throttled" in file.read_text():
-                return file
+    with suppress(OSError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            _, _, rest = line.partition(":")
+            controllers, told, path = rest.partition(":")
+            if not told or (controllers and "cpu" not in controllers.split(",")):
+                continue
+            root = CGROUPS / controllers
+            for file in (root / path.lstrip("/") / "cpu.stat", root / "cpu.stat"):
+                if file.is_file() and "nr_throttled" in file.read_text():
+                    return file
     return None
 
 
