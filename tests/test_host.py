@@ -179,9 +179,11 @@ def test_one_absent_source_takes_no_other_reading_along(machine, name):
     assert "; " not in probe.note
 
 
-@pytest.mark.parametrize("text", ["", "rubbish", "a b\n\nc\n", "0::\n", "::::\n", "0:/box\n", "1:cpu,cpuacct\n"])
+@pytest.mark.parametrize(
+    "text", [b"", b"rubbish", b"a b\n\nc\n", b"0::\n", b"::::\n", b"0:/box\n", b"1:cpu,cpuacct\n", b"0::/b\xffx\n"]
+)
 def test_a_control_group_that_cannot_be_understood_is_one_that_does_not_tell(machine, text):
-    machine.write("proc/self/cgroup", text)
+    machine.path("proc/self/cgroup").write_bytes(text)
     probe = machine.probe()
     assert seen(probe)["throttled"] is None
     assert probe.note.startswith("throttled: ")

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import SMALL, environment
 from nanobench import load, store
+from nanobench.schema import MEASURED
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
 
@@ -36,7 +37,7 @@ def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
     cells = cells_of(small_run[0])
     assert list(cells.index) == [(1, "uncached"), (1, "cached"), (3, "uncached"), (3, "cached")]
     assert set(cells["gate"]) == {"exact"}
-    assert set(cells["status"]) <= {"ok", "imprecise"}
+    assert set(cells["status"]) <= set(MEASURED)
     assert (cells[["output_tok_s", "ttft_s", "tpot_s", "peak_memory_bytes", "mark_tax"]] > 0).all().all()
     cached = cells.xs("cached", level="arm")
     assert (cached["speedup_lo"] < cached["speedup"]).all()
@@ -49,7 +50,8 @@ def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
 def test_the_last_line_is_one_json_document(small_run):
     document = json.loads(small_run[1].strip().splitlines()[-1])
     assert len(document["cells"]) == 4
-    assert document["verdict"][0].startswith("cached is ")
+    # On a busy machine the cells are unstable, and nothing is said of them.
+    assert document["verdict"][0].startswith(("cached is ", "nothing is said of cached"))
     assert 0 < document["timed_share"] < 1
 
 
@@ -121,7 +123,7 @@ def test_an_exception_in_an_arm_is_an_error_row_and_spares_the_others(nanobench,
     arms = ("--engine", "uncached,fakes:raising,cached")
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "1,4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
-    assert cells.loc[(1, "fakes:raising"), "status"] in ("ok", "imprecise")
+    assert cells.loc[(1, "fakes:raising"), "status"] in MEASURED
     assert cells.loc[(4, "fakes:raising"), "status"] == "error"
     assert cells.loc[(4, "fakes:raising"), "reason"] == "ValueError: no rows above three"
     assert cells.loc[(4, "fakes:raising"), FAILED].isna().all()

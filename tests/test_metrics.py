@@ -11,11 +11,13 @@ import scipy.stats
 from nanobench import cells, metrics
 from nanobench.schema import (
     MEASURED,
+    PROTOCOL,
     RAW_COLUMNS,
     Arm,
     ArmRecord,
     Outcome,
     Point,
+    Readings,
     Repetition,
     Status,
     Trial,
@@ -73,6 +75,9 @@ def failed(status, reason="because"):
 
 # Two marked calls of POINT: the first token after 2 s and 3 s, the last after 3 s and 6 s.
 TWO_CALLS = [timed(0, 3.5, (2.0, 2.25, 3.0)), timed(1, 6.5, (3.0, 5.0, 6.0))]
+
+
+ONE = replace(POINT, new_tokens=1)
 
 
 # Throughput and latency
@@ -140,19 +145,20 @@ def test_two_new_tokens_have_a_time_per_output_token():
 
 def test_invalid_repetitions_and_other_phases_count_nowhere():
     others = [
-        timed(2, 1000.0, (500.0, 700.0, 900.0), valid=False, reason="recompiled"),
+        timed(4, 1000.0, (500.0, 700.0, 900.0), valid=False, reason="recompiled"),
         Repetition(kind="build", wall_s=100.0),
         Repetition(kind="first_call", wall_s=100.0, tokens=12),
         Repetition(kind="gate", wall_s=100.0),
         Repetition(kind="warmup", wall_s=100.0, tokens=12),
+        Repetition(kind="sustained", started_at=0.0, wall_s=100.0, tokens=12),
     ]
-    with_others, without = alone([*others, *TWO_CALLS]), alone(TWO_CALLS)
-    told = ("status", "reason", "invalid_repetitions", "invalid_reasons")
-    phases = ("steady_s", "gate_s", "first_call_s", "warmup_s")
-    same = [name for name in without if name not in (*told, *phases)]
-    assert {name: with_others[name] for name in same} == {name: without[name] for name in same}
-    assert with_others["repetitions"] == 2
-    assert [with_others[name] for name in told[2:]] == [1, "1 x recompiled"]
+    calls = [*TWO_CALLS, replace(TWO_CALLS[0], block=2), replace(TWO_CALLS[1], block=3)]
+    with_others, without = alone([*others, *calls]), alone(calls)
+    told = {"invalid_repetitions", "invalid_reasons", "steady_s", "gate_s", "first_call_s", "warmup_s", "energy_valid"}
+    assert {name for name in without if with_others[name] != without[name]} == told
+    assert with_others["repetitions"] == 4
+    assert (with_others["invalid_repetitions"], with_others["invalid_reasons"]) == (1, "1 x recompiled")
+    assert (without["invalid_repetitions"], without["invalid_reasons"]) == (0, None)
 
 
 def test_noise_is_the_relative_interquartile_range_of_the_time_of_a_call():
@@ -335,6 +341,460 @@ def test_the_mark_tax_is_unknown_where_there_is_nothing_to_compare():
     assert alone(timings(1.0, 1.0), replace(OK, mark_cost_s=0.01))["mark_tax"] is None
 
 
+# Pairs, their spread and their p values
+
+
+def ratios(*launches, point=POINT, **trial):
+    """Launches of pairs with these log ratios."""
+    rows = []
+    for launch, logs in enumerate(launches, start=1):
+        slow = [timed(block, math.exp(log), point=point) for block, log in enumerate(logs)]
+        rows += both(slow, [timed(block, 1.0, point=point) for block in range(len(logs))], launch, point=point, **trial)
+    return rows
+
+
+def test_pairs_are_counted_over_all_launches():
+    assert cell_of(ratios([0.1, 0.2, 0.3], [0.4]))["pairs"] == 4
+    assert cell_of(apart(1, timings(2.0, 2.0), timings(1.0, 1.0)) + apart(2, timings(2.0), timings(1.0)))["pairs"] == 2
+    assert cell_of(ratios([0.1, 0.2]), SLOW)["pairs"] == 0
+
+
+def test_the_spread_within_launches_is_pooled_and_what_is_left_of_that_between_them_is_theirs():
+    # Within: squares of 0.02 and 0.02 over 1 + 1 degrees of freedom. Means 0.2 and 0.6: variance 0.08, 0.01 of it from within.
+    cell = cell_of(ratios([0.1, 0.3], [0.5, 0.7]))
+    assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
+    assert cell["sd_between"] == pytest.approx(math.sqrt(0.08 - 0.01))
+    assert cell["advice"] == "more launches"
+
+
+def test_launches_that_agree_ask_for_more_repetitions():
+    cell = cell_of(ratios([0.1, 0.3], [0.3, 0.1]))
+    assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
+    assert (cell["sd_between"], cell["advice"]) == (0.0, "more repetitions")
+
+
+def test_one_launch_tells_the_spread_within_it_alone():
+    cell = cell_of(ratios([0.1, 0.3]))
+    assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
+    assert (cell["sd_between"], cell["advice"]) == (None, None)
+
+
+def test_one_pair_a_launch_tells_no_spread():
+    cell = cell_of(ratios([0.1], [0.3]))
+    assert [cell[name] for name in ("sd_within", "sd_between", "advice")] == [None] * 3
+
+
+def test_the_p_value_is_that_of_the_launches_means():
+    # Means 0.2 and 0.1: t = 0.3 / 0.1 = 3; with one degree of freedom p = 1 - 2 / pi * atan(t).
+    cell = cell_of(ratios([0.15, 0.25], [0.1]))
+    assert cell["speedup_p"] == pytest.approx(1 - 2 / math.pi * math.atan(3))
+    assert cell["speedup_p_holm"] == cell["speedup_p"]
+
+
+def test_the_p_value_of_one_launch_is_that_of_its_pairs():
+    assert cell_of(ratios([0.2, 0.1]))["speedup_p"] == pytest.approx(1 - 2 / math.pi * math.atan(3))
+    assert cell_of(ratios([0.2]))["speedup_p"] is None
+
+
+def test_equal_times_are_no_difference_at_all():
+    assert cell_of(ratios([0.0, 0.0], [0.0, 0.0]))["speedup_p"] == 1.0
+
+
+def test_p_values_are_corrected_for_all_ratios_of_the_run():
+    # Two launches of 0.01 * (k + 1) and 0.01 * k have t = 2 k + 1. By Holm the smallest of three counts three times, the next
+    # twice, and none less than the one before.
+    known = {8: (100,), 1: (9,), 4: (10,)}
+    rows = [
+        row
+        for batch_size, (k,) in known.items()
+        for row in ratios([0.01 * (k + 1)], [0.01 * k], point=replace(POINT, batch_size=batch_size))
+    ]
+    lone = ratios([0.5], point=replace(POINT, batch_size=16))
+    broken = both(timings(1.0), timings(1.0), fast_outcome=failed(Status.OOM), point=replace(POINT, batch_size=32))
+    found = {cell["batch_size"]: cell for cell in metrics.derive(rows + lone + broken) if cell["arm"] == FAST.label}
+    p_of = {k: 1 - 2 / math.pi * math.atan(2 * k + 1) for k in (100, 10, 9)}
+    assert 2 * p_of[10] > p_of[9]
+    assert [found[size]["speedup_p"] for size in (8, 4, 1)] == [pytest.approx(p_of[k]) for k in (100, 10, 9)]
+    corrected = [found[size]["speedup_p_holm"] for size in (8, 4, 1)]
+    assert corrected == [pytest.approx(p) for p in (3 * p_of[100], 2 * p_of[10], 2 * p_of[10])]
+    assert [found[size]["speedup_p_holm"] for size in (16, 32)] == [None, None]
+
+
+def test_cells_corrected_again_among_more_are_as_if_all_had_come_at_once():
+    first, second = ratios([0.02], [0.01]), ratios([0.2], [0.1], point=replace(POINT, batch_size=8))
+    together = metrics.corrected(metrics.in_order(metrics.derive(first) + metrics.derive(second)))
+    assert together == metrics.derive(first + second)
+
+
+def test_the_trimmed_speedup_leaves_a_fifth_of_a_launchs_pairs_out_at_either_end():
+    # Launch 1: of 0, 1, 2, 3 and 100 tenths the middle three, 0.2 in the mean. Launch 2: one pair of 0.4.
+    cell = cell_of(ratios([0.3, 10.0, 0.1, 0.0, 0.2], [0.4]))
+    assert cell["speedup_trimmed"] == pytest.approx(math.exp(0.3))
+    assert cell["speedup"] == pytest.approx(math.exp((10.6 / 5 + 0.4) / 2))
+
+
+def test_below_five_pairs_nothing_is_trimmed():
+    cell = cell_of(ratios([0.3, 10.0, 0.1, 0.0]))
+    assert cell["speedup_trimmed"] == pytest.approx(cell["speedup"])
+
+
+def test_the_null_contrast_takes_the_references_repetitions_as_two_arms_that_run_as_abba():
+    # Launch 1: ln (4 / 2), ln (6 / 3). Launch 2 begins the other way round: ln (8 / 1), ln (8 / 1); a fifth is left over.
+    slow = ([4.0, 2.0, 3.0, 6.0], [1.0, 8.0, 8.0, 1.0, 77.0])
+    rows = [row for launch, walls in enumerate(slow, 1) for row in both(timings(*walls), timings(1.0), launch)]
+    half = scipy.stats.t.ppf(0.975, 1) * math.log(2)  # means ln 2 and 3 ln 2
+    for cell in metrics.derive(rows):
+        assert cell["null_ratio"] == pytest.approx(4.0)
+        assert cell["null_lo"] == pytest.approx(4 * math.exp(-half))
+        assert cell["null_hi"] == pytest.approx(4 * math.exp(half))
+
+
+def test_without_two_repetitions_of_the_reference_there_is_no_null_contrast():
+    cell = cell_of(both(timings(1.0), timings(1.0)))
+    assert [cell[name] for name in ("null_ratio", "null_lo", "null_hi")] == [None] * 3
+
+
+# Intervals and percentiles of latencies
+
+
+def marked_calls(e2e_s, block=0, point=POINT):
+    """One repetition of marked calls back to back, each of new_tokens even gaps after a first token at once."""
+    marks, now_s = [], 0.0
+    for seconds in e2e_s:
+        marks += [now_s + seconds * (index + 1) / point.new_tokens for index in range(point.new_tokens)]
+        now_s += seconds
+    return timed(block, now_s, tuple(marks), calls=len(e2e_s), point=point)
+
+
+def launches_of(*e2e_s):
+    """The cell of an arm with one repetition of marked calls in each launch."""
+    rows = []
+    for launch, seconds in enumerate(e2e_s, start=1):
+        rows += said(trial_of(launch, arms=(FAST,)), FAST, [marked_calls(seconds)])
+    return cell_of(rows)
+
+
+def test_the_bounds_of_the_end_to_end_time_are_two_of_the_times():
+    # Of 9 values at most one lies below the median with probability 10 / 512: the bounds are the second at either end.
+    cell = launches_of(*([seconds] for seconds in (9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0)))
+    assert cell["e2e_s"] == pytest.approx(5.0)
+    assert (cell["e2e_lo_s"], cell["e2e_hi_s"]) == (pytest.approx(2.0), pytest.approx(8.0))
+
+
+def test_six_launches_are_the_fewest_that_bound_the_end_to_end_time():
+    six = launches_of([1.0], [2.0], [3.0], [4.0], [5.0], [6.0])
+    assert (six["e2e_lo_s"], six["e2e_hi_s"]) == (pytest.approx(1.0), pytest.approx(6.0))
+    five = launches_of([1.0], [2.0], [3.0], [4.0], [5.0])
+    assert five["e2e_s"] == pytest.approx(3.0)
+    assert (five["e2e_lo_s"], five["e2e_hi_s"]) == (None, None)
+
+
+def test_calls_of_one_launch_never_bound_the_end_to_end_time():
+    cell = launches_of([float(seconds) for seconds in range(1, 101)])
+    assert cell["e2e_s"] == pytest.approx(50.5)
+    assert (cell["e2e_lo_s"], cell["e2e_hi_s"]) == (None, None)
+
+
+ITL = [f"itl_{percentile}{part}_s" for percentile in ("p50", "p90", "p99") for part in ("", "_lo", "_hi")]
+LEAST = {"p50": 6, "p90": 36, "p99": 368}
+
+
+def with_gaps(gaps_s, new_tokens=2):
+    """The cell of marked calls in one repetition, each with these gaps (one, or a list of them) after its first token."""
+    point = replace(POINT, new_tokens=new_tokens)
+    marks, now_s = [], 0.0
+    for gaps in gaps_s:
+        marks += [now_s + 1.0 + sum(gaps[:index]) for index in range(new_tokens)]
+        now_s = marks[-1]
+    repetition = timed(0, now_s, tuple(marks), calls=len(gaps_s), point=point)
+    return alone([repetition], point=point)
+
+
+@pytest.mark.parametrize("percentile", LEAST)
+def test_a_percentile_of_gaps_is_null_below_its_least_count(percentile):
+    columns = [name for name in ITL if percentile in name]
+    enough = with_gaps([[0.01 * number] for number in range(1, LEAST[percentile] + 1)])
+    assert None not in [enough[name] for name in columns]
+    fewer = with_gaps([[0.01 * number] for number in range(1, LEAST[percentile])])
+    assert [fewer[name] for name in columns] == [None] * 3
+    assert str(LEAST[percentile]) in metrics.BY_NAME[columns[0]].formula
+
+
+def test_percentiles_of_gaps_stand_between_two_of_them():
+    # 36 calls of one gap each: 10 to 360 ms. All lie below the 90th percentile with probability 0.9 ** 36 = 2.25 %.
+    cell = with_gaps([[0.01 * number] for number in range(36, 0, -1)])
+    assert cell["itl_p50_s"] == pytest.approx(0.185)
+    assert cell["itl_p90_s"] == pytest.approx(0.01 * (1 + 0.9 * 35))
+    assert cell["itl_p90_hi_s"] == pytest.approx(0.36)
+    below = sum(math.comb(36, n) * 0.5**36 for n in range(12))
+    assert below < 0.025 < below + math.comb(36, 12) * 0.5**36
+    assert (cell["itl_p50_lo_s"], cell["itl_p50_hi_s"]) == (
+        pytest.approx(0.12),
+        pytest.approx(0.25),
+    )  # the twelfth at either end
+    below = [sum(math.comb(36, n) * 0.9**n * 0.1 ** (36 - n) for n in range(rank)) for rank in range(37)]
+    rank = max(rank for rank in range(37) if below[rank] < 0.025)
+    assert cell["itl_p90_lo_s"] == pytest.approx(0.01 * rank)
+    assert cell["itl_p99_s"] is None
+
+
+def test_gaps_of_one_call_are_related_and_never_bound_a_percentile():
+    cell = with_gaps([[0.01 * number for number in range(1, 401)]], new_tokens=401)
+    assert [cell[name] for name in ITL] == [None] * 9
+
+
+def test_percentiles_cover_all_positions_where_gaps_do_not_grow():
+    cell = with_gaps([[0.1, 0.104, 0.102, 0.1, 0.1, 0.103, 0.109, 0.109]] * 40, new_tokens=9)
+    assert cell["itl_positions"] == "2-9"
+    assert cell["itl_p50_s"] == pytest.approx((0.102 + 0.103) / 2)
+
+
+@pytest.mark.parametrize("last_s", [0.115, 0.085])
+def test_percentiles_cover_the_last_quarter_where_gaps_grow_or_shrink_with_the_position(last_s):
+    cell = with_gaps([[0.1, 0.1, 0.2, 0.3, 0.4, 0.5, last_s, last_s]] * 40, new_tokens=9)
+    assert cell["itl_positions"] == "8-9"
+    assert (cell["itl_p50_s"], cell["itl_p90_s"]) == (pytest.approx(last_s), pytest.approx(last_s))
+
+
+def test_of_fewer_than_eight_gaps_none_is_left_out():
+    cell = with_gaps([[0.1 * number for number in range(1, 8)]] * 40, new_tokens=8)
+    assert cell["itl_positions"] == "2-8"
+
+
+def test_tokens_that_come_several_at_once_have_gaps_of_0_and_percentiles_all_the_same():
+    cell = with_gaps([[0.0, 0.0, 0.3] * 3] * 40, new_tokens=10)
+    assert (cell["status"], cell["itl_positions"]) == ("ok", "2-10")
+    assert (cell["itl_p50_s"], cell["itl_p90_s"]) == (pytest.approx(0.0), pytest.approx(0.3))
+
+
+def test_without_gaps_there_are_neither_percentiles_nor_positions():
+    for cell in (alone(timings(2.0, 2.0)), alone([timed(0, 1.0, (1.0,), point=ONE)], point=ONE)):
+        assert [cell[name] for name in (*ITL, "itl_positions")] == [None] * 10
+
+
+# Phases
+
+
+def test_phases_are_summed_within_a_launch_and_the_median_over_launches():
+    rows = []
+    for launch, scale in enumerate((1.0, 5.0, 2.0), start=1):
+        phases = [("import", 3.0), ("load", 2.0), ("first_call", 10.0), ("warmup", 0.25), ("warmup", 0.5)]
+        phases += [("gate", 7.0)] if launch == 1 else []
+        seen = [Repetition(kind=kind, wall_s=scale * wall_s) for kind, wall_s in phases]
+        rows += said(trial_of(launch, arms=(FAST,)), FAST, [*seen, *timings(scale, 3 * scale)])
+    cell = cell_of(rows)
+    names = ("import_s", "load_s", "first_call_s", "warmup_s", "steady_s")
+    assert [cell[name] for name in names] == [6.0, 4.0, 20.0, 1.5, 8.0]
+    assert cell["gate_s"] == 7.0  # the first launch alone passed it
+
+
+def test_a_phase_that_was_not_run_or_not_timed_is_null():
+    cell = alone([Repetition(kind="import", wall_s=None), *timings(1.0)])
+    names = ("import_s", "load_s", "first_call_s", "gate_s", "warmup_s")
+    assert [cell[name] for name in names] == [None] * 5
+
+
+# Readings of the probes
+
+WATCHED = {
+    "cpu_s": 0.98,
+    "involuntary_switches": 3,
+    "pressure_s": 0.05,
+    "throttled": 0,
+    "steal_s": 0.01,
+    "load_1m": 1.5,
+    "cpu_hz": 2.4e9,
+    "spin_s": 0.005,
+    "rss_bytes": 1000,
+    "clock_sm_hz": 1.4e9,
+    "clock_memory_hz": 2.6e9,
+    "temperature_c": 60.0,
+    "gpu_memory_used_bytes": 5000,
+    "throttle": "",
+    "power_violation_s": 0.25,
+    "thermal_violation_s": 0.125,
+    "foreign_processes": 0,
+    "ecc_errors": 0,
+}
+"""What a repetition of one second in a healthy launch saw."""
+SUSTAINED = Repetition(kind="sustained", started_at=100.0, wall_s=4.0, calls=100, tokens=1200, energy_j=600.0)
+COLUMNS_OF = {
+    "cpu_s": {"on_cpu_fraction": 0.98},
+    "involuntary_switches": {"involuntary_switches": 24},
+    "pressure_s": {"pressure_fraction": 0.05},
+    "throttled": {"throttled_fraction": 0.0},
+    "steal_s": {"steal_fraction": 0.01},
+    "load_1m": {"load_1m": 1.5},
+    "cpu_hz": {"cpu_hz": 2.4e9},
+    "spin_s": {"spin_drift": 0.0},
+    "rss_bytes": {"rss_bytes": 1000},
+    "gpu_util": {"gpu_util": 0.75},
+    "clock_sm_hz": {"clock_sm_hz": 1.4e9},
+    "clock_memory_hz": {"clock_memory_hz": 2.6e9},
+    "power_w": {"power_w": 150.0},
+    "energy_j": {"energy_j": 6.0, "energy_j_per_token": 0.5, "energy_valid": True},
+    "temperature_c": {"temperature_c": 65.0},
+    "gpu_memory_used_bytes": {"gpu_memory_used_bytes": 6000},
+    "throttle": {"throttle": "", "throttled_fraction": 0.0},
+    "power_violation_s": {"power_violation_s": 2.0},
+    "thermal_violation_s": {"thermal_violation_s": 1.0},
+    "foreign_processes": {"foreign_processes": 0},
+    "ecc_errors": {"ecc_errors": 0},
+}
+"""Reading -> the columns that follow from it, with their values in `watched`."""
+
+
+def sample(started_at, **readings):
+    return Repetition(kind="sample", started_at=started_at, **readings)
+
+
+def watched():
+    """The rows of an arm with eight repetitions of a second, a sustained phase and samples."""
+    hot = {"temperature_c": 65.0, "gpu_memory_used_bytes": 6000, "foreign_processes": 0}
+    samples = [
+        sample(at, gpu_util=share, power_w=watts, **hot) for at, share, watts in ((101.0, 0.5, 100.0), (103.0, 1.0, 200.0))
+    ]
+    return said(trial_of(arms=(FAST,)), FAST, [*(timed(block, 1.0, **WATCHED) for block in range(8)), SUSTAINED, *samples])
+
+
+def test_every_reading_has_its_columns():
+    cell = cell_of(watched())
+    assert set(COLUMNS_OF) == {field.name for field in fields(Readings)}
+    expected = {name: value for columns in COLUMNS_OF.values() for name, value in columns.items()}
+    assert {name: cell[name] for name in expected} == {name: pytest.approx(value) for name, value in expected.items()}
+    assert (cell["status"], cell["reason"]) == ("ok", None)
+
+
+@pytest.mark.parametrize("reading", COLUMNS_OF)
+def test_a_file_without_a_reading_lacks_its_own_columns_and_no_others(tmp_path, reading):
+    (old,), (new,) = metrics.derive(stored(tmp_path, watched(), [reading])), metrics.derive(watched())
+    own = {name for name in COLUMNS_OF[reading] if name != "throttled_fraction"}  # of two readings, one of which is left
+    assert {name for name in new if old[name] != new[name]} == own
+    assert [old[name] for name in sorted(own)] == [False if name == "energy_valid" else None for name in sorted(own)]
+
+
+def test_without_both_readings_nothing_is_known_of_throttling():
+    rows = [{**row, "throttled": None, "throttle": None} for row in watched()]
+    assert cell_of(rows)["throttled_fraction"] is None
+
+
+def test_levels_are_medians_and_counts_are_sums_over_the_repetitions_that_tell_them():
+    levels = ("load_1m", "cpu_hz", "rss_bytes", "clock_sm_hz", "clock_memory_hz")
+    counts = ("involuntary_switches", "power_violation_s", "thermal_violation_s", "ecc_errors")
+    values = (100, None, 101, 102, 100)
+    seen = [timed(block, 1.0, **dict.fromkeys((*levels, *counts), value)) for block, value in enumerate(values)]
+    cell = alone([*seen, timed(5, 1.0, valid=False, reason="late", **dict.fromkeys((*levels, *counts), 1000))])
+    assert [cell[name] for name in levels] == [100.5] * 5
+    assert [cell[name] for name in counts] == [403] * 4
+
+
+def test_shares_are_of_the_time_of_the_repetitions_that_tell_them():
+    seen = [timed(0, 2.0, pressure_s=0.1), timed(1, 8.0), timed(2, 6.0, pressure_s=0.5)]
+    assert alone(seen)["pressure_fraction"] == pytest.approx(0.6 / 8.0)
+
+
+@pytest.mark.parametrize("name", ["temperature_c", "gpu_memory_used_bytes", "foreign_processes"])
+def test_peaks_are_the_largest_of_repetitions_and_of_samples_while_the_arm_ran(name):
+    def peak(*seen):
+        cell = alone([timed(0, 1.0, **{name: 3}), SUSTAINED, *(sample(at, **{name: value}) for at, value in seen)])
+        return cell[name]
+
+    assert peak((101.0, 2)) == 3
+    assert peak((101.0, 5), (102.0, 4)) == 5
+    assert peak((99.9, 7), (104.1, 7), (102.0, None)) == 3
+
+
+def test_the_reasons_for_low_clocks_are_told_each_once():
+    seen = [timed(block, 1.0, throttle=text) for block, text in enumerate(("", "sw_power_cap,display", "display", None))]
+    assert alone(seen)["throttle"] == "display,sw_power_cap"
+    assert alone([timed(0, 1.0, throttle="")])["throttle"] == ""
+    assert alone([timed(0, 1.0)])["throttle"] is None
+
+
+def sustained_cell(*phases, samples=()):
+    """The cell of an arm with one sustained phase a launch, in which it was sampled."""
+    rows = []
+    for launch, phase in enumerate(phases, start=1):
+        rows += said(trial_of(launch, arms=(FAST,)), FAST, [*timings(1.0), phase, *(samples if launch == 1 else ())])
+    return cell_of(rows)
+
+
+SLOW_COUNTERS = ("gpu_util", "power_w", "energy_j", "energy_j_per_token")
+
+
+def test_utilization_and_power_are_means_over_the_samples_of_the_sustained_phase():
+    seen = [(99.9, 0.0, 1.0), (100.0, 1.0, 100.0), (102.0, 0.5, 200.0), (104.0, None, 600.0), (104.1, 0.0, 1.0)]
+    samples = [sample(at, gpu_util=share, power_w=watts) for at, share, watts in seen]
+    cell = sustained_cell(SUSTAINED, samples=samples)
+    assert (cell["gpu_util"], cell["power_w"]) == (pytest.approx(0.75), pytest.approx(300.0))
+
+
+def test_energy_is_that_of_the_sustained_phase_over_its_tokens_and_its_calls():
+    cell = sustained_cell(SUSTAINED)
+    assert cell["energy_valid"] is True
+    assert cell["energy_j_per_token"] == pytest.approx(0.5)
+    assert cell["energy_j"] == pytest.approx(0.5 * 12)  # 12 tokens a call
+
+
+def test_energy_of_several_launches_is_all_of_it_over_all_their_tokens():
+    cell = sustained_cell(SUSTAINED, replace(SUSTAINED, energy_j=200.0, tokens=400), replace(SUSTAINED, energy_j=None))
+    assert cell["energy_j_per_token"] == pytest.approx(800 / 1600)
+
+
+def test_of_several_sustained_phases_of_a_launch_the_last_one_counts():
+    first = replace(SUSTAINED, started_at=50.0, wall_s=0.5, energy_j=9.0, tokens=12)
+    cell = alone([*timings(1.0), first, SUSTAINED, sample(50.1, gpu_util=0.0), sample(101.0, gpu_util=1.0)])
+    assert (cell["energy_j_per_token"], cell["gpu_util"], cell["energy_valid"]) == (pytest.approx(0.5), 1.0, True)
+
+
+@pytest.mark.parametrize(("wall_s", "long_enough"), [(2.99, False), (3.0, True)])
+def test_below_three_seconds_the_slow_counters_say_nothing(wall_s, long_enough):
+    samples = [sample(101.0, gpu_util=0.5, power_w=100.0)]
+    cell = sustained_cell(replace(SUSTAINED, wall_s=wall_s), samples=samples)
+    assert cell["energy_valid"] is long_enough
+    assert [cell[name] is not None for name in SLOW_COUNTERS] == [long_enough] * 4
+
+
+def test_one_short_sustained_phase_makes_all_of_them_say_nothing():
+    cell = sustained_cell(SUSTAINED, replace(SUSTAINED, wall_s=1.0), samples=[sample(101.0, gpu_util=0.5, power_w=100.0)])
+    assert [cell[name] for name in (*SLOW_COUNTERS, "energy_valid")] == [None] * 4 + [False]
+
+
+@pytest.mark.parametrize("energy_j", [None, 0.0])
+def test_an_energy_counter_that_gives_nothing_is_not_valid(energy_j):
+    cell = sustained_cell(replace(SUSTAINED, energy_j=energy_j))
+    assert [cell[name] for name in ("energy_valid", "energy_j", "energy_j_per_token")] == [False, None, None]
+
+
+def test_without_a_sustained_phase_the_slow_counters_are_null():
+    cell = alone([*timings(1.0), sample(101.0, gpu_util=0.5, power_w=100.0)])
+    assert [cell[name] for name in (*SLOW_COUNTERS, "energy_valid")] == [None] * 5
+
+
+def test_energy_of_timed_repetitions_is_no_energy_of_the_sustained_phase():
+    cell = alone([timed(0, 5.0, energy_j=70.0, power_w=70.0, gpu_util=1.0)])
+    assert [cell[name] for name in (*SLOW_COUNTERS, "energy_valid")] == [None] * 5
+
+
+def test_a_cell_knows_by_which_machine_and_protocol_it_was_measured():
+    rows = said(replace(trial_of(arms=(FAST,)), identity="0123456789ab", protocol=7), FAST, timings(1.0))
+    assert (cell_of(rows)["identity"], cell_of(rows)["protocol"]) == ("0123456789ab", 7)
+    assert (alone(timings(1.0))["identity"], alone(timings(1.0))["protocol"]) == (None, PROTOCOL)
+
+
+def test_a_failed_cell_still_says_by_what_it_was_measured_and_why_readings_are_missing():
+    asked = replace(trial_of(arms=(FAST,)), identity="0123456789ab")
+    cell = cell_of(said(asked, FAST, [], replace(failed(Status.OOM), probe_note="cpu_hz: this machine does not tell")))
+    assert (cell["identity"], cell["protocol"]) == ("0123456789ab", PROTOCOL)
+    assert cell["probe_note"] == "cpu_hz: this machine does not tell"
+
+
+def test_the_note_of_the_probes_is_the_first_that_a_launch_left():
+    outcomes = (OK, replace(OK, probe_note="first"), replace(OK, probe_note="second"))
+    assert launched(*outcomes)["probe_note"] == "first"
+    assert launched(OK)["probe_note"] is None
+
+
 # Compiling
 
 
@@ -407,11 +867,12 @@ def test_without_a_speedup_the_breakeven_is_unknown():
 
 def test_sizes_and_counts_are_the_largest_over_the_launches():
     names = ("kv_cache_bytes", "weight_bytes", "peak_memory_bytes", "rss_peak_bytes", "graphs", "recompiles", "graph_breaks")
+    names += ("kv_cache_expected_bytes", "prefill_peak_bytes", "decode_peak_bytes")
     rows = []
     for launch, value in enumerate((5, None, 7, 6), start=1):
         rows += said(trial_of(launch, arms=(FAST,)), FAST, timings(1.0), replace(OK, **dict.fromkeys(names, value)))
     cell = cell_of(rows)
-    assert [cell[name] for name in names] == [7] * 7
+    assert [cell[name] for name in names] == [7] * 10
 
 
 def test_the_gates_words_are_the_first_known_and_the_cache_allocation_is_the_median():
@@ -506,9 +967,11 @@ def test_a_failed_cell_has_no_numbers_however_far_it_came(status):
 
 def test_a_launch_that_failed_adds_nothing_to_a_cell_that_others_measured():
     rows = both(timings(4.0), timings(2.0))
-    broken = both(timings(100.0, 100.0), timings(1.0, 1.0), launch=2, fast_outcome=failed(Status.OOM))
+    broken = both(timings(100.0, 100.0), timings(1.0, 1.0, 1.0), launch=2, fast_outcome=failed(Status.OOM))
     assert cell_of(rows + broken)["output_tok_s"] == pytest.approx(6.0)
     assert cell_of(rows + broken)["speedup"] == pytest.approx(2.0)
+    names = ("repetitions", "pairs", "invalid_repetitions", "steady_s", "noise", "speedup_p", "on_cpu_fraction")
+    assert [cell_of(rows + broken)[name] for name in names] == [cell_of(rows)[name] for name in names]
 
 
 def paired(target_ci):
@@ -584,6 +1047,8 @@ def test_every_metric_says_what_it_is():
         assert metric.unit in ("s", "B", "Hz", "W", "J", "C", "tok/s", "ratio", "count", "tokens", "text", "flag", "logit")
         assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s")
         assert not metric.name.endswith("_bytes") or metric.unit == "B"
+        for tail, unit in (("_hz", "Hz"), ("_w", "W"), ("_j", "J"), ("_c", "C"), ("_fraction", "ratio")):
+            assert not metric.name.endswith(tail) or metric.unit == unit
 
 
 def test_the_timed_share_counts_timed_work_warm_up_and_first_calls():
@@ -598,6 +1063,7 @@ def test_the_timed_share_counts_timed_work_warm_up_and_first_calls():
 MODERN = both(GPU_SLOW, GPU_FAST, point=GPU) + both(TWO_CALLS, TWO_CALLS, launch=2, fast_outcome=replace(OK, graphs=3))
 NEWER = [
     "protocol",
+    "identity",
     "seed",
     "process",
     "repetition",

@@ -127,3 +127,118 @@ def test_the_count_names_every_status_the_most_frequent_first():
     rows = [(1, 2.0, 1.5, 2.5), (4, 2.0, 1.5, 2.5), (8, "oom", "out of memory")]
     assert verdict.counts(cells(*rows)) == "6 cells: 5 ok, 1 oom"
     assert verdict.counts(cells(rows[0])) == "2 cells: 2 ok"
+
+
+# What is not judged
+
+
+def status_of(rows, status, reason="because"):
+    """The same cells, the arm's with another status."""
+    reference, arm = rows
+    return [reference, {**arm, "status": status, "reason": reason}]
+
+
+UNBELIEVABLE = ["unstable", "no_steady_state"]
+
+
+@pytest.mark.parametrize("status", UNBELIEVABLE)
+def test_a_ratio_that_cannot_be_believed_is_neither_the_best_nor_does_it_pay(status):
+    rows = [pair(1, 0.9, 0.85, 0.95), status_of(pair(4, 9.0, 8.0, 10.0), status), pair(8, 1.5, 1.25, 1.75)]
+    (sentence,) = verdict.sentences(frame([cell for row in rows for cell in row]))
+    assert sentence == "cached is 1.5x [1.25, 1.75] as fast as uncached at batch 8 and pays from batch 8"
+
+
+@pytest.mark.parametrize("status", UNBELIEVABLE)
+def test_a_ratio_that_cannot_be_believed_does_not_end_a_row_of_batches_that_pay(status):
+    rows = [pair(1, 1.5, 1.25, 1.75), status_of(pair(4, 0.5, 0.25, 0.75), status), pair(8, 2.0, 1.5, 2.5)]
+    (sentence,) = verdict.sentences(frame([cell for row in rows for cell in row]))
+    assert sentence.endswith("at batch 8 and pays from batch 1")
+
+
+@pytest.mark.parametrize("status", UNBELIEVABLE)
+def test_where_no_ratio_can_be_believed_nothing_is_said_of_the_arm(status):
+    rows = [status_of(pair(1, 1.5, 1.25, 1.75), status), status_of(pair(4, 2.0, 1.5, 2.5), "unstable")]
+    (sentence,) = verdict.sentences(frame([cell for row in rows for cell in row]))
+    assert sentence == "nothing is said of cached against uncached: no cell with a ratio is stable"
+
+
+def test_an_imprecise_ratio_is_judged_by_its_interval():
+    (sentence,) = verdict.sentences(frame(status_of(pair(1, 2.0, 1.5, 2.5), "imprecise", "interval wider than +-5%")))
+    assert sentence == "cached is 2x [1.5, 2.5] as fast as uncached at batch 1"
+
+
+@pytest.mark.parametrize("status", UNBELIEVABLE)
+def test_a_ratio_to_a_reference_that_cannot_be_believed_is_not_judged(status):
+    (sentence,) = verdict.sentences(frame(pair(1, 2.0, 1.5, 2.5, reference_status=status)))
+    assert sentence == "nothing is said of cached against uncached: no cell with a ratio is stable"
+    good = pair(4, 1.5, 1.25, 1.75)
+    (sentence,) = verdict.sentences(frame([*pair(1, 2.0, 1.5, 2.5, reference_status=status), *good]))
+    assert sentence.startswith("cached is 1.5x [1.25, 1.75] as fast as uncached at batch 4")
+
+
+@pytest.mark.parametrize(("speedup", "low", "high"), [(0.5, 0.25, 0.75), (1.0, 0.9, 1.1)])
+def test_what_holds_of_the_batches_judged_is_not_said_of_every_batch_measured(speedup, low, high):
+    rows = [pair(1, speedup, low, high), pair(4, speedup, low, high), status_of(pair(8, 9.0, 8.0, 10.0), "unstable")]
+    (sentence,) = verdict.sentences(frame([cell for row in rows for cell in row]))
+    assert sentence.startswith(f"cached is {speedup:g}x")
+    assert "measured" not in sentence
+
+
+def test_the_other_arms_of_a_disturbed_point_are_judged():
+    disturbed = status_of(pair(1, 2.0, 1.5, 2.5), "unstable")
+    other = {**pair(1, 0.5, 0.25, 0.75, arm="uncached-full-logits")[1], "arm_index": 2}
+    nothing, found = verdict.sentences(frame([*disturbed, other]))
+    assert nothing.startswith("nothing is said of cached against uncached")
+    assert found == "uncached-full-logits is 0.5x [0.25, 0.75] as fast as uncached at batch 1"
+
+
+# What disturbed
+
+
+def disturbed(*found):
+    """The lines on cells with these statuses and reasons; every one beside a reference that is ok."""
+    rows = [status_of(pair(number, 2.0, 1.5, 2.5), *each) for number, each in enumerate(found, start=1)]
+    return verdict.disturbances(frame([cell for row in rows for cell in row]))
+
+
+STEAL, PRESSURE = "the hypervisor took {}% of the time (limit 2%)", "tasks waited for a core in {}% of the time (limit 10%)"
+NEVER = "{} of {} launches drift or jump and never settle"
+
+
+def test_without_disturbed_cells_there_is_no_line():
+    assert disturbed(("ok", None), ("imprecise", "interval wider than +-5%"), ("oom", "out of memory")) == []
+
+
+def test_the_cause_of_one_cell_is_told_without_a_number():
+    assert disturbed(("unstable", STEAL.format(2.5)), ("ok", None)) == [
+        "unstable, not judged: 1 cell: the hypervisor took ..% of the time"
+    ]
+
+
+def test_causes_of_several_cells_are_counted_the_most_frequent_first():
+    both = f"{STEAL.format(2.5)}; {PRESSURE.format(12)}"
+    assert disturbed(("unstable", both), ("unstable", PRESSURE.format(50)), ("unstable", PRESSURE.format(11))) == [
+        "unstable, not judged: 3 cells: tasks waited for a core in ..% of the time (3); the hypervisor took ..% of the time (1)"
+    ]
+
+
+def test_cells_without_a_steady_state_have_a_line_of_their_own_after_the_unstable_ones():
+    found = (("no_steady_state", NEVER.format(3, 5)), ("unstable", STEAL.format(9)), ("no_steady_state", NEVER.format(4, 5)))
+    assert disturbed(*found) == [
+        "unstable, not judged: 1 cell: the hypervisor took ..% of the time",
+        "no_steady_state, not judged: 2 cells: .. of .. launches drift or jump and never settle (2)",
+    ]
+
+
+def test_a_disturbed_reference_is_told_of_as_well():
+    rows = pair(1, 2.0, 1.5, 2.5, reference_status="unstable")
+    lines = verdict.disturbances(frame([{**rows[0], "reason": STEAL.format(9)}, rows[1]]))
+    assert lines == ["unstable, not judged: 1 cell: the hypervisor took ..% of the time"]
+
+
+@pytest.mark.parametrize(
+    ("taxes", "words"), [((0.001, 0.0125), "at most 1.2 %"), ((None, None), "unknown"), ((0.5, None), "at most 50 %")]
+)
+def test_the_mark_tax_is_that_of_the_worst_cell(taxes, words):
+    rows = [{**cell, "mark_tax": tax} for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), taxes, strict=True)]
+    assert verdict.mark_tax(frame(rows)) == f"mark tax {words}"

@@ -399,7 +399,7 @@ def test_cells_that_are_not_judged_have_hollow_markers_and_the_legend_says_so(no
     assert hollow(drawn("speedup_vs_batch", noisy)) == [[4.0, 64.0]]
     for name in ("throughput_ttft_memory_vs_batch", "utilization_vs_batch"):
         for places in hollow(drawn(name, noisy)):
-            assert sorted(places) == [4.0, 64.0, 64.0]
+            assert sorted(places) == pytest.approx([4.0, 64.0, 64.0], rel=0.05)
         assert entries(drawn(name, noisy))[-1] == "hollow: unstable or no_steady_state, not judged"
 
 
@@ -430,12 +430,12 @@ def test_utilization_on_a_cpu_shows_the_limits(noisy):
 def test_utilization_on_cuda_shows_what_nvml_says(on_cuda):
     figure = drawn("utilization_vs_batch", on_cuda)
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ["GPU utilization (%):\nsome kernel was running", "power (W)", "SM clock (GHz)", "energy (J/token)"]
+    assert labels == ["GPU utilization:\nsome kernel was\nrunning (%)", "power (W)", "SM clock (GHz)", "energy (J/token)"]
     assert "clocks were seen held down by: sw_power_cap" in figure.get_supxlabel()
     cells = load(on_cuda.folder)
     slow = cells[cells["arm"].eq("cached") & cells["batch_size"].eq(16)]
     assert slow["status"].tolist() == ["unstable"]
-    assert [16.0] in [sorted(set(places)) for places in hollow(figure)]
+    assert hollow(figure) == [[pytest.approx(16.0, rel=0.05)]] * 4
     heights = [y for line in figure.axes[0].lines for y in line.get_ydata()]
     assert all(0 <= y <= 100 for y in heights if y == y)
     assert "oom" in texts(figure)
@@ -497,6 +497,12 @@ def test_the_timeline_shows_all_launches_and_marks_what_does_not_count(noisy):
 def test_the_timeline_says_which_cells_are_not_judged(noisy):
     figure = drawn("timeline", noisy)
     assert [axes.get_title("right") for axes in figure.axes[:4]] == ["", "no_steady_state", "", "no_steady_state"]
+
+
+def test_an_arm_that_was_never_measured_says_so_in_its_panel_of_the_timeline(tmp_path):
+    failed = {(batch, "cached-cat"): OOM for batch in (1, 4)}
+    figure = drawn("timeline", make_run(tmp_path / "run", prompts=(8,), batches=(1, 4), launches=1, failed=failed))
+    assert [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text()][:2] == ["not measured: oom"] * 2
 
 
 def test_the_timeline_of_a_gpu_shows_samples_and_the_sustained_phase(on_cuda):

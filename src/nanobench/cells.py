@@ -158,7 +158,7 @@ class Cell:
         last, begin = gaps.shape[1], 0
         middle, quarter = np.median(gaps, axis=0), max(1, last // 4)
         ends = float(np.median(middle[:quarter])), float(np.median(middle[-quarter:]))
-        if last >= 8 and abs(ends[1] / ends[0] - 1) > TREND:
+        if last >= 8 and ends[0] > 0 and abs(ends[1] / ends[0] - 1) > TREND:
             begin = last - quarter
         chosen = gaps[:, begin:]
         calls = np.repeat(np.arange(len(chosen)), chosen.shape[1])

@@ -92,10 +92,11 @@ def pairing(cell: Cell) -> str | None:
 
 
 def phase_s(kind: str) -> Callable[[Cell], float | None]:
-    """The median over launches of what a phase took."""
+    """The median over the launches that finished of what a phase took."""
 
     def compute(cell: Cell) -> float | None:
-        launches = by_key(cell.of_kind(kind), "launch").values()
+        finished = {row["launch"] for row in cell.outcomes if row["status"] == Status.OK}
+        launches = by_key([row for row in cell.of_kind(kind) if row["launch"] in finished], "launch").values()
         return stats.median([sum(row["wall_s"] for row in rows) for rows in launches if rows[0]["wall_s"] is not None])
 
     return compute

@@ -45,7 +45,7 @@ class Plan:
         """The plan whose `asdict` this is."""
         points = tuple(Point(**point) for point in data["points"])
         arms = tuple(Arm(**arm) for arm in data["arms"])
-        return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data["identities"])})
+        return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data.get("identities", ()))})
 
     def rounds(self) -> Iterator[list[Trial]]:
         """The trials of each round of launches.

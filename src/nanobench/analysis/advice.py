@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nanobench.stability import HELD_DOWN
+
 Row = dict[str, Any]
 FEW_CORES = 4
 BUSY_LOAD = 0.5
@@ -101,9 +103,10 @@ def of_a_gpu(gpu: Row) -> Iterator[Problem]:
             "the driver is loaded anew for each process: slow first calls, clocks that start low",
             "sudo nvidia-smi -pm 1",
         )
-    if gpu.get("throttle"):
+    held = [reason for reason in (gpu.get("throttle") or "").split(",") if reason in HELD_DOWN]
+    if held:
         yield Problem(
-            f"{name}: clocks held down ({gpu['throttle']})",
+            f"{name}: clocks held down ({', '.join(held)})",
             "times drift as the card cools or heats",
             "let it cool, check the airflow and the power supply",
         )

@@ -15,8 +15,10 @@ def sentences(cells: pd.DataFrame) -> list[str]:
     for setting, group in cells.groupby(SETTING, sort=False):
         where = "" if not several else " (" + ", ".join(f"{n} {v}" for n, v in varying(cells, setting)) + ")"
         reference = str(group.loc[group["arm_index"] == 0, "arm"].iloc[0])
+        sound = group.loc[(group["arm_index"] == 0) & group["status"].isin(JUDGED), "batch_size"]
         for arm, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
-            found.append(sentence(str(arm), reference, rows.sort_values("batch_size")) + where)
+            judged = rows["status"].isin(JUDGED) & rows["batch_size"].isin(sound)
+            found.append(sentence(str(arm), reference, rows.assign(judged=judged).sort_values("batch_size")) + where)
     return found
 
 
@@ -31,11 +33,14 @@ def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
     if measured.empty:
         status, reason = rows["status"].iloc[0], rows["reason"].iloc[0]
         return f"{arm} has no ratio to {reference}: {status}, {f'{reference} was not measured' if pd.isna(reason) else reason}"
-    measured = measured[measured["status"].isin(JUDGED)]
-    if measured.empty:
+    judged = measured[measured["judged"]]
+    if judged.empty:
         return f"nothing is said of {arm} against {reference}: no cell with a ratio is stable"
-    best = measured.loc[measured["speedup"].idxmax()]
-    return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{where_it_pays(measured)}"
+    best = judged.loc[judged["speedup"].idxmax()]
+    pays = where_it_pays(judged)
+    if len(judged) < len(measured):
+        pays = pays.replace("measured", "judged")
+    return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{pays}"
 
 
 def ratio_text(row: pd.Series) -> str:

@@ -97,7 +97,7 @@ class Source:
         if self.file is None:
             return None
         try:
-            return self.parse(os.pread(self.file, 4096, 0).decode())
+            return self.parse(os.pread(self.file, 4096, 0).decode(errors="replace"))
         except OSError as error:
             self.trouble = f"{self.path}: {error.strerror}"
         except (ValueError, IndexError):
@@ -136,14 +136,14 @@ def spin() -> float:
 def throttling_file() -> Path | None:
     """cpu.stat of the control group that limits this process, of either version; None where there is none."""
     with suppress(OSError):
-        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+        for line in (PROC / "self" / "cgroup").read_text(errors="replace").splitlines():
             _, _, rest = line.partition(":")
             controllers, told, path = rest.partition(":")
             if not told or (controllers and "cpu" not in controllers.split(",")):
                 continue
             root = CGROUPS / controllers
             for file in (root / path.lstrip("/") / "cpu.stat", root / "cpu.stat"):
-                if file.is_file() and "nr_throttled" in file.read_text():
+                if file.is_file() and "nr_throttled" in file.read_text(errors="replace"):
                     return file
     return None
 

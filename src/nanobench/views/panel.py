@@ -73,9 +73,15 @@ def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def beside(x: Any, number: int, of: int, values: Any) -> Any:
-    """The place of a line's points: moved apart from other lines' where all stand over one value."""
-    return x * 2 ** (0.12 * (number - (of - 1) / 2)) if len(set(values)) == 1 else x
+def beside(x: Any, number: int, of: int, values: Any, crowd: int = 0) -> Any:
+    """The place of a line's points: moved apart from other lines' where all stand over one value.
+
+    `crowd`, a number of panels that share the width, moves them by part of a marker in any case, as lines may coincide.
+    """
+    found = sorted(set(values))
+    part = 0.01 * crowd * min(1.0, 2.5 / max(1, of - 1))
+    step = 0.12 if len(found) == 1 else part * np.log2(found[-1] / found[0])
+    return x * 2 ** (step * (number - (of - 1) / 2))
 
 
 def is_wide(values: Any) -> bool:

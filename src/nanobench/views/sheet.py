@@ -48,8 +48,10 @@ MOST_COLUMNS = 4
 WIDTH_IN = 8.0
 FOOTER_WORDS = 130
 LEGEND_ROW_IN = 0.19
-LEGEND_WORDS = 112
+LEGEND_WORDS = 106
 """Letters that fit into a row of the legend."""
+HANDLE_WORDS = 10
+"""Letters that would fit where an entry of the legend has its line and its distance to the next."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def frame(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame
     if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
         handles = [*handles, unjudged_handle(cells)]
     # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
-    words = [8 + len(str(handle.get_label())) for handle in handles]
+    words = [HANDLE_WORDS + len(str(handle.get_label())) for handle in handles]
     columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
     width_in, height_in = figure.get_size_inches()
     figure.set_size_inches(width_in, height_in + LEGEND_ROW_IN * ((len(words) - 1) // columns))
@@ -211,5 +213,5 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
+        figure.savefig(paths[1], dpi=150, metadata={"Date": None})
     return paths

@@ -40,7 +40,7 @@ class Quantity:
 
 PERCENT, GHZ = 0.01, 1e9
 ON_GPU = (
-    Quantity("gpu_util", "GPU utilization (%):\nsome kernel was running", PERCENT, log=False, reach=(0.0, 100.0)),
+    Quantity("gpu_util", "GPU utilization:\nsome kernel was\nrunning (%)", PERCENT, log=False, reach=(0.0, 100.0)),
     Quantity("power_w", "power (W)", log=False),
     Quantity("clock_sm_hz", "SM clock (GHz)", GHZ, apart=stability.MOST_CLOCK_SPREAD, zero=False, log=False),
     Quantity("energy_j_per_token", "energy (J/token)"),
@@ -82,9 +82,10 @@ def utilization_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) ->
     if not known:
         why = notes or "it was measured before nanobench took readings; measure again with nanobench kv-sweep"
         raise UserError(f"utilization_vs_batch needs readings of the machine and this run has none: {why}")
-    missing = [each.label.partition(" (")[0].replace("\n", " ") for each, _ in asked if each not in known]
+    missing = [each.label.partition(" (")[0].partition(":")[0].replace("\n", " ") for each, _ in asked if each not in known]
     absent = f"not known: {', '.join(missing)}" if missing else ""
-    return stack(cells, known, 1.35, "How the machine was used, by batch size", absent, held_down(cells[on_gpu]))
+    title, held = "How the machine was used, by batch size", held_down(cells[on_gpu])
+    return stack(cells, known, 1.35, title, absent, held, aside=True)
 
 
 def offered(on_gpu: pd.DataFrame, on_cpu: pd.DataFrame) -> Iterable[tuple[Quantity, pd.DataFrame]]:
@@ -100,8 +101,10 @@ def held_down(cells: pd.DataFrame) -> str:
     return f"clocks were seen held down by: {', '.join(sorted(seen))}" if seen else ""
 
 
-def stack(cells: pd.DataFrame, quantities: Iterable[Quantity], row_in: float, title: str, *notes: str) -> Figure:
-    """A column of panels per setting, a row of panels per quantity, a line per arm."""
+def stack(
+    cells: pd.DataFrame, quantities: Iterable[Quantity], row_in: float, title: str, *notes: str, aside: bool = False
+) -> Figure:
+    """A column of panels per setting, a row of panels per quantity, a line per arm; `aside` keeps equal ones apart."""
     quantities, looks, panels = list(quantities), sheet.arm_looks(cells), sheet.panels(cells)
     shown = panels[:MOST_COLUMNS]
     crosses = panel.failing(shown, "arm")
@@ -112,7 +115,7 @@ def stack(cells: pd.DataFrame, quantities: Iterable[Quantity], row_in: float, ti
         lines = [(looks[str(arm)], rows.sort_values("batch_size")) for arm, rows in here.groupby("arm", sort=False)]
         panel.failures(column[0], [(look, rows["batch_size"], rows["status"]) for look, rows in lines])
         for axes, quantity in zip(column, quantities, strict=True):
-            draw_lines(axes, quantity, lines, cells["batch_size"])
+            draw_lines(axes, quantity, lines, cells["batch_size"], len(shown) if aside else 0)
             draw_limits(axes, quantity, cells, here, labelled=here is shown[-1][1])
             panel.steps(axes, cells["batch_size"], len(shown))
         column[-1].set_xlabel(AXIS["batch_size"])
@@ -121,13 +124,14 @@ def stack(cells: pd.DataFrame, quantities: Iterable[Quantity], row_in: float, ti
     drawing.align_ylabels(grid[:, 0])
     panel.make_room(grid[0, 0], crosses, row_in)
     handles = [look.handle(arm) for arm, look in looks.items()]
-    return sheet.frame(drawing, title, handles, cells, *notes, sheet.left_out("settings", shown, panels))
+    beside = "arms of one batch size stand side by side" if aside and len(looks) > 1 else ""
+    return sheet.frame(drawing, title, handles, cells, beside, *notes, sheet.left_out("settings", shown, panels))
 
 
-def draw_lines(axes: Axes, quantity: Quantity, lines: list[tuple[Look, pd.DataFrame]], batches: pd.Series) -> None:
+def draw_lines(axes: Axes, quantity: Quantity, lines: list[tuple[Look, pd.DataFrame]], batches: pd.Series, crowd: int) -> None:
     """A line per arm; words where none of them knows the quantity."""
     for number, (look, rows) in enumerate(lines):
-        place = panel.beside(rows["batch_size"], number, len(lines), batches)
+        place = panel.beside(rows["batch_size"], number, len(lines), batches, crowd)
         panel.curve(axes, look, place, rows[quantity.name] / quantity.unit, hollow=sheet.unjudged(rows))
     if not any(quantity.known(rows) for _, rows in lines):
         panel.say(axes, "not known")
@@ -145,7 +149,11 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
         bounds += np.outer(references[0][quantity.name], span).ravel().tolist()
         middle = references[1].sort_values("batch_size")
         edges = np.outer(span, middle[quantity.name])
-        axes.fill_between(middle["batch_size"], *edges, color="0.92", linewidth=0, zorder=0.5)
+        style: Any = {"color": "0.92", "linewidth": 0, "zorder": 0.5}
+        if len(middle) == 1:
+            axes.axhspan(*edges[:, 0], **style)
+        else:
+            axes.fill_between(middle["batch_size"], *edges, **style)
         if labelled and len(middle):
-            panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{quantity.apart:.0%}\nof reference")
+            panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
     panel.scale(axes, [*cells[quantity.name] / quantity.unit, *bounds], panel.plain, log=quantity.log, zero=quantity.zero)

@@ -1,6 +1,7 @@
 """Each timed repetition at its time, and below what the probes saw."""
 
 from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,8 @@ SEEN = (
 INVALID: Any = {"marker": "x", "color": "black", "markersize": 6, "markeredgewidth": 1.5, "linestyle": ""}
 UNSETTLED: Any = {"markerfacecolor": "white", "markeredgewidth": 1.0, "linestyle": ""}
 SUSTAINED = "0.92"
+MANY = 300
+"""Points of a panel from which on each is only a pixel or two."""
 
 
 def timeline(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
@@ -46,19 +49,27 @@ def timeline(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     probed = [quantity for quantity in SEEN if quantity.known(here)]
     rows_in = [1.25] * len(kept) + [1.05] * len(probed)
     drawing, grid = sheet.make(len(rows_in) * len(shown), len(shown), rows_in, sharex="col")
+    first = pd.concat([rows[rows["arm"].eq(kept[0])] for _, rows in shown])
     for column, (title, rows) in zip(grid.T, shown, strict=True):
-        panel.entitle(column[0], title, len(shown))
+        # The status of the first arm, where it has to be told, takes the right of a second line.
+        column[0].set_title(fill(title, 84 // len(shown)) + "\n" * bool(sheet.unjudged(first).any()))
         draw_point(column, rows, here[here["cell"].isin(rows.index)], {arm: looks[arm] for arm in kept}, probed)
         column[-1].set_xlabel("time in the launch (s)")
-    for axes, label in zip(grid[:, 0], [f"{arm}\n(ms per call)" for arm in kept] + [q.label for q in probed], strict=True):
-        axes.set_ylabel(label)
-    for axes, quantity in zip(grid[len(kept) :, -1], probed, strict=True):
-        say_limit(axes, quantity)
+    label_rows(grid, kept, probed)
     drawing.align_ylabels(grid[:, 0])
     left_out = sheet.left_out("panels", shown, panels), sheet.left_out("arms", kept, list(looks))
     notes = (*words(here), *left_out, sheet.unmeasured_words(cells.drop(indices)))
     handles = [looks[arm].handle(arm) for arm in kept] + marks(here)
     return sheet.frame(drawing, "Each repetition when it ran, and what the machine did meanwhile", handles, cells, *notes)
+
+
+def label_rows(grid: Any, arms: list[str], probed: list[Quantity]) -> None:
+    """What the rows of panels show, at the left; their limits, at the right."""
+    labels = [f"{fill(arm, 14)}\n(ms per call)" for arm in arms] + [quantity.label for quantity in probed]
+    for axes, label in zip(grid[:, 0], labels, strict=True):
+        axes.set_ylabel(label)
+    for axes, quantity in zip(grid[len(arms) :, -1], probed, strict=True):
+        say_limit(axes, quantity)
 
 
 def draw_point(
@@ -73,9 +84,10 @@ def draw_point(
         if arm in index_of:
             mine = seen[seen["cell"].eq(index_of[arm]) & seen["kind"].eq("steady")]
             draw_times(axes, cells.loc[index_of[arm]], mine, look, shades[index_of[arm]])
-            shade_sustained(axes, seen)
+        else:
+            axes.set_yticks([])
     for axes, quantity in zip(panels, probed, strict=True):
-        draw_seen(axes, quantity, seen[seen[quantity.name].notna()], shades)
+        draw_seen(axes, quantity, seen[seen[quantity.name].notna() & seen["kind"].isin(["steady", "sample"])], shades)
         shade_sustained(axes, seen)
 
 
@@ -87,9 +99,8 @@ def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shad
         panel.say(axes, f"not measured: {cell['status']}" if cell["status"] not in MEASURED else "not known")
         axes.set_yticks([])
         return
-    size = marker_size(len(rows))
     for launch, mine in rows.groupby("launch"):
-        style: Any = {"color": shades[launch], "marker": look.marker, "markersize": size, "markeredgewidth": 0.0}
+        style: Any = {"color": shades[launch], "marker": look.marker, **dots(len(rows))}
         axes.plot(mine["at_s"], 1e3 * mine["call_s"], linewidth=0.7, **style)
         unsettled = mine[mine["valid"] & ~mine["counts"]]
         axes.plot(unsettled["at_s"], 1e3 * unsettled["call_s"], **{**style, **UNSETTLED})
@@ -104,10 +115,11 @@ def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shad
 def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[Any, dict[int, Any]]) -> None:
     """A reading over time: a dot in the colour of the arm that ran, and a pale line through each launch."""
     for _, mine in rows.groupby(["launch", "process"]):
-        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, color="0.85", linewidth=0.7, zorder=1.5)
+        style: Any = {"color": "0.85", "linewidth": 0.7, "zorder": 1.5, "rasterized": len(rows) > MANY}
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **style)
     for (cell, launch), mine in rows[rows["cell"].isin(list(shades))].groupby(["cell", "launch"]):
-        style: Any = {"color": shades[cell][launch], "marker": "o", "markeredgewidth": 0.0, "linestyle": ""}
-        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, markersize=marker_size(len(rows)), **style)
+        style = {"color": shades[cell][launch], "marker": "o", "linestyle": "", **dots(len(rows))}
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **style)
     if rows.empty:
         panel.say(axes, "not known")
     bounds = list(quantity.reach)
@@ -123,7 +135,7 @@ def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[A
 def say_limit(axes: Axes, quantity: Quantity) -> None:
     """The words beside the limit of a quantity."""
     if quantity.apart is not None:
-        panel.beyond(axes, 1.0, f"grey: ±{quantity.apart:.0%}")
+        panel.beyond(axes, 1.0, f"grey: ±{100 * quantity.apart:g} %")
     elif quantity.limit is not None:
         limit = quantity.limit / quantity.unit
         panel.beyond(axes, limit, f"limit {limit:g} %", panel.LIMIT_COLOUR)
@@ -135,9 +147,10 @@ def shade_sustained(axes: Axes, seen: pd.DataFrame) -> None:
         axes.axvspan(row["at_s"], row["at_s"] + row["wall_s"], color=SUSTAINED, linewidth=0, zorder=0.4)
 
 
-def marker_size(points: int) -> float:
-    """Smaller where there are more."""
-    return 4.5 if points < 60 else 3.0 if points < 300 else 1.6
+def dots(points: int) -> dict[str, Any]:
+    """How points are marked: smaller where there are more, and many as pixels, also in an SVG."""
+    size = 4.5 if points < 60 else 3.0 if points < MANY else 1.6
+    return {"markersize": size, "markeredgewidth": 0.0, "rasterized": points > MANY}
 
 
 def marks(seen: pd.DataFrame) -> list[Line2D]:
@@ -147,21 +160,21 @@ def marks(seen: pd.DataFrame) -> list[Line2D]:
     if not timed["valid"].all():
         found.append(Line2D([], [], **INVALID, label="invalid, does not count"))
     if (timed["valid"] & ~timed["counts"]).any():
-        found.append(Line2D([], [], color="0.3", marker="o", **UNSETTLED, label="before the launch settled, does not count"))
+        found.append(Line2D([], [], color="0.3", marker="o", **UNSETTLED, label="before it settled, does not count"))
     return found
 
 
 def words(seen: pd.DataFrame) -> list[str]:
     """How to read the figure."""
     few, many = seen["launch"].min(), seen["launch"].max()
-    shades = "" if few == many else f"pale to dark: launch {few} to {many}"
-    grey = "grey ground: sustained phase, untimed" if seen["kind"].eq("sustained").any() else ""
     reasons = seen.loc[~seen["valid"], "reason"].dropna().value_counts().items()
-    invalid = ", ".join(f"{number} x {reason}" for reason, number in reasons)
-    return [
-        "grey line: median",
-        shades,
-        "time from each launch's first timed repetition",
-        grey,
-        invalid and f"invalid: {invalid}",
-    ]
+    said = {
+        "grey line: median": True,
+        f"pale to dark: launch {few} to {many}": few != many,
+        "time from each launch's first timed repetition": True,
+        "dots below: in the colour of the arm that ran": True,
+        "the limit is one for a cell as a whole": seen["on_cpu_fraction"].notna().any(),
+        "grey ground: sustained phase, untimed": seen["kind"].eq("sustained").any(),
+        f"invalid: {', '.join(f'{number} x {reason}' for reason, number in reasons)}": not seen["valid"].all(),
+    }
+    return [sentence for sentence, holds in said.items() if holds]
