@@ -52,7 +52,7 @@ def alike(found: dict[str, set[str | None]]) -> Iterator[str]:
     """What is the same in every measured cell that has it."""
     same = [f"{head} {next(iter(values))}" for head, values in found.items() if len(values) == 1 and values != {None}]
     if same:
-        yield f"alike in every cell: {escaped(', '.join(same))}"
+        yield f"the same everywhere: {escaped(', '.join(same))}"
     if found["pairs"] and found["sd between launches"] == {None}:
         yield "the spread between launches, often the larger part, is not known: that takes two launches with pairs"
     if found["status"] and not found["status"] & {Status.UNSTABLE, Status.NO_STEADY_STATE}:

@@ -93,7 +93,7 @@ def draw_point(
 
 def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shades: dict[int, Any]) -> None:
     """Milliseconds per call of each repetition of one cell, a line per launch, around a thin line at their median."""
-    if cell["status"] not in JUDGED:
+    if cell["status"] in MEASURED and cell["status"] not in JUDGED:
         axes.set_title(cell["status"], loc="right", fontsize=8, color=panel.LIMIT_COLOUR)
     if rows.empty:
         panel.say(axes, f"not measured: {cell['status']}" if cell["status"] not in MEASURED else "not known")
