@@ -48,7 +48,7 @@ def test_a_a_is_the_reference_twice_by_the_rules_of_any_sweep():
 
 def test_known_delays_and_the_known_duration_are_measured_against_the_reference_in_as_many_launches_as_asked():
     options = selftest.delayed("cpu", 8, quick=False, launches=7)
-    assert read_axes(options)["engine"] == ["uncached", TWO, FIVE, BEAT]
+    assert read_axes(options)["engine"] == [selftest.UNDELAYED, TWO, FIVE, BEAT]
     assert options.launches == 7
     assert float(options.target_ci) < 1e-5  # no launch may stop early: the pairs were reckoned with
 

@@ -72,6 +72,8 @@ def stretched(lasts: Callable[[float], float]) -> Callable[[Adapter, Sampler, Po
     return build
 
 
+undelayed = stretched(lambda seconds: seconds)
+"""What delays refer to: it waits for nothing but pays for the same watching, about a microsecond a step."""
 delayed_2 = stretched(lambda seconds: 1.02 * seconds)
 delayed_5 = stretched(lambda seconds: 1.05 * seconds)
 steady_beat = stretched(lambda seconds: STEP_S)

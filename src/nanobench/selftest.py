@@ -12,6 +12,7 @@ from nanobench.options import SweepOptions
 
 Row = dict[str, Any]
 AGAIN = "nanobench.doubles:again"
+UNDELAYED = "nanobench.doubles:undelayed"
 DELAYS = {"nanobench.doubles:delayed_2": 0.02, "nanobench.doubles:delayed_5": 0.05}
 BEAT, BEAT_S = "nanobench.doubles:steady_beat", 3e-3
 NEW_TOKENS = 8
@@ -44,7 +45,7 @@ def same(device: str, cores: int, quick: bool) -> SweepOptions:
 
 def delayed(device: str, cores: int, quick: bool, launches: int) -> SweepOptions:
     """Known delays and a known duration: 20 points (4 in a hurry), every launch with the pairs that A/A had."""
-    engines = ",".join(("uncached", *DELAYS, BEAT))
+    engines = ",".join((UNDELAYED, *DELAYS, BEAT))
     points = {"batch": "1,4", "prompt_len": "8,24"} if quick else {"batch": "1,2,4,8", "prompt_len": "8-40+8"}
     return sweep(device, cores, engine=engines, max_seconds="1.2", target_ci="1e-6", launches=launches, **points)
 
