@@ -336,6 +336,29 @@ def test_on_cuda_the_mark_tax_is_marked_over_plain_time_of_a_call():
     assert alone([*marked, *plain], point=GPU)["mark_tax"] == pytest.approx(0.5)
 
 
+def test_on_cuda_the_mark_tax_has_an_interval_over_launches():
+    trials = [trial_of(launch, GPU, (FAST,)) for launch in (1, 2)]
+    shares = ((1.25, 1.0), (4.0, 2.0))
+    rows = [
+        row
+        for trial, (marked_s, plain_s) in zip(trials, shares, strict=True)
+        for row in said(trial, FAST, [timed(0, marked_s, (0.25, 0.5, 0.75), point=GPU), timed(1, plain_s, point=GPU)])
+    ]
+    cell = cell_of(rows)
+    middle, error = math.log(2.5) / 2, math.log(2 / 1.25) / 2
+    t = 12.7062047
+    assert cell["mark_tax"] == pytest.approx(math.exp(middle) - 1)
+    assert cell["mark_tax_lo"] == pytest.approx(math.exp(middle - t * error) - 1)
+    assert cell["mark_tax_hi"] == pytest.approx(math.exp(middle + t * error) - 1)
+
+
+def test_what_one_process_did_slower_is_no_mark_tax():
+    trials = [trial_of(launch, GPU, (FAST,)) for launch in (1, 2)]
+    slow = [timed(0, 20.0, (0.25, 0.5, 0.75), point=GPU), timed(1, 20.0, point=GPU), timed(2, 20.0, point=GPU)]
+    quick = [timed(0, 1.0, (0.25, 0.5, 0.75), point=GPU), timed(1, 1.0, point=GPU)]
+    assert cell_of(said(trials[0], FAST, slow) + said(trials[1], FAST, quick))["mark_tax"] == pytest.approx(0.0)
+
+
 def test_the_mark_tax_is_unknown_where_there_is_nothing_to_compare():
     assert alone(TWO_CALLS)["mark_tax"] is None
     assert alone(timings(1.0, 1.0), replace(OK, mark_cost_s=0.01))["mark_tax"] is None

@@ -41,16 +41,28 @@ def tpot_s(cell: Cell) -> float | None:
     return None if new_tokens < 2 else stats.median([call.decode_s / (new_tokens - 1) for call in cell.calls])
 
 
-def mark_tax(cell: Cell) -> float | None:
-    """What marking every token costs: on the host marks times their cost, on CUDA marked over plain repetitions."""
-    cost_s, marked = cell.first("mark_cost_s"), [row for row in cell.steady if row["marked"]]
-    if cost_s is not None and marked:
-        return cost_s * sum(len(row["marks_s"]) for row in marked) / sum(row["wall_s"] for row in marked)
-    unmarked = [row["wall_s"] / row["calls"] for row in cell.steady if not row["marked"]]
-    if not marked or not unmarked:
-        return None
-    logs = [math.log(row["wall_s"] / row["calls"]) for row in marked]
-    return math.exp(float(np.mean(logs)) - float(np.mean(np.log(unmarked)))) - 1
+def mark_tax(part: str) -> Callable[[Cell], float | None]:
+    """What marking every token costs, or a bound of it: on the host marks times their cost, without bounds;
+    on CUDA the log times of a launch's marked calls over those of its plain ones, with launches as the unit.
+    """
+
+    def compute(cell: Cell) -> float | None:
+        cost_s, marked = cell.first("mark_cost_s"), [row for row in cell.steady if row["marked"]]
+        if cost_s is not None:
+            total_s = sum(row["wall_s"] for row in marked)
+            known = total_s and part == "value"
+            return cost_s * sum(len(row["marks_s"]) for row in marked) / total_s if known else None
+        logs = [logs for logs in map(marked_over_plain, by_key(cell.steady, "launch").values()) if logs]
+        found = getattr(stats.ratio(logs), part) if logs else None
+        return None if found is None else found - 1
+
+    return compute
+
+
+def marked_over_plain(rows: list[Row]) -> list[float]:
+    """Log of each marked call's time over the plain calls' geometric mean, in one launch; empty without both."""
+    times = {marked: [math.log(r["wall_s"] / r["calls"]) for r in rows if r["marked"] is marked] for marked in (True, False)}
+    return [log - float(np.mean(times[False])) for log in times[True]] if times[False] else []
 
 
 def compile_s(cell: Cell, cold: bool) -> float | None:

@@ -349,8 +349,15 @@ METRICS = (
     Metric("warmup_s", "s", "warm-up", "", "calls before the timed ones, per launch", formulas.phase_s("warmup")),
     Metric("steady_s", "s", "steady", "", "timed repetitions, per launch", formulas.phase_s("steady")),
     Metric(
-        "mark_tax", "ratio", "mark tax", "lower", "price of a mark per token, as a share of the repetition", formulas.mark_tax
+        "mark_tax",
+        "ratio",
+        "mark tax",
+        "lower",
+        "price of a mark per token, as a share of the repetition; null where it cannot be known",
+        formulas.mark_tax("value"),
     ),
+    Metric("mark_tax_lo", "ratio", "mark tax low", "", "lower bound, CUDA only", formulas.mark_tax("low")),
+    Metric("mark_tax_hi", "ratio", "mark tax high", "", "upper bound, CUDA only", formulas.mark_tax("high")),
     Metric(
         "noise",
         "ratio",

@@ -40,9 +40,7 @@ def worker(out: Path) -> None:
 
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    point = Point(
-        model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=8, prompt_len=32, new_tokens=16
-    )
+    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=8, prompt_len=32, new_tokens=16)
     workload = Generate(load(point, 0), point, Arm(engine="uncached"), HostClock())
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     probed, bare = make_instruments(torch.device("cpu"), out), Instruments(HostClock())
@@ -101,7 +99,7 @@ def careless_display() -> None:
 
     from nanobench.views.console import result_table
 
-    console = Console(force_terminal=True, width=140, file=open(os.devnull, "w"))
+    console = Console(force_terminal=True, width=140)
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: result_table(cells())):
         while True:
             time.sleep(60)
@@ -162,8 +160,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found.append(launch(number, screen, Path(folder)))
     print(f"{launches} launches, {BLOCKS} blocks each, repetitions of about {REPETITION_S} s on every core")
-    means = [[f"{100 * (statistics.geometric_mean(t[i] / t[0] for t in blocks) - 1):+.1f}" for blocks in found] for i in (1, 2, 3)]
-    print("launch by launch, %:", "; ".join(f"{name}: {' '.join(each)}" for name, each in zip(CONDITIONS[1:], means, strict=True)))
+    means = [
+        [f"{100 * (statistics.geometric_mean(t[i] / t[0] for t in blocks) - 1):+.1f}" for blocks in found] for i in (1, 2, 3)
+    ]
+    print(
+        "launch by launch, %:", "; ".join(f"{name}: {' '.join(each)}" for name, each in zip(CONDITIONS[1:], means, strict=True))
+    )
     print("| beside or around the repetition | time against nothing at all [95 %] |\n|---|--:|")
     for index, name in enumerate(CONDITIONS[1:], start=1):
         ratio = stats.ratio([[math.log(times[index] / times[0]) for times in blocks] for blocks in found])

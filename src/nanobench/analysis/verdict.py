@@ -3,7 +3,7 @@
 import pandas as pd
 
 from nanobench import stability
-from nanobench.schema import JUDGED, Status
+from nanobench.schema import JUDGED, MEASURED, Status
 
 SETTING = ["model", "dtype", "device", "threads", "prompt_len", "new_tokens"]
 
@@ -92,6 +92,10 @@ def disturbances(cells: pd.DataFrame) -> list[str]:
 
 
 def mark_tax(cells: pd.DataFrame) -> str:
-    """What taking a time at every token cost, in the worst cell."""
-    worst = cells["mark_tax"].max()
-    return "mark tax unknown" if pd.isna(worst) else f"mark tax at most {100 * worst:.2g} %"
+    """What taking a time at every token cost, in the worst cell (by its upper bound where it has one)."""
+    measured = cells[cells["status"].isin(MEASURED)]
+    worst = measured["mark_tax_hi"].astype(float).fillna(measured["mark_tax"].astype(float)).max()
+    unknown = int(measured["mark_tax"].isna().sum())
+    if pd.isna(worst):
+        return "mark tax unknown"
+    return f"mark tax at most {100 * worst:.2g} %" + (f", unknown in {unknown} cell{'s' * (unknown != 1)}" if unknown else "")
