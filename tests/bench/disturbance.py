@@ -160,12 +160,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found.append(launch(number, screen, Path(folder)))
     print(f"{launches} launches, {BLOCKS} blocks each, repetitions of about {REPETITION_S} s on every core")
-    means = [
-        [f"{100 * (statistics.geometric_mean(t[i] / t[0] for t in blocks) - 1):+.1f}" for blocks in found] for i in (1, 2, 3)
-    ]
-    print(
-        "launch by launch, %:", "; ".join(f"{name}: {' '.join(each)}" for name, each in zip(CONDITIONS[1:], means, strict=True))
-    )
+    for index, name in enumerate(CONDITIONS[1:], start=1):
+        shares = (statistics.geometric_mean(times[index] / times[0] for times in blocks) - 1 for blocks in found)
+        print(f"{name}, launch by launch:", " ".join(f"{share:+.1%}" for share in shares))
     print("| beside or around the repetition | time against nothing at all [95 %] |\n|---|--:|")
     for index, name in enumerate(CONDITIONS[1:], start=1):
         ratio = stats.ratio([[math.log(times[index] / times[0]) for times in blocks] for blocks in found])
