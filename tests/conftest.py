@@ -21,6 +21,8 @@ SMALL = (
     "--max-seconds",
     "0.2",
     "--no-plot",
+    "--calibration",
+    "off",
 )
 
 

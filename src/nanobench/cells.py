@@ -3,19 +3,21 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-from nanobench import stats, steady
-from nanobench.schema import Arm, Point, Status
+from nanobench import costs, stats, steady
+from nanobench.machine import Machine, setting
+from nanobench.roofline import Operations, Prediction, predict
+from nanobench.schema import Arm, GPTShape, Point, Status
 
 Row = dict[str, Any]
 Times = Callable[[list[Row]], dict[int, list[float]]]
-POINT_FIELDS = [field.name for field in fields(Point)]
-ARM_FIELDS = [field.name for field in fields(Arm)]
+POINT_FIELDS = [each.name for each in fields(Point)]
+ARM_FIELDS = [each.name for each in fields(Arm)]
 TREND = 0.1
 """An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
 LEAST_SERIES = 30
@@ -45,6 +47,37 @@ class Cell:
     rows: list[Row]
     reference_rows: list[Row]
     uncompiled_rows: list[Row]
+    machine: Machine = field(default_factory=Machine)
+
+    @cached_property
+    def point(self) -> Point:
+        """What was run."""
+        return Point(**{name: self.rows[0][name] for name in POINT_FIELDS})
+
+    @cached_property
+    def shape(self) -> GPTShape | None:
+        """The model's sizes, where the run tells them."""
+        return self.machine.shapes.get(self.point.model)
+
+    @cached_property
+    def path(self) -> str | None:
+        """How the engine walks through the point; None where it does not say, or says what is not known."""
+        path = self.first("path")
+        return path if path in costs.PATHS else None
+
+    @cached_property
+    def prediction(self) -> Prediction | None:
+        """How long a call should take; None without a calibration, a profile or a known path."""
+        limits = self.machine.limits.get(setting(self.point.device, self.point.dtype, self.point.threads))
+        prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
+        if self.shape is None or limits is None or self.path is None or prefill is None:
+            return None
+        return predict(self.shape, self.point, self.path, limits, Operations(prefill, step or 0.0))
+
+    @cached_property
+    def reference(self) -> "Cell | None":
+        """The reference arm's cell at this point; None for the reference itself."""
+        return None if self.is_reference or not self.reference_rows else Cell(self.reference_rows, [], [], self.machine)
 
     @cached_property
     def outcomes(self) -> list[Row]:
@@ -257,14 +290,15 @@ def by_key(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
     return dict(groups)
 
 
-def make_cells(rows: list[Row]) -> list[Cell]:
+def make_cells(rows: list[Row], machine: Machine | None = None) -> list[Cell]:
     """The cells of raw rows, a point with an arm each."""
+    machine = machine or Machine()
     cells = []
     for point_rows in by_key(rows, *POINT_FIELDS).values():
         arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
         for arm_rows in arms.values():
             twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
-            cells.append(Cell(arm_rows, arms.get(0, []), twin))
+            cells.append(Cell(arm_rows, arms.get(0, []), twin, machine))
     return cells
 
 

@@ -35,6 +35,22 @@ def output_tok_s(cell: Cell) -> float | None:
     return sum(row["tokens"] for row in cell.plain) / wall_s if wall_s else None
 
 
+def rate_bound(part: str) -> Callable[[Cell], float | None]:
+    """A bound of the throughput: t interval over the launches' log rates, or over the repetitions of a lone launch."""
+
+    def compute(cell: Cell) -> float | None:
+        launches = by_key(cell.plain, "launch").values()
+        if len(launches) > 1:
+            logs = [[math.log(sum(r["tokens"] for r in rows) / sum(r["wall_s"] for r in rows))] for rows in launches]
+        else:
+            logs = [[math.log(row["tokens"] / row["wall_s"]) for row in rows] for rows in launches]
+        found = stats.ratio(logs) if logs else None
+        bound, rate = getattr(found, part, None), output_tok_s(cell)
+        return None if found is None or bound is None or rate is None else rate * bound / found.value
+
+    return compute
+
+
 def tpot_s(cell: Cell) -> float | None:
     """Median over calls; None below two tokens."""
     new_tokens = cell.rows[0]["new_tokens"]

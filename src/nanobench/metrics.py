@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nanobench import formulas, stability, stats
+from nanobench import attribution, formulas, stability, stats
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell, Row, make_cells
+from nanobench.machine import Machine
 from nanobench.schema import MEASURED, Arm, Status
 
 
@@ -90,6 +91,15 @@ METRICS = (
         "batch_size * new_tokens / e2e_s, summed over plain repetitions",
         formulas.output_tok_s,
     ),
+    Metric(
+        "output_tok_s_lo",
+        "tok/s",
+        "output low",
+        "",
+        "lower bound, 95 % t interval over the launches' log rates",
+        formulas.rate_bound("low"),
+    ),
+    Metric("output_tok_s_hi", "tok/s", "output high", "", "upper bound", formulas.rate_bound("high")),
     Metric(
         "ttft_s",
         "s",
@@ -468,6 +478,115 @@ METRICS = (
         "uncorrected memory errors during the repetitions",
         formulas.total("ecc_errors"),
     ),
+    Metric(
+        "operations_per_step",
+        "count",
+        "operations per step",
+        "lower",
+        "what the host dispatches for a step, by an untimed profiler pass",
+        lambda c: c.first("operations_per_step"),
+    ),
+    Metric(
+        "kernels_per_step",
+        "count",
+        "kernels per step",
+        "lower",
+        "what the device runs for a step; on a CPU the operations",
+        lambda c: c.first("kernels_per_step"),
+    ),
+    Metric(
+        "graph_launches_per_step",
+        "count",
+        "CUDA graphs per step",
+        "",
+        "captured graphs replayed in a step",
+        lambda c: c.first("graph_launches_per_step"),
+    ),
+    Metric(
+        "device_busy",
+        "ratio",
+        "device busy",
+        "higher",
+        "share of a profiled step in which the GPU ran a kernel",
+        lambda c: c.first("device_busy"),
+    ),
+    Metric(
+        "alloc_retries",
+        "count",
+        "allocator retries",
+        "lower",
+        "how often CUDA's allocator freed its cache to go on",
+        lambda c: c.most("alloc_retries"),
+    ),
+    Metric(
+        "host_floor_s",
+        "s",
+        "host floor",
+        "lower",
+        "operations_per_step * calibrated time of one",
+        attribution.host_floor_s,
+    ),
+    Metric(
+        "predicted_ttft_s",
+        "s",
+        "predicted TTFT",
+        "",
+        "roofline of the prefill over calibrated limits",
+        attribution.predicted_ttft_s,
+    ),
+    Metric(
+        "predicted_tpot_s",
+        "s",
+        "predicted TPOT",
+        "",
+        "the same per step, over the growing lengths",
+        attribution.predicted_tpot_s,
+    ),
+    Metric("predicted_e2e_s", "s", "predicted end to end", "", "both together", attribution.predicted_e2e_s),
+    Metric(
+        "prediction_error",
+        "ratio",
+        "prediction error",
+        "",
+        "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token",
+        attribution.prediction_error,
+    ),
+    Metric(
+        "predicted_speedup",
+        "ratio",
+        "predicted speedup",
+        "",
+        "predicted e2e of the reference over this arm's",
+        attribution.predicted_speedup,
+    ),
+    Metric(
+        "naive_speedup",
+        "ratio",
+        "naive speedup",
+        "",
+        "tokens read by the reference over tokens read by this arm",
+        attribution.naive_speedup,
+    ),
+    Metric(
+        "bound_by",
+        "text",
+        "bound by",
+        "",
+        "largest part of the predicted step: host, bandwidth, compute; allocator, or unexplained beyond 30 %",
+        attribution.bound_by,
+    ),
+    Metric(
+        "mfu", "ratio", "MFU", "higher", "useful FLOPs / e2e_s / datasheet peak; null where that is unknown", attribution.mfu
+    ),
+    Metric("hfu", "ratio", "HFU", "", "executed FLOPs / e2e_s / datasheet peak", attribution.hfu),
+    Metric(
+        "mbu",
+        "ratio",
+        "MBU",
+        "higher",
+        "(weights read + cache read) / tpot_s / datasheet bandwidth",
+        attribution.mbu,
+    ),
     Metric("probe_note", "text", "probe note", "", "why readings are missing", lambda c: c.first("probe_note")),
     Metric(
         "compile_s",
@@ -507,9 +626,9 @@ KNOWN_OF_FAILED |= {"failures", "launches_ok", "launches_failed", "repetitions",
 """What may be said of a cell that was not measured."""
 
 
-def derive(rows: list[Row]) -> list[Row]:
-    """The cells of a run's raw rows, in the order of point and arm."""
-    return corrected(in_order([row_of(cell) for cell in make_cells(rows)]))
+def derive(rows: list[Row], machine: Machine | None = None) -> list[Row]:
+    """The cells of a run's raw rows, in the order of point and arm; what rests on a calibration is null without one."""
+    return corrected(in_order([row_of(cell) for cell in make_cells(rows, machine)]))
 
 
 def in_order(cells: list[Row]) -> list[Row]:

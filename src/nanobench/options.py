@@ -26,6 +26,7 @@ AUTOMATIC = ("model", "dtype", "threads", "new_tokens")
 """Fields whose value `auto` leaves to the device."""
 KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
 ISOLATIONS = ("forkserver", "spawn")
+CALIBRATIONS = ("auto", "fresh", "off")
 MOST_VALUES = 1000
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -71,6 +72,11 @@ class SweepOptions(Options):
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
     quick: bool = option(False, "one launch; the intervals then say 'within one process'", MEASURING)
+    calibration: str = option(
+        "auto", "limits behind predictions: auto (measured once, checked every round), fresh or off", MEASURING
+    )
+    trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
+    nvtx: bool = option(False, "name gate, warm-up, prefill and decode for Nsight; CUDA only", MEASURING)
     wait: bool = option(False, "wait while another sweep holds the device, instead of refusing", MEASURING)
     out: str = option("", "folder of this run; default is a new one in results/", OUTPUT)
     resume: str = option("", "folder of an interrupted run: run what is missing there", OUTPUT)

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanobench import lookup
 from nanobench.errors import UserError
-from nanobench.options import ISOLATIONS, Options, SweepOptions, read_axes, read_memory_limit, read_positive
+from nanobench.options import CALIBRATIONS, ISOLATIONS, Options, SweepOptions, read_axes, read_memory_limit, read_positive
 from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -37,6 +37,9 @@ class Plan:
     timeout_s: float
     isolation: str
     gate_only: bool = False
+    trace: bool = False
+    nvtx: bool = False
+    calibration: str = "auto"
     identities: tuple[str, ...] = ()
     """one per point, in their order"""
 
@@ -70,6 +73,8 @@ class Plan:
             max_seconds=self.max_seconds,
             memory_limit_bytes=self.memory_limit_bytes,
             gate_only=self.gate_only,
+            trace=self.trace,
+            nvtx=self.nvtx,
             identity=dict(zip(self.points, self.identities, strict=False)).get(point),
         )
 
@@ -97,6 +102,8 @@ def question(options: Options) -> dict[str, Any]:
     if isinstance(options, SweepOptions):
         if options.launches < 1:
             raise UserError(f"--launches {options.launches} is below 1; give 1 or more (5 by default)")
+        if options.calibration not in CALIBRATIONS:
+            raise lookup.unknown("calibration", options.calibration, CALIBRATIONS)
         read_positive("target-ci", options.target_ci, DEFAULTS["cpu"]["target_ci"])
         read_positive("max-seconds", options.max_seconds, DEFAULTS["cpu"]["max_seconds"])
     return {
@@ -114,6 +121,8 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
     auto = {**DEFAULTS[kind], "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    if kind != "cuda" and isinstance(options, SweepOptions) and options.nvtx:
+        raise UserError(f"--nvtx names ranges for Nsight and works on CUDA only, not on {device}; use --trace")
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
     points = dict.fromkeys(Point(**values) for values in product({**axes, "device": [device]}, Point))
     shapes = {name: GPTShape(**shape) for name, shape in description["models"].items()}
@@ -133,6 +142,9 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
         timeout_s=options.timeout,
         isolation=options.isolation,
         gate_only=not isinstance(options, SweepOptions),
+        trace=sweep.trace,
+        nvtx=sweep.nvtx,
+        calibration=sweep.calibration,
     )
 
 

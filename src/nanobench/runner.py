@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nanobench import metrics
+from nanobench import calibrations, metrics
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended, Executor
 from nanobench.plan import Plan, expected_s
@@ -60,7 +60,8 @@ class Sweep:
         self.run, self.plan, self.description = run, plan, description
         self.make_executor, self.watch = make_executor, watch
         self.rows = run.read_raw()
-        self.cells = run.write_cells(metrics.derive(self.rows)) if self.rows else []
+        self.machine = run.machine()
+        self.cells = run.write_cells(metrics.derive(self.rows, self.machine)) if self.rows else []
         self.took_s: dict[Point, float] = {}
         self.pace = 1.0
         self.done, self.total = 0, plan.launches * len(plan.points)
@@ -72,13 +73,31 @@ class Sweep:
             try:
                 for trial in trials:
                     if not self.run.raw_file(trial).exists():
-                        executor = executor or self.make_executor(launch)
+                        if executor is None:
+                            executor = self.make_executor(launch)
+                            self.calibrate(launch, executor)
                         self.finish(trial, executor)
                     self.done += 1
             finally:
                 if executor is not None:
                     executor.close()
+        self.cells = self.run.write_cells(metrics.derive(self.rows, self.machine))
         return self.cells
+
+    def calibrate(self, launch: int, executor: Executor) -> None:
+        """Limits of this machine before a round: all of them where they were never measured, a few to see how they moved."""
+        if self.plan.calibration == "off" or self.plan.gate_only:
+            return
+        about, scratch = self.run.read_about(), self.run.scratch
+        found = about.setdefault("calibrations", {})
+        for asked in calibrations.settings(self.plan.points):
+            if asked.name not in found:
+                fresh = self.plan.calibration == "fresh"
+                found[asked.name] = calibrations.full(executor, about["identity"]["hash"], asked, scratch, fresh)
+            if str(launch) not in found[asked.name]["brief"]:
+                found[asked.name]["brief"][str(launch)] = calibrations.limits(executor, asked, scratch, brief=True)
+        self.run.write_about(about)
+        self.machine = self.run.machine()
 
     def finish(self, trial: Trial, executor: Executor) -> None:
         """Measures one launch of a point and saves it."""
@@ -96,7 +115,8 @@ class Sweep:
     def derived_again(self, point: Point) -> list[Row]:
         """The cells, those of one point from its rows as they are now."""
         others = [cell for cell in self.cells if not is_at(cell, point)]
-        return metrics.corrected(metrics.in_order(others + metrics.derive([row for row in self.rows if is_at(row, point)])))
+        here = metrics.derive([row for row in self.rows if is_at(row, point)], self.machine)
+        return metrics.corrected(metrics.in_order(others + here))
 
     def launch(self, trial: Trial, executor: Executor) -> list[Row]:
         """All arms of one launch, together where that works."""
@@ -140,7 +160,14 @@ class Sweep:
                 companies += [(arm,) for arm in crowded]
                 company = tuple(arm for arm in company if arm not in crowded)
             yield company, ended
+        self.keep_traces(trial, folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def keep_traces(self, trial: Trial, folder: Path) -> None:
+        """Moves the traces of a trial's arms to where the run keeps them."""
+        for path in folder.glob("*/trace-*.json"):
+            self.run.traces.mkdir(exist_ok=True)
+            path.replace(self.run.traces / f"{self.run.raw_file(trial).stem}-{path.parent.name}-{path.name}")
 
     def companies(self, trial: Trial, arms: list[Arm]) -> list[tuple[Arm, ...]]:
         """Arms that run in one process: all of them, except those that an earlier launch could only run apart."""

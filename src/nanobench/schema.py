@@ -57,11 +57,44 @@ class GPTShape:
     vocab_size: int
     block_size: int
     n_params: int
+    matmul_params: int | None = None
+    """weights of all matrix products, the head's included; None for a GPT-2's, whose MLP is four times as wide as the stream"""
+    lookup_params: int | None = None
+    """parameters of tables that are only looked up, a row at a time; None for all that are in no product"""
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
+
+    @property
+    def qkv_width(self) -> int:
+        """Width of a token's query, key and value together."""
+        return (self.n_head + 2 * self.n_kv_head) * self.head_dim
+
+    @property
+    def head_params(self) -> int:
+        """Weights of the product that gives the logits, tied to the embedding or not."""
+        return self.n_embd * self.vocab_size
+
+    @property
+    def block_params(self) -> int:
+        """Weights of the products in all blocks."""
+        if self.matmul_params is not None:
+            return self.matmul_params - self.head_params
+        return self.n_layer * self.n_embd * (self.qkv_width + self.n_head * self.head_dim + 8 * self.n_embd)
+
+    @property
+    def mlp_width(self) -> float:
+        """Width of an MLP of two products that has as many weights as this one."""
+        return (self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.n_head * self.head_dim) / 2
+
+    @property
+    def read_params(self) -> int:
+        """Parameters that a pass reads whatever its tokens are: all but the tables that are looked up."""
+        if self.lookup_params is not None:
+            return self.n_params - self.lookup_params
+        return min(self.n_params, self.block_params + self.head_params)
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes of keys and values that one token of one row adds to a cache: 2 * layers * kv heads * head width * itemsize."""
@@ -124,6 +157,10 @@ class Trial:
     max_seconds: float
     memory_limit_bytes: int | None = None
     gate_only: bool = False
+    trace: bool = False
+    """keep a trace of a few steps of each arm"""
+    nvtx: bool = False
+    """name the phases for Nsight"""
     identity: str | None = None
     """of machine, software, model and threads: figures of two identities are not compared"""
     protocol: int = PROTOCOL
@@ -234,6 +271,19 @@ class Outcome:
     rss_peak_bytes: int | None = None
     probe_note: str | None = None
     """why readings are missing"""
+    path: str | None = None
+    """how the engine walks through a point: one of `costs.PATHS`; None for one that does not say"""
+    operations_prefill: float | None = None
+    """what the host dispatches one by one, counted by the profiler in an untimed call"""
+    operations_per_step: float | None = None
+    kernels_per_step: float | None = None
+    """what the device runs; on a CPU the same"""
+    graph_launches_per_step: float | None = None
+    """captured CUDA graphs that are replayed"""
+    device_busy: float | None = None
+    """share of a profiled step in which the GPU ran a kernel"""
+    alloc_retries: int | None = None
+    """how often CUDA's allocator had to free its cache to go on, since the warm-up"""
     graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None

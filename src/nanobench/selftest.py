@@ -53,7 +53,7 @@ def delayed(device: str, cores: int, quick: bool, launches: int) -> SweepOptions
 def sweep(device: str, cores: int, **asked: Any) -> SweepOptions:
     """A sweep over the smallest built-in model."""
     few = str(min(cores, MOST_THREADS))
-    return SweepOptions(model="gpt2-nano", device=device, threads=few, new_tokens=str(NEW_TOKENS), **asked)
+    return SweepOptions(model="gpt2-nano", device=device, threads=few, new_tokens=str(NEW_TOKENS), calibration="off", **asked)
 
 
 def spread(cells: list[Row]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from nanobench import metrics
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
+from nanobench.machine import Machine
 from nanobench.plan import Plan
 from nanobench.schema import PROTOCOL, RAW_COLUMNS, Arm, Trial
 
@@ -70,6 +71,11 @@ class Run:
         return self.folder / "logs"
 
     @property
+    def traces(self) -> Path:
+        """The folder of Chrome's traces."""
+        return self.folder / "traces"
+
+    @property
     def scratch(self) -> Path:
         """What only a running sweep needs: requests, records and inductor's cache."""
         return self.folder / "scratch"
@@ -91,6 +97,10 @@ class Run:
         if missing:
             raise UserError(f"{self.about} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
         return about
+
+    def machine(self) -> Machine:
+        """What the run says of its models and its machine besides the rows."""
+        return Machine.of(self.read_about())
 
     def started_at(self) -> datetime:
         """When the sweep began."""
@@ -167,12 +177,17 @@ def create(folder: Path, about: dict[str, Any]) -> Run:
 
 def find_runs(path: str | Path) -> list[Run]:
     """The run in `path`, or all runs below it, oldest first. Raises UserError where there is none."""
-    path = Path(path)
-    folders = [path] if (path / "run.json").exists() else sorted({file.parent for file in path.glob("**/run.json")})
-    runs = [Run(folder) for folder in folders]
+    runs = runs_below(path)
     if not runs:
         raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
-    return sorted(runs, key=Run.started_at)
+    return runs
+
+
+def runs_below(path: str | Path) -> list[Run]:
+    """The same, without complaint where there is none."""
+    path = Path(path)
+    folders = [path] if (path / "run.json").exists() else {file.parent for file in path.glob("**/run.json")}
+    return sorted((Run(folder) for folder in folders), key=Run.started_at)
 
 
 def load(path: str | Path) -> "pd.DataFrame":
@@ -182,7 +197,7 @@ def load(path: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.concat([frame(run, metrics.derive(run.read_raw())) for run in find_runs(path)], ignore_index=True)
+    return pd.concat([frame(run, metrics.derive(run.read_raw(), run.machine())) for run in find_runs(path)], ignore_index=True)
 
 
 def frame(run: Run, cells: list[dict[str, Any]]) -> "pd.DataFrame":

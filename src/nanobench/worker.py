@@ -172,6 +172,7 @@ def measure(
             run_blocks(trial, instruments, arms)
             gc.enable()
             sustain(trial, instruments, arms)
+            profile(trial, out, arms)
     for index, workload in list(arms.live.items()):
         outcome = arms.guard(index, workload.outcome)
         if outcome is not None:
@@ -185,7 +186,7 @@ def prepare(trial: Trial, adapter: Adapter, clock: Clock, known: dict[str, Gate]
     reference = Reference(adapter, trial.point, trial.seed)
     for index, arm in enumerate(trial.arms):
         arms.say("prepare", index, always=True)
-        workload = Generate(adapter, trial.point, arm, clock)
+        workload = Generate(adapter, trial.point, arm, clock, trial.nvtx)
         arms.live[index] = workload
         gate = arms.guard(index, functools.partial(workload.prepare, reference, known.get(arm.label)))
         if gate is not None and gate.verdict is Verdict.WRONG:
@@ -225,6 +226,15 @@ def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
             arms.steady[index].append(done)
 
 
+def profile(trial: Trial, out: Path, arms: Arms) -> None:
+    """In the first launch, after all that is timed: counts what each arm dispatches."""
+    if trial.launch > 1:
+        return
+    for index in list(arms.live):
+        trace = out / f"trace-{index}.json" if trial.trace else None
+        arms.guard(index, functools.partial(arms.live[index].profile, trace))
+
+
 def enough(trial: Trial, arms: Arms, spent_s: float, blocks: int, mark_interval: int) -> bool:
     """Whether the launch may stop: after its least pairs, when time is up or every contrast is within the target."""
     marked = -(-blocks // mark_interval) if mark_interval > 1 else 0
@@ -246,6 +256,16 @@ def contrasts(arms: Arms, mark_interval: int) -> list[list[float]]:
     first, *others = times.values()
     logs = [[math.log(first[block] / other[block]) for block in first if block in other] for other in others]
     return logs or [[math.log(seconds) for seconds in first.values()]]
+
+
+def calibrate(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The limits of a device at a dtype and a number of threads, all of them or the few that show a drift."""
+    from nanobench.workloads import calibration
+
+    torch.set_num_threads(asked["threads"])
+    device = torch.device(asked["device"])
+    found = (calibration.brief if asked["brief"] else calibration.calibrate)(device, asked["dtype"])
+    return [asdict(limit) for limit in found]
 
 
 def describe(question: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +317,8 @@ def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]
             return describe(request["describe"])
         except UserError as error:
             return {"user_error": str(error)}
+    if "calibrate" in request:
+        return {"limits": calibrate(request["calibrate"])}
     trial = Trial.from_json(request["trial"])
     known = {label: Gate(**gate) for label, gate in request["gates"].items()}
     return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}

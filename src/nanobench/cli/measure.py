@@ -175,7 +175,7 @@ def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Ro
     from nanobench.runner import Sweep
     from nanobench.views.console import Screen
 
-    start, about = time.monotonic(), run.read_about()
+    start, before_s = time.monotonic(), run.read_about()["wall_s"]
 
     def make_executor(launch: int) -> "Executor":
         return local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")
@@ -183,7 +183,7 @@ def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Ro
     def watch(progress: "Progress") -> None:
         screen.show(progress)
         if progress.report is None:
-            run.write_about({**about, "wall_s": about["wall_s"] + time.monotonic() - start})
+            run.write_about({**run.read_about(), "wall_s": before_s + time.monotonic() - start})
 
     with Screen(console) as screen:
         cells = Sweep(run, plan, description, make_executor, watch).measure()

@@ -12,7 +12,10 @@ from nanobench.schema import COMPILE_MODES, Point
 
 
 class Engine(Protocol):
-    """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all it needs, once."""
+    """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all it needs, once.
+
+    One that walks along one of `costs.PATHS` says so in an attribute `path`; only then can its time be predicted.
+    """
 
     @property
     def tokens_BN(self) -> Tensor:

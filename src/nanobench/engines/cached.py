@@ -12,6 +12,8 @@ from nanobench.schema import Point
 class Cached:
     """Keeps the position as a tensor beside the tokens, so that a step holds nothing but device work."""
 
+    path = "static"
+
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler = adapter, sampler

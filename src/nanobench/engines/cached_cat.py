@@ -14,6 +14,8 @@ from nanobench.schema import Point
 class CachedCat:
     """Starts every call with an empty cache; its tensors, and so its shapes, grow by one token per step."""
 
+    path = "cat"
+
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler, self.point = adapter, sampler, point

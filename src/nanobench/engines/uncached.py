@@ -15,6 +15,7 @@ class Uncached:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler, self.last_only = adapter, sampler, last_only
         self.cache = None
+        self.path = "uncached" if last_only else "uncached-full-logits"
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
         self.generator = make_generator(weights)

@@ -91,6 +91,8 @@ def build(*, n_layer: int, n_head: int, n_embd: int, vocab_size: int, block_size
         vocab_size=vocab_size,
         block_size=block_size,
         n_params=count_params(n_layer, n_embd, vocab_size, block_size),
+        matmul_params=vocab_size * n_embd + n_layer * 12 * n_embd**2,
+        lookup_params=block_size * n_embd,
     )
     with torch.no_grad():
         return GPTAdapter(GPT2(shape), shape)

@@ -122,6 +122,8 @@ def build(*, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size:
         vocab_size=vocab_size,
         block_size=block_size,
         n_params=count_params(n_layer, n_head, n_kv_head, n_embd, vocab_size),
+        matmul_params=count_params(n_layer, n_head, n_kv_head, n_embd, vocab_size) - vocab_size * n_embd,
+        lookup_params=vocab_size * n_embd,
     )
     with torch.no_grad():
         return GPTAdapter(Nanochat(shape), shape)

@@ -62,6 +62,11 @@ def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]
     return result, peak
 
 
+def alloc_retries(device: torch.device) -> int | None:
+    """How often CUDA's allocator had to free its cache to go on, so far; None on a CPU."""
+    return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else None
+
+
 def rss_peak_bytes() -> int:
     """The process's largest resident size so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,5 +1,6 @@
 """The contract that every workload meets: one object per arm, living in one worker."""
 
+from pathlib import Path
 from typing import Protocol
 
 from nanobench.gate import Reference
@@ -26,6 +27,10 @@ class Workload(Protocol):
 
     def sustain(self, seconds: float) -> Repetition:
         """Unmarked work for so long at least, as one repetition that enters no ratio."""
+        ...
+
+    def profile(self, trace: Path | None) -> None:
+        """Counts what the work dispatches, untimed; keeps a trace where a path is given."""
         ...
 
     def outcome(self) -> Outcome:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,25 +14,30 @@ from nanobench import gate, lookup
 from nanobench.engines.base import Compiler, Engine
 from nanobench.gate import Reference
 from nanobench.models.base import Adapter
-from nanobench.probes import compilation, memory
+from nanobench.probes import compilation, dispatches, memory
 from nanobench.probes.clock import Clock, mark_cost_s
+from nanobench.probes.nvtx import spans
 from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Verdict
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02
 TIMER_SLACK = 0.01
+PROFILED_STEPS = 8
 
 
 class Generate:
     """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
 
-    def __init__(self, adapter: Adapter, point: Point, arm: Arm, clock: Clock) -> None:
+    def __init__(self, adapter: Adapter, point: Point, arm: Arm, clock: Clock, nvtx: bool = False) -> None:
         self.adapter, self.point, self.arm, self.clock = adapter, point, arm, clock
+        self.span = spans(nvtx)
         self.phases: list[Repetition] = []
         self.calls = 1
         self.compiler = Compiler(arm.compile_mode)
         self.compilation = compilation.Compilation()
         self.peaks_bytes: dict[str, int] = {}
+        self.dispatched: dict[str, Any] = {}
+        self.retries_before = 0
 
     def prepare(self, reference: Reference, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
@@ -40,7 +46,8 @@ class Generate:
         self.first_call()
         digest = gate.digest(self.engine.tokens_BN)
         if known is None or known.digest != digest:
-            self.phase("gate", lambda: self.judge(reference, digest))
+            with self.span("gate"):
+                self.phase("gate", lambda: self.judge(reference, digest))
         else:
             self.gate = known
         return self.gate
@@ -91,9 +98,11 @@ class Generate:
         """
         done = [] if self.compiler.compiles else [phase for phase in self.phases if phase.kind == "first_call"]
         least = 2 if self.clock.enqueues else 1
-        while len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S:
-            done.append(self.time("warmup", len(done), None, marked=False))
-            self.phases.append(done[-1])
+        with self.span("warm-up"):
+            while len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S:
+                done.append(self.time("warmup", len(done), None, marked=False))
+                self.phases.append(done[-1])
+        self.retries_before = memory.alloc_retries(self.prompt_BT.device) or 0
         self.calls = math.ceil(MIN_REPETITION_S / (done[-1].wall_s or MIN_REPETITION_S))
 
     def repeat(self, repetition: int, block: int, marked: bool) -> Repetition:
@@ -106,6 +115,20 @@ class Generate:
             return timed
         self.compilation = replace(self.compilation, recompiles=compilation.recompiles_of(self.compiler.code_names))
         return replace(timed, valid=False, reason="recompiled in the steady phase")
+
+    def profile(self, trace: Path | None) -> None:
+        """Counts what a prefill and a step dispatch, untimed; keeps Chrome's trace of them where asked for."""
+        device, steps = self.prompt_BT.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
+        prefill = dispatches.count(lambda: self.engine.prefill(self.prompt_BT), device)
+        self.dispatched = {"operations_prefill": prefill.operations}
+        if steps:
+            found = dispatches.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
+            self.dispatched |= {
+                "operations_per_step": found.operations / steps,
+                "kernels_per_step": found.kernels / steps,
+                "graph_launches_per_step": found.graph_launches / steps,
+                "device_busy": found.busy,
+            }
 
     def sustain(self, seconds: float) -> Repetition:
         """See Workload.sustain."""
@@ -125,15 +148,17 @@ class Generate:
         clock.sync()
         started_at, start, marks = time.time(), clock.now(), [clock.mark()]
         for _ in range(self.calls):
-            engine.prefill(self.prompt_BT)
+            with self.span("prefill"):
+                engine.prefill(self.prompt_BT)
             made = 1
             if marked:
                 marks.append(clock.mark())
-            while made < new_tokens:
-                new = engine.step()
-                made += new
-                if marked:
-                    marks.extend([clock.mark()] * new)
+            with self.span("decode"):
+                while made < new_tokens:
+                    new = engine.step()
+                    made += new
+                    if marked:
+                        marks.extend([clock.mark()] * new)
         marks.append(clock.mark())
         enqueue_s = clock.now() - start
         clock.sync()
@@ -166,6 +191,11 @@ class Generate:
         per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
         return self.cache_bytes() and point.batch_size * per_row
 
+    def alloc_retries(self) -> int | None:
+        """Retries of CUDA's allocator since the warm-up; None on a CPU."""
+        so_far = memory.alloc_retries(self.prompt_BT.device)
+        return None if so_far is None else so_far - self.retries_before
+
     def outcome(self) -> Outcome:
         """See Workload.outcome."""
         found = self.gate
@@ -188,6 +218,9 @@ class Generate:
             decode_peak_bytes=self.peaks_bytes.get("decode"),
             kv_cache_expected_bytes=self.expected_cache_bytes(),
             rss_peak_bytes=memory.rss_peak_bytes(),
+            path=getattr(self.engine, "path", None),
+            alloc_retries=self.alloc_retries(),
+            **self.dispatched,
             **vars(self.compilation),
         )
 

@@ -1,0 +1,224 @@
+"""What each cell costs in money and energy, from the price and the power that the user gives, and which cell is cheapest.
+
+Everything is in proportion to the machine's seconds per output token, and so are the bounds of everything.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from nanobench.cells import ARM_FIELDS, POINT_FIELDS
+from nanobench.errors import UserError
+from nanobench.schema import JUDGED, MEASURED
+
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+YEAR_DAYS = 365
+MILLION = 1e6
+KWH_J = 3.6e6
+TAILS = ("", "_lo", "_hi")
+"""A quantity's column, and the two of its 95 % interval."""
+HEAD = ("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason", "output_tok_s", "ttft_s", "tpot_s")
+BY = ("usd_per_mtok", "electricity_usd_per_mtok", "energy_j_per_mtok")
+"""What is cheapest: the least of the first of these that is known."""
+ROUNDING = 1e-12
+VALID = {
+    "price_per_hour": "USD an hour of the machine, above 0, like 3",
+    "power_w": "watts of the machine under load, above 0, like 300",
+    "idle_power_w": "watts of the machine without work, from 0 up, like 60",
+    "price_per_kwh": "USD a kWh, above 0, like 0.15",
+    "requests_per_day": "replies a day, above 0, like 10e6",
+    "max_ttft": "seconds to the first token, above 0, like 0.5",
+    "max_tpot": "seconds per further token, above 0, like 0.05",
+    "gpus": "a whole number from 1 up, like 8",
+    "tokens": "tokens to train on, above 0, like 1e9",
+}
+"""Option -> what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be priced, in the words of the command line; None for what was not given. Raises UserError for nonsense."""
+
+    price_per_hour: float | None = None
+    power_w: float | None = None
+    idle_power_w: float | None = None
+    price_per_kwh: float | None = None
+    requests_per_day: float | None = None
+    max_ttft: float | None = None
+    max_tpot: float | None = None
+    gpus: int = 1
+    tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not (0 < value < math.inf or (name == "idle_power_w" and value == 0)):
+                raise UserError(f"--{name.replace('_', '-')} {value:g} is out of range; give {VALID[name]}")
+        if self.power_w is not None and self.idle_power_w is not None and self.idle_power_w > self.power_w:
+            raise UserError(
+                f"--idle-power-w {self.idle_power_w:g} is above --power-w {self.power_w:g}; "
+                "give the power without work, and the power under load"
+            )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Column -> the most that it may be."""
+        asked = {"ttft_s": self.max_ttft, "tpot_s": self.max_tpot}
+        return {name: limit for name, limit in asked.items() if limit is not None}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Rows of what `costs` gives: the cheapest judged cell, the cheapest within the limits or else the one nearest to them."""
+
+    by: str | None
+    """the column that decided"""
+    cheapest: int | None
+    rivals: list[int]
+    """judged cells that are not shown to be dearer: the intervals overlap"""
+    within: int | None
+    within_rivals: list[int]
+    nearest: int | None
+    training: int | None
+    """the judged cell that trains on the tokens in the fewest GPU-hours"""
+
+
+def costs(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """The cells by point and arm, with what each costs; null for what is not known. Raises UserError where nothing could be."""
+    cells = in_order(cells)
+    basis = energy_basis(cells, asked)
+    if asked.price_per_hour is None and basis.eq("unknown").all() and asked.power_w is None:
+        mend = "--price-per-hour USD for dollars, --power-w W for joules, or both"
+        raise UserError(f"neither a price nor a power was given, and no cell here has measured energy; give {mend}")
+    found = cells.reindex(columns=list(HEAD))
+    seconds = seconds_per_token(cells)
+    priced = {tail: {**of_time(cells, asked, seconds[tail]), **of_energy(cells, asked, seconds[tail], tail)} for tail in TAILS}
+    found = found.assign(**{name + tail: priced[tail][name] for name in priced[""] for tail in TAILS}, energy_basis=basis)
+    if asked.limits:
+        found["limit_ratio"] = limit_ratio(cells, asked)
+    return found.assign(**of_training(cells, asked))
+
+
+def in_order(cells: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by run, point and arm, and numbered anew."""
+    by = [name for name in ("run", *POINT_FIELDS, "arm_index") if name in cells]
+    return cells.sort_values(by, kind="stable", ignore_index=True)
+
+
+def known(cells: pd.DataFrame, name: str) -> pd.Series:
+    """A column of the measured cells as floats; null elsewhere, and everywhere where there is no such column."""
+    values = cells[name].astype(float) if name in cells else pd.Series(np.nan, cells.index)
+    return values.where(cells["status"].isin(MEASURED))
+
+
+def given(value: float | None) -> float:
+    """A number of the user's; what was not given makes null of all that it enters."""
+    return math.nan if value is None else value
+
+
+def seconds_per_token(cells: pd.DataFrame) -> dict[str, pd.Series]:
+    """Tail of a column -> the machine's seconds per output token of all rows: the value, and the bounds of its 95 % interval.
+
+    The inverse of output_tok_s and of its bounds, which are over the launches. Null where one value is all there is.
+    """
+    names = {"": "output_tok_s", "_lo": "output_tok_s_hi", "_hi": "output_tok_s_lo"}
+    return {tail: 1 / known(cells, name) for tail, name in names.items()}
+
+
+def of_time(cells: pd.DataFrame, asked: Asked, seconds: pd.Series) -> dict[str, pd.Series]:
+    """Money and machines, from seconds per token. A machine that is rented by the year is paid whole."""
+    price, requests = given(asked.price_per_hour), given(asked.requests_per_day)
+    reply_s = known(cells, "new_tokens") * seconds
+    usd_per_reply = price / HOUR_S * reply_s
+    machines = requests / DAY_S * reply_s
+    whole = rounded_up(machines)
+    return {
+        "usd_per_mtok": price / HOUR_S * MILLION * seconds,
+        "usd_per_batch": usd_per_reply * known(cells, "batch_size"),
+        "usd_per_reply": usd_per_reply,
+        "machines": machines,
+        "machines_whole": whole.astype("Int64"),
+        "usd_per_year": usd_per_reply * requests * YEAR_DAYS,
+        "usd_per_year_whole": whole * price * 24 * YEAR_DAYS,
+    }
+
+
+def rounded_up(machines: pd.Series) -> pd.Series:
+    """The whole number of machines; two machines are two, also where rounding leaves a little more."""
+    return np.ceil(machines * (1 - ROUNDING))
+
+
+def of_energy(cells: pd.DataFrame, asked: Asked, seconds: pd.Series, tail: str) -> dict[str, pd.Series]:
+    """Energy and electricity, from seconds per token: what the machine draws without work is told apart from what work adds.
+
+    A measured energy has no interval. Above idle is null where the idle energy is more than the measured one.
+    """
+    measured = known(cells, "energy_j_per_token") * MILLION if not tail else pd.Series(np.nan, cells.index)
+    energy_j = (given(asked.power_w) * MILLION * seconds).mask(has_measured_energy(cells), measured)
+    idle_j = given(asked.idle_power_w) * MILLION * seconds
+    above_j = energy_j - idle_j
+    electricity = energy_j / KWH_J * given(asked.price_per_kwh)
+    tokens_per_year = given(asked.requests_per_day) * YEAR_DAYS * known(cells, "new_tokens")
+    return {
+        "energy_j_per_mtok": energy_j,
+        "idle_j_per_mtok": idle_j,
+        "above_idle_j_per_mtok": above_j.where(above_j >= 0),
+        "electricity_usd_per_mtok": electricity,
+        "electricity_usd_per_year": electricity * tokens_per_year / MILLION,
+    }
+
+
+def has_measured_energy(cells: pd.DataFrame) -> pd.Series:
+    """Whether a counter followed the cell's energy for long enough."""
+    valid = cells["energy_valid"].eq(True).fillna(False) if "energy_valid" in cells else False
+    return known(cells, "energy_j_per_token").notna() & valid
+
+
+def energy_basis(cells: pd.DataFrame, asked: Asked) -> pd.Series:
+    """Where a cell's energy comes from: measured, given (a power that the user named), or unknown."""
+    by_power = known(cells, "output_tok_s").notna() & (asked.power_w is not None)
+    return pd.Series(np.select([has_measured_energy(cells), by_power], ["measured", "given"], "unknown"), cells.index)
+
+
+def limit_ratio(cells: pd.DataFrame, asked: Asked) -> pd.Series:
+    """The largest of a cell's median latencies over their limits: at most 1 where it meets all, null where one is not known."""
+    shares = [known(cells, name) / limit for name, limit in asked.limits.items()]
+    return pd.concat(shares, axis=1).max(axis=1, skipna=False)
+
+
+def of_training(cells: pd.DataFrame, asked: Asked) -> dict[str, pd.Series]:
+    """GPU-hours and money for the tokens to be trained on; no column where no cell has a training throughput over all GPUs."""
+    rate = known(cells, "train_tok_s")
+    if asked.tokens is None or rate.isna().all():
+        return {}
+    hours = asked.tokens / rate / HOUR_S
+    return {"gpu_hours": hours * asked.gpus, "usd_for_tokens": hours * given(asked.price_per_hour)}
+
+
+def choose(found: pd.DataFrame, asked: Asked) -> Choice:
+    """The cheapest cells among those that are judged; of equal ones the one with the lower TTFT, then TPOT."""
+    judged = found[found["status"].isin(JUDGED)]
+    by = next((name for name in BY if judged[name].notna().any()), None)
+    priced = judged.dropna(subset=[by]) if by else judged.iloc[:0]
+    meeting = priced[priced["limit_ratio"] <= 1] if asked.limits else priced.iloc[:0]
+    nearest = least(priced, "limit_ratio", by) if by and asked.limits and meeting.empty else None
+    training = least(judged, "gpu_hours") if "gpu_hours" in judged else None
+    (cheapest, rivals), (within, within_rivals) = (with_rivals(rows, by) for rows in (priced, meeting))
+    return Choice(by, cheapest, rivals, within, within_rivals, nearest, training)
+
+
+def with_rivals(priced: pd.DataFrame, by: str | None) -> tuple[int | None, list[int]]:
+    """The cheapest cell, and those whose interval begins within the cheapest one's or below."""
+    cheapest = least(priced, by) if by else None
+    if cheapest is None:
+        return None, []
+    low, high = (priced[f"{by}{tail}"].fillna(priced[by]) for tail in ("_lo", "_hi"))
+    return cheapest, [int(index) for index in priced.index[low <= high[cheapest]] if index != cheapest]
+
+
+def least(rows: pd.DataFrame, *by: str) -> int | None:
+    """The row with the least value; among equal ones of the next column, then TTFT, then TPOT, then the first."""
+    ordered = rows.dropna(subset=[by[0]]).sort_values([*by, "ttft_s", "tpot_s"], kind="stable")
+    return None if ordered.empty else int(ordered.index[0])

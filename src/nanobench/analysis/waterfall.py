@@ -1,0 +1,217 @@
+"""What each change contributes to the whole: one factor per change, and their product is the measured total.
+
+The chain of arms is fixed: logits at every position, at the last one alone, a cache, a compiled step, a captured CUDA graph.
+From the first arm at the smallest batch size to the last one at the largest two ways lead: the arms first, then the batch, or
+the batch first. Where a change is worth more at one batch size than at another, the two ways tell it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nanobench import cells as raw
+from nanobench import stats
+from nanobench.analysis.verdict import SETTING
+from nanobench.schema import JUDGED, MEASURED
+
+RowsOf = dict[Any, list[raw.Row]]
+Logs = dict[int, list[float]]
+"""Launch -> logs of ratios."""
+BATCH, TOGETHER = "batch", "together"
+STEPS = {
+    "uncached-full-logits": "full logits",
+    "uncached": "last logits only",
+    "cached": "cache",
+    "compiled": "compile",
+    "graph": "CUDA graph",
+}
+"""Link of the chain -> the change that leads to it."""
+Place = tuple[str, int]
+"""Arm and batch size."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """How many times the output one change multiplies."""
+
+    step: str
+    before: str
+    """arm"""
+    after: str
+    from_batch: int
+    to_batch: int
+    ratio: stats.Interval | None
+    """None where no launch has both cells"""
+    judged: bool
+    """whether both cells can be believed"""
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """The factors of one setting."""
+
+    where: dict[str, Any]
+    arms: list[str]
+    """in the order of the chain"""
+    batches: list[int]
+    """the smallest and the largest batch size at which all these arms were measured, or the only one"""
+    arms_first: list[Factor]
+    """the arms at the smallest batch size, then the last arm's batch"""
+    batch_first: list[Factor]
+    """the first arm's batch, then the arms at the largest batch size; empty for a single batch size"""
+    total: Factor
+    interaction: Factor | None
+    """the cache's factor at the largest batch size over that at the smallest"""
+    left_out: list[str]
+    """links without an arm"""
+    aside: list[str]
+    """arms that are no link"""
+
+    @property
+    def products(self) -> list[float | None]:
+        """The product of the factors along each way: the total, where all arms have the same pairs in the same launches."""
+        return [product([each.ratio for each in way]) for way in (self.arms_first, self.batch_first) if way]
+
+
+def product(ratios: list[stats.Interval | None]) -> float | None:
+    """All ratios multiplied; None where one is not known."""
+    known = [ratio.value for ratio in ratios if ratio]
+    return math.prod(known) if len(known) == len(ratios) else None
+
+
+def waterfalls(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> list[Waterfall]:
+    """One per run and setting that has two arms of the chain at one batch size."""
+    rows_of = raw.by_key(raw_rows, *raw.POINT_FIELDS, "arm_index")
+    names = [name for name in ("run", *SETTING) if name in cells]
+    groups = cells.groupby(names, sort=False)
+    found = (waterfall(dict(zip(names, key, strict=True)), group, rows_of) for key, group in groups)
+    return [each for each in found if each]
+
+
+def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Waterfall | None:
+    """The factors of one setting; None where there are no two arms to compare."""
+    chain, batches = common(cells, links(cells))
+    if len(chain) < 2:
+        return None
+    look, arms = Look(cells, rows_of), list(chain.values())
+    ways = [look.arm_steps(chain, batch) for batch in batches]
+    first, last = (arms[0], batches[0]), (arms[-1], batches[-1])
+    if len(batches) > 1:
+        ways[0].append(look.factor(BATCH, (arms[-1], batches[0]), last))
+        ways[1].insert(0, look.factor(BATCH, first, (arms[0], batches[1])))
+    return Waterfall(
+        where=where,
+        arms=arms,
+        batches=batches,
+        arms_first=ways[0],
+        batch_first=ways[1] if len(batches) > 1 else [],
+        total=look.factor(TOGETHER, first, last),
+        interaction=look.interaction(*ways) if len(batches) > 1 else None,
+        left_out=[link for link in STEPS if link not in chain],
+        aside=[arm for arm in in_order(cells) if arm not in arms],
+    )
+
+
+def in_order(cells: pd.DataFrame) -> list[str]:
+    """The arms as they were listed."""
+    return [str(arm) for arm in cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates()]
+
+
+def links(cells: pd.DataFrame) -> dict[str, str]:
+    """Link -> its arm, in the order of the chain; of several the one listed first, all with the sampler of the first arm."""
+    sampler = cells.sort_values("arm_index", kind="stable")["sampler"].iloc[0]
+    found: dict[str, str] = {}
+    for arm in in_order(cells):
+        rows = cells[cells["arm"].eq(arm) & cells["sampler"].eq(sampler)]
+        name = link(rows) if len(rows) else None
+        if name:
+            found.setdefault(name, arm)
+    return {name: found[name] for name in STEPS if name in found}
+
+
+def link(cells: pd.DataFrame) -> str | None:
+    """Which link the cells of an arm are; what replays CUDA graphs is one, whichever way it came to them."""
+    engine, plain = cells["engine"].iloc[0], cells["compile_mode"].iloc[0] == "off"
+    replays = bool(cells["graph_launches_per_step"].astype(float).gt(0).any())
+    if engine == "cuda-graph" or (engine == "cached" and replays):
+        return "graph"
+    if engine == "cached":
+        return "cached" if plain else "compiled"
+    return str(engine) if plain and engine in STEPS else None
+
+
+def common(cells: pd.DataFrame, chain: dict[str, str]) -> tuple[dict[str, str], list[int]]:
+    """The most links that were measured at one batch size, and the smallest and the largest batch size that have them all."""
+    measured = cells[cells["status"].isin(MEASURED) & cells["arm"].isin(list(chain.values()))]
+    at = {int(batch): frozenset(rows["arm"]) for batch, rows in measured.groupby("batch_size")}
+    if not at:
+        return {}, []
+    chosen = max(at.values(), key=lambda found: (len(found), sum(found <= other for other in at.values())))
+    batches = [batch for batch, found in at.items() if chosen <= found]
+    return {name: arm for name, arm in chain.items() if arm in chosen}, sorted({batches[0], batches[-1]})
+
+
+class Look:
+    """The raw rows of one setting, by arm and batch size, and the ratios between any two of them."""
+
+    def __init__(self, cells: pd.DataFrame, rows_of: RowsOf) -> None:
+        self.rows: dict[Place, list[raw.Row]] = {}
+        self.judged: dict[Place, bool] = {}
+        for _, cell in cells.iterrows():
+            place = str(cell["arm"]), int(cell["batch_size"])
+            self.rows[place] = rows_of.get(tuple(cell[name] for name in (*raw.POINT_FIELDS, "arm_index")), [])
+            self.judged[place] = cell["status"] in JUDGED
+
+    def logs(self, before: Place, after: Place) -> Logs:
+        """Launch -> log of how much faster: pair by pair at one batch size, else of the launch's mean log throughputs."""
+        rows = self.rows[before], self.rows[after]
+        if before[1] == after[1]:
+            return pairs(*rows)
+        slow, fast = map(rates, rows)
+        return {launch: [fast[launch] - slow[launch]] for launch in fast if launch in slow}
+
+    def factor(self, step: str, before: Place, after: Place) -> Factor:
+        """The ratio of two cells, with its interval over launches."""
+        logs, judged = list(self.logs(before, after).values()), self.judged[before] and self.judged[after]
+        return Factor(step, before[0], after[0], before[1], after[1], stats.ratio(logs) if logs else None, judged)
+
+    def arm_steps(self, chain: dict[str, str], batch: int) -> list[Factor]:
+        """From each arm of the chain to the next, at one batch size."""
+        steps = zip(chain.values(), list(chain.items())[1:], strict=False)
+        return [self.factor(STEPS[name], (before, batch), (after, batch)) for before, (name, after) in steps]
+
+    def interaction(self, small: list[Factor], large: list[Factor]) -> Factor | None:
+        """What the cache is worth at the largest batch size over what it is worth at the smallest, launch by launch."""
+        ends = [each for each in (*small, *large) if each.step == STEPS["cached"]]
+        if len(ends) < 2:
+            return None
+        low, high = (self.logs((each.before, each.from_batch), (each.after, each.to_batch)) for each in ends)
+        logs = [[float(np.mean(high[launch]) - np.mean(low[launch]))] for launch in low if launch in high]
+        ratio, judged = stats.ratio(logs) if logs else None, all(each.judged for each in ends)
+        return Factor("interaction", ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
+
+
+def pairs(before: list[raw.Row], after: list[raw.Row]) -> Logs:
+    """Launch -> log of the time of one arm over that of another, per pair; either of them may be the reference."""
+    if after and after[0]["arm_index"] == 0:
+        return {launch: [-log for log in logs] for launch, logs in pairs(after, before).items()}
+    others = raw.by_key(before, "launch")
+    found = {
+        launch: raw.paired_logs(raw.Cell(rows, others.get(launch, []), []), raw.call_times)
+        for launch, rows in raw.by_key(after, "launch").items()
+    }
+    return {launch: logs[0] for launch, logs in found.items() if logs}
+
+
+def rates(rows: list[raw.Row]) -> dict[int, float]:
+    """Launch -> mean over its repetitions of the log of output tokens per second."""
+    launches = raw.by_key(raw.steady_rows(rows), "launch").items()
+    logs = {launch: list(raw.mean_logs(raw.call_times(each)).values()) for launch, each in launches}
+    return {
+        launch: math.log(rows[0]["batch_size"] * rows[0]["new_tokens"]) - float(np.mean(each))
+        for launch, each in logs.items()
+        if each
+    }

@@ -1,0 +1,88 @@
+"""Calibrations: measured by a worker, kept once per machine, looked at again in every round of a sweep."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nanobench.errors import UserError
+from nanobench.executors.base import Executor
+from nanobench.machine import setting
+from nanobench.schema import PROTOCOL, Point
+
+Row = dict[str, Any]
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What a calibration holds for."""
+
+    device: str
+    dtype: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """How run.json calls it."""
+        return setting(self.device, self.dtype, self.threads)
+
+
+def settings(points: Iterable[Point]) -> list[Setting]:
+    """Those of some points, each once."""
+    return sorted({Setting(point.device, point.dtype, point.threads) for point in points})
+
+
+def folder() -> Path:
+    """Where calibrations are kept: NANOBENCH_CACHE, or nanobench in the user's cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanobench"
+    return Path(os.environ.get("NANOBENCH_CACHE") or base)
+
+
+def file_of(identity: str, asked: Setting) -> Path:
+    """The file of one machine's calibration."""
+    return folder() / f"limits-{PROTOCOL}-{identity}-{asked.name.replace(' ', '-').replace(':', '')}.json"
+
+
+def kept(identity: str, asked: Setting) -> Row | None:
+    """A calibration of this machine; None where there is none that can be read."""
+    try:
+        return json.loads(file_of(identity, asked).read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def keep(identity: str, asked: Setting, calibration: Row) -> None:
+    """Keeps a calibration for later runs, if the folder can be written."""
+    path = file_of(identity, asked)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(calibration))
+        part.replace(path)
+    except OSError:
+        return
+
+
+def full(executor: Executor, identity: str, asked: Setting, scratch: Path, fresh: bool) -> Row:
+    """The calibration kept for this machine, or a new one. Raises UserError where the worker fails."""
+    found = None if fresh else kept(identity, asked)
+    if found is None:
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        found = {"limits": limits(executor, asked, scratch, brief=False), "measured_at": stamp, "brief": {}}
+        keep(identity, asked, found)
+    return found
+
+
+def limits(executor: Executor, asked: Setting, scratch: Path, brief: bool) -> list[Row]:
+    """Asks a worker for limits. Raises UserError where it cannot tell them."""
+    question = {"device": asked.device, "dtype": asked.dtype, "threads": asked.threads, "brief": brief}
+    log = scratch / "calibrate.log"
+    ended = executor.run({"calibrate": question}, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
+    if ended.record is None:
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+        raise UserError(f"{asked.name} cannot be calibrated: {ended.reason} {' '.join(tail)}; go on with --calibration off")
+    return ended.record["limits"]

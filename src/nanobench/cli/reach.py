@@ -1,0 +1,52 @@
+"""The command that measures limits: calibrate."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanobench.cli.base import app
+from nanobench.cli.measure import held, make
+
+
+@app.command("calibrate")
+def calibrate(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:INDEX")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="LIST", help="dtypes; auto is the one that a sweep would use")] = "auto",
+    threads: Annotated[str, typer.Option(metavar="LIST", help="CPU thread counts; auto is every core")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="measure again what was measured on this machine before")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait while another sweep holds the device")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
+) -> None:
+    """Measure what this machine reaches: memory, products over rows, attention, dispatch. Predictions rest on it."""
+    from nanobench import calibrations, lock
+    from nanobench import plan as planning
+    from nanobench.executors import local
+    from nanobench.limits import Limits
+    from nanobench.options import SweepOptions
+    from nanobench.views import console as views
+    from nanobench.views import reached
+
+    console = views.make_console()
+    options = SweepOptions(device=device, dtype=dtype, threads=threads, batch="1")
+    planning.question(options)
+    documents = []
+    with held(lock.guess(device), wait, console), tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
+        plan, description = make(options)
+        identity = description["identity"]["hash"]
+        for asked in calibrations.settings(plan.points):
+            before = None if fresh else calibrations.kept(identity, asked)
+            executor = local.build("spawn", options.seed, Path(folder))
+            found = calibrations.full(executor, identity, asked, Path(folder), fresh)
+            limits = Limits.from_json(found["limits"])
+            console.print(f"[bold]{asked.name} threads[/bold], measured {found['measured_at']}", highlight=False)
+            console.print(reached.figures(limits), reached.over_rows(limits))
+            if before is not None:
+                now = calibrations.limits(executor, asked, Path(folder), brief=True)
+                console.print(reached.moved(limits, Limits.from_json(now)) + "; measure again with --fresh", highlight=False)
+            console.print(f"kept in {calibrations.file_of(identity, asked)}", highlight=False, soft_wrap=True)
+            documents.append(reached.as_document(found, asked.name))
+    if as_json:
+        typer.echo(json.dumps({"identity": identity, "calibrations": documents}))

@@ -1,0 +1,302 @@
+"""Closed forms against what torch counts while the engines run, against tensors' bytes, and against examples worked by hand."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nanobench import costs, lookup
+from nanobench.costs import NOTHING, Pass, cost
+from nanobench.engines import base, cached, cached_cat, uncached
+from nanobench.schema import DTYPE_BYTES, GPTShape, Point
+
+PRESETS = lookup.presets()
+NANOS = [name for name in PRESETS if name.endswith("-nano")]
+GPT2S = [name for name, sizes in PRESETS.items() if sizes["architecture"] == "gpt2"]
+ENGINES = lookup.names("engines")
+SMALL = {"batch_size": 2, "prompt_len": 9, "new_tokens": 2}
+LONGER = {**SMALL, "new_tokens": 6}
+SEEDS = {"batch_size": 1, "prompt_len": 50, "new_tokens": 200}
+TINY = GPTShape(
+    architecture="gpt2", n_layer=1, n_head=2, n_kv_head=1, n_embd=4, vocab_size=6, block_size=8, n_params=300, lookup_params=100
+)
+"""Query, key and value are 8 wide and the MLP 16: 4 x (8 + 4 + 32) = 176 weights in the block, 24 in the head."""
+
+
+@pytest.fixture(autouse=True)
+def without_generators(monkeypatch):
+    """Greedy engines on the meta device, which has tensors of any size and no random numbers."""
+    for module in (cached, cached_cat, uncached):
+        monkeypatch.setattr(module, "make_generator", lambda like: None)
+
+
+@cache
+def on_meta(name):
+    """A built-in model in full size, without its weights."""
+    with torch.device("meta"):
+        return lookup.find("models", name)()
+
+
+def point_of(model="", dtype="float32", **sizes):
+    return Point(model=model, dtype=dtype, device="cpu", threads=1, **sizes)
+
+
+def start(adapter, engine, point):
+    """An engine and the prompt that it is to read."""
+    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, base.Compiler("off"))
+    device = next(adapter.module.parameters()).device
+    return made, torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long, device=device)
+
+
+def calls(engine, prompt_BT, point):
+    """What makes a whole call, pass by pass."""
+    return [lambda: engine.prefill(prompt_BT), *[engine.step] * (point.new_tokens - 1)]
+
+
+def counted_flops(passes):
+    """Operations of each pass as torch counts them; only the plain attention is counted."""
+    counts = []
+    for run in passes:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        counts.append(counter.get_total_flops())
+    return counts
+
+
+def expected(shape, engine, point):
+    """The closed form of each pass."""
+    return [cost(shape, point.dtype, one) for one in costs.PATHS[engine.path](point)]
+
+
+def executed_flops(shape, path, point):
+    return sum(cost(shape, point.dtype, one).flops for one in costs.PATHS[path](point))
+
+
+# Operations
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("model", PRESETS)
+def test_every_engine_executes_on_every_model_what_its_path_says(model, engine):
+    adapter, point = on_meta(model), point_of(model, **SMALL)
+    made, prompt_BT = start(adapter, engine, point)
+    assert counted_flops(calls(made, prompt_BT, point)) == [one.flops for one in expected(adapter.shape, made, point)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("model", NANOS)
+def test_a_real_device_executes_the_same_as_the_meta_device(model, engine):
+    adapter, point = lookup.find("models", model)(), point_of(model, **LONGER)
+    made, prompt_BT = start(adapter, engine, point)
+    assert counted_flops(calls(made, prompt_BT, point)) == [one.flops for one in expected(adapter.shape, made, point)]
+
+
+def test_every_path_is_walked_by_an_engine():
+    made = [start(on_meta("gpt2-nano"), engine, point_of(**SMALL))[0] for engine in ENGINES]
+    assert {engine.path for engine in made} == set(costs.PATHS)
+
+
+# Bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", PRESETS)
+def test_a_static_cache_is_read_whole_and_written_at_the_new_tokens(model, dtype):
+    adapter, point = cast(model, dtype), point_of(model, dtype, **SMALL)
+    made, _ = start(adapter, "cached", point)
+    whole = cached_bytes(made)
+    prefill, *steps = expected(adapter.shape, made, point)
+    assert prefill.kv_bytes == whole + whole * point.prompt_len / point.total_len
+    assert {step.kv_bytes for step in steps} == {whole + whole / point.total_len}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", NANOS)
+def test_a_grown_cache_is_copied_and_then_read(model, dtype):
+    adapter, point = cast(model, dtype), point_of(model, dtype, **LONGER)
+    made, prompt_BT = start(adapter, "cached-cat", point)
+    sizes = [0]
+    with torch.no_grad():
+        for run in calls(made, prompt_BT, point):
+            run()
+            sizes.append(cached_bytes(made))
+    moved = [before + 2 * after for before, after in pairwise(sizes)]
+    assert [one.kv_bytes for one in expected(adapter.shape, made, point)] == moved
+
+
+def cast(model, dtype):
+    """A built-in model of a dtype, without its weights."""
+    adapter = on_meta(model)
+    adapter.module.to(getattr(torch, dtype))
+    return adapter
+
+
+def cached_bytes(engine):
+    """Bytes of the keys and values that an engine holds."""
+    return sum(tensor.nbytes for tensor in engine.cache.keys_BKSD + engine.cache.values_BKSD)
+
+
+class Reads(TorchDispatchMode):
+    """Notes which parameters operations take whole, and how many values are looked up in tables."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.sizes = {parameter.untyped_storage()._cdata: parameter.numel() for parameter in module.parameters()}
+        self.whole, self.looked_up = set(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.embedding.default:
+            self.looked_up += result.numel()
+        else:
+            tensors = [value for value in args if isinstance(value, torch.Tensor)]
+            self.whole |= {tensor.untyped_storage()._cdata for tensor in tensors} & self.sizes.keys()
+        return result
+
+    @property
+    def whole_params(self):
+        return sum(self.sizes[storage] for storage in self.whole)
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_every_pass_reads_the_weights_that_are_counted(model):
+    adapter, point = cast(model, "float32"), point_of(model, **SMALL)
+    made, prompt_BT = start(adapter, "cached", point)
+    for run, one in zip(calls(made, prompt_BT, point), expected(adapter.shape, made, point), strict=True):
+        with torch.no_grad(), Reads(adapter.module) as reads:
+            run()
+        assert reads.whole_params == adapter.shape.read_params
+        # Not counted: GPT-2's embeddings of positions, one row for the whole batch.
+        assert one.weight_bytes == pytest.approx(4 * (reads.whole_params + reads.looked_up), rel=0.006)
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_sizes_that_costs_rest_on_are_those_of_the_layers(model):
+    module, shape = on_meta(model).module, on_meta(model).shape
+    linears = [layer for layer in module.blocks.modules() if isinstance(layer, nn.Linear)]
+    assert shape.block_params == sum(layer.weight.numel() for layer in linears)
+    assert {shape.mlp_width} == {block.up.out_features for block in module.blocks}
+    head = getattr(module, "head", module.token_embedding)
+    assert shape.head_params == head.weight.numel()
+    only_looked_up = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)} - {head.weight}
+    assert shape.read_params == sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in only_looked_up)
+
+
+@pytest.mark.parametrize("model", GPT2S)
+def test_a_shape_that_says_nothing_of_its_products_is_taken_for_a_gpt2(model):
+    module, known = on_meta(model).module, on_meta(model).shape
+    foreign = replace(known, matmul_params=None, lookup_params=None)
+    assert (foreign.block_params, foreign.mlp_width) == (known.block_params, known.mlp_width)
+    for path in costs.PATHS:
+        assert executed_flops(foreign, path, point_of(**SMALL)) == executed_flops(known, path, point_of(**SMALL))
+    biases_and_norms = sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 1)
+    assert known.read_params - foreign.read_params == biases_and_norms
+
+
+def test_more_parameters_are_never_read_than_there_are():
+    assert replace(TINY, n_params=150, lookup_params=None).read_params == 150
+
+
+# Examples worked by hand
+
+
+def test_a_pass_by_hand():
+    one = cost(TINY, "float32", Pass(rows=2, tokens=3, context=5, heads=1, kv_read=5, kv_written=3))
+    assert vars(one) == {
+        "matmul_flops": 2 * (6 * 176 + 2 * 24),
+        "attention_flops": 6 * (2 * 5 * 4 + 2 * 5 * 4),
+        "weight_bytes": 4 * (200 + 6 * 4),
+        "kv_bytes": 2 * (5 + 3) * 2 * 2 * 4,
+        "product_bytes": 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + (4 + 16) + (16 + 4)),
+        "elementwise_bytes": 4 * 6 * (4 * 4 + 6 * 4 + 2 * 16),
+        "logits_bytes": 4 * 2 * 2 * 6,
+    }
+    assert (one.flops, one.bytes) == (2688, 4704)
+    assert NOTHING + one == one
+    assert (one + one).bytes == 2 * one.bytes
+
+
+def test_useful_flops_by_hand():
+    """Prompt 2, 2 new tokens: 3 tokens are read, at contexts 1, 2 and 3, and 2 need logits."""
+    point = point_of(batch_size=2, prompt_len=2, new_tokens=2)
+    assert costs.useful_flops(TINY, point) == 2 * (2 * (3 * 176 + 2 * 24) + 4 * (1 + 2 + 3) * 4) == 2496
+
+
+def test_the_naive_speedup_of_the_seeds_point():
+    point = point_of(**SEEDS)
+    assert sum(one.tokens for one in costs.uncached(point)) == 29_900
+    assert costs.naive_speedup(point) == 29_900 / 250 == 119.6
+
+
+def test_a_training_step_by_hand():
+    step = costs.training_step(TINY, "bfloat16", batch_size=2, seq_len=3)
+    assert step.forward_flops == 2 * 6 * (176 + 24) + 4 * 6 * 3 * 4
+    assert step.backward_flops == 2 * step.forward_flops
+    # AdamW in float32: parameter, gradient and both moments are read; parameter and both moments are written.
+    assert step.optimizer_bytes == (4 + 3) * 4 * 300
+    assert step.logits_bytes == 2 * 2 * 6 * 6
+
+
+@pytest.mark.parametrize("model", NANOS)
+def test_a_training_step_multiplies_as_often_as_torch_counts(model):
+    """Exactly: the embedding wants a gradient, so that even the first layer computes that of its input."""
+    adapter = lookup.find("models", model)()
+    idx_BT, targets_BT = torch.randint(adapter.shape.vocab_size, (2, 3, 16))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        loss = adapter.forward(idx_BT, targets_BT)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    step = costs.training_step(adapter.shape, "float32", batch_size=3, seq_len=16)
+    assert (forward.get_total_flops(), backward.get_total_flops()) == (step.forward_flops, step.backward_flops)
+
+
+# Properties
+
+
+@st.composite
+def shapes(draw):
+    """Any small GPT, with grouped queries or without."""
+    n_kv_head, group, head_dim, n_layer = (draw(st.integers(1, 4)) for _ in range(4))
+    n_head, vocab_size = n_kv_head * group, draw(st.integers(2, 99))
+    return replace(TINY, n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head, n_embd=n_head * head_dim, vocab_size=vocab_size)
+
+
+points = st.builds(point_of, dtype=st.sampled_from(list(DTYPE_BYTES)), **dict.fromkeys(SMALL, st.integers(1, 40)))
+
+
+@given(shapes(), points)
+def test_no_path_executes_less_than_what_is_useful(shape, point):
+    useful = costs.useful_flops(shape, point)
+    cat, static, last_only, full = (executed_flops(shape, path, point) for path in ("cat", "static", *list(costs.PATHS)[:2]))
+    assert useful <= cat <= static
+    assert cat <= last_only <= full
+
+
+@given(shapes(), points)
+def test_a_grown_cache_wastes_the_masked_half_of_the_prompt_and_nothing_else(shape, point):
+    masked = point.prompt_len * (point.prompt_len - 1) / 2
+    wasted = 4 * point.batch_size * masked * shape.n_layer * shape.n_embd
+    assert executed_flops(shape, "cat", point) - costs.useful_flops(shape, point) == wasted
+
+
+@given(shapes(), points)
+def test_costs_grow_with_the_batch_and_weights_are_read_once(shape, point):
+    for path in costs.PATHS.values():
+        one = path(replace(point, batch_size=1))[0]
+        many = cost(shape, point.dtype, replace(one, rows=7))
+        single = cost(shape, point.dtype, one)
+        assert (many.flops, many.kv_bytes, many.logits_bytes) == (
+            7 * single.flops,
+            7 * single.kv_bytes,
+            7 * single.logits_bytes,
+        )
+        looked_up = 6 * one.tokens * shape.n_embd * DTYPE_BYTES[point.dtype]
+        assert many.weight_bytes - single.weight_bytes == looked_up

@@ -1,0 +1,102 @@
+"""Limits between the places where they were measured, and how they move with the machine."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanobench.limits import KINDS, STANDS_FOR, Limit, Limits
+
+fixed = settings(derandomize=True, deadline=None, database=None)
+values = st.floats(1e-6, 1e15)
+
+
+def limit(kind="matmul", value=1e9, rows=1, set_bytes=0, spread=0.0):
+    return Limit(kind=kind, value=value, spread=spread, rows=rows, set_bytes=set_bytes)
+
+
+def limits(*found):
+    return Limits(tuple(found))
+
+
+def test_a_measured_place_has_its_own_value():
+    found = limits(limit(rows=1, value=10.0), limit(rows=8, value=80.0), limit("read", 5.0))
+    assert [found.at("matmul", rows) for rows in (1, 8)] == pytest.approx([10.0, 80.0])
+    assert found.at("read") == pytest.approx(5.0)
+
+
+def test_between_two_numbers_of_rows_the_logarithm_is_interpolated():
+    found = limits(limit(rows=1, value=10.0), limit(rows=16, value=1000.0))
+    assert found.at("matmul", 4) == pytest.approx(100.0)
+
+
+def test_beyond_what_was_measured_the_nearest_holds():
+    found = limits(limit(rows=2, value=10.0), limit(rows=16, value=1000.0))
+    assert (found.at("matmul", 1), found.at("matmul", 99)) == pytest.approx((10.0, 1000.0))
+
+
+def test_bytes_are_interpolated_at_each_number_of_rows_before_the_rows_are():
+    far, near = {"set_bytes": 10_000}, {"set_bytes": 100}
+    found = limits(limit(value=4.0, **near), limit(value=1.0, **far), limit(rows=4, value=9.0, **near))
+    assert found.at("matmul", 1, 1000) == pytest.approx(2.0)
+    assert found.at("matmul", 2, 1000) == pytest.approx(math.sqrt(2.0 * 9.0))
+
+
+def test_what_was_not_measured_is_an_error_and_no_guess():
+    with pytest.raises(KeyError, match="head"):
+        limits(limit()).at("head")
+
+
+def test_limits_survive_their_json():
+    found = limits(limit(rows=3, set_bytes=7, spread=0.25), limit("sync", 1e-6))
+    assert Limits.from_json(found.as_json()) == found
+
+
+def test_the_best_of_a_kind_is_its_largest_value():
+    assert limits(limit(value=2.0), limit(value=7.0, rows=8), limit("read", 9.0)).best("matmul") == 7.0
+
+
+def test_a_machine_that_became_slower_moves_every_limit_of_the_kind_and_those_it_stands_for():
+    found = limits(limit(value=10.0), limit("head", 20.0), limit("read", 30.0), limit("operation", 1e-6))
+    moved = found.moved(found.drift([limits(limit(value=5.0), limit("operation", 3e-6))]))
+    assert [each.value for each in moved.found] == pytest.approx([5.0, 10.0, 30.0, 3e-6])
+
+
+def test_the_drift_is_the_median_over_the_rounds():
+    found = limits(limit(value=10.0))
+    drift = found.drift([limits(limit(value=value)) for value in (10.0, 20.0, 1000.0)])
+    assert drift.at("matmul") == pytest.approx(2.0)
+
+
+def test_a_drift_of_few_rows_does_not_touch_many_rows():
+    found = limits(*(limit(rows=rows, value=10.0) for rows in (1, 8, 64)))
+    seen = limits(limit(rows=1, value=5.0), limit(rows=64, value=10.0))
+    moved = found.moved(found.drift([seen]))
+    assert [each.value for each in moved.found] == pytest.approx([5.0, 10 / math.sqrt(2), 10.0])
+
+
+def test_todays_limits_are_the_calibrations_own_where_no_round_looked_again():
+    rows = limits(limit()).as_json()
+    assert Limits.today({"limits": rows, "brief": {}}) == limits(limit())
+    twice = limits(limit(value=2e9)).as_json()
+    assert Limits.today({"limits": rows, "brief": {"1": twice, "2": twice}}).at("matmul") == pytest.approx(2e9)
+
+
+def test_what_stands_for_another_kind_is_one():
+    assert set(STANDS_FOR) | set(STANDS_FOR.values()) <= set(KINDS)
+
+
+@fixed
+@given(st.dictionaries(st.integers(1, 4096), values, min_size=1, max_size=6), st.integers(1, 5000))
+def test_no_value_lies_outside_those_that_were_measured(known, rows):
+    found = limits(*(limit(rows=place, value=value) for place, value in known.items())).at("matmul", rows)
+    assert min(known.values()) * (1 - 1e-9) <= found <= max(known.values()) * (1 + 1e-9)
+
+
+@fixed
+@given(st.lists(st.tuples(st.integers(1, 4096), values), min_size=1, max_size=6, unique_by=lambda each: each[0]), st.randoms())
+def test_the_order_of_limits_does_not_matter(known, random):
+    found = [limit(rows=rows, value=value) for rows, value in known]
+    shuffled = random.sample(found, len(found))
+    assert limits(*found).at("matmul", 17) == pytest.approx(limits(*shuffled).at("matmul", 17))

@@ -1,0 +1,88 @@
+"""Predictions from costs and limits, by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from nanobench import costs, roofline
+from nanobench.costs import Pass
+from nanobench.limits import Limit, Limits
+from nanobench.roofline import Operations, Time
+from nanobench.schema import GPTShape, Point
+
+SHAPE = GPTShape(
+    architecture="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=8, vocab_size=100, block_size=64, n_params=10_000
+)
+POINT = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=4, new_tokens=3)
+RATES = {"matmul": 1e6, "head": 2e6, "attention": 4e6, "read": 1e30, "copy": 5e6, "elementwise": 6e6, "pick": 7e6, "operation": 1e-3}
+OPERATIONS = Operations(prefill=20, step=10)
+
+
+def limits(**others):
+    return Limits(tuple(Limit(kind=kind, value=value, spread=0.0) for kind, value in {**RATES, **others}.items()))
+
+
+def predict(path="static", point=POINT, **others):
+    return roofline.predict(SHAPE, point, path, limits(**others), OPERATIONS)
+
+
+def by_hand(one: Pass) -> float:
+    """Seconds of a pass: each kind of work at its rate."""
+    cost = costs.cost(SHAPE, "float32", one)
+    head = 2.0 * one.rows * one.heads * 8 * 100
+    copied = 2.0 * one.rows * max(0, one.kv_written - one.tokens) * SHAPE.kv_bytes_per_token("float32")
+    work = (cost.matmul_flops - head) / 1e6 + head / 2e6 + cost.attention_flops / 4e6
+    return work + copied / 5e6 + cost.elementwise_bytes / 6e6 + cost.logits_bytes / 7e6
+
+
+@pytest.mark.parametrize("path", costs.PATHS)
+def test_on_a_cpu_dispatch_and_work_add_up(path):
+    first, *others = costs.PATHS[path](POINT)
+    found = predict(path)
+    assert found.prefill.total_s == pytest.approx(20e-3 + by_hand(first))
+    assert found.decode.total_s == pytest.approx(sum(10e-3 + by_hand(one) for one in others))
+    assert found.tpot_s == pytest.approx(found.decode.total_s / 2)
+    assert found.call.total_s == pytest.approx(found.prefill.total_s + found.decode.total_s)
+    assert found.host_floor_s == pytest.approx(10e-3)
+
+
+def test_on_a_gpu_the_slower_of_host_and_device_decides():
+    gpu = replace(POINT, device="cuda")
+    slow_host = predict(point=gpu, operation=1e6)
+    assert slow_host.tpot_s == pytest.approx(1e7)
+    assert slow_host.decode.bound_by == "host"
+    slow_device = predict(point=gpu, operation=1e-30)
+    assert slow_device.tpot_s == pytest.approx(by_hand(costs.static(gpu)[1]))
+    assert slow_device.decode.host_s == 0
+
+
+def test_a_lone_token_has_no_steps():
+    found = predict(point=replace(POINT, new_tokens=1))
+    assert found.tpot_s is None
+    assert found.decode == Time()
+
+
+def test_a_product_is_bound_by_bandwidth_where_its_bytes_alone_take_longer_than_its_operations():
+    # One row reads 4 bytes for 2 operations: at 1e6 FLOP/s below 2e6 B/s that is memory's time.
+    assert predict(read=1e5, elementwise=1e30, pick=1e30).decode.bound_by == "bandwidth"
+    assert predict(read=1e30, elementwise=1e30, pick=1e30, operation=1e-30).decode.bound_by == "compute"
+
+
+def test_a_slow_host_binds():
+    assert predict(operation=1.0).decode.bound_by == "host"
+
+
+def test_only_a_cache_that_grows_by_a_copy_pays_for_it():
+    assert predict("static", copy=1e-9).call.total_s == pytest.approx(predict("static").call.total_s)
+    assert predict("cat", copy=1e-9).decode.bandwidth_s > 1e9
+
+
+def test_a_path_that_is_not_known_is_refused():
+    with pytest.raises(KeyError):
+        predict("magic")
+
+
+def test_faster_limits_never_predict_a_longer_time():
+    usual = predict().call.total_s
+    assert all(predict(**{kind: 10 * RATES[kind]}).call.total_s <= usual for kind in RATES if kind != "operation")
+    assert predict(operation=RATES["operation"] / 10).call.total_s < usual
