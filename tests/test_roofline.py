@@ -14,7 +14,8 @@ SHAPE = GPTShape(
     architecture="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=8, vocab_size=100, block_size=64, n_params=10_000
 )
 POINT = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=4, new_tokens=3)
-RATES = {"matmul": 1e6, "head": 2e6, "attention": 4e6, "read": 1e30, "copy": 5e6, "elementwise": 6e6, "pick": 7e6, "operation": 1e-3}
+RATES = {"matmul": 1e6, "head": 2e6, "attention": 4e6, "read": 1e30, "copy": 5e6, "elementwise": 6e6, "pick": 7e6}
+RATES |= {"operation": 1e-3}
 OPERATIONS = Operations(prefill=20, step=10)
 
 

@@ -46,14 +46,9 @@ def predicted_speedup(cell: Cell) -> float | None:
 
 
 def naive_speedup(cell: Cell) -> float | None:
-    """The ratio of tokens read: what a count of operations promises."""
+    """The ratio of tokens processed: what a count of operations promises."""
     reference = cell.reference.path if cell.reference else None
-    return tokens_read(cell, reference) / tokens_read(cell, cell.path) if reference and cell.path else None
-
-
-def tokens_read(cell: Cell, path: str) -> int:
-    """Tokens of a row that all passes take in."""
-    return sum(one.tokens for one in costs.PATHS[path](cell.point))
+    return costs.naive_speedup(cell.point, reference, cell.path) if reference and cell.path else None
 
 
 def bound_by(cell: Cell) -> str | None:
@@ -97,5 +92,5 @@ def mbu(cell: Cell) -> float | None:
     steps = costs.PATHS[cell.path](cell.point)[1:]
     kv_bytes = cell.shape.kv_bytes_per_token(cell.point.dtype)
     weights = [costs.cost(cell.shape, cell.point.dtype, one).weight_bytes for one in steps]
-    read = sum(weights) + sum(one.rows * one.kv_read * kv_bytes for one in steps)
+    read = sum(weights) + sum(one.rows * one.context * kv_bytes for one in steps if one.kv_read)
     return read / len(steps) / seconds / sheet.bytes_per_s

@@ -15,6 +15,7 @@ from nanobench.schema import PROTOCOL, Point
 
 Row = dict[str, Any]
 TIMEOUT_S = 300.0
+MOST_PRESSURE = 0.1
 
 
 @dataclass(frozen=True, order=True)
@@ -68,21 +69,30 @@ def keep(identity: str, asked: Setting, calibration: Row) -> None:
 
 
 def full(executor: Executor, identity: str, asked: Setting, scratch: Path, fresh: bool) -> Row:
-    """The calibration kept for this machine, or a new one. Raises UserError where the worker fails."""
+    """The calibration kept for this machine, or a new one, which is kept unless something disturbed it.
+
+    Raises UserError where the worker fails.
+    """
     found = None if fresh else kept(identity, asked)
     if found is None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        found = {"limits": limits(executor, asked, scratch, brief=False), "measured_at": stamp, "brief": {}}
-        keep(identity, asked, found)
+        found = {**measured(executor, asked, scratch, brief=False), "measured_at": stamp, "brief": {}}
+        if not disturbed(found):
+            keep(identity, asked, found)
     return found
 
 
-def limits(executor: Executor, asked: Setting, scratch: Path, brief: bool) -> list[Row]:
-    """Asks a worker for limits. Raises UserError where it cannot tell them."""
+def disturbed(calibration: Row) -> bool:
+    """Whether tasks waited for a core so much of the time that the limits are not those of the machine alone."""
+    return (calibration.get("pressure_fraction") or 0.0) > MOST_PRESSURE
+
+
+def measured(executor: Executor, asked: Setting, scratch: Path, brief: bool) -> Row:
+    """Asks a worker for limits and what disturbed them. Raises UserError where it cannot tell them."""
     question = {"device": asked.device, "dtype": asked.dtype, "threads": asked.threads, "brief": brief}
     log = scratch / "calibrate.log"
     ended = executor.run({"calibrate": question}, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
     if ended.record is None:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         raise UserError(f"{asked.name} cannot be calibrated: {ended.reason} {' '.join(tail)}; go on with --calibration off")
-    return ended.record["limits"]
+    return ended.record

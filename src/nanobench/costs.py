@@ -43,7 +43,7 @@ class Cost:
     elementwise_bytes: float
     """what norms, activations and additions read and write"""
     logits_bytes: float
-    """logits, written and read by the sampler"""
+    """logits as they are written, and those of the last position as the sampler reads them"""
 
     @property
     def flops(self) -> float:
@@ -71,7 +71,7 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers = shape.n_embd, shape.n_layer
-    logits = one.rows * one.heads * shape.vocab_size
+    logits = one.rows * (one.heads + 1) * shape.vocab_size
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.heads * shape.head_params),
         attention_flops=4.0 * tokens * one.context * shape.n_layer * shape.n_head * shape.head_dim,
@@ -79,7 +79,7 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
         kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
         product_bytes=size * tokens * layers * (6 * width + 2 * shape.qkv_width + 2 * shape.mlp_width),
         elementwise_bytes=size * tokens * layers * (10 * width + 2 * shape.mlp_width),
-        logits_bytes=2.0 * size * logits,
+        logits_bytes=float(size * logits),
     )
 
 
@@ -121,9 +121,14 @@ def useful_flops(shape: GPTShape, point: Point) -> float:
     return point.batch_size * (per_row + 4.0 * contexts * shape.n_layer * shape.n_head * shape.head_dim)
 
 
-def naive_speedup(point: Point) -> float:
-    """How much faster a cache would be if time were tokens read: those of the uncached path over those of the cached one."""
-    return sum(range(point.prompt_len, point.total_len)) / point.total_len
+def naive_speedup(point: Point, reference: str = "uncached", path: str = "static") -> float:
+    """How much faster a path would be than another if time were tokens processed."""
+    return tokens_processed(reference, point) / tokens_processed(path, point)
+
+
+def tokens_processed(path: str, point: Point) -> int:
+    """Tokens of a row in all passes, as operation counts are quoted: with a cache each token once, the last included."""
+    return sum(one.tokens for one in PATHS[path](point)) if path.startswith("uncached") else point.total_len
 
 
 @dataclass(frozen=True)

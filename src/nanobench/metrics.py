@@ -564,7 +564,7 @@ METRICS = (
         "ratio",
         "naive speedup",
         "",
-        "tokens read by the reference over tokens read by this arm",
+        "tokens processed by the reference over those by this arm, as in operation counts",
         attribution.naive_speedup,
     ),
     Metric(

@@ -95,7 +95,7 @@ class Sweep:
                 fresh = self.plan.calibration == "fresh"
                 found[asked.name] = calibrations.full(executor, about["identity"]["hash"], asked, scratch, fresh)
             if str(launch) not in found[asked.name]["brief"]:
-                found[asked.name]["brief"][str(launch)] = calibrations.limits(executor, asked, scratch, brief=True)
+                found[asked.name]["brief"][str(launch)] = calibrations.measured(executor, asked, scratch, brief=True)["limits"]
         self.run.write_about(about)
         self.machine = self.run.machine()
 

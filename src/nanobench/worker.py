@@ -31,7 +31,7 @@ from nanobench.gate import Reference
 from nanobench.models.base import Adapter
 from nanobench.probes import hardware, memory
 from nanobench.probes.clock import Clock
-from nanobench.probes.host import process_age_s
+from nanobench.probes.host import HostProbe, process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.schema import ArmRecord, Gate, GPTShape, Outcome, Point, Repetition, Status, Trial, Verdict
 from nanobench.workloads.base import Workload
@@ -258,14 +258,20 @@ def contrasts(arms: Arms, mark_interval: int) -> list[list[float]]:
     return logs or [[math.log(seconds) for seconds in first.values()]]
 
 
-def calibrate(asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """The limits of a device at a dtype and a number of threads, all of them or the few that show a drift."""
+def calibrate(asked: dict[str, Any]) -> dict[str, Any]:
+    """The limits of a device at a dtype and a number of threads, all of them or the few that show a drift; and the share of
+    the time in which tasks waited for a core meanwhile, where the kernel tells.
+    """
     from nanobench.workloads import calibration
 
     torch.set_num_threads(asked["threads"])
     device = torch.device(asked["device"])
+    probe, start = HostProbe(), time.perf_counter()
+    probe.before()
     found = (calibration.brief if asked["brief"] else calibration.calibrate)(device, asked["dtype"])
-    return [asdict(limit) for limit in found]
+    waited_s = probe.after()["pressure_s"]
+    pressure = None if waited_s is None else waited_s / (time.perf_counter() - start)
+    return {"limits": [asdict(limit) for limit in found], "pressure_fraction": pressure}
 
 
 def describe(question: dict[str, Any]) -> dict[str, Any]:
@@ -318,7 +324,7 @@ def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]
         except UserError as error:
             return {"user_error": str(error)}
     if "calibrate" in request:
-        return {"limits": calibrate(request["calibrate"])}
+        return calibrate(request["calibrate"])
     trial = Trial.from_json(request["trial"])
     known = {label: Gate(**gate) for label, gate in request["gates"].items()}
     return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}

@@ -29,6 +29,8 @@ STEPS = {
     "graph": "CUDA graph",
 }
 """Link of the chain -> the change that leads to it."""
+MOST_GAP = 0.01
+"""Products and total that differ by more are not of the same calls."""
 Place = tuple[str, int]
 """Arm and batch size."""
 
@@ -75,6 +77,12 @@ class Waterfall:
         """The product of the factors along each way: the total, where all arms have the same pairs in the same launches."""
         return [product([each.ratio for each in way]) for way in (self.arms_first, self.batch_first) if way]
 
+    @property
+    def gap(self) -> float:
+        """The largest share by which a product differs from the total; 0 where one of them is not known."""
+        total = self.total.ratio
+        return max((abs(each / total.value - 1) for each in self.products if each and total), default=0.0)
+
 
 def product(ratios: list[stats.Interval | None]) -> float | None:
     """All ratios multiplied; None where one is not known."""
@@ -86,8 +94,7 @@ def waterfalls(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> list[Waterfall]:
     """One per run and setting that has two arms of the chain at one batch size."""
     rows_of = raw.by_key(raw_rows, *raw.POINT_FIELDS, "arm_index")
     names = [name for name in ("run", *SETTING) if name in cells]
-    groups = cells.groupby(names, sort=False)
-    found = (waterfall(dict(zip(names, key, strict=True)), group, rows_of) for key, group in groups)
+    found = (waterfall(group[names].to_dict("records")[0], group, rows_of) for _, group in cells.groupby(names, sort=False))
     return [each for each in found if each]
 
 

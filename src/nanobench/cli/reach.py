@@ -44,9 +44,13 @@ def calibrate(
             console.print(f"[bold]{asked.name} threads[/bold], measured {found['measured_at']}", highlight=False)
             console.print(reached.figures(limits), reached.over_rows(limits))
             if before is not None:
-                now = calibrations.limits(executor, asked, Path(folder), brief=True)
-                console.print(reached.moved(limits, Limits.from_json(now)) + "; measure again with --fresh", highlight=False)
-            console.print(f"kept in {calibrations.file_of(identity, asked)}", highlight=False, soft_wrap=True)
+                now = Limits.from_json(calibrations.measured(executor, asked, Path(folder), brief=True)["limits"])
+                console.print(reached.moved(limits, now) + "; measure again with --fresh", highlight=False)
+            if calibrations.disturbed(found):
+                waited = f"tasks waited for a core in {found['pressure_fraction']:.0%} of the time"
+                console.print(f"not kept: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
+            else:
+                console.print(f"kept in {calibrations.file_of(identity, asked)}", highlight=False, soft_wrap=True)
             documents.append(reached.as_document(found, asked.name))
     if as_json:
         typer.echo(json.dumps({"identity": identity, "calibrations": documents}))

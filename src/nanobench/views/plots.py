@@ -16,6 +16,7 @@ from nanobench.views.figures.latency import token_latency
 from nanobench.views.figures.over_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
 from nanobench.views.figures.timeline import timeline
+from nanobench.views.figures.waterfall import waterfall
 
 Rows = list[dict[str, Any]]
 Plot = Callable[[pd.DataFrame, Rows], Figure]
@@ -28,6 +29,7 @@ PLOTS: dict[str, Plot] = {
         token_latency,
         utilization_vs_batch,
         timeline,
+        waterfall,
     )
 }
 

@@ -22,7 +22,7 @@ from nanobench.samplers import greedy
 from nanobench.schema import DTYPE_BYTES, Point
 
 MIB = 1 << 20
-LEAST_SAMPLES, SAMPLES_S, MOST_S = 5, 0.04, 0.4
+LEAST_SAMPLES, SAMPLES_S, MOST_S = 5, 0.04, 0.25
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 FEW_ROWS = 64
 """Up to so many rows a product's rate depends on where its weights lie."""

@@ -1,0 +1,133 @@
+"""The command that says why: explain."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanobench.cli.base import app
+from nanobench.cli.results import RESULTS, cells_of, chosen, writing
+from nanobench.errors import UserError
+
+if TYPE_CHECKING:
+    from nanobench.store import Run
+
+Document = dict[str, list[Any]]
+NOT_ASKED_AGAIN = ("out", "resume", "json", "no_plot", "wait", "calibration")
+
+
+@app.command("explain")
+def explain(
+    results: Annotated[str, typer.Argument(metavar="[RESULTS]", help=RESULTS, show_default=False)] = "",
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="RESULTS is a CSV of published figures: explain those of this device")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="do not draw the waterfall")] = False,
+) -> None:
+    """Why each cell is as fast as it is: predicted against measured, what binds it, what to try, and where an arm pays."""
+    chosen_runs = [] if gpu else runs(results)
+    parts = [of_run(run, len(chosen_runs) > 1, not no_plot) for run in chosen_runs] or [of_published(results, gpu)]
+    if as_json:
+        names = dict.fromkeys(name for part in parts for name in part)
+        document = {name: [each for part in parts for each in part[name]] for name in names}
+        typer.echo(json.dumps(document, allow_nan=False))
+
+
+def runs(results: str) -> list["Run"]:
+    """The runs that RESULTS means. Raises UserError where there is none, and where it's a table of published figures."""
+    if results and tables(results) and not list(Path(results).glob("**/run.json")):
+        raise UserError(
+            f"{results} holds published figures and no run; name the device that they are from, like --gpu a100-80gb"
+        )
+    return chosen(results)
+
+
+def tables(results: str) -> list[Path]:
+    """The CSV files that RESULTS means."""
+    path = Path(results)
+    return [path] if path.suffix == ".csv" and path.is_file() else sorted(path.glob("*.csv"))
+
+
+def of_run(run: "Run", named: bool, draws: bool) -> Document:
+    """Prints the reasons of one run, draws its waterfall, and gives back what was said."""
+    from nanobench.analysis import explain as analysis
+    from nanobench.analysis.cost import in_order
+    from nanobench.analysis.waterfall import waterfalls
+    from nanobench.cells import make_cells
+    from nanobench.views import console as views
+    from nanobench.views import why
+    from nanobench.views.tables import records
+
+    cells, raw_rows, about = in_order(cells_of(run)), run.read_raw(), run.read_about()
+    made = make_cells(raw_rows, run.machine())
+    rows = analysis.explained(records(cells), made, about["identity"].get("cores"))
+    crossovers, factors = analysis.crossovers(rows, made), waterfalls(cells, raw_rows)
+    document: Document = {
+        "cells": rows,
+        "crossovers": [asdict(each) for each in crossovers],
+        "waterfalls": [asdict(each) for each in factors],
+        "sentences": why.sentences(rows),
+        "unknown": list(why.unknown(rows, about["asked"], again(about))),
+        "paths": [],
+    }
+    console = views.make_console()
+    if named:
+        console.print(str(run.folder), style="bold", soft_wrap=True)
+    why.show(console, rows, document["sentences"], crossovers, factors)
+    for line in [*document["unknown"], *(drawn(run, cells, raw_rows, document["paths"]) if draws else [])]:
+        console.print(line, highlight=False, soft_wrap=True)
+    return document
+
+
+def drawn(run: "Run", cells: Any, raw_rows: list[dict[str, Any]], paths: list[str]) -> list[str]:
+    """Draws the waterfall where the run allows it, and gives back the paths or why there is none."""
+    from nanobench.views import plots
+
+    try:
+        with writing(run.plots):
+            paths += map(str, plots.draw("waterfall", cells, raw_rows, run.plots))
+    except UserError as refusal:
+        return [str(refusal)]
+    return paths
+
+
+def again(about: dict[str, Any]) -> str:
+    """The command that measures a run's cells again, with a calibration."""
+    from nanobench.views.report import command_line
+
+    asked = {name: value for name, value in about["asked"].items() if name not in NOT_ASKED_AGAIN}
+    return command_line({**about, "asked": asked})
+
+
+def of_published(results: str, gpu: str) -> Document:
+    """Prints the reasons of published figures and gives back what was said."""
+    from nanobench import datasheet
+    from nanobench.analysis import explain as analysis
+    from nanobench.views import console as views
+    from nanobench.views import why
+
+    sheet = datasheet.named(gpu)
+    found = tables(results) if results else []
+    if not found:
+        mend = "give a file or a folder that has one; a run knows its own device: drop --gpu"
+        raise UserError(f"--gpu {gpu} goes with a CSV of published figures, and {results or 'results'} is none; {mend}")
+    figures = [row for path in found for row in read_table(path)]
+    rows = analysis.published(figures, sheet)
+    crossovers, sentences = analysis.crossovers(rows, []), why.sentences(rows)
+    console = views.make_console()
+    console.print(why.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
+    why.show(console, rows, sentences, crossovers, [])
+    return {"cells": rows, "crossovers": [asdict(each) for each in crossovers], "sentences": sentences}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file. Raises UserError where it can't be read."""
+    try:
+        with path.open(newline="") as file:
+            return [{name: value or "" for name, value in row.items() if name} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}; give a CSV of published figures") from None

@@ -1,0 +1,185 @@
+"""Calibrations: what is measured, where it is kept, and when it is measured again."""
+
+import json
+
+import pytest
+import torch
+
+from conftest import SMALL
+from nanobench import calibrations, store
+from nanobench.calibrations import Setting
+from nanobench.errors import UserError
+from nanobench.executors.base import Ended
+from nanobench.limits import KINDS, Limits
+from nanobench.probes import dispatches
+from nanobench.schema import Point
+from nanobench.workloads import calibration
+
+HERE = Setting("cpu", "float32", 1)
+ROWS = [{"kind": "read", "value": 1e9, "spread": 0.0, "rows": 1, "set_bytes": 0}]
+
+
+class Worker:
+    """An executor that answers with fixed limits and counts how often it was asked, and for how much."""
+
+    def __init__(self, record=None):
+        self.record, self.asked = {"limits": ROWS} if record is None else record, []
+
+    def run(self, request, folder, log, timeout_s, progress):
+        self.asked.append(request["calibrate"])
+        return Ended(self.record or None, reason="worker ended with exit code 1; see its log")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_machine_is_calibrated_once(cache, tmp_path):
+    worker = Worker()
+    first = calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
+    assert calibrations.full(worker, "abc", HERE, tmp_path, fresh=False) == first
+    assert worker.asked == [{"device": "cpu", "dtype": "float32", "threads": 1, "brief": False}]
+    assert Limits.from_json(first["limits"]).at("read") == pytest.approx(1e9)
+
+
+@pytest.mark.parametrize(
+    ("identity", "asked", "fresh"),
+    [
+        ("other", HERE, False),
+        ("abc", Setting("cpu", "float32", 2), False),
+        ("abc", Setting("cpu", "bfloat16", 1), False),
+        ("abc", HERE, True),
+    ],
+)
+def test_another_machine_other_threads_another_dtype_or_a_wish_for_it_measure_again(cache, tmp_path, identity, asked, fresh):
+    worker = Worker()
+    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
+    calibrations.full(worker, identity, asked, tmp_path, fresh)
+    assert len(worker.asked) == 2
+
+
+def test_a_kept_file_that_cannot_be_read_is_measured_again(cache, tmp_path):
+    worker = Worker()
+    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
+    calibrations.file_of("abc", HERE).write_text("{")
+    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
+    assert len(worker.asked) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "file"))
+    assert calibrations.full(Worker(), "abc", HERE, tmp_path, fresh=False)["limits"] == ROWS
+
+
+def test_what_was_measured_beside_other_work_is_used_and_not_kept(cache, tmp_path):
+    busy = Worker({"limits": ROWS, "pressure_fraction": 0.4})
+    found = calibrations.full(busy, "abc", HERE, tmp_path, fresh=False)
+    assert found["limits"] == ROWS
+    assert calibrations.disturbed(found)
+    calibrations.full(busy, "abc", HERE, tmp_path, fresh=False)
+    assert len(busy.asked) == 2
+    quiet = Worker({"limits": ROWS, "pressure_fraction": 0.01})
+    calibrations.full(quiet, "abc", HERE, tmp_path, fresh=False)
+    calibrations.full(quiet, "abc", HERE, tmp_path, fresh=False)
+    assert len(quiet.asked) == 1
+
+
+def test_a_worker_that_dies_is_one_line_with_the_way_on(cache, tmp_path):
+    with pytest.raises(UserError, match=r"cpu float32 1 cannot be calibrated: worker ended.*--calibration off"):
+        calibrations.full(Worker({}), "abc", HERE, tmp_path, fresh=False)
+
+
+def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
+    plain = {"model": "m", "dtype": "float32", "device": "cpu", "prompt_len": 4, "new_tokens": 4}
+    points = [Point(**plain, threads=threads, batch_size=batch_size) for threads in (2, 1) for batch_size in (1, 8)]
+    assert calibrations.settings(points) == [HERE, Setting("cpu", "float32", 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_stands_for_all(monkeypatch, dtype):
+    for name, value in {"ROWS": (1, 64), "MOST_S": 0.0, "SAMPLES_S": 0.0, "LARGE_BYTES": 1 << 20, "LEAST_SAMPLES": 2}.items():
+        monkeypatch.setattr(calibration, name, value)
+    monkeypatch.setattr(calibration, "WEIGHTS", dict.fromkeys((8 << 20, 256 << 20), (64, 64)))
+    monkeypatch.setattr(calibration, "HEAD", (64, 512))
+    monkeypatch.setattr(calibration, "ATTENDED", (1 << 20, 2 << 20))
+    found = Limits(tuple(calibration.calibrate(torch.device("cpu"), dtype)))
+    assert {limit.kind for limit in found.found} == set(KINDS) - {"sync", "host_to_device"}
+    assert all(limit.value > 0 for limit in found.found)
+    moved = found.moved(found.drift([Limits(tuple(calibration.brief(torch.device("cpu"), dtype)))]))
+    assert len(moved.found) == len(found.found)
+
+
+def test_operations_are_counted_whole_and_not_in_their_parts():
+    x = torch.ones(8, 8)
+    counted = dispatches.count(lambda: torch.nn.functional.linear(x, x) + x, torch.device("cpu"))
+    assert (counted.operations, counted.kernels, counted.busy) == (2, 2, None)
+
+
+def test_twice_the_work_is_twice_the_operations():
+    x = torch.ones(8)
+    once, twice = (dispatches.count(lambda n=n: [x + x for _ in range(n)], torch.device("cpu")).operations for n in (3, 6))
+    assert (once, twice) == (3, 6)
+
+
+def test_a_sweep_calibrates_looks_again_in_every_round_and_predicts(nanobench, tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "cache"))
+    asked = [word for word in SMALL if word not in ("--calibration", "off")]
+    more = ("--batch", "1,2", "--launches", 2, "--trace", "--out", "run")
+    nanobench("kv-sweep", *asked, *more, cwd=tmp_path, code=0)
+    found = json.loads((tmp_path / "run" / "run.json").read_text())["calibrations"]["cpu float32 1"]
+    assert set(found["brief"]) == {"1", "2"}
+    cells = store.load(tmp_path / "run")
+    predicted = ["predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "host_floor_s", "operations_per_step"]
+    assert (cells[predicted] > 0).all().all()
+    assert cells["prediction_error"].notna().all()
+    assert set(cells["bound_by"]) <= {"host", "bandwidth", "compute", "unexplained"}
+    faster = cells[cells["arm"] == "cached"]
+    assert (faster["predicted_speedup"] > 0).all()
+    assert faster["naive_speedup"].tolist() == pytest.approx([(8 + 9 + 10 + 11) / (8 + 4)] * 2)
+    traces = sorted((tmp_path / "run" / "traces").iterdir())
+    assert len(traces) == 4
+    assert json.loads(traces[0].read_text())["traceEvents"]
+    shown = nanobench("calibrate", "--threads", 1, "--device", "cpu", "--json", cwd=tmp_path, code=0).stdout
+    assert "not kept: tasks waited" in shown or "kept in " in shown
+    assert json.loads(shown.splitlines()[-1])["calibrations"][0]["setting"] == "cpu float32 1"
+    foretold = nanobench("predict", "run", "--gpu", "h200,t4", "--json", cwd=tmp_path, code=0).stdout
+    rows = json.loads(foretold.splitlines()[-1])["predicted"]
+    assert len(rows) == 8
+    assert all(row["predicted_tpot_s"] > 0 and row["measured_output_tok_s"] is None for row in rows)
+    assert all(name in SAID or name.startswith(("predict", "measured")) for row in rows for name in row)
+
+
+SAID = {
+    "model",
+    "dtype",
+    "device",
+    "threads",
+    "batch_size",
+    "prompt_len",
+    "new_tokens",
+    "engine",
+    "compile_mode",
+    "sampler",
+    "gpu",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("kv-sweep", *SMALL[:2], "--calibration", "maybe"), ["no calibration is called 'maybe'", "auto, fresh, off"]),
+        (("kv-sweep", *SMALL[:2], "--nvtx"), ["--nvtx", "CUDA only", "--trace"]),
+        (("calibrate", "--dtype", "int4"), ["no dtype is called 'int4'", "float32"]),
+        (("calibrate", "--threads", "0"), ["--threads", "below 1"]),
+        (("predict", "nowhere", "--gpu", "h200"), ["no run in nowhere"]),
+        (("predict", "nowhere"), ["--gpu is missing", "h200"]),
+        (("predict", "nowhere", "--gpu", "h20"), ["no datasheet is called 'h20'", "h200"]),
+    ],
+)
+def test_a_mistake_gets_one_line(nanobench, tmp_path, arguments, words):
+    done = nanobench(*arguments, cwd=tmp_path, code=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert all(word in done.stderr for word in words), done.stderr
