@@ -35,8 +35,8 @@ PUBLISHED = "published"
 """Status of a figure that somebody else measured."""
 PUBLISHED_DTYPE = "bfloat16"
 UNCACHED = ("uncached", "uncached-full-logits")
-PATHS = {**{name: name for name in UNCACHED}, "cached": "static", "cached-cat": "cat"}
-"""Published arm -> one of costs.PATHS."""
+PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
+"""Published arm -> one of costs.PATHS. Copied scripts compute logits at every position where nothing is cached."""
 COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
@@ -247,7 +247,7 @@ class Crossover:
     arm: str
     predicted: Pays | None
     earliest: Pays | None
-    """where the predictions err in the arm's disfavour"""
+    """where predictions err in the arm's disfavour"""
     latest: Pays | None
     measured: Pays | None
 
@@ -412,22 +412,34 @@ def preset(model: str) -> str:
     return model.strip().lower().replace(" ", "-")
 
 
+def number(row: dict[str, str], name: str) -> float:
+    """A number of a published row. Raises UserError where it is none above 0."""
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} {row[name]!r} in a table of published figures is no number above 0; mend the table")
+    return value
+
+
 def published_row(row: dict[str, str], index: int, sheet: Sheet) -> Row:
     """A published figure with its step, and the least time that its bytes and its operations take."""
     name, dtype = preset(row["model"]), PUBLISHED_DTYPE
     sizes = {"n_kv_head": lookup.presets()[name]["n_head"], **lookup.presets()[name]}
-    shape = GPTShape(**sizes, n_params=round(float(row["n_params"])))
-    lengths = {each: int(row[each]) for each in ("batch_size", "prompt_len", "new_tokens")}
+    shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
+    lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
     passes = costs.PATHS[PATHS[row["arm"]]](Point(model=name, dtype=dtype, device="cuda", threads=1, **lengths))
     weights, moved, flops = (mean_cost(shape, dtype, passes, part) for part in ("weight_bytes", "bytes", "flops"))
-    step_s = lengths["batch_size"] / float(row["value"])
+    rate_tok_s = number(row, "value")
+    step_s = lengths["batch_size"] / rate_tok_s
     peak, rate = sheet.flops.get(dtype), sheet.bytes_per_s or math.inf
     floors_s = {"bandwidth_floor_s": moved / rate, "compute_floor_s": flops / peak if peak else None}
     return {
         **dict.fromkeys(COLUMNS),
         **{"run": row["source"], "model": name, "dtype": dtype, "device": "cuda", "threads": None, **lengths},
         **{"engine": row["arm"], "compile_mode": "off", "sampler": "greedy", "arm": row["arm"], "arm_index": index},
-        **{"status": PUBLISHED, "reason": None, "output_tok_s": float(row["value"]), "step_s": step_s},
+        **{"status": PUBLISHED, "reason": None, "output_tok_s": rate_tok_s, "step_s": step_s},
         **{"weight_floor_s": weights / rate, "floor_basis": "datasheet", "floor_ratio": step_s * rate / weights, **floors_s},
         "over_floors": step_s / max(floor_s for floor_s in floors_s.values() if floor_s),
     }

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from nanobench.analysis.explain import PUBLISHED, Crossover, Pays
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, Factor, Waterfall
+from nanobench.costs import PATHS
 from nanobench.schema import JUDGED, MEASURED
 from nanobench.views import console as views
 from nanobench.views import units
@@ -36,12 +37,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     TRY: ("tries", lambda row: either(row["tries"])),
 }
 """Head -> the column that it needs, and the text; a head stands in the table where some cell knows that column."""
-SPARED = ("MFU", "MBU", "weight\nfloor", "step /\nfloor", "output\ntok/s", TRY, "naive\nspeedup\n(reached)", "predicted\nTPOT")
+SPARED = ("MFU", "MBU", "weight\nfloor", "output\ntok/s", "step /\nfloor", TRY, "naive\nspeedup\n(reached)", "predicted\nTPOT")
 """Heads that a narrow terminal does without, the first of them first."""
-TRY_WIDTH = 16
+TRY_WIDTH = 22
 DOUBT = " *"
 LEFT = ("bound by", TRY)
-PARTS = {"bandwidth": "bandwidth: moving bytes", "compute": "compute: multiplying"}
+PARTS = {"bandwidth": "moving bytes takes", "compute": "multiplying takes"}
 
 
 # Cells
@@ -73,7 +74,8 @@ def table(rows: list[Row], heads: list[str]) -> Table:
         found.add_column(name, justify="right", no_wrap=True)
     found.add_column("arm", no_wrap=True)
     for head in heads:
-        found.add_column(head, justify="left" if head in LEFT else "right", no_wrap=head != TRY)
+        least = TRY_WIDTH if head == TRY else None
+        found.add_column(head, justify="left" if head in LEFT else "right", no_wrap=head != TRY, min_width=least)
     found.add_column("status", min_width=9)
     last = None
     for row in rows:
@@ -159,9 +161,10 @@ def cause(row: Row) -> str:
         return f"it is {times(row['over_predicted'])} what was predicted, and nothing here explains that"
     if bound == "allocator":
         return f"CUDA's allocator ran out and freed its cache to go on ({units.text(row['alloc_retries'], 'count')} times)"
-    count = row["operations_per_step"]
-    work = f"the host dispatches {units.text(count, 'count')} operations per step" if count else "the host dispatches"
-    return f"{PARTS.get(bound, work)}, {percent(row['bound_share'])} of the predicted time"
+    work = f"the host dispatches {units.text(row['operations_per_step'], 'count')} operations per step,"
+    if row["operations_per_step"] is None:
+        work = "the host's dispatching takes"
+    return f"{PARTS.get(bound, work)} {percent(row['bound_share'])} of the predicted time"
 
 
 def published_cause(row: Row) -> str:
@@ -220,11 +223,11 @@ def factors(found: Waterfall) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("change", no_wrap=True)
     table.add_column("arms")
-    heads = ["then batch", "first batch"] if found.batch_first else [""]
-    for head, batch in zip(heads, found.batches, strict=True):
-        table.add_column(
-            f"arms at batch {batch}{head and ','}\n{head} [95 %]".replace("\n ", "\n"), justify="right", no_wrap=True
-        )
+    heads = [f"arms at batch {small}\n[95 %]"]
+    if found.batch_first:
+        heads = [f"arms at batch {small},\nthen batch [95 %]", f"batch, then arms\nat batch {large} [95 %]"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     later = {each.step: each for each in found.batch_first}
     for each in found.arms_first:
         texts = [factor(each), *([factor(later[each.step])] if later else [])]
@@ -250,7 +253,7 @@ def notes(found: Waterfall) -> Iterator[str]:
     """What cache and batch do together, what is left out, and where factors do not multiply to the total."""
     both = found.interaction
     if both and both.ratio:
-        yield f"the cache's factor at batch {both.to_batch} is {factor(both)} times that at batch {both.from_batch}"
+        yield f"at batch {both.to_batch} the cache's factor is {factor(both)} that at batch {both.from_batch}"
     if not all(each.judged for each in (*found.arms_first, *found.batch_first)):
         yield f"{DOUBT.strip()} not judged: one of the two cells is not to be believed"
     if found.left_out:
@@ -276,7 +279,10 @@ def unknown(rows: list[Row], asked: Row, command: str) -> Iterator[str]:
         yield f"nothing is predicted: no calibration and no count of operations in this run; measure again: {command}"
     else:
         arms = ", ".join(dict.fromkeys(row["arm"] for row in bare))
-        yield f"no prediction in {len(bare)} of {len(cells)} cells ({arms}): no calibration, count or known path; {command}"
+        why = "no calibration or no count of operations; measure again: " + command
+        if all(row["path"] is None for row in bare):
+            why = f"their engines have no attribute path that is one of {', '.join(PATHS)}"
+        yield f"nothing is predicted in {len(bare)} of {len(cells)} cells ({arms}): {why}"
 
 
 # All of it

@@ -34,7 +34,7 @@ DIGITS: tuple[tuple[float, ...], ...] = (
     (1.0,),
 )
 """Leading digits that ticks may have, the most first."""
-LETTER = 0.018
+LETTER = 0.02
 """Share of the width of a lone panel that a letter of a tick takes."""
 
 

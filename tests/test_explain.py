@@ -1,0 +1,853 @@
+"""Reasons worked by hand, the sentences that say them, where an arm begins to pay, published figures, and the command."""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from nanobench import costs, datasheet, lookup, store
+from nanobench.analysis import explain
+from nanobench.analysis.explain import MOST_BATCH, PUBLISHED, Pays
+from nanobench.cells import Cell, make_cells
+from nanobench.cli import app
+from nanobench.datasheet import Sheet
+from nanobench.errors import UserError
+from nanobench.limits import Limit, Limits
+from nanobench.machine import Machine
+from nanobench.options import SweepOptions
+from nanobench.plan import Plan
+from nanobench.schema import (
+    COMPILE_MODES,
+    DTYPES,
+    MEASURED,
+    Arm,
+    ArmRecord,
+    GPTShape,
+    Outcome,
+    Point,
+    Repetition,
+    Status,
+    Trial,
+    Verdict,
+    raw_rows,
+)
+from nanobench.views import why
+from nanobench.views.tables import records
+
+ROOT = Path(__file__).parents[1]
+REFERENCE, SEEDS, PAGE = ROOT / "results" / "reference-cpu", ROOT / "results" / "seeds", ROOT / "docs" / "explain.md"
+POINT = {"model": "tiny", "dtype": "float32", "device": "cpu", "threads": 1, "prompt_len": 2, "new_tokens": 3}
+SHAPE = GPTShape(architecture="gpt2", n_layer=1, n_head=1, n_kv_head=1, n_embd=4, vocab_size=8, block_size=16, n_params=1000)
+PLAIN, CACHED, COMPILED = Arm(engine="uncached"), Arm(engine="cached"), Arm(engine="cached", compile_mode="default")
+PATH_OF = {"uncached": "uncached", "cached": "static", "cached-cat": "cat"}
+RATE = 1e9
+fixed = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+
+
+def limits(operation_s=1e-3, flops=1e10, rate=RATE):
+    """A calibration whose limits depend on nothing."""
+    rates = dict.fromkeys(("read", "copy", "elementwise", "pick"), rate) | dict.fromkeys(("matmul", "head", "attention"), flops)
+    return [Limit(kind=kind, value=value, spread=0.0) for kind, value in {**rates, "operation": operation_s}.items()]
+
+
+def machine(dtypes=("float32",), sheet=None, device="cpu", **changed):
+    calibrations = {f"{device} {dtype} 1": Limits(tuple(limits(**changed))) for dtype in dtypes}
+    return Machine({"tiny": SHAPE}, calibrations, sheet)
+
+
+MACHINE = machine()
+
+
+def a_cell(batch_size=4, arm=CACHED, machine=None, operations=10.0, **point):
+    """A cell without repetitions: what a prediction needs."""
+    point = Point(**{**POINT, "batch_size": batch_size, **point})
+    trial = Trial(point=point, arms=(PLAIN, CACHED, COMPILED, arm), launch=1, seed=0, target_ci=0.05, max_seconds=1.0)
+    outcome = Outcome(
+        status=Status.OK, path=PATH_OF.get(arm.engine), operations_prefill=operations, operations_per_step=operations
+    )
+    return Cell(raw_rows(trial, 0, ArmRecord(arm=arm, outcome=outcome)), [], [], MACHINE if machine is None else machine)
+
+
+def a_row(batch_size=4, arm=CACHED, status="ok", **known):
+    """A row of plain values, as tables.records gives it."""
+    head = {"run": "here", **POINT, "batch_size": batch_size, "arm": arm.label, "arm_index": 0 if arm == PLAIN else 1}
+    fields_of_arm = {"engine": arm.engine, "compile_mode": arm.compile_mode, "sampler": arm.sampler}
+    return {**dict.fromkeys(explain.COLUMNS), **head, **fields_of_arm, "status": str(status), **known}
+
+
+def explained(*rows, made=(), cores=2):
+    return explain.explained(list(rows), list(made), cores)
+
+
+def only(row, *made, cores=2):
+    (found,) = explained(row, made=made, cores=cores)
+    return found
+
+
+def said(*rows, made=(), cores=2):
+    """The sentences without the names of the cells."""
+    return [line.partition(": ")[2] for line in why.sentences(explained(*rows, made=made, cores=cores))]
+
+
+# Flatness
+
+
+def series(*steps_s, first=1, **known):
+    """Cells of one arm at doubling batch sizes."""
+    return [a_row(batch_size=first * 2**n, tpot_s=step_s, **known) for n, step_s in enumerate(steps_s)]
+
+
+def flat(*steps_s):
+    found = explained(*series(*steps_s))
+    return (found[0]["flat_from"], found[0]["flat_to"]), [row["is_flat"] for row in found]
+
+
+def test_a_step_is_flat_over_the_batches_within_a_quarter_of_its_smallest():
+    assert flat(1.0, 1.1, 1.25, 1.26, 1.0) == ((1, 4), [True, True, True, False, False])
+    assert flat(1.0, 1.0) == ((1, 2), [True, True])
+
+
+def test_the_range_holds_the_smallest_step_wherever_it_is():
+    assert flat(2.0, 1.2, 1.0, 1.1, 3.0) == ((2, 8), [False, True, True, True, False])
+
+
+def test_a_step_that_grows_from_the_start_is_flat_nowhere():
+    assert flat(1.0, 2.0, 4.0) == ((1, 1), [False, False, False])
+    assert said(*series(1.0, 2.0, 4.0)) == [
+        "step time is the smallest of its arm: no reason is known without a prediction",
+        "step time is 2x that at batch 1: no reason is known without a prediction",
+        "step time is 4x that at batch 1: no reason is known without a prediction",
+    ]
+
+
+def test_a_single_batch_size_is_neither_flat_nor_not():
+    (row,) = explained(a_row(tpot_s=1.0))
+    assert (row["flat_from"], row["is_flat"], row["over_least_step"]) == (None, None, None)
+    assert said(a_row(tpot_s=1.0)) == ["no reason is known without a prediction"]
+
+
+def test_arms_settings_and_runs_have_ranges_of_their_own():
+    rows = [
+        *series(1.0, 1.0),
+        *series(5.0, 9.0, arm=PLAIN),
+        *series(7.0, 7.1, prompt_len=9),
+        *series(3.0, 9.0, run="there"),
+    ]
+    assert [row["is_flat"] for row in explained(*rows)] == [True, True, False, False, True, True, False, False]
+
+
+def test_a_cell_that_cannot_be_believed_sets_no_range_where_others_do():
+    rows = series(1.0, 1.0, 1.0)
+    rows[1] |= {"status": "unstable", "tpot_s": 0.1, "reason": "noise"}
+    assert [row["is_flat"] for row in explained(*rows)] == [True, True, True]
+    assert [row["is_flat"] for row in explained(*(row | {"status": "unstable"} for row in rows))] == [False] * 3
+    rows[1] |= {"tpot_s": 9.0}
+    assert [row["is_flat"] for row in explained(*rows)] == [True, False, True]
+
+
+@fixed
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=9))
+def test_a_flat_range_is_one_stretch_around_the_smallest_step(steps_s):
+    found = explained(*series(*steps_s))
+    inside = [row["flat_from"] <= row["batch_size"] <= row["flat_to"] for row in found]
+    assert all(step_s <= 1.25 * min(steps_s) * (1 + 1e-12) for step_s, within in zip(steps_s, inside, strict=True) if within)
+    assert inside[steps_s.index(min(steps_s))]
+    beyond = [n for n, within in enumerate(inside) if not within and (inside[n - 1 : n] + inside[n + 1 : n + 2]).count(True)]
+    assert all(steps_s[n] > 1.25 * min(steps_s) for n in beyond)
+
+
+# Floors and shares
+
+
+def test_the_weight_read_floor_is_the_weights_of_a_step_over_the_calibrated_rate():
+    row = only(a_row(tpot_s=2e-6), a_cell())
+    # 4 tokens look up 4 values each; 12 x 4 x 4 weights in the block and 4 x 8 in the head; four bytes each
+    assert row["weight_floor_s"] == pytest.approx(4 * (12 * 16 + 32 + 4 * 4) / RATE)
+    assert row["floor_ratio"] == pytest.approx(2e-6 / 0.96e-6)
+    assert row["floor_basis"] == "calibration"
+
+
+def test_without_a_calibration_the_datasheet_gives_the_rate():
+    sheet = Sheet(name="imagined", bytes_per_s=2 * RATE)
+    row = only(a_row(tpot_s=2e-6), a_cell(machine=Machine({"tiny": SHAPE}, {}, sheet)))
+    assert (row["weight_floor_s"], row["floor_basis"]) == (pytest.approx(0.48e-6), "datasheet")
+
+
+@pytest.mark.parametrize("blind", [Machine(), Machine({"tiny": SHAPE}), machine()])
+def test_without_shape_rate_or_path_there_is_no_floor(blind):
+    cell = a_cell(machine=blind, arm=Arm(engine="fakes:slow"))
+    assert only(a_row(tpot_s=1.0, arm=Arm(engine="fakes:slow")), cell)["weight_floor_s"] is None
+
+
+def test_the_predicted_parts_are_those_of_a_step():
+    cell = a_cell()
+    row = only(a_row(tpot_s=1.0, bound_by="host", prediction_error=0.1), cell)
+    parts = [row[f"predicted_{name}_s"] for name in ("host", "bandwidth", "compute")]
+    assert parts[0] == pytest.approx(10 * 1e-3)
+    assert sum(parts) == pytest.approx(cell.prediction.tpot_s)
+    assert row["bound_share"] == pytest.approx(parts[0] / sum(parts))
+
+
+def test_a_call_of_one_token_is_explained_by_its_prefill():
+    cell = a_cell(new_tokens=1)
+    row = only(a_row(new_tokens=1, bound_by="host", prediction_error=0.0), cell)
+    assert row["predicted_host_s"] == pytest.approx(cell.prediction.prefill.host_s)
+    assert said(a_row(new_tokens=1, bound_by="host", prediction_error=0.0), made=[cell])[0].startswith(
+        "the host's dispatching takes 1"
+    )
+
+
+def test_the_shares_reached_are_the_speedup_over_what_was_promised():
+    row = only(a_row(speedup=3.0, predicted_speedup=4.0, naive_speedup=12.0, prediction_error=-0.25))
+    assert (row["predicted_share"], row["naive_share"], row["over_predicted"]) == (0.75, 0.25, 0.75)
+    row = only(a_row())
+    assert (row["predicted_share"], row["naive_share"], row["over_predicted"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status not in MEASURED])
+def test_a_cell_that_was_not_measured_has_no_reason_but_its_own(status):
+    row = only(a_row(status=status, reason="because"), a_cell())
+    known = {name for name in set(row) - set(explain.COLUMNS) if row[name] not in (None, [])}
+    assert known == set()
+    assert said(a_row(status=status, reason="because")) == [f"{status}, because"]
+    assert said(a_row(status=status)) == [f"{status}, no reason given"]
+
+
+# Sentences and what to try
+
+
+def tries(row, *made, cores=1):
+    return only(row, *made, cores=cores)["tries"]
+
+
+def test_a_flat_step_far_above_its_floor_is_the_hosts():
+    rows = [
+        a_row(
+            batch_size=2**n,
+            tpot_s=96e-6,
+            bound_by="host",
+            prediction_error=0.1,
+            operations_per_step=160,
+            device="cuda",
+            dtype="bfloat16",
+        )
+        for n in range(3)
+    ]
+    cells = [
+        a_cell(2**n, device="cuda", dtype="bfloat16", machine=machine(("bfloat16",), device="cuda"), operations=160.0)
+        for n in range(3)
+    ]
+    mode = "reduce-overhead" if "reduce-overhead" in COMPILE_MODES else "default"
+    assert said(*rows, made=cells)[0] == (
+        "step time is flat from batch 1 to 4 and 211x the weight-read floor: the host dispatches 160 operations per step, "
+        f"100 % of the predicted time; try --compile-mode {mode} or a larger --batch"
+    )
+
+
+def test_reduce_overhead_is_named_on_cuda_alone_and_only_where_this_version_has_it(monkeypatch):
+    host = {"bound_by": "host", "prediction_error": 0.0}
+    assert tries(a_row(device="cuda", **host))[0] in ("--compile-mode reduce-overhead", "--compile-mode default")
+    monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}})
+    assert tries(a_row(device="cuda:1", **host)) == ["--compile-mode default", "a larger --batch"]
+    monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}, "reduce-overhead": {}})
+    assert tries(a_row(device="cuda:1", **host))[0] == "--compile-mode reduce-overhead"
+    assert tries(a_row(device="cpu", **host))[0] == "--compile-mode default"
+
+
+def test_what_the_run_has_already_is_named_as_an_arm():
+    rows = [a_row(bound_by="host", prediction_error=0.0), a_row(arm=COMPILED)]
+    assert explained(*rows)[0]["tries"] == ["cached default (in this run)", "a larger --batch"]
+    rows = [a_row(arm=PLAIN, bound_by="compute", prediction_error=0.0), a_row()]
+    assert explained(*rows)[0]["tries"] == ["cached (in this run)", "--threads 2"]
+
+
+def test_a_compiled_arm_is_not_told_to_compile():
+    assert tries(a_row(arm=COMPILED, bound_by="host", prediction_error=0.0)) == ["a larger --batch"]
+
+
+def test_bandwidth_asks_for_more_rows_while_weights_are_most_of_what_is_read_and_for_fewer_bytes_where_they_are_fast():
+    bandwidth = {"bound_by": "bandwidth", "prediction_error": 0.0}
+    assert tries(a_row(batch_size=1, **bandwidth), a_cell(1)) == ["a larger --batch"]
+    assert tries(a_row(batch_size=64, **bandwidth), a_cell(64)) == []
+    assert tries(a_row(arm=PLAIN, **bandwidth), a_cell(arm=PLAIN)) == ["--engine cached"]
+
+
+def test_a_narrower_dtype_is_named_where_it_multiplies_faster():
+    compute = {"bound_by": "compute", "prediction_error": 0.0}
+    slow, fast = limits(flops=1e9), limits(flops=1e11)
+    for others, expected in ((slow, []), (fast, ["--dtype bfloat16"])):
+        both = {"cpu float32 1": Limits(tuple(limits())), "cpu bfloat16 1": Limits(tuple(others))}
+        assert tries(a_row(**compute), a_cell(machine=Machine({"tiny": SHAPE}, both))) == expected
+    sheet = Sheet(name="imagined", flops={"float32": 1e12, "bfloat16": 1e14})
+    assert tries(a_row(**compute), a_cell(machine=machine(sheet=sheet))) == ["--dtype bfloat16"]
+    assert tries(a_row(**compute), a_cell(machine=machine(sheet=Sheet(name="imagined", flops={"bfloat16": 1e14})))) == []
+    half = a_cell(machine=machine(("bfloat16",), sheet=sheet), dtype="bfloat16")
+    assert tries(a_row(dtype="bfloat16", **compute), half) == []
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(None, []), (1, []), (8, ["--threads 8"])])
+def test_threads_are_named_where_there_are_more_cores(cores, expected):
+    assert tries(a_row(bound_by="compute", prediction_error=0.0), a_cell(), cores=cores) == expected
+    assert tries(a_row(bound_by="compute", prediction_error=0.0, device="cuda"), a_cell(), cores=cores) == []
+
+
+def test_every_bound_has_a_sentence():
+    sentences = {
+        "bandwidth": "moving bytes takes 0 % of the predicted time; try a larger --batch",
+        "compute": "multiplying takes",
+        "allocator": "CUDA's allocator ran out and freed its cache to go on (3 times); try a smaller --batch",
+        "unexplained": "it is 1.5x what was predicted, and nothing here explains that; "
+        "try nanobench env, repeat or --calibration fresh",
+    }
+    for bound, words in sentences.items():
+        cell = a_cell(1, machine=machine(operation_s=1e-12)) if bound != "bandwidth" else a_cell(1)
+        row = a_row(1, bound_by=bound, prediction_error=0.5, alloc_retries=3)
+        found = said(row, made=[cell])[0]
+        if bound == "bandwidth":
+            assert re.fullmatch(r"moving bytes takes \d+ % of the predicted time; try a larger --batch", found)
+        else:
+            assert words in found
+
+
+@pytest.mark.parametrize("status", ["unstable", "no_steady_state"])
+def test_a_cell_that_cannot_be_believed_says_so_first(status):
+    row = a_row(status=status, reason="tasks waited", tpot_s=1.0, bound_by="host", prediction_error=0.1, operations_per_step=7)
+    (sentence,) = said(row, made=[a_cell()])
+    assert sentence.startswith(f"{status}, not judged (tasks waited); step time is ")
+    assert "the host dispatches 7 operations per step" in sentence
+
+
+def test_weights_that_are_read_faster_than_memory_gives_them_stay_in_a_cache():
+    sentence = said(a_row(tpot_s=0.48e-6), made=[a_cell()])[0]
+    assert sentence.startswith("step time is 0.5x the weight-read floor (the weights stay in a processor's cache): ")
+
+
+BOUNDS = ["host", "bandwidth", "compute", "allocator", "unexplained", None]
+
+
+@fixed
+@given(
+    st.sampled_from(BOUNDS),
+    st.sampled_from([PLAIN, CACHED, COMPILED, Arm(engine="uncached-full-logits"), Arm(engine="fakes:slow")]),
+    st.sampled_from(["cpu", "cuda", "cuda:1"]),
+    st.sampled_from(DTYPES),
+    st.sampled_from([*MEASURED, PUBLISHED]),
+    st.integers(1, 64),
+)
+def test_only_options_of_this_version_are_named(bound, arm, device, dtype, status, cores):
+    row = a_row(arm=arm, device=device, dtype=dtype, status=status, bound_by=bound, prediction_error=0.1)
+    cell = a_cell(arm=arm, device=device, dtype=dtype, machine=machine(DTYPES, device=device))
+    found = " ".join(explain.mends({**row, "over_floors": 1.0}, cell, cores, [arm.label]))
+    options = {"--" + field.name.replace("_", "-"): field for field in fields(SweepOptions)}
+    assert set(re.findall(r"--[a-z-]+", found)) <= set(options)
+    for mode in re.findall(r"--compile-mode (\S+)", found):
+        assert mode in COMPILE_MODES
+    for engine in re.findall(r"--engine (\S+)", found):
+        assert engine in lookup.names("engines")
+    for name in re.findall(r"nanobench (\S+)", found):
+        assert name in {command.name for command in app.registered_commands}
+
+
+# Where an arm begins to pay
+
+
+def forecasts(wins_from, most=MOST_BATCH):
+    """A reference and an arm that is faster from a batch size on."""
+    return lambda batch_size: 1.0, lambda batch_size: 0.5 if batch_size >= wins_from else 2.0
+
+
+@fixed
+@given(st.integers(1, MOST_BATCH))
+def test_the_crossing_is_the_smallest_whole_batch_from_which_an_arm_wins(wins_from):
+    assert explain.crossing(*forecasts(wins_from), 1.0) == Pays(wins_from, 1, MOST_BATCH)
+
+
+def test_an_arm_that_never_wins_has_no_crossing_and_one_that_always_does_crosses_at_1():
+    assert explain.crossing(*forecasts(MOST_BATCH + 1), 1.0) == Pays(None, 1, MOST_BATCH)
+    assert explain.crossing(lambda batch: 1.0, lambda batch: 1.0, 1.0) == Pays(1, 1, MOST_BATCH)
+    falls = lambda batch: 0.5 if batch < 100 else 2.0  # noqa: E731
+    assert explain.crossing(lambda batch: 1.0, falls, 1.0) == Pays(None, 1, MOST_BATCH)
+
+
+def test_the_interval_is_where_predictions_that_err_as_these_do_would_cross():
+    """Measured over predicted is 2 and 1/2: s = log 2, and t at 2 degrees of freedom is 4.30: a factor of 19.7 either way."""
+    reference, arm = (lambda batch: float(batch)), (lambda batch: 100.0)
+    judged = [a_row(speedup=2.0, predicted_speedup=1.0), a_row(speedup=1.0, predicted_speedup=2.0)]
+    factor = 2 ** scipy.stats.t.ppf(0.975, 2)
+    found, earliest, latest = explain.predicted(reference, arm, judged)
+    assert found == Pays(100, 1, MOST_BATCH)
+    assert earliest.start == math.ceil(100 / factor) == 6
+    assert latest.start == math.ceil(100 * factor) == 1974
+    assert explain.predicted(reference, arm, judged[:1]) == (found, None, None)
+    assert explain.predicted(reference, None, judged) == (None, None, None)
+
+
+@fixed
+@given(st.lists(st.floats(0.2, 5), min_size=2, max_size=6), st.integers(2, 2000))
+def test_the_interval_holds_the_prediction(ratios, crosses):
+    judged = [a_row(speedup=ratio, predicted_speedup=1.0) for ratio in ratios]
+    found, earliest, latest = explain.predicted(lambda batch: float(batch), lambda batch: float(crosses), judged)
+    assert earliest.start <= found.start == crosses
+    assert latest.start is None or latest.start >= crosses
+
+
+def test_perfect_predictions_have_an_interval_of_no_width():
+    judged = [a_row(speedup=2.0, predicted_speedup=2.0)] * 3
+    found, earliest, latest = explain.predicted(*forecasts(37), judged)
+    assert found == earliest == latest == Pays(37, 1, MOST_BATCH)
+
+
+def pays(*found):
+    """(batch size, lower bound) -> where it pays."""
+    return explain.measured([a_row(batch_size, speedup_lo=low) for batch_size, low in found])
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([(1, 1.1), (4, 2.0)], Pays(1, 1, 4)),
+        ([(4, 2.0), (1, 0.9)], Pays(4, 1, 4)),
+        ([(1, 1.1), (4, 0.9), (8, 1.2)], Pays(8, 1, 8)),
+        ([(1, 1.1), (4, 1.0)], Pays(None, 1, 4)),
+        ([(2, None), (4, 1.5)], Pays(4, 4, 4)),
+        ([(2, None)], None),
+        ([], None),
+    ],
+)
+def test_measured_is_the_first_batch_from_which_every_interval_lies_above_1(found, expected):
+    assert pays(*found) == expected
+
+
+def swept(arm_status="ok", reference_status="ok"):
+    """Two batch sizes with two arms; the arm loses at 1 and wins at 4."""
+    return [
+        row
+        for batch, low in ((1, 0.5), (4, 2.0))
+        for row in (
+            a_row(batch, PLAIN, status=reference_status),
+            a_row(batch, speedup=1.1 * low, speedup_lo=low, predicted_speedup=low, status=arm_status if batch == 1 else "ok"),
+        )
+    ]
+
+
+def test_what_is_not_judged_decides_nothing():
+    assert explain.crossovers(swept(), [])[0].measured == Pays(4, 1, 4)
+    assert explain.crossovers(swept(arm_status="unstable"), [])[0].measured == Pays(4, 4, 4)
+    assert explain.crossovers(swept(reference_status="unstable"), [])[0].measured is None
+
+
+def test_crossovers_are_told_by_setting_and_arm():
+    rows = [*swept(), a_row(4, COMPILED, arm_index=2, speedup_lo=1.5)]
+    rows += [{**row, "prompt_len": 9} for row in rows]
+    found = explain.crossovers(rows, [])
+    assert [(each.arm, each.where["prompt_len"]) for each in found] == [
+        ("cached", 2),
+        ("cached default", 2),
+        ("cached", 9),
+        ("cached default", 9),
+    ]
+    assert {each.reference for each in found} == {"uncached"}
+    assert explain.crossovers([a_row(4)], []) == []
+
+
+def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operations():
+    fast = machine(operation_s=1e-6)
+    made = [a_cell(batch, arm, fast, count) for arm, counts in ((PLAIN, (5, 7, 6)), (CACHED, (40, 60, 50)))
+            for batch, count in zip((1, 4, 16), counts, strict=True)]  # fmt: skip
+    found = explain.crossovers(swept(), made)[0]
+    seconds = {arm: explain.forecast(made[n : n + 3]) for arm, n in (("uncached", 0), ("cached", 3))}
+    same = a_cell(16, PLAIN, fast, 6).prediction.call.total_s
+    assert seconds["uncached"](16) == pytest.approx(same)
+    start = found.predicted.start
+    assert start > 1
+    for batch in (start, start + 1, MOST_BATCH):
+        assert seconds["uncached"](batch) >= seconds["cached"](batch)
+    assert seconds["uncached"](start - 1) < seconds["cached"](start - 1)
+    assert (found.earliest.start or MOST_BATCH) <= start <= (found.latest.start or MOST_BATCH)
+
+
+@pytest.mark.parametrize(
+    ("crossover", "words"),
+    [
+        ((Pays(1, 1, 4096), None, None, Pays(1, 1, 93)), "predicted: pays from batch 1 on; measured: pays from batch 1 on"),
+        (
+            (Pays(12, 1, 4096), Pays(3, 1, 4096), Pays(None, 1, 4096), Pays(8, 8, 93)),
+            "predicted: pays from batch 12 on [3, never up to 4096]; measured: pays from batch 8 on, the smallest judged",
+        ),
+        (
+            (Pays(None, 1, 4096), None, None, Pays(None, 1, 93)),
+            "predicted: never pays up to batch 4096; measured: never pays up to batch 93",
+        ),
+        ((None, None, None, None), "predicted: not known; measured: no ratio with an interval is judged"),
+    ],
+)
+def test_a_crossover_in_words(crossover, words):
+    found = explain.Crossover({"prompt_len": 50}, "uncached", "cached", *crossover)
+    assert why.crossing(found, []) == f"cached against uncached: {words}"
+    assert why.crossing(found, ["prompt_len"]) == f"cached against uncached (prompt_len 50): {words}"
+
+
+# What somebody else published
+
+A100 = datasheet.named("a100-80gb")
+
+
+def figures(path=SEEDS / "seed_results.csv"):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def figure(batch_size, value, arm="cached", **changed):
+    """One published row."""
+    row = {"source": "x", "hardware": "A100-SXM4-80GB", "model": "nanochat d12", "n_params": "178e6", "what": "generate"}
+    sizes = {"arm": arm, "batch_size": str(batch_size), "prompt_len": "50", "new_tokens": "200"}
+    return {**row, **sizes, "value": str(value), "unit": "output_tok_s", **changed}
+
+
+def test_the_seeds_cached_arm_is_bound_by_the_host_at_every_batch_size():
+    rows = explain.published(figures(), A100)
+    cached = [row for row in rows if row["arm"] == "cached"]
+    assert [row["batch_size"] for row in cached] == [1, 4, 8, 16, 32, 64, 93]
+    assert {row["bound_by"] for row in cached} == {"host"}
+    assert {(row["flat_from"], row["flat_to"]) for row in cached} == {(1, 93)}
+    assert all(75 < row["floor_ratio"] < 85 for row in cached)
+    uncached = [row["bound_by"] for row in rows if row["arm"] == "uncached"]
+    assert uncached == ["host"] * 3 + ["unexplained"] * 4
+    (crossover,) = explain.crossovers(rows, [])
+    assert (crossover.predicted, crossover.measured) == (None, Pays(8, 1, 93))
+
+
+def test_a_published_step_and_its_floors_by_hand():
+    rows = explain.published([figure(1, 99.3)], A100)
+    (row,) = rows
+    assert row["step_s"] == pytest.approx(1 / 99.3)
+    block = 12 * 768 * ((12 + 2 * 6) * 64 + 768 + 8 * 768)
+    weights = 2 * (block + 768 * 65536 + 768 * (1 * 199 + 50) / 200)  # one row looked up a step, fifty in the prefill
+    assert row["weight_floor_s"] == pytest.approx(weights / A100.bytes_per_s)
+    point = Point(model="x", dtype="bfloat16", device="cuda", threads=1, batch_size=1, prompt_len=50, new_tokens=200)
+    shape = GPTShape(**lookup.presets()["nanochat-d12"], n_params=178_000_000)
+    passes = [costs.cost(shape, "bfloat16", one) for one in costs.PATHS["static"](point)]
+    assert row["bandwidth_floor_s"] == pytest.approx(sum(each.bytes for each in passes) / 200 / A100.bytes_per_s)
+    assert row["compute_floor_s"] == pytest.approx(sum(each.flops for each in passes) / 200 / 312e12)
+    assert row["bound_by"] == "unexplained"
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((20.0, 24.0), "host"),
+        ((20.0, 26.0), "unexplained"),
+        ((9.0, 9.0), "unexplained"),
+        ((1.9, 1.9), "bandwidth"),
+    ],
+)
+def test_flat_and_ten_times_above_both_floors_is_the_host(steps, expected):
+    """Steps as multiples of the higher floor at batch 1; at batch 2 it is within 7 % of that."""
+    floor_s = explain.published([figure(1, 1.0)], A100)[0]["bandwidth_floor_s"]
+    table = [figure(batch, batch / (step * floor_s)) for batch, step in zip((1, 2), steps, strict=True)]
+    assert explain.published(table, A100)[0]["bound_by"] == expected
+
+
+def test_a_step_near_its_operations_is_bound_by_compute():
+    table = [figure(512, 1.0, arm="uncached", prompt_len="900", new_tokens="10")]
+    floor_s = explain.published(table, A100)[0]["compute_floor_s"]
+    row = explain.published([{**table[0], "value": str(512 / (1.5 * floor_s))}], A100)[0]
+    assert row["bound_by"] == "compute"
+    assert why.published_cause(row) == "compute, 1.5x the datasheet's floor"
+
+
+def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
+    others = [
+        figure(1, 1.0, hardware="CPU (unnamed)"),
+        figure(1, 1.0, hardware="2x A100-SXM4-80GB"),
+        figure(1, 1.0, what="train base"),
+        figure(1, 1.0, unit="ratio"),
+        figure(1, 1.0, model="somebody's own"),
+        figure(1, 1.0, arm="speedup"),
+        figure(1, 1.0, prompt_len=""),
+        figure(1, 1.0, new_tokens=""),
+        figure("", 1.0),
+    ]
+    assert len(explain.published([figure(1, 99.3), *others], A100)) == 1
+    with pytest.raises(UserError, match=r"no generation throughput on NVIDIA A100 80GB SXM .*CPU \(unnamed\).*another --gpu"):
+        explain.published(others, A100)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"value": "fast"}, "value 'fast'"),
+        ({"value": "0"}, "value '0'"),
+        ({"value": "nan"}, "value 'nan'"),
+        ({"batch_size": "-4"}, "batch_size '-4'"),
+        ({"n_params": ""}, "n_params ''"),
+    ],
+)
+def test_a_published_number_that_is_none_is_named(changed, words):
+    with pytest.raises(UserError, match=f"{words} .* no number above 0"):
+        explain.published([{**figure(1, 99.3), **changed}], A100)
+
+
+def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused():
+    bare = {name: value for name, value in figure(1, 1.0).items() if name not in ("unit", "arm")}
+    with pytest.raises(UserError, match="lacks arm, unit"):
+        explain.published([bare], A100)
+    with pytest.raises(UserError, match="tells no bandwidth"):
+        explain.published([figure(1, 1.0)], Sheet(name="imagined"))
+    with pytest.raises(UserError, match="hardware there: none"):
+        explain.published([], A100)
+
+
+# What is not known
+
+
+def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
+    rows = explained(a_row(), a_row(arm=PLAIN))
+    command = "nanobench kv-sweep --batch 1,4"
+    (line,) = why.unknown(rows, {}, command)
+    assert line == f"nothing is predicted: no calibration and no count of operations in this run; measure again: {command}"
+    (line,) = why.unknown(rows, {"calibration": "off"}, command)
+    assert line == f"nothing is predicted without a calibration; measure again with one: {command}"
+
+
+def test_an_engine_without_a_path_is_named():
+    rows = explained(a_row(predicted_e2e_s=1.0), a_row(arm=Arm(engine="fakes:slow"), operations_per_step=3))
+    (line,) = why.unknown(rows, {}, "nanobench kv-sweep")
+    assert line.startswith("nothing is predicted in 1 of 2 cells (fakes:slow): their engines have no attribute path")
+
+
+def test_where_all_is_predicted_or_nothing_was_measured_nothing_is_missing():
+    assert list(why.unknown(explained(a_row(predicted_e2e_s=1.0)), {}, "x")) == []
+    assert list(why.unknown(explained(a_row(status="oom")), {}, "x")) == []
+
+
+# The command
+
+
+OPERATION_S = 2e-4
+
+
+def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3, asked=None):
+    """A run whose calls take `slower` times what is predicted, by a calibration that depends on nothing."""
+    arms, name = (PLAIN, CACHED), "cpu float32 1"
+    points = tuple(Point(**POINT, batch_size=batch) for batch in batches)
+    plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0,
+                memory_limit_bytes=None, timeout_s=60.0, isolation="forkserver")  # fmt: skip
+    known = Limits(tuple(limits(OPERATION_S, flops=1e8)))
+    calibrations = {"calibrations": {name: {"limits": known.as_json(), "brief": {}}}} if calibrated else {}
+    identity = {"cpu": "imagined", "cores": 4, "gpus": [], "torch": "2", "hash": "0123456789ab"}
+    about = {"device": "cpu", "gpus": [], "identity": identity, "models": {"tiny": vars(SHAPE)}, **calibrations}
+    asked = {"batch": ",".join(map(str, batches)), "out": str(folder), **(asked or {})}
+    run = store.create(folder, store.about_new("kv-sweep", asked, plan, about))
+    there = Machine({"tiny": SHAPE}, {name: known})
+    for trial in (trial for trials in plan.rounds() for trial in trials):
+        rows = []
+        for arm in arms:
+            prediction = a_cell(trial.point.batch_size, arm, there).prediction
+            first_s, step_s = prediction.prefill.total_s * slower, prediction.tpot_s * slower
+            marks_s = tuple(first_s + n * step_s for n in range(trial.point.new_tokens))
+            timed = tuple(
+                Repetition(kind="steady", repetition=block, block=block, marked=True, wall_s=marks_s[-1] * (1 + 0.001 * block),
+                           marks_s=marks_s, tokens=trial.point.batch_size * trial.point.new_tokens)
+                for block in range(3)
+            )  # fmt: skip
+            path = PATH_OF[arm.engine] if calibrated else None
+            count = 10.0 if calibrated else None
+            outcome = Outcome(
+                status=Status.OK, gate=Verdict.EXACT, path=path, operations_prefill=count, operations_per_step=count
+            )
+            rows += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=timed, outcome=outcome))
+        run.write_raw(trial, rows)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("explain") / "run")
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """A copy of the run that comes along."""
+    folder = tmp_path_factory.mktemp("old") / "run"
+    shutil.copytree(REFERENCE, folder, ignore=shutil.ignore_patterns("plots"))
+    return folder
+
+
+def command(*arguments, code=0):
+    done = CliRunner().invoke(app, ["explain", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    if code:
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stdout == ""
+    return done.stderr if code else done.stdout
+
+
+def document(text):
+    return json.loads(text.splitlines()[-1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_the_command_explains_every_cell_and_ends_in_one_json_document(run):
+    text = command(run.folder, "--json", "--no-plot")
+    found = document(text)
+    cells = store.load(run.folder)
+    assert [row["tpot_s"] for row in found["cells"]] == cells["tpot_s"].tolist()
+    assert [row["prediction_error"] for row in found["cells"]] == pytest.approx([0.1] * 6)
+    assert [row["predicted_share"] for row in found["cells"] if row["arm_index"]] == pytest.approx([1.0] * 3, rel=1e-3)
+    assert set(found["cells"][0]) >= {"tries", "flat_from", "weight_floor_s", "bound_by", "naive_share"}
+    assert len(found["sentences"]) == 6
+    assert all(sentence in text for sentence in found["sentences"])
+    assert found["unknown"] == []
+    assert found["paths"] == []
+    assert {row["bound_by"] for row in found["cells"]} <= {"host", "bandwidth", "compute"}
+    (crossover,) = found["crossovers"]
+    assert crossover["predicted"]["start"] == crossover["earliest"]["start"] == crossover["latest"]["start"]
+    (waterfall,) = found["waterfalls"]
+    assert [each["step"] for each in waterfall["arms_first"]] == ["cache", "batch"]
+    assert waterfall["total"]["ratio"]["value"] == pytest.approx(
+        math.prod(each["ratio"]["value"] for each in waterfall["arms_first"])
+    )
+
+
+def test_the_reasons_are_those_of_the_cells(run):
+    cells = store.load(run.folder)
+    rows = explain.explained(records(cells), make_cells(run.read_raw(), run.machine()), 4)
+    for row, (_, cell) in zip(rows, cells.iterrows(), strict=True):
+        for name in explain.COLUMNS:
+            assert row[name] == cell[name] or (row[name] is None and cell[name] != cell[name]) or (row[name] is cell[name])
+        assert row["bound_share"] > 1 / 3
+        assert max(("host", "bandwidth", "compute"), key=lambda part: row[f"predicted_{part}_s"]) == row["bound_by"]
+
+
+def test_the_waterfall_is_drawn_unless_it_is_not_wanted(run):
+    assert not run.plots.exists()
+    found = document(command(run.folder, "--json"))
+    assert [Path(path).name for path in found["paths"]] == ["waterfall.png", "waterfall.svg"]
+    assert all(Path(path).stat().st_size > 5000 for path in found["paths"])
+
+
+def test_an_old_run_says_what_is_missing_and_how_to_get_it(tmp_path, old):
+    for folder in (old, make_run(tmp_path / "bare", calibrated=False).folder):
+        text = command(folder, "--no-plot", "--json")
+        found = document(text)
+        if all(row["predicted_e2e_s"] is None for row in found["cells"]):
+            (line,) = found["unknown"]
+            assert line.startswith("nothing is predicted: no calibration and no count of operations in this run; ")
+            assert line in text
+            assert all(row["bound_by"] is None and row["tries"] == [] for row in found["cells"])
+            assert all(each["predicted"] is None and each["measured"] for each in found["crossovers"])
+            assert "predicted" not in text.partition("\nuncached at batch 1")[0]
+        assert len(found["waterfalls"]) == 1
+    assert line.endswith("measure again: nanobench kv-sweep --batch 1,4,16")
+
+
+def test_several_runs_are_explained_one_after_the_other(run, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(run.folder, tmp_path / "runs" / name)
+    text = command(tmp_path / "runs", "--json", "--no-plot")
+    found = document(text)
+    assert sorted(row["run"] for row in found["cells"]) == ["one"] * 6 + ["two"] * 6
+    assert {each["where"]["run"] for each in found["waterfalls"]} == {"one", "two"}
+    assert "runs/one" in text.replace("\n", "")
+
+
+def test_one_arm_alone_is_explained_without_a_waterfall(tmp_path):
+    run = make_run(tmp_path / "run")
+    for path in run.raw.glob("*.parquet"):
+        rows = [row for row in store.pq.read_table(path).to_pylist() if row["engine"] == "uncached"]
+        store.pq.write_table(store.pa.Table.from_pylist(rows, schema=store.RAW_SCHEMA), path)
+    text = command(run.folder)
+    assert "waterfall needs two arms of" in text
+    assert "pays" not in text
+
+
+def test_published_figures_are_told_to_be_nobody_elses_measurement_but_theirs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = command("results/seeds", "--gpu", "a100-80gb", "--json")
+    assert text.startswith(
+        "published, not measured here: 14 of 28 rows of results/seeds/seed_results.csv: generation on NVIDIA"
+    )
+    found = document(text)
+    assert {row["bound_by"] for row in found["cells"] if row["arm"] == "cached"} == {"host"}
+    assert {row["status"] for row in found["cells"]} == {PUBLISHED}
+    assert "cached against uncached: predicted: not known; published: pays from batch 8 on" in text
+    assert command("results/seeds/seed_results.csv", "--gpu", "a100-80gb") in text
+
+
+@pytest.mark.parametrize("width", [100, 120, 140, 200])
+def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, width):
+    rows = explain.explained(records(store.load(run.folder)), make_cells(run.read_raw(), run.machine()), 4)
+    (failed,) = explained(a_row(93, status="oom", reason="out of memory " * 5, run=rows[0]["run"]))
+    rows.append(failed)
+    for shown in (rows, explain.published(figures(), A100)):
+        console = Console(width=width, file=io.StringIO(), highlight=False)
+        table, *notes = why.fitting(shown, console)
+        console.print(table)
+        text = console.file.getvalue()
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        heads = " ".join(text.split("─")[0].split())
+        for head in ("batch", "arm", "speedup", "bound by", "status"):
+            assert head in heads
+        assert ("try" in " ".join(notes)) == ("try" not in heads)
+        if width >= 140:
+            assert "try" in heads
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], ["no run in nowhere", "nanobench kv-sweep"]),
+        (["figures"], ["published figures", "--gpu a100-80gb"]),
+        (["figures/some.csv"], ["published figures", "--gpu a100-80gb"]),
+        (["figures", "--gpu", "a100-80g"], ["'a100-80g'", "did you mean 'a100-80gb'"]),
+        (["figures", "--gpu", "h200"], ["no generation throughput on NVIDIA H200", "A100-SXM4-80GB", "another --gpu"]),
+        (["run", "--gpu", "h200"], ["--gpu h200", "a CSV", "run is none", "drop --gpu"]),
+        (["--gpu", "h200"], ["--gpu h200", "a CSV"]),
+        (["binary.csv", "--gpu", "h200"], ["binary.csv", "cannot be read", "a CSV"]),
+        (["other.csv", "--gpu", "h200"], ["lacks source, hardware"]),
+        (["empty"], ["empty", "no finished trial", "--resume empty"]),
+        (["run", "--jsn"], ["--jsn"]),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_mend(run, tmp_path, monkeypatch, arguments, words):
+    (tmp_path / "run").symlink_to(run.folder)
+    shutil.copytree(SEEDS, tmp_path / "figures")
+    (tmp_path / "figures" / "seed_results.csv").rename(tmp_path / "figures" / "some.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    store.create(tmp_path / "empty", run.read_about())
+    monkeypatch.chdir(tmp_path)
+    message = command(*arguments, code=2)
+    for word in words:
+        assert word in message
+
+
+EXAMPLES = r"```\nnanobench explain (.*?)\n```\n```\n(.*?)```"
+
+
+@pytest.mark.parametrize("example", range(2))
+def test_the_page_shows_what_the_command_prints(monkeypatch, example):
+    monkeypatch.chdir(ROOT)
+    asked, shown = re.findall(EXAMPLES, PAGE.read_text(), re.DOTALL)[example]
+    printed = [line.split() for line in command(*asked.split()).splitlines()]
+    for line in (line for line in shown.splitlines() if line.strip() != "..."):
+        assert line.split() in printed
+
+
+def test_the_page_has_the_numbers_of_the_rules():
+    text = PAGE.read_text()
+    for number in (explain.FLAT, explain.FAR, explain.NEAR, explain.MOST_BATCH):
+        words = f"{number:.0%}".replace("%", " %") if number < 1 else f"{number:,.0f}"
+        assert words in text
