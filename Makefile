@@ -16,7 +16,7 @@ report: $(VENV)/run  ## the report of the newest run in results/
 	$(BIN)/nanobench report
 
 test: $(VENV)/dev  ## install, then all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: $(VENV)/dev  ## style
 	$(BIN)/ruff check .

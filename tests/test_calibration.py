@@ -100,7 +100,13 @@ def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_stands_for_all(monkeypatch, dtype):
-    for name, value in {"ROWS": (1, 64), "MOST_S": 0.0, "SAMPLES_S": 0.0, "LARGE_BYTES": 1 << 20, "LEAST_SAMPLES": 2}.items():
+    for name, value in {
+        "ROWS": (1, 8, 64, 512),
+        "MOST_S": 0.0,
+        "SAMPLES_S": 0.0,
+        "LARGE_BYTES": 1 << 20,
+        "LEAST_SAMPLES": 2,
+    }.items():
         monkeypatch.setattr(calibration, name, value)
     monkeypatch.setattr(calibration, "WEIGHTS", dict.fromkeys((8 << 20, 64 << 20), (64, 64)))
     monkeypatch.setattr(calibration, "HEAD", (64, 512))

@@ -229,8 +229,8 @@ def test_blocks_without_a_time_or_with_a_time_of_0_have_no_logarithm():
 def test_the_reference_has_no_speedup_and_no_pairing():
     cell = cell_of(both(TWO_CALLS, TWO_CALLS), SLOW)
     names = [name for name in cell if "speedup" in name]
-    assert len(names) == 10
-    assert [cell[name] for name in (*names, "pairing")] == [None] * 11
+    assert len(names) == 12
+    assert [cell[name] for name in (*names, "pairing")] == [None] * 13
 
 
 @pytest.mark.parametrize("status", FAILING)
@@ -240,7 +240,7 @@ def test_no_arm_has_a_speedup_where_the_reference_failed(status):
     cell = cell_of(rows)
     assert cell["status"] == "ok"
     assert cell["output_tok_s"] == pytest.approx(2.4)
-    assert [cell[name] for name in cell if "speedup" in name or name == "pairing"] == [None] * 11
+    assert [cell[name] for name in cell if "speedup" in name or name == "pairing"] == [None] * 13
 
 
 def test_no_arm_has_a_speedup_where_the_reference_failed_after_a_few_repetitions():

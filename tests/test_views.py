@@ -279,6 +279,7 @@ def test_axes_are_labelled_with_their_units(figures, name):
             "main thread\non CPU (%)",
             "fixed loop,\nfirst = 1",
         },
+        "waterfall": {"output relative to the first bar's start (x)"},
     }
     assert labels - {""} == known[name]
     ends = [axes for axes in figure.axes if axes.get_xlabel()]

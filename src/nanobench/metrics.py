@@ -480,7 +480,7 @@ METRICS = (
     ),
     Metric(
         "operations_per_step",
-        "count",
+        "ratio",
         "operations per step",
         "lower",
         "what the host dispatches for a step, by an untimed profiler pass",
@@ -488,7 +488,7 @@ METRICS = (
     ),
     Metric(
         "kernels_per_step",
-        "count",
+        "ratio",
         "kernels per step",
         "lower",
         "what the device runs for a step; on a CPU the operations",
@@ -496,7 +496,7 @@ METRICS = (
     ),
     Metric(
         "graph_launches_per_step",
-        "count",
+        "ratio",
         "CUDA graphs per step",
         "",
         "captured graphs replayed in a step",
