@@ -20,9 +20,8 @@ def main() -> None:
     most = cells["threads"].max()
     place = ["model", "arm", "prompt_len", "new_tokens", "threads", "batch_size"]
     steps = cells.set_index(place)["tpot_s"].to_dict()
-    print(
-        "| model | arm | batch | step, ms | twice the batch | one core less | check says | bound_by | |\n|---|---|--:|--:|--:|--:|---|---|---|"
-    )
+    print("| model | arm | batch | step, ms | twice the batch | one thread | check says | bound_by | |")
+    print("|---|---|--:|--:|--:|--:|---|---|---|")
     agree = asked = 0
     for _, cell in cells[cells["threads"] == most].sort_values(["model", "arm", "batch_size"]).iterrows():
         here = [cell[name] for name in place]
