@@ -1,6 +1,7 @@
 """Calibrations: what is measured, where it is kept, and when it is measured again."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from nanobench.calibrations import Setting
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended
 from nanobench.limits import KINDS, Limits
+from nanobench.plan import Plan
 from nanobench.probes import dispatches
+from nanobench.runner import Sweep
 from nanobench.schema import Point
 from nanobench.workloads import calibration
 
@@ -90,6 +93,31 @@ def test_what_was_measured_beside_other_work_is_used_and_not_kept(cache, tmp_pat
 def test_a_worker_that_dies_is_one_line_with_the_way_on(cache, tmp_path):
     with pytest.raises(UserError, match=r"cpu float32 1 cannot be calibrated: worker ended.*--calibration off"):
         calibrations.full(Worker({}), "abc", HERE, tmp_path, fresh=False)
+
+
+@pytest.fixture
+def sweep(small_run, tmp_path):
+    """A sweep over a copy of a run that has no calibration, which may be calibrated."""
+    shutil.copytree(small_run[0], tmp_path / "run")
+    run = store.Run(tmp_path / "run")
+    plan = Plan.from_json({**run.read_about()["plan"], "calibration": "auto"})
+    return Sweep(run, plan, run.read_about(), lambda launch: None, lambda progress: None)
+
+
+def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
+    sweep.calibrate(1, Worker({}))
+    about = sweep.run.read_about()
+    assert about["calibrations"] == {}
+    assert about["calibration_note"].startswith("cpu float32 1 cannot be calibrated")
+    assert not sweep.machine.limits
+
+
+def test_each_round_looks_once(cache, sweep):
+    worker = Worker()
+    for launch in (1, 1, 2):
+        sweep.calibrate(launch, worker)
+    assert [asked["brief"] for asked in worker.asked] == [False, True, True]
+    assert list(sweep.machine.limits) == ["cpu float32 1"]
 
 
 def test_points_that_differ_in_nothing_that_matters_share_a_calibration():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanobench import calibrations, metrics
+from nanobench.calibrations import Setting
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended, Executor
 from nanobench.plan import Plan, expected_s
@@ -88,16 +89,25 @@ class Sweep:
         """Limits of this machine before a round: all of them where they were never measured, a few to see how they moved."""
         if self.plan.calibration == "off" or self.plan.gate_only:
             return
-        about, scratch = self.run.read_about(), self.run.scratch
+        about = self.run.read_about()
         found = about.setdefault("calibrations", {})
         for asked in calibrations.settings(self.plan.points):
-            if asked.name not in found:
-                fresh = self.plan.calibration == "fresh"
-                found[asked.name] = calibrations.full(executor, about["identity"]["hash"], asked, scratch, fresh)
-            if str(launch) not in found[asked.name]["brief"]:
-                found[asked.name]["brief"][str(launch)] = calibrations.measured(executor, asked, scratch, brief=True)["limits"]
+            try:
+                self.look(launch, executor, asked, about["identity"]["hash"], found)
+            except UserError as error:
+                # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
+                about["calibration_note"] = str(error)
         self.run.write_about(about)
         self.machine = self.run.machine()
+
+    def look(self, launch: int, executor: Executor, asked: Setting, identity: str, found: Row) -> None:
+        """Puts what one setting lacks into `found`. Raises UserError where the worker fails."""
+        if asked.name not in found:
+            fresh = self.plan.calibration == "fresh"
+            found[asked.name] = calibrations.full(executor, identity, asked, self.run.scratch, fresh)
+        brief = found[asked.name]["brief"]
+        if str(launch) not in brief:
+            brief[str(launch)] = calibrations.measured(executor, asked, self.run.scratch, brief=True)["limits"]
 
     def finish(self, trial: Trial, executor: Executor) -> None:
         """Measures one launch of a point and saves it."""

@@ -203,7 +203,8 @@ def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) ->
     share = metrics.timed_share(rows, run.read_about()["wall_s"])
     console.print(views.result_table(cells))
     closing = f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up; {verdict.mark_tax(frame)}"
-    for line in [*sentences, *verdict.disturbances(frame), closing]:
+    note = run.read_about().get("calibration_note")
+    for line in [*sentences, *verdict.disturbances(frame), *([f"no predictions: {note}"] if note else []), closing]:
         console.print(line, highlight=False, soft_wrap=True)
     paths = [run.cells]
     if not options.no_plot:
