@@ -94,7 +94,5 @@ def measured(executor: Executor, asked: Setting, scratch: Path, brief: bool) -> 
     ended = executor.run({"calibrate": question}, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
     if ended.record is None:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-        raise UserError(
-            f"{asked.name} cannot be calibrated: {ended.reason} {' '.join(tail)}; measure without predictions: --calibration off"
-        )
+        raise UserError(f"{asked.name} cannot be calibrated: {ended.reason} {' '.join(tail)}; go on without: --calibration off")
     return ended.record
