@@ -4,16 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nanobench.analysis.cost import Asked, Choice
-from nanobench.analysis.verdict import SETTING
-from nanobench.schema import MEASURED
 from nanobench.views import units
-from nanobench.views.console import STATUS_STYLE
+from nanobench.views.ledger import Ledger, named
 from nanobench.views.tables import Row
 
 DOLLARS, JOULES, BARE_JOULES = "USD / Mtok\n[95 %]", "kJ / Mtok\n[95 %]", "kJ /\nMtok"
@@ -35,55 +31,20 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "GPU-\nhours": ("gpu_hours", lambda cell: number(cell["gpu_hours"])),
     "USD for\ntokens": ("usd_for_tokens", lambda cell: number(cell["usd_for_tokens"])),
 }
-"""Head -> the column that it needs, and the text; a head stands in the table where some cell knows that column."""
 SPARED = ("USD /\nbatch", "TTFT", "TPOT", "power\nUSD /\nMtok", "above\nidle", "USD /\nreply")
-"""Heads that a narrow terminal does without, the first of them first."""
+LEDGER = Ledger(COLUMNS, SPARED, left=("limits", "energy"))
 PRICES = {
     "usd_per_mtok": lambda value: f"${number(value)} per million output tokens",
     "electricity_usd_per_mtok": lambda value: f"${number(value)} of electricity per million output tokens",
     "energy_j_per_mtok": lambda value: f"{number(value)} J per million output tokens",
 }
 MOST_NAMES = 4
-BOUNDLESS = 10_000
-"""A width that no table reaches."""
 LATENCIES = {"ttft_s": "TTFT", "tpot_s": "TPOT"}
 
 
 def fitting(rows: list[Row], asked: Asked, console: Console) -> Iterator[Table | str]:
     """The table as wide as the console allows, and which of its columns that leaves out."""
-    heads = shown(rows, asked)
-    left_out = []
-    while too_wide(rows, heads, console) and (spared := [head for head in SPARED if head in heads]):
-        heads.remove(spared[0])
-        left_out.append(" ".join(spared[0].split()))
-    yield table(rows, heads)
-    if left_out:
-        yield f"left out at this width: {', '.join(left_out)}; a wider terminal shows them, --json has them"
-
-
-def too_wide(rows: list[Row], heads: list[str], console: Console) -> bool:
-    """Whether something would be cut, though reasons beside a status may take many lines."""
-    bare = table([{**row, "reason": None} for row in rows], heads)
-    return console.measure(bare, options=console.options.update(width=BOUNDLESS)).maximum > console.width
-
-
-def table(rows: list[Row], heads: list[str]) -> Table:
-    """One row per cell: what it costs, as far as that is known, and its status."""
-    names = varying(rows)
-    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    for name in (*(name.replace("_", " ") for name in names), "batch"):
-        found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("arm", no_wrap=True)
-    for head in heads:
-        found.add_column(head, justify="left" if head in ("limits", "energy") else "right", no_wrap=True)
-    found.add_column("status", min_width=9)
-    last = None
-    for row in rows:
-        point = [str(row[name]) for name in (*names, "batch_size")]
-        texts = [COLUMNS[head][1](row) for head in heads]
-        found.add_row(*(point if point != last else [""] * len(point)), row["arm"], *texts, status(row))
-        last = point
-    return found
+    return LEDGER.fitting(rows, shown(rows, asked), console)
 
 
 def shown(rows: list[Row], asked: Asked) -> list[str]:
@@ -94,21 +55,7 @@ def shown(rows: list[Row], asked: Asked) -> list[str]:
     alike = len({row["energy_basis"] for row in rows if row["output_tok_s"] is not None}) < 2
     unasked = {title for name, title in LATENCIES.items() if name not in asked.limits}
     spared = unasked | {JOULES if asked.price_per_hour is not None else BARE_JOULES} | ({"energy"} if alike else set())
-    known = [head for head, (name, _) in COLUMNS.items() if any(row.get(name) is not None for row in rows)]
-    return [head for head in known if head not in spared]
-
-
-def varying(rows: list[Row]) -> list[str]:
-    """The parts of a point, beside its batch size, that differ between the cells."""
-    return [name for name in ("run", *SETTING) if len({row[name] for row in rows}) > 1]
-
-
-def status(row: Row) -> Text:
-    """A cell's status; the reason of a failure stands beside it."""
-    text = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
-    if row["reason"] and row["status"] not in MEASURED:
-        text.append(f": {row['reason']}", style="dim")
-    return text
+    return [head for head in LEDGER.known(rows) if head not in spared]
 
 
 def sentences(rows: list[Row], choice: Choice, asked: Asked) -> Iterator[str]:
@@ -201,12 +148,6 @@ def unknown(rows: list[Row], choice: Choice, asked: Asked) -> Iterator[str]:
 def counted(cells: int) -> str:
     """14 measured cells."""
     return f"{cells} measured cell{'' if cells == 1 else 's'}"
-
-
-def named(rows: list[Row], row: Row) -> str:
-    """A cell's name: cached at batch 93 (prompt_len 50)."""
-    where = ", ".join(f"{name} {row[name]}" for name in varying(rows))
-    return f"{row['arm']} at batch {row['batch_size']}" + (f" ({where})" if where else "")
 
 
 def with_bounds(row: Row, name: str, scale: float = 1) -> str:

@@ -14,7 +14,7 @@ from nanobench.costs import PATHS
 from nanobench.schema import JUDGED, MEASURED
 from nanobench.views import console as views
 from nanobench.views import units
-from nanobench.views.spending import BOUNDLESS, named, status, varying
+from nanobench.views.ledger import Ledger, named, varying
 from nanobench.views.tables import Row
 
 TRY = "try"
@@ -36,12 +36,9 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "bound by": ("bound_by", lambda row: row["bound_by"] or units.MISSING),
     TRY: ("tries", lambda row: either(row["tries"])),
 }
-"""Head -> the column that it needs, and the text; a head stands in the table where some cell knows that column."""
 SPARED = ("MFU", "MBU", "weight\nfloor", "output\ntok/s", "step /\nfloor", TRY, "naive\nspeedup\n(reached)", "predicted\nTPOT")
-"""Heads that a narrow terminal does without, the first of them first."""
-TRY_WIDTH = 22
+LEDGER = Ledger(COLUMNS, SPARED, left=("bound by", TRY), wrapped={TRY: 22})
 DOUBT = " *"
-LEFT = ("bound by", TRY)
 PARTS = {"bandwidth": "moving bytes takes", "compute": "multiplying takes"}
 
 
@@ -50,40 +47,7 @@ PARTS = {"bandwidth": "moving bytes takes", "compute": "multiplying takes"}
 
 def fitting(rows: list[Row], console: Console) -> Iterator[Table | str]:
     """The table as wide as the console allows, and which of its columns that leaves out."""
-    heads = [head for head, (name, _) in COLUMNS.items() if any(row.get(name) not in (None, []) for row in rows)]
-    left_out = []
-    while too_wide(rows, heads, console) and (spared := [head for head in SPARED if head in heads]):
-        heads.remove(spared[0])
-        left_out.append(" ".join(spared[0].split()))
-    yield table(rows, heads)
-    if left_out:
-        yield f"left out at this width: {', '.join(left_out)}; a wider terminal shows them, --json has them"
-
-
-def too_wide(rows: list[Row], heads: list[str], console: Console) -> bool:
-    """Whether something would be cut, though reasons and what to try may take many lines."""
-    bare = table([{**row, "reason": None, "tries": ["x" * TRY_WIDTH] if row["tries"] else []} for row in rows], heads)
-    return console.measure(bare, options=console.options.update(width=BOUNDLESS)).maximum > console.width
-
-
-def table(rows: list[Row], heads: list[str]) -> Table:
-    """One row per cell: measured, predicted, what binds it and what to try."""
-    names = varying(rows)
-    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    for name in (*(name.replace("_", " ") for name in names), "batch"):
-        found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("arm", no_wrap=True)
-    for head in heads:
-        least = TRY_WIDTH if head == TRY else None
-        found.add_column(head, justify="left" if head in LEFT else "right", no_wrap=head != TRY, min_width=least)
-    found.add_column("status", min_width=9)
-    last = None
-    for row in rows:
-        point = [str(row[name]) for name in (*names, "batch_size")]
-        texts = [COLUMNS[head][1](row) for head in heads]
-        found.add_row(*(point if point != last else [""] * len(point)), row["arm"], *texts, status(row))
-        last = point
-    return found
+    return LEDGER.fitting(rows, LEDGER.known(rows), console)
 
 
 def promised(row: Row, by: str) -> str:
