@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nanobench import costs, datasheet, lookup, store
-from nanobench.analysis import explain
-from nanobench.analysis.explain import MOST_BATCH, PUBLISHED, Pays
+from nanobench.analysis import crossover, explain, published
+from nanobench.analysis.crossover import MOST_BATCH, Pays
+from nanobench.analysis.explain import PUBLISHED
 from nanobench.cells import Cell, make_cells
 from nanobench.cli import app
 from nanobench.datasheet import Sheet
@@ -370,14 +371,14 @@ def forecasts(wins_from, most=MOST_BATCH):
 @fixed
 @given(st.integers(1, MOST_BATCH))
 def test_the_crossing_is_the_smallest_whole_batch_from_which_an_arm_wins(wins_from):
-    assert explain.crossing(*forecasts(wins_from), 1.0) == Pays(wins_from, 1, MOST_BATCH)
+    assert crossover.crossing(*forecasts(wins_from), 1.0) == Pays(wins_from, 1, MOST_BATCH)
 
 
 def test_an_arm_that_never_wins_has_no_crossing_and_one_that_always_does_crosses_at_1():
-    assert explain.crossing(*forecasts(MOST_BATCH + 1), 1.0) == Pays(None, 1, MOST_BATCH)
-    assert explain.crossing(lambda batch: 1.0, lambda batch: 1.0, 1.0) == Pays(1, 1, MOST_BATCH)
+    assert crossover.crossing(*forecasts(MOST_BATCH + 1), 1.0) == Pays(None, 1, MOST_BATCH)
+    assert crossover.crossing(lambda batch: 1.0, lambda batch: 1.0, 1.0) == Pays(1, 1, MOST_BATCH)
     falls = lambda batch: 0.5 if batch < 100 else 2.0  # noqa: E731
-    assert explain.crossing(lambda batch: 1.0, falls, 1.0) == Pays(None, 1, MOST_BATCH)
+    assert crossover.crossing(lambda batch: 1.0, falls, 1.0) == Pays(None, 1, MOST_BATCH)
 
 
 def test_the_interval_is_where_predictions_that_err_as_these_do_would_cross():
@@ -385,32 +386,32 @@ def test_the_interval_is_where_predictions_that_err_as_these_do_would_cross():
     reference, arm = (lambda batch: float(batch)), (lambda batch: 100.0)
     judged = [a_row(speedup=2.0, predicted_speedup=1.0), a_row(speedup=1.0, predicted_speedup=2.0)]
     factor = 2 ** scipy.stats.t.ppf(0.975, 2)
-    found, earliest, latest = explain.predicted(reference, arm, judged)
+    found, earliest, latest = crossover.predicted(reference, arm, judged)
     assert found == Pays(100, 1, MOST_BATCH)
     assert earliest.start == math.ceil(100 / factor) == 6
     assert latest.start == math.ceil(100 * factor) == 1974
-    assert explain.predicted(reference, arm, judged[:1]) == (found, None, None)
-    assert explain.predicted(reference, None, judged) == (None, None, None)
+    assert crossover.predicted(reference, arm, judged[:1]) == (found, None, None)
+    assert crossover.predicted(reference, None, judged) == (None, None, None)
 
 
 @fixed
 @given(st.lists(st.floats(0.2, 5), min_size=2, max_size=6), st.integers(2, 2000))
 def test_the_interval_holds_the_prediction(ratios, crosses):
     judged = [a_row(speedup=ratio, predicted_speedup=1.0) for ratio in ratios]
-    found, earliest, latest = explain.predicted(lambda batch: float(batch), lambda batch: float(crosses), judged)
+    found, earliest, latest = crossover.predicted(lambda batch: float(batch), lambda batch: float(crosses), judged)
     assert earliest.start <= found.start == crosses
     assert latest.start is None or latest.start >= crosses
 
 
 def test_perfect_predictions_have_an_interval_of_no_width():
     judged = [a_row(speedup=2.0, predicted_speedup=2.0)] * 3
-    found, earliest, latest = explain.predicted(*forecasts(37), judged)
+    found, earliest, latest = crossover.predicted(*forecasts(37), judged)
     assert found == earliest == latest == Pays(37, 1, MOST_BATCH)
 
 
 def pays(*found):
     """(batch size, lower bound) -> where it pays."""
-    return explain.measured([a_row(batch_size, speedup_lo=low) for batch_size, low in found])
+    return crossover.measured([a_row(batch_size, speedup_lo=low) for batch_size, low in found])
 
 
 @pytest.mark.parametrize(
@@ -442,15 +443,15 @@ def swept(arm_status="ok", reference_status="ok"):
 
 
 def test_what_is_not_judged_decides_nothing():
-    assert explain.crossovers(swept(), [])[0].measured == Pays(4, 1, 4)
-    assert explain.crossovers(swept(arm_status="unstable"), [])[0].measured == Pays(4, 4, 4)
-    assert explain.crossovers(swept(reference_status="unstable"), [])[0].measured is None
+    assert crossover.crossovers(swept(), [])[0].measured == Pays(4, 1, 4)
+    assert crossover.crossovers(swept(arm_status="unstable"), [])[0].measured == Pays(4, 4, 4)
+    assert crossover.crossovers(swept(reference_status="unstable"), [])[0].measured is None
 
 
 def test_crossovers_are_told_by_setting_and_arm():
     rows = [*swept(), a_row(4, COMPILED, arm_index=2, speedup_lo=1.5)]
     rows += [{**row, "prompt_len": 9} for row in rows]
-    found = explain.crossovers(rows, [])
+    found = crossover.crossovers(rows, [])
     assert [(each.arm, each.where["prompt_len"]) for each in found] == [
         ("cached", 2),
         ("cached default", 2),
@@ -458,15 +459,15 @@ def test_crossovers_are_told_by_setting_and_arm():
         ("cached default", 9),
     ]
     assert {each.reference for each in found} == {"uncached"}
-    assert explain.crossovers([a_row(4)], []) == []
+    assert crossover.crossovers([a_row(4)], []) == []
 
 
 def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operations():
     fast = machine(operation_s=1e-6)
     made = [a_cell(batch, arm, fast, count) for arm, counts in ((PLAIN, (5, 7, 6)), (CACHED, (40, 60, 50)))
             for batch, count in zip((1, 4, 16), counts, strict=True)]  # fmt: skip
-    found = explain.crossovers(swept(), made)[0]
-    seconds = {arm: explain.forecast(made[n : n + 3]) for arm, n in (("uncached", 0), ("cached", 3))}
+    found = crossover.crossovers(swept(), made)[0]
+    seconds = {arm: crossover.forecast(made[n : n + 3]) for arm, n in (("uncached", 0), ("cached", 3))}
     same = a_cell(16, PLAIN, fast, 6).prediction.call.total_s
     assert seconds["uncached"](16) == pytest.approx(same)
     start = found.predicted.start
@@ -478,7 +479,7 @@ def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operati
 
 
 @pytest.mark.parametrize(
-    ("crossover", "words"),
+    ("places", "words"),
     [
         ((Pays(1, 1, 4096), None, None, Pays(1, 1, 93)), "predicted: pays from batch 1 on; measured: pays from batch 1 on"),
         (
@@ -492,8 +493,8 @@ def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operati
         ((None, None, None, None), "predicted: not known; measured: no ratio with an interval is judged"),
     ],
 )
-def test_a_crossover_in_words(crossover, words):
-    found = explain.Crossover({"prompt_len": 50}, "uncached", "cached", *crossover)
+def test_a_crossover_in_words(places, words):
+    found = crossover.Crossover({"prompt_len": 50}, "uncached", "cached", *places)
     assert why.crossing(found, []) == f"cached against uncached: {words}"
     assert why.crossing(found, ["prompt_len"]) == f"cached against uncached (prompt_len 50): {words}"
 
@@ -516,7 +517,7 @@ def figure(batch_size, value, arm="cached", **changed):
 
 
 def test_the_seeds_cached_arm_is_bound_by_the_host_at_every_batch_size():
-    rows = explain.published(figures(), A100)
+    rows = published.published(figures(), A100)
     cached = [row for row in rows if row["arm"] == "cached"]
     assert [row["batch_size"] for row in cached] == [1, 4, 8, 16, 32, 64, 93]
     assert {row["bound_by"] for row in cached} == {"host"}
@@ -524,12 +525,12 @@ def test_the_seeds_cached_arm_is_bound_by_the_host_at_every_batch_size():
     assert all(75 < row["floor_ratio"] < 85 for row in cached)
     uncached = [row["bound_by"] for row in rows if row["arm"] == "uncached"]
     assert uncached == ["host"] * 3 + ["unexplained"] * 4
-    (crossover,) = explain.crossovers(rows, [])
-    assert (crossover.predicted, crossover.measured) == (None, Pays(8, 1, 93))
+    (found,) = crossover.crossovers(rows, [])
+    assert (found.predicted, found.measured) == (None, Pays(8, 1, 93))
 
 
 def test_a_published_step_and_its_floors_by_hand():
-    rows = explain.published([figure(1, 99.3)], A100)
+    rows = published.published([figure(1, 99.3)], A100)
     (row,) = rows
     assert row["step_s"] == pytest.approx(1 / 99.3)
     block = 12 * 768 * ((12 + 2 * 6) * 64 + 768 + 8 * 768)
@@ -554,15 +555,15 @@ def test_a_published_step_and_its_floors_by_hand():
 )
 def test_flat_and_ten_times_above_both_floors_is_the_host(steps, expected):
     """Steps as multiples of the higher floor at batch 1; at batch 2 it is within 7 % of that."""
-    floor_s = explain.published([figure(1, 1.0)], A100)[0]["bandwidth_floor_s"]
+    floor_s = published.published([figure(1, 1.0)], A100)[0]["bandwidth_floor_s"]
     table = [figure(batch, batch / (step * floor_s)) for batch, step in zip((1, 2), steps, strict=True)]
-    assert explain.published(table, A100)[0]["bound_by"] == expected
+    assert published.published(table, A100)[0]["bound_by"] == expected
 
 
 def test_a_step_near_its_operations_is_bound_by_compute():
     table = [figure(512, 1.0, arm="uncached", prompt_len="900", new_tokens="10")]
-    floor_s = explain.published(table, A100)[0]["compute_floor_s"]
-    row = explain.published([{**table[0], "value": str(512 / (1.5 * floor_s))}], A100)[0]
+    floor_s = published.published(table, A100)[0]["compute_floor_s"]
+    row = published.published([{**table[0], "value": str(512 / (1.5 * floor_s))}], A100)[0]
     assert row["bound_by"] == "compute"
     assert why.published_cause(row) == "compute, 1.5x the datasheet's floor"
 
@@ -579,9 +580,9 @@ def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
         figure(1, 1.0, new_tokens=""),
         figure("", 1.0),
     ]
-    assert len(explain.published([figure(1, 99.3), *others], A100)) == 1
+    assert len(published.published([figure(1, 99.3), *others], A100)) == 1
     with pytest.raises(UserError, match=r"no generation throughput on NVIDIA A100 80GB SXM .*CPU \(unnamed\).*another --gpu"):
-        explain.published(others, A100)
+        published.published(others, A100)
 
 
 @pytest.mark.parametrize(
@@ -596,17 +597,17 @@ def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
 )
 def test_a_published_number_that_is_none_is_named(changed, words):
     with pytest.raises(UserError, match=f"{words} .* no number above 0"):
-        explain.published([{**figure(1, 99.3), **changed}], A100)
+        published.published([{**figure(1, 99.3), **changed}], A100)
 
 
 def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused():
     bare = {name: value for name, value in figure(1, 1.0).items() if name not in ("unit", "arm")}
     with pytest.raises(UserError, match="lacks arm, unit"):
-        explain.published([bare], A100)
+        published.published([bare], A100)
     with pytest.raises(UserError, match="tells no bandwidth"):
-        explain.published([figure(1, 1.0)], Sheet(name="imagined"))
+        published.published([figure(1, 1.0)], Sheet(name="imagined"))
     with pytest.raises(UserError, match="hardware there: none"):
-        explain.published([], A100)
+        published.published([], A100)
 
 
 # What is not known
@@ -645,7 +646,9 @@ def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0,
                 memory_limit_bytes=None, timeout_s=60.0, isolation="forkserver")  # fmt: skip
     known = Limits(tuple(limits(OPERATION_S, flops=1e8)))
-    calibrations = {"calibrations": {name: {"limits": known.as_json(), "brief": {}}}} if calibrated else {}
+    calibrations = (
+        {"calibrations": {name: {"limits": [asdict(limit) for limit in known.found], "brief": {}}}} if calibrated else {}
+    )
     identity = {"cpu": "imagined", "cores": 4, "gpus": [], "torch": "2", "hash": "0123456789ab"}
     about = {"device": "cpu", "gpus": [], "identity": identity, "models": {"tiny": vars(SHAPE)}, **calibrations}
     asked = {"batch": ",".join(map(str, batches)), "out": str(folder), **(asked or {})}
@@ -790,7 +793,7 @@ def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, wi
     rows = explain.explained(records(store.load(run.folder)), make_cells(run.read_raw(), run.machine()), 4)
     (failed,) = explained(a_row(93, status="oom", reason="out of memory " * 5, run=rows[0]["run"]))
     rows.append(failed)
-    for shown in (rows, explain.published(figures(), A100)):
+    for shown in (rows, published.published(figures(), A100)):
         console = Console(width=width, file=io.StringIO(), highlight=False)
         table, *notes = why.fitting(shown, console)
         console.print(table)
@@ -848,6 +851,6 @@ def test_the_page_shows_what_the_command_prints(monkeypatch, example):
 
 def test_the_page_has_the_numbers_of_the_rules():
     text = PAGE.read_text()
-    for number in (explain.FLAT, explain.FAR, explain.NEAR, explain.MOST_BATCH):
+    for number in (explain.FLAT, published.FAR, published.NEAR, crossover.MOST_BATCH):
         words = f"{number:.0%}".replace("%", " %") if number < 1 else f"{number:,.0f}"
         assert words in text

@@ -7,7 +7,7 @@ limit. Between measured places the logarithm of the value is interpolated, beyon
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,12 +54,8 @@ class Limits:
 
     @classmethod
     def from_json(cls, rows: Iterable[dict[str, Any]]) -> "Limits":
-        """The limits whose `as_json` this is."""
+        """The limits of a calibration, a dictionary each."""
         return cls(tuple(Limit(**row) for row in rows))
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """One dictionary per limit."""
-        return [asdict(limit) for limit in self.found]
 
     @cached_property
     def by_kind(self) -> dict[str, dict[int, list[tuple[float, float]]]]:

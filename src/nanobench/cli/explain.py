@@ -54,8 +54,9 @@ def tables(results: str) -> list[Path]:
 
 def of_run(run: "Run", named: bool, draws: bool) -> Document:
     """Prints the reasons of one run, draws its waterfall, and gives back what was said."""
-    from nanobench.analysis import explain as analysis
     from nanobench.analysis.cost import in_order
+    from nanobench.analysis.crossover import crossovers
+    from nanobench.analysis.explain import explained
     from nanobench.analysis.waterfall import waterfalls
     from nanobench.cells import make_cells
     from nanobench.views import console as views
@@ -64,11 +65,11 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
 
     cells, raw_rows, about = in_order(cells_of(run)), run.read_raw(), run.read_about()
     made = make_cells(raw_rows, run.machine())
-    rows = analysis.explained(records(cells), made, about["identity"].get("cores"))
-    crossovers, factors = analysis.crossovers(rows, made), waterfalls(cells, raw_rows)
+    rows = explained(records(cells), made, about["identity"].get("cores"))
+    pays, factors = crossovers(rows, made), waterfalls(cells, raw_rows)
     document: Document = {
         "cells": rows,
-        "crossovers": [asdict(each) for each in crossovers],
+        "crossovers": [asdict(each) for each in pays],
         "waterfalls": [asdict(each) for each in factors],
         "sentences": why.sentences(rows),
         "unknown": list(why.unknown(rows, about["asked"], again(about))),
@@ -77,7 +78,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     console = views.make_console()
     if named:
         console.print(str(run.folder), style="bold", soft_wrap=True)
-    why.show(console, rows, document["sentences"], crossovers, factors)
+    why.show(console, rows, document["sentences"], pays, factors)
     for line in [*document["unknown"], *(drawn(run, cells, raw_rows, document["paths"]) if draws else [])]:
         console.print(line, highlight=False, soft_wrap=True)
     return document
@@ -106,7 +107,8 @@ def again(about: dict[str, Any]) -> str:
 def of_published(results: str, gpu: str) -> Document:
     """Prints the reasons of published figures and gives back what was said."""
     from nanobench import datasheet
-    from nanobench.analysis import explain as analysis
+    from nanobench.analysis.crossover import crossovers
+    from nanobench.analysis.published import published
     from nanobench.views import console as views
     from nanobench.views import why
 
@@ -116,12 +118,12 @@ def of_published(results: str, gpu: str) -> Document:
         mend = "give a file or a folder that has one; a run knows its own device: drop --gpu"
         raise UserError(f"--gpu {gpu} goes with a CSV of published figures, and {results or 'results'} is none; {mend}")
     figures = [row for path in found for row in read_table(path)]
-    rows = analysis.published(figures, sheet)
-    crossovers, sentences = analysis.crossovers(rows, []), why.sentences(rows)
+    rows = published(figures, sheet)
+    pays, sentences = crossovers(rows, []), why.sentences(rows)
     console = views.make_console()
     console.print(why.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
-    why.show(console, rows, sentences, crossovers, [])
-    return {"cells": rows, "crossovers": [asdict(each) for each in crossovers], "sentences": sentences}
+    why.show(console, rows, sentences, pays, [])
+    return {"cells": rows, "crossovers": [asdict(each) for each in pays], "sentences": sentences}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nanobench.analysis.explain import PUBLISHED, Crossover, Pays
+from nanobench.analysis.crossover import Crossover, Pays
+from nanobench.analysis.explain import PUBLISHED
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, Factor, Waterfall
 from nanobench.costs import PATHS
 from nanobench.schema import JUDGED, MEASURED

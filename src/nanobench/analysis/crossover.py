@@ -1,0 +1,148 @@
+"""From which batch size on an arm pays: as predicted, with the reach of the predictions' errors, and as measured."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nanobench.analysis.explain import PUBLISHED, Row, limits_of, of_setting, over
+from nanobench.analysis.verdict import SETTING
+from nanobench.cells import Cell
+from nanobench.roofline import Operations, predict
+from nanobench.schema import JUDGED
+
+MOST_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Pays:
+    """From which batch size on an arm is faster than the reference."""
+
+    start: int | None
+    """None where it never is"""
+    least: int
+    """the smallest batch size that was asked"""
+    most: int
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where one arm begins to pay, as predicted and as measured; None for what is not known."""
+
+    where: Row
+    reference: str
+    arm: str
+    predicted: Pays | None
+    earliest: Pays | None
+    """where predictions err in the arm's disfavour"""
+    latest: Pays | None
+    measured: Pays | None
+
+
+Forecast = Callable[[int], float]
+"""Batch size -> predicted seconds of a call."""
+
+
+def crossovers(rows: list[Row], made: list[Cell]) -> list[Crossover]:
+    """One per setting and arm other than the reference: where the arm begins to pay."""
+    forecasts, settings = forecasts_of(made), defaultdict(list)
+    for row in rows:
+        settings[row["run"], of_setting(row)].append(row)
+    groups = [group for group in settings.values() if any(row["arm_index"] == 0 for row in group)]
+    indices = [(group, index) for group in groups for index in sorted({row["arm_index"] for row in group}) if index]
+    return [crossover(group, index, forecasts) for group, index in indices]
+
+
+def crossover(group: list[Row], index: int, forecasts: dict[Any, Forecast]) -> Crossover:
+    """Where one arm of a setting begins to pay."""
+    reference, mine = ([row for row in group if row["arm_index"] == each] for each in (0, index))
+    believed = (*JUDGED, PUBLISHED)
+    sound = {row["batch_size"] for row in reference if row["status"] in believed}
+    judged = [row for row in mine if row["status"] in believed and row["batch_size"] in sound]
+    forecast_of = {each: forecasts.get((of_setting(group[0]), each)) for each in (0, index)}
+    where = {name: group[0][name] for name in ("run", *SETTING)}
+    found = predicted(forecast_of[0], forecast_of[index], judged)
+    return Crossover(where, reference[0]["arm"], mine[0]["arm"], *found, measured(judged))
+
+
+def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
+    """Setting and arm -> its forecast, where some cell of it has a prediction."""
+    cells: dict[Any, list[Cell]] = defaultdict(list)
+    for cell in made:
+        if cell.prediction:
+            cells[of_setting(vars(cell.point)), cell.rows[0]["arm_index"]].append(cell)
+    return {key: forecast(each) for key, each in cells.items()}
+
+
+def forecast(cells: list[Cell]) -> Forecast:
+    """The forecast for an arm by its own cells' median counts of operations, which hardly depend on the batch size."""
+    shape, path, limits = cells[0].shape, cells[0].path, limits_of(cells[0])
+    assert shape is not None
+    assert path is not None
+    assert limits is not None
+    counts = [(cell.first("operations_prefill"), cell.first("operations_per_step") or 0.0) for cell in cells]
+    operations = Operations(*np.median(counts, axis=0).tolist())
+
+    @cache
+    def seconds(batch_size: int) -> float:
+        return predict(shape, replace(cells[0].point, batch_size=batch_size), path, limits, operations).call.total_s
+
+    return seconds
+
+
+def predicted(
+    reference: Forecast | None, arm: Forecast | None, judged: list[Row]
+) -> tuple[Pays | None, Pays | None, Pays | None]:
+    """Where the predicted speedup crosses 1, and the earliest and latest place where it might.
+
+    The error of a predicted speedup is the log of measured over predicted, one per judged batch size of these two arms.
+    Predictions are not fitted, so errors scatter about 0: with the root of their mean square s over n batch sizes, another one
+    lies within t * s, where t is Student's 97.5 % quantile at n degrees of freedom. The bounds are the crossings of the
+    predicted speedup times and over exp(t * s); None below two batch sizes. Errors at neighbouring batch sizes are alike, so
+    the interval is rather too narrow than too wide.
+    """
+    if reference is None or arm is None:
+        return None, None, None
+    errors = [math.log(share) for row in judged if (share := over(row["speedup"], row["predicted_speedup"]))]
+    found = crossing(reference, arm, 1.0)
+    if len(errors) < 2:
+        return found, None, None
+    reach = math.exp(stats.t.ppf(0.975, len(errors)) * math.sqrt(float(np.mean(np.square(errors)))))
+    return found, crossing(reference, arm, reach), crossing(reference, arm, 1 / reach)
+
+
+def crossing(reference: Forecast, arm: Forecast, factor: float) -> Pays:
+    """The smallest whole batch size up to MOST_BATCH from which on the predicted speedup, times a factor, stays at 1 or above.
+
+    It is asked at powers of two, then by halves between the last one that loses and the next: a dip between two is not seen.
+    """
+
+    def loses(batch_size: int) -> bool:
+        return reference(batch_size) * factor < arm(batch_size)
+
+    losing = [size for size in (2**power for power in range(MOST_BATCH.bit_length())) if loses(size)]
+    if not losing or losing[-1] == MOST_BATCH:
+        return Pays(None if losing else 1, 1, MOST_BATCH)
+    low, high = losing[-1], 2 * losing[-1]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if loses(middle) else (low, middle)
+    return Pays(high, 1, MOST_BATCH)
+
+
+def measured(judged: list[Row]) -> Pays | None:
+    """The first tested batch size from which on every judged ratio's whole interval lies above 1; None without a judged ratio.
+
+    A published ratio has no interval and counts by its value.
+    """
+    bounds = [(row["batch_size"], row["speedup"] if row["status"] == PUBLISHED else row["speedup_lo"]) for row in judged]
+    known = sorted((batch_size, bound) for batch_size, bound in bounds if bound is not None)
+    if not known:
+        return None
+    after = max((n + 1 for n, (_, bound) in enumerate(known) if bound <= 1), default=0)
+    return Pays(known[after][0] if after < len(known) else None, known[0][0], known[-1][0])

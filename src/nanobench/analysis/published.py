@@ -1,0 +1,112 @@
+"""Figures that somebody else published, judged by a datasheet alone. docs/explain.md has the rules."""
+
+import math
+
+from nanobench import costs, datasheet, lookup
+from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, Row, flatness, mean_cost, mends, of_setting, over
+from nanobench.datasheet import Sheet
+from nanobench.errors import UserError
+from nanobench.schema import GPTShape, Point
+
+FAR = 10.0
+"""A published step that is flat and so many times above both of its floors is bound by the host."""
+NEAR = 2.0
+"""A published step that is at most so many times above its higher floor is bound by that."""
+PUBLISHED_DTYPE = "bfloat16"
+PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
+"""Published arm -> one of costs.PATHS. Copied scripts compute logits at every position where nothing is cached."""
+OF_PUBLISHED = (
+    *("source", "hardware", "model", "n_params", "what", "arm", "batch_size", "prompt_len", "new_tokens"),
+    *("value", "unit"),
+)
+"""Columns that a table of published figures must have."""
+
+
+def published(table: list[dict[str, str]], sheet: Sheet) -> list[Row]:
+    """Published throughputs of generation on one device, each with the floors of its datasheet and what binds it.
+
+    A step is batch_size / output_tok_s: a mean over all tokens, the prefill included. Rows of other devices, of other work, of
+    models that are not built in and without sizes are left out. Raises UserError where no row is left.
+    """
+    missing = [name for name in OF_PUBLISHED if table and name not in table[0]]
+    if missing:
+        raise UserError(
+            f"no table of published figures: it lacks {', '.join(missing)}; its columns are {', '.join(OF_PUBLISHED)}"
+        )
+    if sheet.bytes_per_s is None:
+        raise UserError(f"the datasheet of {sheet.name} tells no bandwidth; there is no floor to compare with")
+    used = [row for row in table if is_usable(row, sheet)]
+    if not used:
+        hardware = ", ".join(dict.fromkeys(row["hardware"] for row in table)) or "none"
+        raise UserError(
+            f"no generation throughput on {sheet.name} with known sizes (hardware there: {hardware}); give another --gpu"
+        )
+    names = list(dict.fromkeys(row["arm"] for row in used))
+    rows = [published_row(row, names.index(row["arm"]), sheet) for row in used]
+    base = {(row["run"], of_setting(row), row["batch_size"]): row["output_tok_s"] for row in rows if row["arm_index"] == 0}
+    rows = [{**row, **flat} for row, flat in zip(rows, flatness(rows, "step_s"), strict=True)]
+    for row in rows:
+        slow = base.get((row["run"], of_setting(row), row["batch_size"]))
+        row["speedup"] = over(row["output_tok_s"], slow) if row["arm_index"] else None
+        row["bound_by"] = published_bound(row)
+        row["tries"] = list(mends(row, None, None, names))
+    return sorted(rows, key=lambda row: (row["run"], row["batch_size"], row["arm_index"]))
+
+
+def is_usable(row: dict[str, str], sheet: Sheet) -> bool:
+    """Whether a published row is a throughput of generation on that device, with all sizes."""
+    sizes = all(row[name] for name in ("batch_size", "prompt_len", "new_tokens", "value"))
+    known = row["arm"] in PATHS and preset(row["model"]) in lookup.presets()
+    return (
+        sizes
+        and known
+        and (row["what"], row["unit"]) == ("generate", "output_tok_s")
+        and datasheet.find(row["hardware"]) == sheet
+    )
+
+
+def preset(model: str) -> str:
+    """The built-in model that a published name means: nanochat d12 is nanochat-d12."""
+    return model.strip().lower().replace(" ", "-")
+
+
+def number(row: dict[str, str], name: str) -> float:
+    """A number of a published row. Raises UserError where it is none above 0."""
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} {row[name]!r} in a table of published figures is no number above 0; mend the table")
+    return value
+
+
+def published_row(row: dict[str, str], index: int, sheet: Sheet) -> Row:
+    """A published figure with its step, and the least time that its bytes and its operations take."""
+    name, dtype = preset(row["model"]), PUBLISHED_DTYPE
+    sizes = {"n_kv_head": lookup.presets()[name]["n_head"], **lookup.presets()[name]}
+    shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
+    lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
+    passes = costs.PATHS[PATHS[row["arm"]]](Point(model=name, dtype=dtype, device="cuda", threads=1, **lengths))
+    weights, moved, flops = (mean_cost(shape, dtype, passes, part) for part in ("weight_bytes", "bytes", "flops"))
+    rate_tok_s = number(row, "value")
+    step_s = lengths["batch_size"] / rate_tok_s
+    peak, rate = sheet.flops.get(dtype), sheet.bytes_per_s or math.inf
+    floors_s = {"bandwidth_floor_s": moved / rate, "compute_floor_s": flops / peak if peak else None}
+    return {
+        **dict.fromkeys(COLUMNS),
+        **{"run": row["source"], "model": name, "dtype": dtype, "device": "cuda", "threads": None, **lengths},
+        **{"engine": row["arm"], "compile_mode": "off", "sampler": "greedy", "arm": row["arm"], "arm_index": index},
+        **{"status": PUBLISHED, "reason": None, "output_tok_s": rate_tok_s, "step_s": step_s},
+        **{"weight_floor_s": weights / rate, "floor_basis": "datasheet", "floor_ratio": step_s * rate / weights, **floors_s},
+        "over_floors": step_s / max(floor_s for floor_s in floors_s.values() if floor_s),
+    }
+
+
+def published_bound(row: Row) -> str:
+    """host where the step is flat and far above both floors; the higher floor where it is near; else unexplained."""
+    if row["is_flat"] and row["over_floors"] > FAR:
+        return "host"
+    if row["over_floors"] > NEAR:
+        return "unexplained"
+    return "compute" if (row["compute_floor_s"] or 0.0) > row["bandwidth_floor_s"] else "bandwidth"
