@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanobench import costs, lookup
-from nanobench.costs import Pass, cost
+from nanobench.costs import NOTHING, Pass, cost
 from nanobench.engines import base, cached, cached_cat, uncached
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
@@ -220,6 +220,8 @@ def test_a_pass_by_hand():
         "logits_bytes": 4 * 2 * 2 * 6,
     }
     assert (one.flops, one.bytes) == (2688, 4704)
+    assert NOTHING + one == one
+    assert (one + one).bytes == 2 * one.bytes
 
 
 def test_useful_flops_by_hand():

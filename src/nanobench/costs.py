@@ -7,7 +7,7 @@ that the same tokens need: every token read once, attention over true contexts, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
@@ -54,6 +54,12 @@ class Cost:
     def bytes(self) -> float:
         """All bytes, each operand counted as often as an operation reads or writes it."""
         return self.weight_bytes + self.kv_bytes + self.product_bytes + self.elementwise_bytes + self.logits_bytes
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+NOTHING = Cost(*[0.0] * len(fields(Cost)))
 
 
 def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
