@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from nanobench import calibrations, store
 from nanobench.calibrations import Setting
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended
-from nanobench.limits import KINDS, Limits
+from nanobench.limits import KINDS, Limit, Limits
+from nanobench.machine import Machine
 from nanobench.plan import Plan
-from nanobench.probes import dispatches
+from nanobench.probes import dispatches, virtual
+from nanobench.probes.virtual import VirtualClock, VirtualDevice
 from nanobench.runner import Sweep
 from nanobench.schema import Point
 from nanobench.workloads import calibration
+from nanobench.workloads.calibration import Bench, Size
 
 HERE = Setting("cpu", "float32", 1)
 ROWS = [{"kind": "read", "value": 1e9, "spread": 0.0, "rows": 1, "set_bytes": 0}]
@@ -105,19 +109,51 @@ def sweep(small_run, tmp_path):
 
 
 def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
-    sweep.calibrate(1, Worker({}))
+    sweep.calibrate(Worker({}))
     about = sweep.run.read_about()
     assert about["calibrations"] == {}
     assert about["calibration_note"].startswith("cpu float32 1 cannot be calibrated")
-    assert not sweep.machine.limits
+    assert not sweep.run.machine().limits
+    sweep.look(next(sweep.plan.rounds())[0], Worker())
+    assert sweep.run.read_about()["calibrations"] == {}
 
 
-def test_each_round_looks_once(cache, sweep):
+def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cache, sweep):
     worker = Worker()
-    for launch in (1, 1, 2):
-        sweep.calibrate(launch, worker)
-    assert [asked["brief"] for asked in worker.asked] == [False, True, True]
-    assert list(sweep.machine.limits) == ["cpu float32 1"]
+    rounds = list(sweep.plan.rounds())
+    for trials in rounds:
+        sweep.calibrate(worker)
+        for trial in trials:
+            sweep.look(trial, worker)
+    trials = [trial for trials in rounds for trial in trials]
+    assert [asked["brief"] for asked in worker.asked].count(False) == 1
+    assert len(worker.asked) == 1 + len(rounds) + len(trials)
+    looks = sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"]
+    assert list(looks) == [trial.key for trial in trials]
+    assert all(look["before"] == look["after"] == ROWS for look in looks.values())
+
+
+def test_a_look_that_fails_costs_that_look(cache, sweep):
+    sweep.calibrate(Worker())
+    sweep.look(next(sweep.plan.rounds())[0], Worker({}))
+    assert sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"] == {}
+
+
+def look(before, after, batch_size=1):
+    point = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=batch_size, prompt_len=4, new_tokens=4)
+    passes = [[asdict(Limit("pass", value, 0.0))] for value in (before, after)]
+    return {"point": asdict(point), "before": passes[0], "after": passes[1]}
+
+
+def test_a_points_limits_are_those_seen_around_its_own_trials_and_others_those_of_the_run():
+    found = [asdict(Limit("pass", 1.0, 0.0)), asdict(Limit("matmul", 12.0, 0.0))]
+    looks = {"a": look(2.0, 4.0), "b": look(6.0, 6.0, batch_size=8)}
+    machine = Machine.of({"calibrations": {"cpu float32 1": {"limits": found, "looks": looks}}})
+    here = Point(**look(1, 1)["point"])
+    assert machine.limits_of(here).at("matmul") == pytest.approx(12 / 3)
+    assert machine.limits_of(replace(here, batch_size=8)).at("matmul") == pytest.approx(12 / 6)
+    assert machine.limits_of(replace(here, batch_size=2)).at("matmul") == pytest.approx(12 / 5)
+    assert machine.limits_of(replace(here, threads=2)) is None
 
 
 def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
@@ -126,24 +162,70 @@ def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
     assert calibrations.settings(points) == [HERE, Setting("cpu", "float32", 2)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_stands_for_all(monkeypatch, dtype):
-    for name, value in {
-        "ROWS": (1, 8, 64, 512),
-        "MOST_S": 0.0,
-        "SAMPLES_S": 0.0,
-        "LARGE_BYTES": 1 << 20,
-        "LEAST_SAMPLES": 2,
-    }.items():
+SMALL_SIZES = (calibration.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A calibration of networks that take no time."""
+    for name, value in {"SIZES": SMALL_SIZES, "GLANCE": SMALL_SIZES[1:], "PASSES_S": 0.0, "LARGE_BYTES": 1 << 20}.items():
         monkeypatch.setattr(calibration, name, value)
-    monkeypatch.setattr(calibration, "WEIGHTS", dict.fromkeys((8 << 20, 64 << 20), (64, 64)))
-    monkeypatch.setattr(calibration, "HEAD", (64, 512))
-    monkeypatch.setattr(calibration, "ATTENDED", (1 << 20, 2 << 20))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_moves_all(small, dtype):
     found = Limits(tuple(calibration.calibrate(torch.device("cpu"), dtype)))
     assert {limit.kind for limit in found.found} == set(KINDS) - {"sync", "host_to_device"}
     assert all(limit.value > 0 for limit in found.found)
-    moved = found.moved(found.drift([Limits(tuple(calibration.brief(torch.device("cpu"), dtype)))]))
-    assert len(moved.found) == len(found.found)
+    now = Limits(tuple(calibration.brief(torch.device("cpu"), dtype)))
+    assert {(limit.rows, limit.set_bytes) for limit in now.found} == {
+        (limit.rows, limit.set_bytes) for limit in found.found if limit.kind == "pass"
+    }
+    twice = found.moved([Limits(tuple(replace(limit, value=2 * limit.value) for limit in found.found))])
+    for before, after in zip(found.found, twice.found, strict=True):
+        assert after.value == pytest.approx(before.value * (2 if KINDS[before.kind] == "s" else 0.5))
+
+
+def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
+    found = Limits(tuple(calibration.calibrate(torch.device("cpu"), "float32")))
+    places = {kind: {(limit.rows, limit.set_bytes) for limit in found.found if limit.kind == kind} for kind in KINDS}
+    matrix, head = 4 * 3 * 64 * 64, 4 * 64 * 128
+    assert places["matmul"] == {(rows, matrix) for rows in (1, 2, 16, 24, 1024)}
+    assert places["head"] == {(rows, head) for rows in (1, 2, 16)}
+    steps = {(1, 2 * 64 * 4 * rows * calibration.SPAN) for rows in (1, 2, 16)}
+    assert places["attention"] == steps | {(tokens, 2 * 64 * 4 * rows * tokens) for rows, tokens in ((1, 24), (16, 64))}
+    assert places["operation"] == {
+        (1, 4 * (layers * (12 * width**2 + 13 * width) + 2 * width + width * vocab))
+        for width, layers, vocab in ((32, 4, 64), (64, 2, 128))
+    }
+
+
+def test_parts_and_what_lies_between_them_make_up_a_pass():
+    bench = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    _, whole_s, parts = bench.once(bench.step(2))
+    assert set(parts) == {"matmul", "head", "attention", "pick"}
+    assert len([kind for kind, _, _ in bench.marks if kind == "matmul"]) == 4 * 2
+    assert 0 < sum(parts.values()) < whole_s
+
+
+def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeypatch):
+    device = VirtualDevice()
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
+    bench = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    bench.clock = VirtualClock(device)
+    multiply = bench.around("matmul", lambda: device.launch(3e-6, host_s=50e-6))
+    attend = bench.around("attention", lambda: device.launch(7e-6, host_s=50e-6))
+
+    def work():
+        for _ in range(4):
+            multiply()
+            attend()
+        device.launch(5e-6)
+
+    host_s, whole_s, parts = bench.once(work)
+    assert parts == pytest.approx({"matmul": 12e-6, "attention": 28e-6})
+    assert whole_s == pytest.approx(45e-6)
+    assert host_s == pytest.approx(8 * 50e-6 + virtual.LAUNCH_S + 16 * virtual.EVENT_S)
 
 
 def test_operations_are_counted_whole_and_not_in_their_parts():
@@ -164,7 +246,7 @@ def test_a_sweep_calibrates_looks_again_in_every_round_and_predicts(nanobench, t
     more = ("--batch", "1,2", "--launches", 2, "--trace", "--out", "run")
     nanobench("kv-sweep", *asked, *more, cwd=tmp_path, code=0)
     found = json.loads((tmp_path / "run" / "run.json").read_text())["calibrations"]["cpu float32 1"]
-    assert set(found["brief"]) == {"1", "2"}
+    assert len(found["looks"]) == 4
     cells = store.load(tmp_path / "run")
     predicted = ["predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "host_floor_s", "operations_per_step"]
     assert (cells[predicted] > 0).all().all()

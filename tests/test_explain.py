@@ -647,7 +647,7 @@ def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3
                 memory_limit_bytes=None, timeout_s=60.0, isolation="forkserver")  # fmt: skip
     known = Limits(tuple(limits(OPERATION_S, flops=1e8)))
     calibrations = (
-        {"calibrations": {name: {"limits": [asdict(limit) for limit in known.found], "brief": {}}}} if calibrated else {}
+        {"calibrations": {name: {"limits": [asdict(limit) for limit in known.found], "looks": {}}}} if calibrated else {}
     )
     identity = {"cpu": "imagined", "cores": 4, "gpus": [], "torch": "2", "hash": "0123456789ab"}
     about = {"device": "cpu", "gpus": [], "identity": identity, "models": {"tiny": vars(SHAPE)}, **calibrations}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanobench.limits import KINDS, STANDS_FOR, Limit, Limits
+from nanobench.limits import Limit, Limits
 
 fixed = settings(derandomize=True, deadline=None, database=None)
 values = st.floats(1e-6, 1e15)
@@ -62,34 +62,45 @@ def test_the_best_of_a_kind_is_its_largest_value():
     assert limits(limit(value=2.0), limit(value=7.0, rows=8), limit("read", 9.0)).best("matmul") == 7.0
 
 
-def test_a_machine_that_became_slower_moves_every_limit_of_the_kind_and_those_it_stands_for():
-    found = limits(limit(value=10.0), limit("head", 20.0), limit("read", 30.0), limit("operation", 1e-6))
-    moved = found.moved(found.drift([limits(limit(value=5.0), limit("operation", 3e-6))]))
-    assert [each.value for each in moved.found] == pytest.approx([5.0, 10.0, 30.0, 3e-6])
+def a_pass(value, rows=1, set_bytes=0):
+    return limit("pass", value, rows, set_bytes)
 
 
-def test_the_drift_is_the_median_over_the_rounds():
-    found = limits(limit(value=10.0))
-    drift = found.drift([limits(limit(value=value)) for value in (10.0, 20.0, 1000.0)])
-    assert drift.at("matmul") == pytest.approx(2.0)
+def test_a_machine_that_became_slower_lowers_rates_and_lengthens_times():
+    found = limits(a_pass(1.0), limit(value=10.0), limit("head", 20.0), limit("operation", 1e-6))
+    moved = found.moved([limits(a_pass(2.0))])
+    assert [each.value for each in moved.found] == pytest.approx([2.0, 5.0, 10.0, 2e-6])
 
 
-def test_a_drift_of_few_rows_does_not_touch_many_rows():
-    found = limits(*(limit(rows=rows, value=10.0) for rows in (1, 8, 64)))
-    seen = limits(limit(rows=1, value=5.0), limit(rows=64, value=10.0))
-    moved = found.moved(found.drift([seen]))
-    assert [each.value for each in moved.found] == pytest.approx([5.0, 10 / math.sqrt(2), 10.0])
+def test_the_change_is_the_median_over_the_looks():
+    found = limits(a_pass(10.0), limit(value=1.0))
+    assert found.moved([limits(a_pass(value)) for value in (10.0, 20.0, 1000.0)]).at("matmul") == pytest.approx(0.5)
 
 
-def test_todays_limits_are_the_calibrations_own_where_no_round_looked_again():
-    rows = as_json(limits(limit()))
-    assert Limits.today({"limits": rows, "brief": {}}) == limits(limit())
-    twice = as_json(limits(limit(value=2e9)))
-    assert Limits.today({"limits": rows, "brief": {"1": twice, "2": twice}}).at("matmul") == pytest.approx(2e9)
+def test_a_change_of_few_rows_does_not_touch_many_rows():
+    found = limits(*(limit(rows=rows, value=10.0) for rows in (1, 8, 64)), a_pass(1.0, 1), a_pass(1.0, 64))
+    moved = found.moved([limits(a_pass(2.0, 1), a_pass(1.0, 64))])
+    assert [each.value for each in moved.found[:3]] == pytest.approx([5.0, 10 / math.sqrt(2), 10.0])
 
 
-def test_what_stands_for_another_kind_is_one():
-    assert set(STANDS_FOR) | set(STANDS_FOR.values()) <= set(KINDS)
+def test_a_change_of_large_networks_does_not_touch_small_operands():
+    found = limits(limit(set_bytes=10), limit(set_bytes=1000), a_pass(1.0, set_bytes=10), a_pass(1.0, set_bytes=1000))
+    moved = found.moved([limits(a_pass(1.0, set_bytes=10), a_pass(4.0, set_bytes=1000))])
+    assert [each.value for each in moved.found[:2]] == pytest.approx([1e9, 0.25e9])
+
+
+@pytest.mark.parametrize("looks", [[], [limits()], [limits(limit("read", 3.0))]])
+def test_limits_stay_where_nobody_looked_again(looks):
+    found = limits(limit(), a_pass(1.0))
+    assert found.moved(looks) == found
+
+
+def test_limits_without_passes_cannot_move():
+    assert limits(limit()).moved([limits(a_pass(3.0))]) == limits(limit())
+
+
+def test_of_a_place_measured_twice_the_geometric_mean_counts():
+    assert limits(limit(value=1.0), limit(value=4.0)).at("matmul") == pytest.approx(2.0)
 
 
 @fixed

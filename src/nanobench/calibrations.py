@@ -1,4 +1,4 @@
-"""Calibrations: measured by a worker, kept once per machine, looked at again in every round of a sweep."""
+"""Calibrations: measured by a worker, kept once per machine, looked at again before and after every trial of a sweep."""
 
 import json
 import os
@@ -26,6 +26,11 @@ class Setting:
     dtype: str
     threads: int
 
+    @classmethod
+    def of(cls, point: Point) -> "Setting":
+        """That of a point."""
+        return cls(point.device, point.dtype, point.threads)
+
     @property
     def name(self) -> str:
         """How run.json calls it."""
@@ -34,7 +39,7 @@ class Setting:
 
 def settings(points: Iterable[Point]) -> list[Setting]:
     """Those of some points, each once."""
-    return sorted({Setting(point.device, point.dtype, point.threads) for point in points})
+    return sorted({Setting.of(point) for point in points})
 
 
 def folder() -> Path:
@@ -51,7 +56,7 @@ def file_of(identity: str, asked: Setting) -> Path:
 def kept(identity: str, asked: Setting) -> Row | None:
     """A calibration of this machine; None where there is none that can be read."""
     try:
-        return json.loads(file_of(identity, asked).read_text())
+        return {**json.loads(file_of(identity, asked).read_text()), "looks": {}}
     except (OSError, json.JSONDecodeError):
         return None
 
@@ -76,7 +81,7 @@ def full(executor: Executor, identity: str, asked: Setting, scratch: Path, fresh
     found = None if fresh else kept(identity, asked)
     if found is None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        found = {**measured(executor, asked, scratch, brief=False), "measured_at": stamp, "brief": {}}
+        found = {**measured(executor, asked, scratch, brief=False), "measured_at": stamp, "looks": {}}
         if not disturbed(found):
             keep(identity, asked, found)
     return found

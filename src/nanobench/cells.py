@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanobench import costs, stats, steady
-from nanobench.machine import Machine, setting
+from nanobench.machine import Machine
 from nanobench.roofline import Operations, Prediction, predict
 from nanobench.schema import Arm, GPTShape, Point, Status
 
@@ -68,7 +68,7 @@ class Cell:
     @cached_property
     def prediction(self) -> Prediction | None:
         """How long a call should take; None without a calibration, a profile or a known path."""
-        limits = self.machine.limits.get(setting(self.point.device, self.point.dtype, self.point.threads))
+        limits = self.machine.limits_of(self.point)
         prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
         if self.shape is None or limits is None or self.path is None or prefill is None:
             return None

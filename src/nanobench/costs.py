@@ -83,6 +83,16 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     )
 
 
+def matrix_bytes(shape: GPTShape, dtype: str) -> float:
+    """Bytes of the weights of one product in a block, four of which a block of a GPT-2 has."""
+    return DTYPE_BYTES[dtype] * shape.block_params / shape.n_layer / 4
+
+
+def seen_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:
+    """Bytes of the keys and values that one attention looks at, cached or not."""
+    return one.rows * (one.kv_read or one.context) * shape.kv_bytes_per_token(dtype) / shape.n_layer
+
+
 def uncached(point: Point, last_only: bool = True) -> list[Pass]:
     """Every token reads the whole sequence again."""
     lengths = range(point.prompt_len, point.total_len)

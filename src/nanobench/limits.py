@@ -1,12 +1,14 @@
 """What a machine was seen to reach, kind of work by kind of work: the measured side of a roofline.
 
-A limit is a rate, or for a single operation a time, with its spread. A product's rate depends on its rows and on whether its
-weights stay in a processor's cache, an attention's on its queries and on the bytes that it looks at: these are the axes of a
-limit. Between measured places the logarithm of the value is interpolated, beyond them the nearest one holds.
+A limit is a rate, or for a single operation a time, with its spread. A product's rate depends on its rows and on the size of
+its weights, an attention's on its queries and on the bytes that it looks at, an operation's time on what the pass around it
+reads, because that drives the host's own data out of its caches: these are the axes of a limit. Between measured places the
+logarithm of the value is interpolated, beyond them the nearest one holds.
 """
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,17 +24,16 @@ KINDS = {
     "elementwise": "B/s",
     "pick": "B/s",
     "operation": "s",
+    "pass": "s",
     "sync": "s",
     "host_to_device": "B/s",
 }
 """Kind -> unit: memory read and copied (both ways counted); products with a layer's weights and with a wide head; attention;
-norms, activations and additions; picking the largest logit; dispatching one operation; waiting for the device; a transfer."""
-
-STANDS_FOR = {"head": "matmul", "attention": "matmul", "elementwise": "matmul", "pick": "copy"}
-"""Kind -> the one whose drift it is taken to share, as a brief calibration leaves it out."""
+norms, activations and additions; picking the largest logit; dispatching one operation; a whole pass of a small network, by
+which a brief calibration sees how the machine moved; waiting for the device; a transfer."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limit:
     """One figure of a calibration."""
 
@@ -43,7 +44,7 @@ class Limit:
     rows: int = 1
     """rows of a product, queries of an attention"""
     set_bytes: int = 0
-    """bytes that the work cycles through: weights of a product, keys and values of an attention"""
+    """bytes that it reads: a product's weights, an attention's keys and values, a pass's weights for its operations"""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class Limits:
 
     @cached_property
     def by_kind(self) -> dict[str, dict[int, list[tuple[float, float]]]]:
-        """Kind -> rows -> (bytes, value) of each limit."""
-        found: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        """Kind -> rows -> (bytes, value) of each place; where one was measured more than once, the geometric mean."""
+        places: dict[tuple[str, int, int], list[float]] = defaultdict(list)
         for limit in self.found:
-            found[limit.kind][limit.rows].append((limit.set_bytes, limit.value))
+            places[limit.kind, limit.rows, limit.set_bytes].append(limit.value)
+        found: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        for (kind, rows, set_bytes), values in places.items():
+            found[kind][rows].append((set_bytes, statistics.geometric_mean(values)))
         return found
 
     def at(self, kind: str, rows: float = 1, set_bytes: float = 0) -> float:
@@ -78,33 +82,24 @@ class Limits:
         """The largest value seen of a kind. Raises ValueError where there is none."""
         return max(limit.value for limit in self.found if limit.kind == kind)
 
-    @classmethod
-    def today(cls, calibration: Mapping[str, Any]) -> "Limits":
-        """A calibration's limits, moved as far as the brief ones of a run's rounds had moved: their median over the rounds."""
-        found, rounds = cls.from_json(calibration["limits"]), [cls.from_json(each) for each in calibration["brief"].values()]
-        return found.moved(found.drift(rounds)) if rounds else found
+    def moved(self, looks: Sequence["Limits"]) -> "Limits":
+        """These limits as brief calibrations saw them later: each times the median change of the passes nearest to it."""
+        changes = self.changes(looks)
+        if not changes.found:
+            return self
+        return Limits(tuple(replace(limit, value=limit.value * changes.of(limit)) for limit in self.found))
 
-    def drift(self, rounds: Sequence["Limits"]) -> "Limits":
-        """What a few limits were in later rounds, over what they are here: ratios as the values of limits."""
-        ratios: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-        for limit in (limit for each in rounds for limit in each.found):
-            before = self.at(limit.kind, limit.rows, limit.set_bytes)
-            ratios[limit.kind, limit.rows, limit.set_bytes].append(limit.value / before)
-        return Limits(
-            tuple(
-                Limit(kind=kind, value=float(np.median(values)), spread=0.0, rows=rows, set_bytes=set_bytes)
-                for (kind, rows, set_bytes), values in ratios.items()
-            )
-        )
+    def changes(self, looks: Sequence["Limits"]) -> "Limits":
+        """How much longer passes took later than here, as the values of limits; their median over the looks."""
+        ratios: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for limit in (limit for look in looks for limit in look.found if limit.kind == "pass" and "pass" in self.by_kind):
+            ratios[limit.rows, limit.set_bytes].append(limit.value / self.at("pass", limit.rows, limit.set_bytes))
+        return Limits(tuple(Limit("pass", float(np.median(values)), 0.0, *place) for place, values in ratios.items()))
 
-    def moved(self, ratios: "Limits") -> "Limits":
-        """Every limit times the ratio of its kind, or of the kind that stands for it; unmoved where none does."""
-        moved = []
-        for limit in self.found:
-            kind = STANDS_FOR.get(limit.kind, limit.kind)
-            ratio = ratios.at(kind, limit.rows, limit.set_bytes) if kind in ratios.by_kind else 1.0
-            moved.append(replace(limit, value=limit.value * ratio))
-        return Limits(tuple(moved))
+    def of(self, limit: Limit) -> float:
+        """By what a limit's value changes where passes took so much longer: a time grows, a rate falls."""
+        longer = self.at("pass", limit.rows, limit.set_bytes)
+        return longer if KINDS[limit.kind] == "s" else 1 / longer
 
 
 def interpolated(at: float, known: list[tuple[float, float]]) -> float:

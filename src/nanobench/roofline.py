@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nanobench import costs
 from nanobench.costs import Pass
 from nanobench.limits import Limits
-from nanobench.schema import GPTShape, Point
+from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def predict(shape: GPTShape, point: Point, path: str, limits: Limits, operations
     overlaps = point.device != "cpu"
     prefill = pass_time(shape, point.dtype, first, limits, operations.prefill, overlaps)
     times = {each: pass_time(shape, point.dtype, each, limits, operations.step, overlaps) for each in set(others)}
-    floor_s = operations.step * limits.at("operation")
+    floor_s = operations.step * operation_s(shape, point.dtype, limits)
     return Prediction(prefill, total(times[each] for each in others), len(others), floor_s)
 
 
@@ -85,9 +85,14 @@ def total(times: Iterable[Time]) -> Time:
     return sum(times, Time())
 
 
+def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> float:
+    """Seconds of the host per operation of a pass over the model's weights."""
+    return limits.at("operation", set_bytes=shape.read_params * DTYPE_BYTES[dtype])
+
+
 def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """One forward pass."""
-    host = Time(host_s=operations * limits.at("operation"))
+    host = Time(host_s=operations * operation_s(shape, dtype, limits))
     device = device_time(shape, dtype, one, limits)
     if not overlaps:
         return host + device
@@ -95,22 +100,19 @@ def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations
 
 
 def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
-    """The work of a pass, each kind at its own rate. What an operation reads decides at which: weights or a cache that are
-    larger than the processor's own caches come from memory.
-    """
-    cost = costs.cost(shape, dtype, one)
+    """The work of a pass, each kind at the rate measured for as many rows and operands as large."""
+    cost, rows = costs.cost(shape, dtype, one), one.rows * one.tokens
     head_flops = 2.0 * one.rows * one.heads * shape.head_params
-    weights = cost.weight_bytes
-    head_weights = weights * shape.head_params / max(1, shape.read_params)
-    kept = max(1, one.kv_read or one.context) * one.rows * shape.kv_bytes_per_token(dtype)
-    seen = kept if one.kv_read else kept / shape.n_layer
+    head_bytes = float(shape.head_params * DTYPE_BYTES[dtype])
+    matrix, seen = costs.matrix_bytes(shape, dtype), costs.seen_bytes(shape, dtype, one)
+    block_bytes = cost.weight_bytes - head_bytes
     return total(
         (
-            product(limits, "matmul", cost.matmul_flops - head_flops, weights - head_weights, one.rows * one.tokens, weights),
-            product(limits, "head", head_flops, head_weights, one.rows * one.heads, weights),
+            product(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix),
+            product(limits, "head", head_flops, head_bytes, one.rows * one.heads, head_bytes),
             product(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, seen),
             Time(bandwidth_s=copied(one, shape, dtype) / limits.at("copy")),
-            Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise")),
+            Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise", rows, matrix)),
             Time(bandwidth_s=cost.logits_bytes / limits.at("pick")),
         )
     )

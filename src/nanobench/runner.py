@@ -64,6 +64,7 @@ class Sweep:
         self.machine = run.machine()
         self.cells = run.write_cells(metrics.derive(self.rows, self.machine)) if self.rows else []
         self.took_s: dict[Point, float] = {}
+        self.looks: dict[Setting, list[Row]] = {}
         self.pace = 1.0
         self.done, self.total = 0, plan.launches * len(plan.points)
 
@@ -76,7 +77,7 @@ class Sweep:
                     if not self.run.raw_file(trial).exists():
                         if executor is None:
                             executor = self.make_executor(launch)
-                            self.calibrate(launch, executor)
+                            self.calibrate(executor)
                         self.finish(trial, executor)
                     self.done += 1
             finally:
@@ -85,34 +86,43 @@ class Sweep:
         self.cells = self.run.write_cells(metrics.derive(self.rows, self.machine))
         return self.cells
 
-    def calibrate(self, launch: int, executor: Executor) -> None:
-        """Limits of this machine before a round: all of them where they were never measured, a few to see how they moved."""
+    def calibrate(self, executor: Executor) -> None:
+        """Limits of this machine, where the run does not have them, and a first look at how they moved since."""
         if self.plan.calibration == "off" or self.plan.gate_only:
             return
         about = self.run.read_about()
-        found = about.setdefault("calibrations", {})
+        found, identity = about.setdefault("calibrations", {}), about["identity"]["hash"]
         for asked in calibrations.settings(self.plan.points):
             try:
-                self.look(launch, executor, asked, about["identity"]["hash"], found)
+                if asked.name not in found:
+                    fresh = self.plan.calibration == "fresh"
+                    found[asked.name] = calibrations.full(executor, identity, asked, self.run.scratch, fresh)
+                self.looks[asked] = calibrations.measured(executor, asked, self.run.scratch, brief=True)["limits"]
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
                 about["calibration_note"] = str(error)
         self.run.write_about(about)
-        self.machine = self.run.machine()
 
-    def look(self, launch: int, executor: Executor, asked: Setting, identity: str, found: Row) -> None:
-        """Puts what one setting lacks into `found`. Raises UserError where the worker fails."""
-        if asked.name not in found:
-            fresh = self.plan.calibration == "fresh"
-            found[asked.name] = calibrations.full(executor, identity, asked, self.run.scratch, fresh)
-        brief = found[asked.name]["brief"]
-        if str(launch) not in brief:
-            brief[str(launch)] = calibrations.measured(executor, asked, self.run.scratch, brief=True)["limits"]
+    def look(self, trial: Trial, executor: Executor) -> None:
+        """Keeps how the limits stood before and after a trial."""
+        asked = Setting.of(trial.point)
+        if asked not in self.looks:
+            return
+        try:
+            after = calibrations.measured(executor, asked, self.run.scratch, brief=True)["limits"]
+        except UserError:
+            return
+        about = self.run.read_about()
+        looks = {"point": asdict(trial.point), "before": self.looks[asked], "after": after}
+        about["calibrations"][asked.name]["looks"][trial.key] = looks
+        self.run.write_about(about)
+        self.looks[asked], self.machine = after, self.run.machine()
 
     def finish(self, trial: Trial, executor: Executor) -> None:
         """Measures one launch of a point and saves it."""
         start = time.monotonic()
         rows = self.launch(trial, executor)
+        self.look(trial, executor)
         if rows:
             self.run.write_raw(trial, rows)
             self.rows.extend(rows)

@@ -15,7 +15,6 @@ from nanobench.cells import ARM_FIELDS, Cell
 from nanobench.datasheet import Sheet, find
 from nanobench.errors import UserError
 from nanobench.limits import Limit, Limits
-from nanobench.machine import setting
 from nanobench.roofline import Operations, Prediction, predict
 from nanobench.schema import DTYPE_BYTES, MEASURED
 
@@ -73,7 +72,7 @@ def elsewhere(cell: Cell, sheet: Sheet, dtype: str | None = None) -> Prediction 
     """A call on the other device; None without a calibration, a profile, a known path, or the sheet's figures for the dtype."""
     point = cell.point
     there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
-    limits = cell.machine.limits.get(setting(point.device, point.dtype, point.threads))
+    limits = cell.machine.limits_of(point)
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
     if cell.shape is None or limits is None or cell.path is None or prefill is None:
         return None

@@ -83,6 +83,9 @@ Cache = StaticCache | CatCache
 class Attention(nn.Module):
     """Grouped-query attention between an architecture's projections: causal over the whole input, or over a cache."""
 
+    look = staticmethod(F.scaled_dot_product_attention)
+    """The attention itself, which a calibration times in its place."""
+
     def __init__(self, layer: int) -> None:
         super().__init__()
         self.layer = layer
@@ -98,9 +101,7 @@ class Attention(nn.Module):
         if grouped and steps == 1 and cache is not None:
             # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
             q_BHTD, grouped = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1)), False
-        y_BHTD = F.scaled_dot_product_attention(
-            q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=cache is None, enable_gqa=grouped
-        )
+        y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=cache is None, enable_gqa=grouped)
         return y_BHTD.flatten(1).unsqueeze(1) if steps == 1 else y_BHTD.transpose(1, 2).flatten(2)
 
 
@@ -110,6 +111,11 @@ class GPT(nn.Module):
     def logits(self, x_BTC: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, V]"""
         raise NotImplementedError
+
+
+def last(x_BTC: Tensor) -> Tensor:
+    """The last position [B, 1, C], its rows side by side: over rows that lie apart a CPU multiplies one by one."""
+    return x_BTC[:, -1:].contiguous()
 
 
 class GPTAdapter:
@@ -122,7 +128,7 @@ class GPTAdapter:
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
         """See Adapter.forward."""
         x_BTC: Tensor = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
-        logits_BTV = self.module.logits(x_BTC[:, -1:] if last_only else x_BTC)
+        logits_BTV = self.module.logits(last(x_BTC) if last_only else x_BTC)
         if targets_BT is None:
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-1)
@@ -138,4 +144,4 @@ class GPTAdapter:
     def forward_cached(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache, last_only: bool = True) -> tuple[Tensor, Cache]:
         """See Adapter.forward_cached."""
         x_BTC = self.module(idx_BT, pos_T, cache)
-        return self.module.logits(x_BTC[:, -1:] if last_only else x_BTC), cache
+        return self.module.logits(last(x_BTC) if last_only else x_BTC), cache

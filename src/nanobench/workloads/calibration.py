@@ -1,213 +1,301 @@
-"""What this machine reaches: memory, products over rows, attention, dispatch. Twenty seconds of work like a GPT's own."""
+"""What this machine reaches: passes of synthetic GPT-2s, each part timed where it is; and its memory. Ten seconds or so.
 
-import functools
-import itertools
-import math
+A part by itself is faster than the same part in a model: caches are warm, threads awake. So nothing here runs by itself.
+On CUDA the queue is filled first, so that what lies between two events is the device's time and not the host's.
+"""
+
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 
-from nanobench import stats
+from nanobench import costs, stats
+from nanobench.costs import Pass
 from nanobench.engines.base import Compiler
 from nanobench.engines.cached import Cached
-from nanobench.limits import KINDS, Limit
+from nanobench.engines.uncached import Uncached
+from nanobench.limits import Limit, Limits
 from nanobench.models import gpt2
+from nanobench.models.base import Attention
 from nanobench.probes import dispatches
 from nanobench.probes.clock import Clock, make_clock
 from nanobench.samplers import greedy
 from nanobench.schema import DTYPE_BYTES, Point
 
 MIB = 1 << 20
-LEAST_SAMPLES, SAMPLES_S, MOST_S = 3, 0.03, 0.15
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-FEW_ROWS = 64
-"""Up to so many rows a product's rate depends on where its weights lie; for more rows one place stands for all."""
-MANY_ROWS_BYTES = 64 * MIB
-WEIGHTS = {1 * MIB: (256, 256), 8 * MIB: (768, 768), 64 * MIB: (768, 3072), 256 * MIB: (768, 3072)}
-"""Bytes of all weights -> width in and out of each."""
-HEAD = (768, 50_304)
-QUERIES = (1, 16, 64, 256)
-ATTENDED = (1 * MIB, 8 * MIB, 128 * MIB)
-HEADS, HEAD_DIM, SPAN = 12, 64, 256
-BLOCK_ROWS, BLOCK_WIDTH = 1024, 768
 LARGE_BYTES = 256 * MIB
-DRAWN = 1 << 20
-TINY = {"n_layer": 4, "n_head": 2, "n_embd": 32, "vocab_size": 64, "block_size": 64}
-"""A GPT-2 so small that dispatching its operations is all that takes time."""
+LEAST_PASSES, PASSES_S = 3, 0.1
+SPAN, PROMPT = 64, 4
+"""Positions of the cache, and those that are filled before the first step."""
+LEAST_ROWS = 16
+"""With fewer rows norms and additions take no longer than with one."""
+QUEUE_CYCLES = 5_000_000
+"""A few milliseconds on a GPU: time enough to enqueue a pass."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2 and how it is run."""
+
+    width: int
+    layers: int
+    vocab: int = 50_304
+    batches: tuple[int, ...] = (1, 2, 4, 16, 64)
+    """rows of a step with a cache"""
+    prompts: tuple[tuple[int, int], ...] = ((1, 64), (8, 64), (32, 64))
+    """rows and tokens of a pass without one"""
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether it is so small that only dispatching its operations takes time."""
+        return self.width <= 32
+
+
+HOLLOW = Size(32, 4, 64, (1,), ())
+SIZES = (
+    HOLLOW,
+    Size(128, 4),
+    Size(320, 4, prompts=((1, 64), (8, 64), (32, 64), (4, 256))),
+    Size(640, 3),
+    Size(1024, 2, prompts=((1, 64), (8, 64))),
+)
+GLANCE = (Size(128, 4, 64, (1,), ()), Size(640, 2, 32_768, (1, 4), ()), Size(320, 2, 64, (), ((8, 64),)))
+"""What a brief calibration looks at: dispatch, memory and multiplication."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Median seconds of a pass and of its parts."""
+
+    host_s: float
+    """until the call returned"""
+    whole_s: float
+    """until the device was done"""
+    parts: dict[str, float]
+    spreads: dict[str, float]
+    """relative interquartile ranges"""
+
+    @property
+    def rest_s(self) -> float:
+        """What lies between the parts."""
+        return max(0.0, self.whole_s - sum(self.parts.values()))
 
 
 class Bench:
-    """Times work on one device, and makes tensors there."""
+    """A GPT-2 of one size on one device, whose parts leave marks before and after them."""
 
-    def __init__(self, device: torch.device, dtype: str) -> None:
-        self.device, self.dtype, self.size = device, getattr(torch, dtype), DTYPE_BYTES[dtype]
-        self.clock: Clock = make_clock(device)
+    def __init__(self, size: Size, device: torch.device, dtype: str) -> None:
+        self.size, self.device, self.dtype, self.clock = size, device, dtype, make_clock(device)
+        self.marks: list[tuple[str, Any, Any]] = []
+        with torch.device("meta"):
+            heads = max(1, size.width // 64)
+            self.adapter: Any = gpt2.build(
+                n_layer=size.layers, n_head=heads, n_embd=size.width, vocab_size=size.vocab, block_size=max(SPAN, 256)
+            )
+        module: Any = self.adapter.module.to_empty(device=device).to(getattr(torch, dtype)).eval().requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.fill_(1 / size.width)
+        module.logits = self.around("head", module.logits)
+        for part in module.modules():
+            if isinstance(part, nn.Linear):
+                vars(part)["forward"] = self.around("matmul", part.forward)
+            elif isinstance(part, Attention):
+                vars(part)["look"] = self.around("attention", part.look)
+        self.sampler = self.around("pick", greedy.build())
 
-    def randn(self, *sizes: int) -> Tensor:
-        """Normal numbers; a large tensor repeats some, which no kernel notices."""
-        count = math.prod(sizes)
-        drawn = torch.randn(min(count, DRAWN), device=self.device).to(self.dtype)
-        return drawn.repeat(-(-count // DRAWN))[:count].view(sizes)
+    def around(self, kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same work between two marks."""
 
-    def seconds(self, work: Callable[[], Any]) -> list[float]:
-        """How long `work` took, several times, after one time that does not count."""
-        self.once(work)
-        samples: list[float] = []
-        start = time.perf_counter()
-        while (spent := time.perf_counter() - start) < SAMPLES_S or len(samples) < LEAST_SAMPLES:
-            samples.append(self.once(work))
-            if spent > MOST_S:
-                break
-        return samples
+        def marked(*args: Any, **keywords: Any) -> Any:
+            before = self.clock.mark()
+            result = work(*args, **keywords)
+            self.marks.append((kind, before, self.clock.mark()))
+            return result
 
-    def once(self, work: Callable[[], Any]) -> float:
-        """Seconds from the device idle to the device idle again."""
-        self.clock.sync()
-        start = self.clock.now()
-        work()
-        self.clock.sync()
-        return self.clock.now() - start
+        return marked
 
-    def rate(self, kind: str, amount: float, work: Callable[[], Any], rows: int = 1, set_bytes: int = 0) -> Limit:
-        """An amount of work over the median time that it takes."""
-        samples = self.seconds(work)
-        return Limit(
-            kind=kind, value=amount / statistics.median(samples), spread=spread(samples), rows=rows, set_bytes=set_bytes
+    def step(self, batch_size: int) -> Callable[[], Any]:
+        """One token more for each row, from the prompt's end again where the cache is full."""
+        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, SPAN - PROMPT), Compiler("off"))
+        prompt = self.prompt(batch_size, PROMPT)
+        engine.prefill(prompt)
+
+        def work() -> None:
+            # A fill is what the engine's own step does to the position, so that this loop never ends at the cache's.
+            engine.pos_1.fill_(SPAN // 2)
+            engine.step()
+
+        return work
+
+    def read(self, batch_size: int, tokens: int) -> Callable[[], Any]:
+        """A pass over whole rows, as generation without a cache makes it."""
+        engine = Uncached(self.adapter, self.sampler, self.point(batch_size, tokens, 1), Compiler("off"), last_only=True)
+        prompt = self.prompt(batch_size, tokens)
+        return lambda: engine.prefill(prompt)
+
+    def point(self, batch_size: int, prompt_len: int, new_tokens: int) -> Point:
+        """What an engine must know."""
+        return Point(
+            model="calibration",
+            dtype=self.dtype,
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            batch_size=batch_size,
+            prompt_len=prompt_len,
+            new_tokens=new_tokens,
         )
 
+    def prompt(self, batch_size: int, tokens: int) -> torch.Tensor:
+        """Tokens that nobody reads."""
+        return torch.zeros((batch_size, tokens), dtype=torch.long, device=self.device)
 
-def spread(samples: list[float]) -> float:
-    """Relative interquartile range; 0 of a lone sample."""
-    return stats.relative_iqr(samples) or 0.0
+    def spent(self, work: Callable[[], Any]) -> Spent:
+        """Times of some passes, after one that does not count."""
+        self.once(work)
+        passes, start = [self.once(work)], time.perf_counter()
+        while len(passes) < LEAST_PASSES or time.perf_counter() - start < PASSES_S:
+            passes.append(self.once(work))
+        parts = {kind: [parts[kind] for _, _, parts in passes] for kind in passes[0][2]}
+        wholes = [whole for _, whole, _ in passes]
+        return Spent(
+            statistics.median(host for host, _, _ in passes),
+            statistics.median(wholes),
+            {kind: statistics.median(seconds) for kind, seconds in parts.items()},
+            {kind: stats.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("whole", wholes)]},
+        )
+
+    def once(self, work: Callable[[], Any]) -> tuple[float, float, dict[str, float]]:
+        """Host seconds, seconds and seconds by part of one pass."""
+        self.marks.clear()
+        self.clock.sync()
+        if self.clock.enqueues:
+            torch.cuda._sleep(QUEUE_CYCLES)
+        begin, start = self.clock.mark(), self.clock.now()
+        work()
+        host_s, end = self.clock.now() - start, self.clock.mark()
+        self.clock.sync()
+        flat = self.clock.resolve([begin, end, *(mark for _, *pair in self.marks for mark in pair)])
+        parts: dict[str, float] = defaultdict(float)
+        for (kind, _, _), before, after in zip(self.marks, flat[2::2], flat[3::2], strict=True):
+            parts[kind] += after - before
+        return host_s, flat[1], parts
 
 
 def calibrate(device: torch.device, dtype: str) -> list[Limit]:
-    """All limits of a device with the threads that torch is set to. Takes about twenty seconds.
-
-    Everything is measured twice, some seconds apart, and the better one counts: a limit is what the machine reaches when
-    nothing disturbs it.
-    """
-    bench = Bench(device, dtype)
+    """All limits of a device with the threads that torch is set to."""
     with torch.inference_mode():
-        parts = (memory, products, head, attention, elementwise, pick, dispatch)
-        passes = [list(itertools.chain.from_iterable(part(bench) for part in parts)) for _ in range(2)]
-    return [better(*pair) for pair in zip(*passes, strict=True)]
-
-
-def better(one: Limit, other: Limit) -> Limit:
-    """The higher rate, or the shorter time, of two of one kind."""
-    is_time = KINDS[one.kind] == "s"
-    return min(one, other, key=lambda limit: limit.value if is_time else -limit.value)
+        first = glance(device, dtype)
+        found = [limit for size in SIZES for limit in at_first(first, size, device, dtype)]
+        return [*memory(device), *found, *first]
 
 
 def brief(device: torch.device, dtype: str) -> list[Limit]:
-    """The few limits that show whether the machine is as it was: memory, some products and dispatch, in about two seconds."""
-    bench = Bench(device, dtype)
+    """The few limits that show whether the machine is as it was: passes of three small networks, in about a second."""
     with torch.inference_mode():
-        weights = {set_bytes: WEIGHTS[set_bytes] for set_bytes in (8 * MIB, MANY_ROWS_BYTES)}
-        return list(itertools.chain(memory(bench), products(bench, (1, 8, 64, 512), weights), dispatch(bench)))
+        return glance(device, dtype)
 
 
-def memory(bench: Bench) -> Iterator[Limit]:
+def at_first(first: list[Limit], size: Size, device: torch.device, dtype: str) -> list[Limit]:
+    """The limits that one size shows, as they would have been at the first glance: machines change within seconds."""
+    now = glance(device, dtype)
+    found = list(reached(Bench(size, device, dtype)))
+    moved = Limits((*now, *found)).moved([Limits(tuple(first))])
+    return list(moved.found[len(now) :])
+
+
+def glance(device: torch.device, dtype: str) -> list[Limit]:
+    """Seconds of whole passes."""
+    return [limit for size in GLANCE for limit in passes(Bench(size, device, dtype))]
+
+
+def passes(bench: Bench) -> Iterator[Limit]:
+    """Seconds of the passes of one size."""
+    set_bytes = bench.adapter.shape.read_params * DTYPE_BYTES[bench.dtype]
+    works = [(rows, bench.step(rows)) for rows in bench.size.batches]
+    works += [(rows * tokens, bench.read(rows, tokens)) for rows, tokens in bench.size.prompts]
+    for rows, work in works:
+        spent = bench.spent(work)
+        yield Limit("pass", spent.whole_s, spent.spreads["whole"], rows, set_bytes)
+
+
+def memory(device: torch.device) -> Iterator[Limit]:
     """Reading and copying more than any cache holds; on CUDA also from the host and the price of a wait."""
-    source = bench.randn(LARGE_BYTES // bench.size)
+    clock = make_clock(device)
+    source = torch.ones(LARGE_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    yield bench.rate("read", LARGE_BYTES, source.sum)
-    yield bench.rate("copy", 2 * LARGE_BYTES, lambda: target.copy_(source))
-    if bench.device.type == "cuda":
+    yield rate("read", LARGE_BYTES, seconds(clock, source.sum))
+    yield rate("copy", 2 * LARGE_BYTES, seconds(clock, lambda: target.copy_(source)))
+    if device.type == "cuda":
         host = torch.empty(64 * MIB, dtype=torch.uint8).pin_memory()
-        there = torch.empty_like(host, device=bench.device)
-        yield bench.rate("host_to_device", 64 * MIB, lambda: there.copy_(host, non_blocking=True))
-        samples = bench.seconds(lambda: None)
-        yield Limit(kind="sync", value=statistics.median(samples), spread=spread(samples))
+        there = torch.empty_like(host, device=device)
+        yield rate("host_to_device", 64 * MIB, seconds(clock, lambda: there.copy_(host, non_blocking=True)))
+        waits = seconds(clock, lambda: None)
+        yield Limit("sync", statistics.median(waits), stats.relative_iqr(waits) or 0.0)
 
 
-def products(bench: Bench, rows: tuple[int, ...] = ROWS, weights: dict[int, tuple[int, int]] = WEIGHTS) -> Iterator[Limit]:
-    """Products with the weights of layers: a few rows with weights from each level of the memory, many rows with near ones."""
-    for set_bytes, (width, out) in weights.items():
-        matrices = [bench.randn(out, width) for _ in range(max(1, set_bytes // (width * out * bench.size)))]
-        for count in rows:
-            if count > FEW_ROWS and set_bytes != MANY_ROWS_BYTES:
-                continue
-            used = matrices if count <= FEW_ROWS else matrices[:2]
-            work = functools.partial(multiply, bench.randn(count, width), used)
-            yield bench.rate("matmul", 2.0 * count * width * out * len(used), work, count, set_bytes)
+def seconds(clock: Clock, work: Callable[[], Any]) -> list[float]:
+    """From the device idle to the device idle again, some times, after one that does not count."""
+    samples: list[float] = []
+    for _ in range(6):
+        clock.sync()
+        start = clock.now()
+        work()
+        clock.sync()
+        samples.append(clock.now() - start)
+    return samples[1:]
 
 
-def multiply(x: Tensor, matrices: list[Tensor]) -> None:
-    """One product with each matrix."""
-    for matrix in matrices:
-        F.linear(x, matrix)
+def rate(kind: str, amount: float, samples: list[float]) -> Limit:
+    """An amount of work over the median of its times."""
+    return Limit(kind, amount / statistics.median(samples), stats.relative_iqr(samples) or 0.0)
 
 
-def head(bench: Bench) -> Iterator[Limit]:
-    """Products with a head as wide as a vocabulary."""
-    width, out = HEAD
-    matrix = bench.randn(out, width)
-    for count in ROWS[:-3]:
-        work = functools.partial(F.linear, bench.randn(count, width), matrix)
-        yield bench.rate("head", 2.0 * count * width * out, work, count, out * width * bench.size)
+def reached(bench: Bench) -> Iterator[Limit]:
+    """The limits that the passes of one size show."""
+    on_cpu, size = not bench.clock.enqueues, bench.size
+    operations = dispatches.count(bench.step(1), bench.device).operations
+    operation_s = 0.0
+    for rows in size.batches:
+        spent = bench.spent(bench.step(rows))
+        if rows == 1 and (size.is_hollow or on_cpu):
+            operation_s = (spent.rest_s if on_cpu else spent.host_s) / operations
+            yield Limit("operation", operation_s, spent.spreads["whole"], 1, weight_bytes(bench))
+        one = Pass(rows, 1, SPAN, 1, kv_read=SPAN, kv_written=1)
+        yield from parts(bench, one, spent, operations * operation_s if on_cpu else 0.0)
+    for number, (rows, tokens) in enumerate(size.prompts):
+        work = bench.read(rows, tokens)
+        operations = dispatches.count(work, bench.device).operations if number == 0 else operations
+        yield from parts(bench, Pass(rows, tokens, tokens, 1), bench.spent(work), operations * operation_s if on_cpu else 0.0)
 
 
-def attention(bench: Bench) -> Iterator[Limit]:
-    """A single query over caches of several sizes, and a whole prompt over itself."""
-    for queries in QUERIES:
-        span = SPAN if queries == 1 else queries
-        one = 2 * HEADS * span * HEAD_DIM * bench.size
-        for set_bytes in ATTENDED if queries == 1 else ATTENDED[1:2]:
-            rows = max(1, min(16, set_bytes // one))
-            sizes, count = (rows, HEADS, span, HEAD_DIM), max(1, set_bytes // (one * rows))
-            caches = [(bench.randn(*sizes), bench.randn(*sizes)) for _ in range(count)]
-            mask = torch.zeros(queries, span, device=bench.device, dtype=bench.dtype)
-            work = functools.partial(attend, bench.randn(rows, HEADS, queries, HEAD_DIM), caches, mask)
-            yield bench.rate("attention", 4.0 * rows * HEADS * queries * span * HEAD_DIM * count, work, queries, set_bytes)
+def weight_bytes(bench: Bench) -> int:
+    """Bytes of the weights that every pass reads."""
+    return int(bench.adapter.shape.read_params * DTYPE_BYTES[bench.dtype])
 
 
-def attend(query: Tensor, caches: list[tuple[Tensor, Tensor]], mask: Tensor) -> None:
-    """Attention over each of the caches."""
-    for keys, values in caches:
-        F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-
-
-def elementwise(bench: Bench) -> Iterator[Limit]:
-    """A block's norms, additions and activation, without its products: 10 + 2 x 4 values a token and unit of width."""
-    x, wide = bench.randn(BLOCK_ROWS, BLOCK_WIDTH), bench.randn(BLOCK_ROWS, 4 * BLOCK_WIDTH)
-    weight = torch.ones(BLOCK_WIDTH, device=bench.device, dtype=bench.dtype)
-
-    def work() -> None:
-        y = x + F.layer_norm(x, (BLOCK_WIDTH,), weight, weight)
-        F.gelu(wide, approximate="tanh")
-        y + F.layer_norm(y, (BLOCK_WIDTH,), weight, weight)
-
-    yield bench.rate("elementwise", BLOCK_ROWS * BLOCK_WIDTH * 18 * bench.size, work)
-
-
-def pick(bench: Bench) -> Iterator[Limit]:
-    """Choosing the largest of a vocabulary's logits, which are written and read."""
-    logits = bench.randn(16, HEAD[1])
-    yield bench.rate("pick", 2 * logits.numel() * bench.size, lambda: logits.argmax(-1, keepdim=True))
-
-
-def dispatch(bench: Bench) -> Iterator[Limit]:
-    """Seconds of the host per operation, over the steps of a GPT that is too small to take time otherwise."""
-    adapter: Any = gpt2.build(**TINY)
-    adapter.module.to(device=bench.device, dtype=bench.dtype).eval()
-    name = str(bench.dtype).removeprefix("torch.")
-    point = Point(model="tiny", dtype=name, device=str(bench.device), threads=0, batch_size=1, prompt_len=8, new_tokens=40)
-    engine = Cached(adapter, greedy.build(), point, Compiler("off"))
-    prompt = torch.zeros((1, 8), dtype=torch.long, device=bench.device)
-    engine.prefill(prompt)
-    operations = dispatches.count(engine.step, bench.device).operations
-
-    def steps() -> None:
-        engine.prefill(prompt)
-        for _ in range(30):
-            engine.step()
-
-    samples = [seconds / (31 * operations) for seconds in bench.seconds(steps)]
-    yield Limit(kind="operation", value=statistics.median(samples), spread=spread(samples))
+def parts(bench: Bench, one: Pass, spent: Spent, dispatch_s: float) -> Iterator[Limit]:
+    """Rates of the parts of one pass. Between them lie norms and additions, and on a CPU `dispatch_s`, which one row shows."""
+    if bench.size.is_hollow:
+        return
+    shape = bench.adapter.shape
+    cost = costs.cost(shape, bench.dtype, one)
+    head_flops = 2.0 * one.rows * one.heads * shape.head_params
+    amounts = {
+        "matmul": (cost.matmul_flops - head_flops, one.rows * one.tokens, costs.matrix_bytes(shape, bench.dtype)),
+        "head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[bench.dtype]),
+        "attention": (cost.attention_flops, one.tokens, costs.seen_bytes(shape, bench.dtype, one)),
+        "pick": (cost.logits_bytes, 1, 0),
+    }
+    for kind, (amount, rows, set_bytes) in amounts.items():
+        if kind != "pick" or one.rows == max(bench.size.batches):
+            yield Limit(kind, amount / spent.parts[kind], spent.spreads[kind], rows, int(set_bytes))
+    between_s = spent.rest_s - dispatch_s
+    rows = one.rows * one.tokens
+    if rows >= LEAST_ROWS and between_s > 0:
+        matrix = int(costs.matrix_bytes(shape, bench.dtype))
+        yield Limit("elementwise", cost.elementwise_bytes / between_s, spent.spreads["whole"], rows, matrix)
