@@ -1,0 +1,40 @@
+"""What a head costs over last positions that lie apart in memory, against the same positions side by side: paired, one process.
+
+python tests/bench/last_position.py
+"""
+
+import math
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from nanobench import stats
+
+WIDTH, VOCAB, TOKENS, PAIRS = 768, 50_257, 50, 9
+
+
+def seconds(x_B1C: torch.Tensor, head_VC: torch.Tensor) -> float:
+    """One product."""
+    start = time.perf_counter()
+    F.linear(x_B1C, head_VC)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints a row per batch size."""
+    head_VC = torch.full((VOCAB, WIDTH), 0.01)
+    print("| batch | apart, ms | side by side, ms | ratio |")
+    print("|--:|--:|--:|--:|")
+    for batch_size in (1, 4, 8, 16, 32):
+        apart = torch.full((batch_size, TOKENS, WIDTH), 0.01)[:, -1:]
+        beside = apart.contiguous()
+        pairs = [(seconds(apart, head_VC), seconds(beside, head_VC)) for _ in range(PAIRS + 1)][1:]
+        ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
+        medians = " | ".join(f"{1e3 * statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
+        print(f"| {batch_size} | {medians} | {ratio.value:.2f}x [{ratio.lo:.2f}, {ratio.hi:.2f}] |")
+
+
+if __name__ == "__main__":
+    main()
