@@ -13,6 +13,9 @@ from nanobench.costs import Pass
 from nanobench.limits import Limits
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
+FEW_TIMES = 4
+"""Rows are multiplied by so much to see whether a product waits for its weights: then more rows come almost free."""
+
 
 @dataclass(frozen=True)
 class Time:
@@ -120,10 +123,12 @@ def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
 
 def product(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
     """The time of products at the rate measured for so many rows. It is bandwidth's where the bytes alone would take longer,
-    at the best rate seen, than the operations at theirs.
+    at the best rate seen, than the operations at theirs; or where FEW_TIMES the rows take less than half as much longer.
     """
-    seconds = flops / limits.at(kind, rows, set_bytes)
-    moves = moved_bytes / limits.at("read") > flops / limits.best("matmul")
+    rate = limits.at(kind, rows, set_bytes)
+    seconds = flops / rate
+    rows_come_free = limits.at(kind, FEW_TIMES * rows, set_bytes) > rate * FEW_TIMES / 2
+    moves = rows_come_free or moved_bytes / limits.at("read") > flops / limits.best("matmul")
     return Time(bandwidth_s=seconds) if moves else Time(compute_s=seconds)
 
 

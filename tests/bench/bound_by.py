@@ -1,48 +1,89 @@
-"""Does `bound_by` agree with what happens when the batch is doubled and when a core is taken away? Neither enters the rule.
+"""Does `bound_by` agree with what happens to a step when its model is half as wide, and when its batch is four times as large?
 
-    nanobench kv-sweep --model gpt2-nano,gpt2-mini,gpt2 --batch 1-32*2 --threads 1,2 --new-tokens 4 --launches 2 --out DIR
+    nanobench kv-sweep --model gpt2-nano,gpt2-mini,gpt2-small,gpt2 --batch 1-32*2 --new-tokens 4 --launches 3 --out DIR
     python tests/bench/bound_by.py DIR
 
-A step whose time grows with the rows multiplies: from 1.6 times for twice the batch it is bound by compute. One that does not
-grow is bound by its host if a second core does not help either (below 1.25 times), else by memory, which two cores read faster.
+Neither enters the rule. Half the width is a quarter of the weights: a step that still takes 5/8 of its time waits for its host.
+Of the others, one that takes less than twice as long for four times the rows waits for its weights; else it multiplies.
+The three are timed in turn, so that a machine which changes its speed changes all of them.
 """
 
+import statistics
 import sys
+import time
+from dataclasses import replace
+
+import torch
 
 import nanobench
+from nanobench import lookup
+from nanobench.engines.base import Compiler
+from nanobench.models import gpt2
+from nanobench.schema import Point
 
-COMPUTE, HOST = 1.6, 1.25
+MOST_BATCH, MOST_S, ROUNDS = 16, 6.0, 15
+
+
+def work(adapter, point, engine):
+    """A step of a cached arm in the middle of its cache, a pass of an uncached one over prompt and half the output."""
+    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
+    prompt_BT = torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long)
+    made.prefill(prompt_BT)
+    if engine == "uncached":
+        return lambda: made.prefill(prompt_BT)
+
+    def step():
+        made.pos_1.fill_(point.prompt_len)
+        made.step()
+
+    return step
+
+
+def seconds(work):
+    """One run."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def medians(works):
+    """Median seconds of each, run in turn for some rounds or seconds."""
+    for each in works:
+        each()
+    rounds, start = [], time.perf_counter()
+    while len(rounds) < 3 or (time.perf_counter() - start < MOST_S and len(rounds) < ROUNDS):
+        rounds.append([seconds(each) for each in works])
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
+
+
+def half_as_wide(shape):
+    """The same GPT-2 with half the heads and half the width."""
+    sizes = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size", "block_size")}
+    return gpt2.build(**{**sizes, "n_head": shape.n_head // 2, "n_embd": shape.n_embd // 2})
 
 
 def main() -> None:
-    """Prints a row per cell with all threads, and how many agree."""
+    """Prints a row per cell, and how many agree."""
     cells = nanobench.load(sys.argv[1])
-    most = cells["threads"].max()
-    place = ["model", "arm", "prompt_len", "new_tokens", "threads", "batch_size"]
-    steps = cells.set_index(place)["tpot_s"].to_dict()
-    print("| model | arm | batch | step, ms | twice the batch | one thread | check says | bound_by | |")
+    cells = cells[cells["bound_by"].notna() & (cells["batch_size"] <= MOST_BATCH)]
+    torch.set_num_threads(int(cells["threads"].max()))
+    print("| model | arm | batch | step, ms | half the width | four times the batch | check says | bound_by | |")
     print("|---|---|--:|--:|--:|--:|---|---|---|")
-    agree = asked = 0
-    for _, cell in cells[cells["threads"] == most].sort_values(["model", "arm", "batch_size"]).iterrows():
-        here = [cell[name] for name in place]
-        doubled = steps.get((*here[:5], 2 * cell["batch_size"]))
-        alone = steps.get((*here[:4], 1, cell["batch_size"]))
-        if not doubled or not alone or cell["bound_by"] is None:
-            continue
-        growth, help_ = doubled / cell["tpot_s"], alone / cell["tpot_s"]
-        says = "compute" if growth >= COMPUTE else "host" if help_ < HOST else "bandwidth"
-        asked += 1
-        agree += says == cell["bound_by"]
-        seen = (
-            cell["model"],
-            cell["arm"],
-            cell["batch_size"],
-            f"{1e3 * cell['tpot_s']:.3g}",
-            f"{growth:.2f}x",
-            f"{help_:.2f}x",
-        )
-        print("|", " | ".join(map(str, (*seen, says, cell["bound_by"], "" if says == cell["bound_by"] else "differs"))), "|")
-    print(f"\n{agree} of {asked} agree")
+    agree = 0
+    for name, of_model in cells.groupby("model", sort=False):
+        adapter = lookup.find("models", name)()
+        narrow = half_as_wide(adapter.shape)
+        for _, cell in of_model.sort_values(["arm_index", "batch_size"]).iterrows():
+            point = Point(**{field: cell[field] for field in Point.__dataclass_fields__})
+            larger = replace(point, batch_size=4 * point.batch_size)
+            with torch.inference_mode():
+                works = [work(*each, cell["engine"]) for each in ((adapter, point), (narrow, point), (adapter, larger))]
+                here, half, four = medians(works)
+            says = "host" if half / here > 5 / 8 else "bandwidth" if four / here < 2 else "compute"
+            agree += says == cell["bound_by"]
+            seen = f"{1e3 * here:.3g} | {half / here:.2f}x | {four / here:.2f}x | {says} | {cell['bound_by']}"
+            print(f"| {name} | {cell['arm']} | {point.batch_size} | {seen} | {'' if says == cell['bound_by'] else 'differs'} |")
+    print(f"\n{agree} of {len(cells)} agree")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ On CUDA the queue is filled first, so that what lies between two events is the d
 
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ LARGE_BYTES = 256 * MIB
 LEAST_PASSES, PASSES_S = 3, 0.1
 SPAN, PROMPT = 64, 4
 """Positions of the cache, and those that are filled before the first step."""
+LEAST_WORK = 0.1
+"""What dispatching a part may leave of its time at least."""
 LEAST_ROWS = 16
 """With fewer rows norms and additions take no longer than with one."""
 QUEUE_CYCLES = 5_000_000
@@ -77,6 +79,8 @@ class Spent:
     whole_s: float
     """until the device was done"""
     parts: dict[str, float]
+    calls: dict[str, int]
+    """how often each part was called"""
     spreads: dict[str, float]
     """relative interquartile ranges"""
 
@@ -166,6 +170,7 @@ class Bench:
             statistics.median(host for host, _, _ in passes),
             statistics.median(wholes),
             {kind: statistics.median(seconds) for kind, seconds in parts.items()},
+            dict(Counter(kind for kind, _, _ in self.marks)),
             {kind: stats.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("whole", wholes)]},
         )
 
@@ -187,10 +192,11 @@ class Bench:
 
 
 def calibrate(device: torch.device, dtype: str) -> list[Limit]:
-    """All limits of a device with the threads that torch is set to."""
+    """All limits of a device with the threads that torch is set to; each from two moments some seconds apart."""
     with torch.inference_mode():
         first = glance(device, dtype)
-        found = [limit for size in SIZES for limit in at_first(first, size, device, dtype)]
+        sizes = [*SIZES, *reversed(SIZES)]
+        found = [limit for size in sizes for limit in at_first(first, size, device, dtype)]
         return [*memory(device), *found, *first]
 
 
@@ -256,21 +262,22 @@ def rate(kind: str, amount: float, samples: list[float]) -> Limit:
 
 
 def reached(bench: Bench) -> Iterator[Limit]:
-    """The limits that the passes of one size show."""
-    on_cpu, size = not bench.clock.enqueues, bench.size
+    """The limits that the passes of one size show. On a CPU what lies between the parts of a pass of one row is dispatch."""
+    on_cpu, size, operation_s = not bench.clock.enqueues, bench.size, 0.0
     operations = dispatches.count(bench.step(1), bench.device).operations
-    operation_s = 0.0
     for rows in size.batches:
         spent = bench.spent(bench.step(rows))
+        between = operations - sum(spent.calls.values())
         if rows == 1 and (size.is_hollow or on_cpu):
-            operation_s = (spent.rest_s if on_cpu else spent.host_s) / operations
+            operation_s = spent.rest_s / between if on_cpu else spent.host_s / operations
             yield Limit("operation", operation_s, spent.spreads["whole"], 1, weight_bytes(bench))
         one = Pass(rows, 1, SPAN, 1, kv_read=SPAN, kv_written=1)
-        yield from parts(bench, one, spent, operations * operation_s if on_cpu else 0.0)
-    for number, (rows, tokens) in enumerate(size.prompts):
-        work = bench.read(rows, tokens)
-        operations = dispatches.count(work, bench.device).operations if number == 0 else operations
-        yield from parts(bench, Pass(rows, tokens, tokens, 1), bench.spent(work), operations * operation_s if on_cpu else 0.0)
+        yield from rates(bench, one, spent, between, operation_s if on_cpu else 0.0)
+    operations = dispatches.count(bench.read(1, 1), bench.device).operations
+    for rows, tokens in size.prompts:
+        spent = bench.spent(bench.read(rows, tokens))
+        between = operations - sum(spent.calls.values())
+        yield from rates(bench, Pass(rows, tokens, tokens, 1), spent, between, operation_s if on_cpu else 0.0)
 
 
 def weight_bytes(bench: Bench) -> int:
@@ -278,24 +285,25 @@ def weight_bytes(bench: Bench) -> int:
     return int(bench.adapter.shape.read_params * DTYPE_BYTES[bench.dtype])
 
 
-def parts(bench: Bench, one: Pass, spent: Spent, dispatch_s: float) -> Iterator[Limit]:
-    """Rates of the parts of one pass. Between them lie norms and additions, and on a CPU `dispatch_s`, which one row shows."""
+def rates(bench: Bench, one: Pass, spent: Spent, between: int, operation_s: float) -> Iterator[Limit]:
+    """Rates of the parts of one pass, without what dispatching them takes; and of the norms and additions between them."""
     if bench.size.is_hollow:
         return
     shape = bench.adapter.shape
     cost = costs.cost(shape, bench.dtype, one)
-    head_flops = 2.0 * one.rows * one.heads * shape.head_params
+    head_flops, rows = 2.0 * one.rows * one.heads * shape.head_params, one.rows * one.tokens
+    matrix = costs.matrix_bytes(shape, bench.dtype)
     amounts = {
-        "matmul": (cost.matmul_flops - head_flops, one.rows * one.tokens, costs.matrix_bytes(shape, bench.dtype)),
+        "matmul": (cost.matmul_flops - head_flops, rows, matrix),
         "head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[bench.dtype]),
         "attention": (cost.attention_flops, one.tokens, costs.seen_bytes(shape, bench.dtype, one)),
         "pick": (cost.logits_bytes, 1, 0),
     }
-    for kind, (amount, rows, set_bytes) in amounts.items():
+    for kind, (amount, place, set_bytes) in amounts.items():
         if kind != "pick" or one.rows == max(bench.size.batches):
-            yield Limit(kind, amount / spent.parts[kind], spent.spreads[kind], rows, int(set_bytes))
-    between_s = spent.rest_s - dispatch_s
-    rows = one.rows * one.tokens
+            taken = spent.parts[kind]
+            seconds = max(taken * LEAST_WORK, taken - spent.calls[kind] * operation_s)
+            yield Limit(kind, amount / seconds, spent.spreads[kind], place, int(set_bytes))
+    between_s = spent.rest_s - between * operation_s
     if rows >= LEAST_ROWS and between_s > 0:
-        matrix = int(costs.matrix_bytes(shape, bench.dtype))
-        yield Limit("elementwise", cost.elementwise_bytes / between_s, spent.spreads["whole"], rows, matrix)
+        yield Limit("elementwise", cost.elementwise_bytes / between_s, spent.spreads["whole"], rows, int(matrix))
