@@ -50,7 +50,7 @@ def folder() -> Path:
 
 def file_of(identity: str, asked: Setting) -> Path:
     """The file of one machine's calibration."""
-    return folder() / f"limits-{PROTOCOL}-{identity}-{asked.name.replace(' ', '-').replace(':', '')}.json"
+    return folder() / f"calibration-{PROTOCOL}-{identity}-{asked.name.replace(' ', '-').replace(':', '')}.json"
 
 
 def kept(identity: str, asked: Setting) -> Row | None:

@@ -33,7 +33,7 @@ def main() -> None:
         pairs = [(seconds(apart, head_VC), seconds(beside, head_VC)) for _ in range(PAIRS + 1)][1:]
         ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
         medians = " | ".join(f"{1e3 * statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
-        print(f"| {batch_size} | {medians} | {ratio.value:.2f}x [{ratio.lo:.2f}, {ratio.hi:.2f}] |")
+        print(f"| {batch_size} | {medians} | {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] |")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,11 @@ class Attention(nn.Module):
         return y_BHTD.flatten(1).unsqueeze(1) if steps == 1 else y_BHTD.transpose(1, 2).flatten(2)
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table without values yet. `nn.Embedding` draws some, and on the meta device torch imports for 1.6 s to do so."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class GPT(nn.Module):
     """A network of ours: called with tokens, positions and a cache it gives hidden states [B, T, C]."""
 

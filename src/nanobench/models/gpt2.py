@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models.base import GPT, Attention, Cache, GPTAdapter
+from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
 from nanobench.schema import GPTShape
 
 
@@ -48,8 +48,8 @@ class GPT2(GPT):
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(shape.vocab_size, shape.n_embd)
-        self.position_embedding = nn.Embedding(shape.block_size, shape.n_embd)
+        self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
+        self.position_embedding = embedding(shape.block_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.norm = nn.LayerNorm(shape.n_embd)
         self.apply(initialise)
@@ -69,7 +69,7 @@ class GPT2(GPT):
 
 def initialise(module: nn.Module) -> None:
     """Normal weights of standard deviation 0.02 and zero biases, as in the paper's code."""
-    if isinstance(module, nn.Linear | nn.Embedding):
+    if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models.base import GPT, Attention, Cache, GPTAdapter
+from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 10_000
@@ -77,7 +77,7 @@ class Nanochat(GPT):
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(shape.vocab_size, shape.n_embd)
+        self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.head = nn.Linear(shape.n_embd, shape.vocab_size, bias=False)
         # Cosines, not angles: `.to(bfloat16)` rounds them to 0.2 %, as nanochat does; rounded angles would be off by radians.
@@ -100,9 +100,9 @@ class Nanochat(GPT):
 
 def initialise(module: nn.Module) -> None:
     """Normal weights that keep the size of what passes: logits of about 1, where nanochat's zeroed head has them all equal."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding) and not module.weight.is_meta:
         nn.init.normal_(module.weight)
 
 
