@@ -1,4 +1,4 @@
-"""The captured decode step, on a CUDA whose graphs only exist in numbers: what it does, and that it computes what `cached` does."""
+"""The captured decode step on a CUDA whose graphs only exist in numbers: it computes what `cached` does."""
 
 from contextlib import nullcontext
 
