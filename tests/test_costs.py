@@ -21,7 +21,7 @@ from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 PRESETS = lookup.presets()
 NANOS = [name for name in PRESETS if name.endswith("-nano")]
 GPT2S = [name for name, sizes in PRESETS.items() if sizes["architecture"] == "gpt2"]
-ENGINES = lookup.names("engines")
+ENGINES = [name for name in lookup.names("engines") if name != "cuda-graph"]
 SMALL = {"batch_size": 2, "prompt_len": 9, "new_tokens": 2}
 LONGER = {**SMALL, "new_tokens": 6}
 SEEDS = {"batch_size": 1, "prompt_len": 50, "new_tokens": 200}

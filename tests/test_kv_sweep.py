@@ -295,3 +295,56 @@ def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the
     assert all(row["steal_s"] is None and row["rss_bytes"] is None for row in blind[1:])
     assert all(row["cpu_s"] > 0 for row in seen + blind)
     assert cells["probe_note"].str.contains("Bad file descriptor").all()
+
+
+def test_samplers_are_an_axis_gated_by_what_they_draw(nanobench, tmp_path):
+    arms = ("--engine", "cached", "--sampler", "greedy,top-p-sort,top-p-rejection,top-k,temperature")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
+    cells = store.load(tmp_path / "run").set_index("arm")
+    assert set(cells["gate"]) == {"exact"}
+    assert cells.loc["cached top-p-rejection", "gate_note"].endswith("of 10 distributions")
+    assert cells.loc[["cached top-k", "cached temperature"], "speedup"].notna().all()
+
+
+def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from nanobench.samplers.temperature import Temperature\n"
+        "class First(Temperature):\n"
+        "    def __call__(self, logits_BV, generator):\n"
+        "        return super().__call__(logits_BV, generator)[:1].expand(len(logits_BV), 1)\n"
+        "def build():\n"
+        "    return First(1.0)\n"
+    )
+    arms = ("--engine", "cached", "--sampler", "greedy,mine:build")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 1, "--out", "run", cwd=tmp_path, code=1)
+    cell = store.load(tmp_path / "run").set_index("arm").loc["cached mine:build"]
+    assert cell["status"] == "wrong"
+    assert "tokens are not drawn as they should be" in cell["reason"]
+    assert pd.isna(cell["output_tok_s"])
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench, tmp_path, mode):
+    arms = ("--engine", "cached", "--compile-mode", f"off,{mode}")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
+    cell = store.load(tmp_path / "run").set_index("arm").loc[f"cached {mode}"]
+    assert cell["status"] == "skipped"
+    assert "captures CUDA graphs, which a CPU has not: it would be" in cell["reason"]
+
+
+def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_eager_arm(nanobench, tmp_path):
+    (tmp_path / "growing.py").write_text(
+        "import torch._dynamo\n"
+        "from nanobench.engines.uncached import Uncached\n"
+        "torch._dynamo.config.recompile_limit = 1\n"
+        "def build(adapter, sampler, point, compiler):\n"
+        "    still = lambda function, dynamic: compiler(function)\n"
+        "    still.compiles = compiler.compiles\n"
+        "    return Uncached(adapter, sampler, point, still, last_only=True)\n"
+    )
+    arms = ("--engine", "growing:build", "--compile-mode", "off,default")
+    nanobench("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, timeout=600, code=0)
+    cells = store.load(tmp_path / "run").set_index("arm")
+    assert cells.loc["growing:build", "status"] in MEASURED
+    assert cells.loc["growing:build default", "status"] == "error"
+    assert "recompile" in cells.loc["growing:build default", "reason"]

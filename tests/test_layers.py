@@ -33,7 +33,7 @@ COLUMNS = {
         "metrics",
         "selftest",
     ],
-    "measuring": ["probes", "models", "samplers", "engines", "gate", "doubles", "workloads", "ranks", "worker"],
+    "measuring": ["probes", "models", "samplers", "engines", "gate", "draws", "doubles", "workloads", "ranks", "worker"],
     "control": ["lock", "executors", "plan", "calibrations", "store", "runner"],
     "reading": ["analysis", "views"],
     "top": ["cli", "__init__", "__main__"],

@@ -296,6 +296,9 @@ METRICS = (
         "the same in the last, longest step",
         lambda c: c.most("decode_peak_bytes"),
     ),
+    Metric(
+        "graph_bytes", "B", "graph memory", "lower", "reserved by the engine's own CUDA graph", lambda c: c.most("graph_bytes")
+    ),
     Metric("kv_cache_bytes", "B", "KV cache", "lower", "bytes of the cache's tensors", lambda c: c.most("kv_cache_bytes")),
     Metric(
         "kv_cache_expected_bytes",

@@ -13,8 +13,19 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = ("float32", "bfloat16", "float16")
 REFERENCE_DTYPE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
 """In which dtype the correctness reference of a measured dtype is computed."""
-COMPILE_MODES: dict[str, dict[str, Any] | None] = {"off": None, "default": {}}
-"""Name -> arguments of torch.compile; None runs the functions as they are."""
+COMPILE_MODES: dict[str, dict[str, Any] | None] = {
+    "off": None,
+    "default": {},
+    "dynamic": {"dynamic": True},
+    "freeze": {"options": {"freezing": True}},
+    "reduce-overhead": {"mode": "reduce-overhead"},
+    "max-autotune": {"mode": "max-autotune"},
+    "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
+}
+"""Name -> arguments of torch.compile; None runs the functions as they are. `freeze` takes the weights for constants, which
+inductor may lay out anew: for inference only."""
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes that capture CUDA graphs."""
 
 
 class Status(StrEnum):
@@ -284,6 +295,8 @@ class Outcome:
     """share of a profiled step in which the GPU ran a kernel"""
     alloc_retries: int | None = None
     """how often CUDA's allocator had to free its cache to go on, since the warm-up"""
+    graph_bytes: int | None = None
+    """memory that the engine's own CUDA graph holds"""
     graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None

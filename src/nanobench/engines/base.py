@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nanobench.schema import COMPILE_MODES, Point
+from nanobench.errors import Skip
+from nanobench.schema import COMPILE_MODES, GRAPH_MODES, Point
 
 
 class Engine(Protocol):
@@ -45,8 +46,8 @@ class Compiler:
 
     _serial = itertools.count()
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, device: str = "cpu") -> None:
+        self.mode, self.device = mode, device
         self.code_names: set[str] = set()
 
     @property
@@ -55,16 +56,24 @@ class Compiler:
         return COMPILE_MODES[self.mode] is not None
 
     def __call__(self, function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
-        """The bound method `function`, compiled in this mode; `dynamic` where its shapes grow from call to call."""
+        """The bound method `function`, compiled in this mode; `dynamic` where its shapes grow from call to call.
+
+        Raises Skip for a mode that would be another one on this device.
+        """
         arguments = COMPILE_MODES[self.mode]
         if arguments is None:
             return function
+        if self.mode in GRAPH_MODES and self.device == "cpu":
+            other = "default" if self.mode == "reduce-overhead" else "max-autotune-no-cudagraphs"
+            raise Skip(f"{self.mode} captures CUDA graphs, which a CPU has not: it would be {other}")
+        # Else a function that meets its limit of recompilations runs eagerly from then on, and only a log says so.
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         assert isinstance(function, types.MethodType)
         plain = function.__func__
         code = plain.__code__.replace(co_name=f"{plain.__name__}_{next(self._serial)}")
         self.code_names.add(code.co_name)
         own = types.FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
-        return torch.compile(types.MethodType(own, function.__self__), dynamic=dynamic, **arguments)
+        return torch.compile(types.MethodType(own, function.__self__), **{"dynamic": dynamic, **arguments})
 
 
 def allocate_tokens(point: Point, like: Tensor) -> Tensor:
@@ -72,6 +81,6 @@ def allocate_tokens(point: Point, like: Tensor) -> Tensor:
     return torch.zeros((point.batch_size, point.total_len), dtype=torch.long, device=like.device)
 
 
-def make_generator(like: Tensor) -> torch.Generator:
-    """A seeded generator on the device of `like`."""
-    return torch.Generator(device=like.device).manual_seed(0)
+def make_generator(like: Tensor, compiler: Compiler) -> torch.Generator | None:
+    """A seeded generator on the device of `like`; None, torch's own, where it would break a compiled graph."""
+    return None if compiler.compiles else torch.Generator(device=like.device).manual_seed(0)

@@ -20,7 +20,7 @@ class Cached:
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
-        self.generator = make_generator(weights)
+        self.generator = make_generator(weights, compiler)
         self.prompt_T = torch.arange(point.prompt_len, device=weights.device)
         self.pos_1 = torch.zeros(1, dtype=torch.long, device=weights.device)
         self.read = compiler(self._read)

@@ -22,7 +22,7 @@ class CachedCat:
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "cat")
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
-        self.generator = make_generator(weights)
+        self.generator = make_generator(weights, compiler)
         self.positions_N = torch.arange(point.total_len, device=weights.device)
         self.length = 0
         self.read = compiler(self._next)

@@ -18,7 +18,7 @@ class Uncached:
         self.path = "uncached" if last_only else "uncached-full-logits"
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
-        self.generator = make_generator(weights)
+        self.generator = make_generator(weights, compiler)
         self.length = 0
         self.next = compiler(self._next, dynamic=True)
 

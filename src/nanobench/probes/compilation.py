@@ -26,6 +26,13 @@ def graph_breaks_so_far() -> int:
     return sum(counters["graph_break"].values())
 
 
+def graph_skips() -> str:
+    """How often inductor left a CUDA graph out in this process, in words."""
+    from torch._dynamo.utils import counters
+
+    return f"inductor left it out {counters['inductor']['cudagraph_skips']} times; its reason is in the log"
+
+
 def recompiles_of(code_names: set[str]) -> int:
     """How often the functions with these code names were compiled again, and so ran slower for a while."""
     from torch._dynamo.utils import get_compilation_metrics

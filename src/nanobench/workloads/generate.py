@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanobench import gate, lookup
+from nanobench import draws, gate, lookup
 from nanobench.engines.base import Compiler, Engine
 from nanobench.gate import Reference
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
 from nanobench.probes.clock import Clock, mark_cost_s
 from nanobench.probes.nvtx import spans
-from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Verdict
+from nanobench.samplers import greedy
+from nanobench.schema import GRAPH_MODES, Arm, Gate, Outcome, Point, Repetition, Status, Verdict
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02
@@ -33,7 +34,8 @@ class Generate:
         self.span = spans(nvtx)
         self.phases: list[Repetition] = []
         self.calls = 1
-        self.compiler = Compiler(arm.compile_mode)
+        self.compiler = Compiler(arm.compile_mode, point.device.partition(":")[0])
+        self.sampler = lookup.find("samplers", arm.sampler)()
         self.compilation = compilation.Compilation()
         self.peaks_bytes: dict[str, int] = {}
         self.dispatched: dict[str, Any] = {}
@@ -64,9 +66,12 @@ class Generate:
         self.engine = self.build_engine(self.adapter, self.point)
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
-        """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs."""
-        sampler = lookup.find("samplers", self.arm.sampler)()
-        compiler = self.compiler if point is self.point else Compiler("off")
+        """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs.
+
+        At another point than the measured one it is uncompiled and greedy: the gate there compares tokens.
+        """
+        measured = point is self.point
+        compiler, sampler = (self.compiler, self.sampler) if measured else (Compiler("off"), greedy.build())
         return lookup.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
 
     def first_call(self) -> None:
@@ -85,6 +90,8 @@ class Generate:
         """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
         scales = Scales(self.engine, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
         verdict = gate.judge(reference, self.build_engine, scales, self.compiler.compiles)
+        if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
+            verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device)
         self.gate = replace(verdict, digest=digest)
         if not scales.complete:
             gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
@@ -129,6 +136,8 @@ class Generate:
                 "graph_launches_per_step": found.graph_launches / steps,
                 "device_busy": found.busy,
             }
+            if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
+                raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
 
     def sustain(self, seconds: float) -> Repetition:
         """See Workload.sustain."""
@@ -220,6 +229,7 @@ class Generate:
             rss_peak_bytes=memory.rss_peak_bytes(),
             path=getattr(self.engine, "path", None),
             alloc_retries=self.alloc_retries(),
+            graph_bytes=getattr(self.engine, "graph_bytes", None),
             **self.dispatched,
             **vars(self.compilation),
         )

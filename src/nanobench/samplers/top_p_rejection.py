@@ -1,0 +1,42 @@
+"""Top-p without sorting: draw, look whether the token belongs to the nucleus, and draw again above it where it doesn't.
+
+The rejection of FlashInfer's sampling kernels ("Sorting-Free GPU Kernels for LLM Sampling", 2025). A token belongs to the
+nucleus where all strictly likelier ones have less than p. One that doesn't is a pivot: neither it nor a less likely one can
+belong, so the next round draws above it. A first draw belongs with a chance of p, so few rounds are needed.
+"""
+
+import torch
+from torch import Tensor
+
+from nanobench.samplers.base import draw
+from nanobench.samplers.top_p_sort import TopP
+
+ROUNDS = 16
+"""Each round leaves half of the mass outside the nucleus on average; then the likeliest token, which always belongs."""
+
+
+class TopPRejection(TopP):
+    """The same distribution as `top-p-sort`, a pass over the vocabulary per round."""
+
+    def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See Sampler. A CPU knows without waiting when every row is done; a GPU's host must not ask, and runs all rounds."""
+        probs_BV = self.likely(logits_BV.float())
+        token_B1 = probs_BV.argmax(-1, keepdim=True)
+        pivot_B1 = torch.zeros_like(probs_BV[:, :1])
+        open_B1 = torch.ones_like(token_B1, dtype=torch.bool)
+        for _ in range(ROUNDS):
+            drawn_B1 = draw(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
+            chance_B1 = probs_BV.gather(1, drawn_B1)
+            above_B1 = probs_BV.masked_fill(probs_BV <= chance_B1, 0.0).sum(-1, keepdim=True)
+            belongs_B1 = open_B1 & (above_B1 < self.p)
+            token_B1 = torch.where(belongs_B1, drawn_B1, token_B1)
+            open_B1 = open_B1 & ~belongs_B1
+            pivot_B1 = torch.where(open_B1, chance_B1, pivot_B1)
+            if logits_BV.device.type == "cpu" and not open_B1.any():
+                break
+        return token_B1
+
+
+def build(*, p: float = 0.9, temperature: float = 0.8) -> TopPRejection:
+    """p = 0.9 at temperature 0.8."""
+    return TopPRejection(p, temperature)

@@ -1,0 +1,99 @@
+"""The captured decode step on a CUDA whose graphs only exist in numbers: it computes what `cached` does."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from nanobench import gate, lookup
+from nanobench.engines import cuda_graph
+from nanobench.engines.base import Compiler
+from nanobench.errors import Skip
+from nanobench.samplers import greedy
+from nanobench.schema import Point
+
+ON_CPU = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=6)
+POINT = Point(**{**vars(ON_CPU), "device": "cuda"})
+
+
+class Graph:
+    """Replays by running the step that was captured; a step after a capture may not run by itself."""
+
+    def __init__(self):
+        self.body, self.replays = None, 0
+
+    def replay(self):
+        self.replays += 1
+        self.body()
+
+
+class Stream:
+    """Keeps an order that a CPU has anyway."""
+
+    def wait_stream(self, other):
+        assert isinstance(other, Stream)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda's graphs on a CPU."""
+    reserved = iter((1000, 5000))
+    for name, value in {
+        "CUDAGraph": Graph,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda stream: nullcontext(),
+        "graph": lambda graph: nullcontext(),
+        "memory_reserved": lambda device: next(reserved),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(Graph, "register_generator_state", lambda self, generator: None, raising=False)
+
+
+def adapter():
+    torch.manual_seed(0)
+    made = lookup.find("models", "gpt2-nano")()
+    made.module.eval()
+    return made
+
+
+def build(point=POINT, mode="off"):
+    engine = cuda_graph.build(adapter(), greedy.build(), point, Compiler(mode, "cuda"))
+    logits_BV = engine.replayed_BV
+
+    def body():
+        logits_BV.copy_(engine._decode())
+
+    engine.graph.body = body
+    return engine
+
+
+def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda):
+    prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        engine = build()
+        tokens = gate.run_free(engine, prompt_BT, POINT.new_tokens)
+        plain = lookup.find("engines", "cached")(adapter(), greedy.build(), ON_CPU, Compiler("off"))
+        assert tokens.equal(gate.run_free(plain, prompt_BT, POINT.new_tokens))
+        assert engine.logits_BV.equal(plain.logits_BV)
+        assert engine.graph.replays == POINT.new_tokens - 1
+
+
+def test_a_second_call_begins_anew(cuda):
+    with torch.inference_mode():
+        engine = build()
+        prompts = [torch.full((3, 8), token) for token in (5, 9, 5)]
+        first, _, again = (gate.run_free(engine, prompt_BT, POINT.new_tokens) for prompt_BT in prompts)
+    assert first.equal(again)
+
+
+def test_a_graphs_memory_is_what_the_capture_reserved(cuda):
+    with torch.inference_mode():
+        assert build().graph_bytes == 4000
+
+
+def test_it_is_refused_where_it_would_be_something_else(cuda):
+    with pytest.raises(Skip, match="needs a CUDA device, and this is cpu"):
+        cuda_graph.build(adapter(), greedy.build(), ON_CPU, Compiler("off"))
+    with pytest.raises(Skip, match="--compile-mode reduce-overhead"):
+        build(mode="default")

@@ -1,0 +1,150 @@
+"""Samplers: what they draw from, how often, and row by row."""
+
+import math
+
+import pytest
+import torch
+
+from nanobench import draws, lookup
+from nanobench.samplers import base, greedy
+from nanobench.schema import Gate, Verdict
+
+EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
+RANDOM = [name for name in lookup.names("samplers") if name != "greedy"]
+CPU = torch.device("cpu")
+
+
+def build(name, **arguments):
+    return lookup.find("samplers", name)(**arguments)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_sampler_passes_its_gate(name):
+    verdict = draws.judge(build(name), EXACT, CPU)
+    assert verdict.verdict is Verdict.EXACT, verdict.note
+    assert "10 distributions" in verdict.note
+
+
+@pytest.mark.parametrize("name", ["top-p-sort", "top-p-rejection"])
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_both_top_p_samplers_draw_from_the_nucleus_at_every_p(name, p, temperature):
+    verdict = draws.judge(build(name, p=p, temperature=temperature), EXACT, CPU)
+    assert verdict.verdict is Verdict.EXACT, verdict.note
+
+
+class Broken:
+    """A temperature sampler with one fault."""
+
+    def __init__(self, fault):
+        self.right, self.fault = build("temperature", temperature=1.0), fault
+
+    def probabilities(self, logits_BV):
+        return self.right.probabilities(logits_BV)
+
+    def __call__(self, logits_BV, generator):
+        return self.fault(self.right, logits_BV, generator)
+
+
+FAULTS = {
+    "the first row's token for all": lambda right, x, g: right(x, g)[:1].expand(len(x), 1),
+    "the neighbour's logits": lambda right, x, g: right(x.roll(1, 0), g),
+    "one chance for all rows": lambda right, x, g: torch.searchsorted(
+        torch.softmax(x, -1).cumsum(-1), torch.rand(1, 1, generator=g).expand(len(x), 1).contiguous()
+    ).clamp(max=x.shape[1] - 1),
+    "slightly too hot": lambda right, x, g: right(x / 1.1, g),
+    "greedy": lambda right, x, g: x.argmax(-1, keepdim=True),
+    "impossible tokens": lambda right, x, g: right(x.clamp(min=-3.0), g),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_sampler_is_wrong(fault):
+    verdict = draws.judge(Broken(FAULTS[fault]), EXACT, CPU)
+    assert verdict.verdict is Verdict.WRONG
+    assert "chi-square p = " in verdict.note
+
+
+def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
+    verdict = draws.judge(greedy.build(), EXACT, CPU)
+    assert verdict.verdict is Verdict.EXACT
+    assert "states no probabilities" in verdict.note
+
+
+def test_a_nucleus_is_the_fewest_likeliest_tokens_that_reach_p():
+    probs_BV = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
+    assert base.nucleus(probs_BV, 0.5).tolist()[0] == pytest.approx([0.0, 0.5, 0.0, 0.0])
+    assert base.nucleus(probs_BV, 0.51).tolist()[0] == pytest.approx([0.0, 0.5, 0.0, 0.25])
+    assert base.nucleus(probs_BV, 1.0).tolist()[0] == pytest.approx([0.1, 0.5, 0.15, 0.25])
+
+
+def test_equally_likely_tokens_stay_in_a_nucleus_or_go_together():
+    probs_BV = torch.tensor([[0.2, 0.4, 0.2, 0.2]])
+    assert base.nucleus(probs_BV, 0.5).count_nonzero() == 4
+    assert base.nucleus(probs_BV, 0.4).count_nonzero() == 1
+
+
+@pytest.mark.parametrize("name", ["top-p-sort", "top-p-rejection"])
+@pytest.mark.parametrize("vocab", [1, 2, 50_257])
+def test_a_nucleus_of_one_token_is_that_token(name, vocab):
+    logits_BV = torch.zeros(5, vocab)
+    at = torch.arange(5) * 10_007 % vocab
+    logits_BV[torch.arange(5), at] = 40.0
+    assert build(name)(logits_BV, torch.Generator().manual_seed(0)).squeeze(1).tolist() == at.tolist()
+
+
+def test_over_a_large_vocabulary_both_top_p_samplers_draw_alike():
+    ranks_V = torch.arange(50_257, dtype=torch.float32)
+    logits_BV = (-1.1 * torch.log1p(ranks_V)).expand(2000, -1)
+    chances_V = build("top-p-sort").probabilities(logits_BV[:1].double())[0]
+    groups_V = torch.log2(ranks_V + 1).long()
+    expected = torch.zeros(17, dtype=torch.double).index_add_(0, groups_V, chances_V)
+    for name in ("top-p-sort", "top-p-rejection"):
+        tokens = build(name)(logits_BV, torch.Generator().manual_seed(1)).squeeze(1)
+        counts = torch.bincount(groups_V[tokens], minlength=17)
+        assert draws.p_value(counts, expected) > 1e-4
+
+
+def test_top_k_draws_from_the_k_likeliest_and_those_as_likely_as_the_last():
+    logits_BV = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0]])
+    found = build("top-k", k=2, temperature=1.0).probabilities(logits_BV)[0]
+    weights = [math.exp(3), 0, math.exp(2), math.exp(2), 0]
+    assert found.tolist() == pytest.approx([weight / sum(weights) for weight in weights])
+    assert build("top-k", k=99).probabilities(logits_BV).count_nonzero() == 5
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_same_seed_draws_the_same_tokens_and_another_others(name):
+    logits_BV = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0))
+    sampler = build(name)
+    once, again, other = (sampler(logits_BV, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert once.shape == (64, 1)
+    assert once.equal(again)
+    assert not once.equal(other)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_an_impossible_token_is_never_drawn(name):
+    logits_BV = torch.zeros(20_000, 5)
+    logits_BV[:, [0, 4]] = float("-inf")
+    assert set(build(name)(logits_BV, None).flatten().tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("chance", "token"), [(0.0, 1), (1.0, 2)])
+def test_the_ends_of_the_chances_hit_possible_tokens(monkeypatch, chance, token):
+    monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.full(*size, chance, dtype=how["dtype"]))
+    assert base.draw(torch.tensor([[0.0, 0.3, 0.7, 0.0]]), None).item() == token
+
+
+def test_counts_as_expected_have_a_large_p_and_others_a_small_one():
+    chances = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.double)
+    assert draws.p_value(torch.tensor([500, 300, 200, 0]), chances) == pytest.approx(1.0)
+    assert draws.p_value(torch.tensor([400, 300, 300, 0]), chances) < 1e-10
+    assert draws.p_value(torch.tensor([500, 300, 199, 1]), chances) == 0.0
+
+
+def test_sparse_cells_are_joined():
+    chances = torch.tensor([0.98, 0.01, 0.01], dtype=torch.double)
+    # 98, 1 and 1 expected: the two sparse ones count as one, which is still too sparse to count alone.
+    assert draws.p_value(torch.tensor([98, 2, 0]), chances) == 1.0
+    assert draws.p_value(torch.tensor([980, 20, 0]), chances) < 1e-4
