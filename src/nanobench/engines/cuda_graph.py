@@ -22,9 +22,7 @@ class CudaGraph(Cached):
 
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         if compiler.compiles:
-            raise Skip(
-                "cuda-graph captures an eager step; for a compiled one: --engine cached --compile-mode reduce-overhead"
-            )
+            raise Skip("cuda-graph captures an eager step; for a compiled one: --engine cached --compile-mode reduce-overhead")
         if not point.device.startswith("cuda"):
             raise Skip(f"a CUDA graph needs a CUDA device, and this is {point.device}")
         super().__init__(adapter, sampler, point, compiler)
