@@ -148,3 +148,10 @@ def test_sparse_cells_are_joined():
     # 98, 1 and 1 expected: the two sparse ones count as one, which is still too sparse to count alone.
     assert draws.p_value(torch.tensor([98, 2, 0]), chances) == 1.0
     assert draws.p_value(torch.tensor([980, 20, 0]), chances) < 1e-4
+
+
+def test_the_rounds_of_a_host_that_may_not_ask_draw_as_they_should(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for p in (0.3, 0.9):
+        verdict = draws.judge(build("top-p-rejection", p=p), EXACT, CPU)
+        assert verdict.verdict is Verdict.EXACT, verdict.note
