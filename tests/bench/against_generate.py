@@ -66,7 +66,8 @@ def roofline_tok_s(batch: int) -> float:
     from nanobench import lookup
     from nanobench.limits import Limits
 
-    shown = subprocess.run(["nanobench", "calibrate", "--json"], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "nanobench", "calibrate", "--json"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     limits = Limits.from_json(
         {name: value for name, value in limit.items() if name != "unit"}
         for limit in json.loads(shown.splitlines()[-1])["calibrations"][0]["limits"]

@@ -27,9 +27,11 @@ class TopPRejection(TopP):
             return self.until_done(probs_BV, token_B1, pivot_B1, generator)
         open_B1 = torch.ones_like(token_B1, dtype=torch.bool)
         for _ in range(ROUNDS):
-            drawn_B1, pivot_B1, belongs_B1 = self.round(probs_BV, pivot_B1, generator)
+            drawn_B1, chance_B1, belongs_B1 = self.round(probs_BV, pivot_B1, generator)
             token_B1 = torch.where(open_B1 & belongs_B1, drawn_B1, token_B1)
             open_B1 = open_B1 & ~belongs_B1
+            # Only where a row is open: above the likeliest token there is nothing to draw.
+            pivot_B1 = torch.where(open_B1, chance_B1, pivot_B1)
         return token_B1
 
     def round(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
