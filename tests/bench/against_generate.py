@@ -93,7 +93,7 @@ def main() -> None:
             ratio = stats.ratio([[math.log(theirs / ours) for theirs, ours in seconds]])
             theirs, ours = (batch * NEW / statistics.median(each) for each in zip(*seconds, strict=True))
             arm = "cached" if mode == "off" else f"cached {mode}"
-            interval = f"{ratio.value:.2f}x [{ratio.lo:.2f}, {ratio.hi:.2f}]"
+            interval = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
             print(f"| {batch} | {arm} | {theirs:.1f} | {ours:.1f} | {interval} | {ours / rooflines[batch]:.0%} |", flush=True)
 
 
