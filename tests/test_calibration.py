@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from conftest import SMALL
-from nanobench import calibrations, store
+from nanobench import bench, calibrations, reach, store
+from nanobench.bench import Bench, Size
 from nanobench.calibrations import Setting
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended
@@ -19,8 +20,6 @@ from nanobench.probes import dispatches, virtual
 from nanobench.probes.virtual import VirtualClock, VirtualDevice
 from nanobench.runner import Sweep
 from nanobench.schema import Point
-from nanobench.workloads import calibration
-from nanobench.workloads.calibration import Bench, Size
 
 HERE = Setting("cpu", "float32", 1)
 ROWS = [{"kind": "read", "value": 1e9, "spread": 0.0, "rows": 1, "set_bytes": 0}]
@@ -162,22 +161,23 @@ def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
     assert calibrations.settings(points) == [HERE, Setting("cpu", "float32", 2)]
 
 
-SMALL_SIZES = (calibration.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
+SMALL_SIZES = (reach.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A calibration of networks that take no time."""
-    for name, value in {"SIZES": SMALL_SIZES, "GLANCE": SMALL_SIZES[1:], "PASSES_S": 0.0, "LARGE_BYTES": 1 << 20}.items():
-        monkeypatch.setattr(calibration, name, value)
+    monkeypatch.setattr(bench, "PASSES_S", 0.0)
+    for name, value in {"SIZES": SMALL_SIZES, "GLANCE": SMALL_SIZES[1:], "LARGE_BYTES": 1 << 20}.items():
+        monkeypatch.setattr(reach, name, value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_moves_all(small, dtype):
-    found = Limits(tuple(calibration.calibrate(torch.device("cpu"), dtype)))
+    found = Limits(tuple(reach.calibrate(torch.device("cpu"), dtype)))
     assert {limit.kind for limit in found.found} == set(KINDS) - {"sync", "host_to_device"}
     assert all(limit.value > 0 for limit in found.found)
-    now = Limits(tuple(calibration.brief(torch.device("cpu"), dtype)))
+    now = Limits(tuple(reach.brief(torch.device("cpu"), dtype)))
     assert {(limit.rows, limit.set_bytes) for limit in now.found} == {
         (limit.rows, limit.set_bytes) for limit in found.found if limit.kind == "pass"
     }
@@ -187,12 +187,12 @@ def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_moves_all(small
 
 
 def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
-    found = Limits(tuple(calibration.calibrate(torch.device("cpu"), "float32")))
+    found = Limits(tuple(reach.calibrate(torch.device("cpu"), "float32")))
     places = {kind: {(limit.rows, limit.set_bytes) for limit in found.found if limit.kind == kind} for kind in KINDS}
     matrix, head = 4 * 3 * 64 * 64, 4 * 64 * 128
     assert places["matmul"] == {(rows, matrix) for rows in (1, 2, 16, 24, 1024)}
     assert places["head"] == {(rows, head) for rows in (1, 2, 16)}
-    steps = {(1, 2 * 64 * 4 * rows * calibration.SPAN) for rows in (1, 2, 16)}
+    steps = {(1, 2 * 64 * 4 * rows * bench.SPAN) for rows in (1, 2, 16)}
     assert places["attention"] == steps | {(tokens, 2 * 64 * 4 * rows * tokens) for rows, tokens in ((1, 24), (16, 64))}
     assert places["operation"] == {
         (1, 4 * (layers * (12 * width**2 + 13 * width) + 2 * width + width * vocab))
@@ -201,20 +201,20 @@ def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
 
 
 def test_parts_and_what_lies_between_them_make_up_a_pass():
-    bench = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
-    _, whole_s, parts = bench.once(bench.step(2))
+    small = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    _, whole_s, parts = small.once(small.step(2))
     assert set(parts) == {"matmul", "head", "attention", "pick"}
-    assert len([kind for kind, _, _ in bench.marks if kind == "matmul"]) == 4 * 2
+    assert len([kind for kind, _, _ in small.marks if kind == "matmul"]) == 4 * 2
     assert 0 < sum(parts.values()) < whole_s
 
 
 def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeypatch):
     device = VirtualDevice()
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
-    bench = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
-    bench.clock = VirtualClock(device)
-    multiply = bench.around("matmul", lambda: device.launch(3e-6, host_s=50e-6))
-    attend = bench.around("attention", lambda: device.launch(7e-6, host_s=50e-6))
+    small = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    small.clock = VirtualClock(device)
+    multiply = small.around("matmul", lambda: device.launch(3e-6, host_s=50e-6))
+    attend = small.around("attention", lambda: device.launch(7e-6, host_s=50e-6))
 
     def work():
         for _ in range(4):
@@ -222,7 +222,7 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
             attend()
         device.launch(5e-6)
 
-    host_s, whole_s, parts = bench.once(work)
+    host_s, whole_s, parts = small.once(work)
     assert parts == pytest.approx({"matmul": 12e-6, "attention": 28e-6})
     assert whole_s == pytest.approx(45e-6)
     assert host_s == pytest.approx(8 * 50e-6 + virtual.LAUNCH_S + 16 * virtual.EVENT_S)

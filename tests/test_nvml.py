@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import fakes
-from nanobench import metrics, worker
+from nanobench import metrics
+from nanobench import trial as trials
 from nanobench.probes import host, instruments, nvml, nvml_sampler, virtual
 from nanobench.schema import Arm, Point, Readings, Trial, raw_rows
 
@@ -608,7 +609,7 @@ def test_a_sweep_goes_on_when_sampler_and_driver_die_in_mid_run(driver, tmp_path
     point = Point(model="fakes:tiny", dtype="float32", device="cpu", threads=1, batch_size=2, prompt_len=8, new_tokens=4)
     arms = (Arm(engine="fakes:on_virtual_device"), Arm(engine="fakes:twice"))
     trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=1e-9, max_seconds=1.0)
-    records = worker.measure(trial, {}, tmp_path, lambda progress: None, seen)
+    records = trials.measure(trial, {}, tmp_path, lambda progress: None, seen)
     cells = metrics.derive([row for record in records for row in raw_rows(trial, 0, record)])
     assert [cell["launches_ok"] for cell in cells] == [1, 1]
     assert cells[1]["speedup"] == pytest.approx(2.0, rel=1e-2)

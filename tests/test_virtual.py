@@ -3,7 +3,8 @@
 import pytest
 
 import fakes
-from nanobench import metrics, worker
+from nanobench import metrics
+from nanobench import trial as trials
 from nanobench.probes import virtual
 from nanobench.probes.instruments import Instruments
 from nanobench.probes.virtual import VirtualClock, VirtualDevice
@@ -28,7 +29,7 @@ def launch(tmp_path, monkeypatch):
         arms = tuple(Arm(engine=engine) for engine in engines)
         plan = {"launch": number, "seed": 0, "target_ci": 1e-9, "max_seconds": 1.0, **asked}
         trial = Trial(point=point, arms=arms, **plan)
-        records = worker.measure(trial, {}, tmp_path, lambda progress: None, Instruments(clock(device), [], sustained_s))
+        records = trials.measure(trial, {}, tmp_path, lambda progress: None, Instruments(clock(device), [], sustained_s))
         return [row for record in records for row in raw_rows(trial, 0, record)]
 
     return run

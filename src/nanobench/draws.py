@@ -70,10 +70,10 @@ def p_value(counts_V: Tensor, chances_V: Tensor) -> float:
     if counts_V[expected_V == 0].any():
         return 0.0
     order = expected_V.argsort()
-    sums = expected_V[order].cumsum(0)
-    sparse = (expected_V[order] < LEAST_EXPECTED) | (sums < LEAST_EXPECTED)
-    seen = [float(counts_V[order][sparse].sum()), *counts_V[order][~sparse].tolist()]
-    wanted = [float(expected_V[order][sparse].sum()), *expected_V[order][~sparse].tolist()]
+    counts_V, expected_V = counts_V[order], expected_V[order]
+    sparse = expected_V < LEAST_EXPECTED
+    seen = [float(counts_V[sparse].sum()), *counts_V[~sparse].tolist()]
+    wanted = [float(expected_V[sparse].sum()), *expected_V[~sparse].tolist()]
     if wanted[0] < LEAST_EXPECTED and len(wanted) > 1:
         seen[:2], wanted[:2] = [seen[0] + seen[1]], [wanted[0] + wanted[1]]
     if len(wanted) == 1:

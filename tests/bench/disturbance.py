@@ -35,7 +35,8 @@ def worker(out: Path) -> None:
     from nanobench.probes.clock import HostClock
     from nanobench.probes.instruments import Instruments, make_instruments
     from nanobench.schema import Arm, Point
-    from nanobench.worker import Channel, load
+    from nanobench.trial import load
+    from nanobench.worker import Channel
     from nanobench.workloads.generate import Generate
 
     threads = len(os.sched_getaffinity(0))

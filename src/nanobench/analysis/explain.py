@@ -85,14 +85,14 @@ def mean_cost(shape: GPTShape, dtype: str, passes: list[costs.Pass], part: str) 
 
 def read_rate(cell: Cell) -> tuple[float | None, str | None]:
     """Bytes a second that memory gives: as calibrated, else as the datasheet promises."""
-    limits, sheet = limits_of(cell), cell.machine.sheet
+    limits, sheet = cell.machine.limits_of(cell.point), cell.machine.sheet
     if limits and "read" in limits.by_kind:
         return limits.at("read"), "calibration"
     return (sheet.bytes_per_s, "datasheet") if sheet and sheet.bytes_per_s else (None, None)
 
 
-def limits_of(cell: Cell, dtype: str | None = None) -> Limits | None:
-    """The calibration that holds for a cell, or for the same cell at another dtype."""
+def limits_of_run(cell: Cell, dtype: str | None = None) -> Limits | None:
+    """The limits as they stood over the whole run, at a cell's dtype or at another one."""
     point = cell.point
     return cell.machine.limits.get(setting(point.device, dtype or point.dtype, point.threads))
 
@@ -197,9 +197,9 @@ def other_arm(row: Row, field: str, value: str, arms: Iterable[str]) -> str:
 
 def faster_dtype(cell: Cell) -> str | None:
     """A narrower dtype that multiplies faster here, as calibrated or by the datasheet; None where neither says so."""
-    width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, limits_of(cell)
+    width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, limits_of_run(cell)
     for dtype in (dtype for dtype in DTYPES if DTYPE_BYTES[dtype] < width):
-        other = limits_of(cell, dtype)
+        other = limits_of_run(cell, dtype)
         if now and other:
             if other.best("matmul") > now.best("matmul"):
                 return dtype

@@ -27,14 +27,14 @@ class TopPRejection(TopP):
             return self.until_done(probs_BV, token_B1, pivot_B1, generator)
         open_B1 = torch.ones_like(token_B1, dtype=torch.bool)
         for _ in range(ROUNDS):
-            drawn_B1, chance_B1, belongs_B1 = self.round(probs_BV, pivot_B1, generator)
+            drawn_B1, chance_B1, belongs_B1 = self.redraw(probs_BV, pivot_B1, generator)
             token_B1 = torch.where(open_B1 & belongs_B1, drawn_B1, token_B1)
             open_B1 = open_B1 & ~belongs_B1
             # Only where a row is open: above the likeliest token there is nothing to draw.
             pivot_B1 = torch.where(open_B1, chance_B1, pivot_B1)
         return token_B1
 
-    def round(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def redraw(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """A token above the pivot for each row, its probability, and whether it belongs."""
         drawn_B1 = draw(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
         chance_B1 = probs_BV.gather(1, drawn_B1)
@@ -45,7 +45,7 @@ class TopPRejection(TopP):
         """Rounds over the rows that are still open."""
         open_R = torch.arange(len(probs_BV))
         while len(open_R):
-            drawn_R1, chance_R1, belongs_R1 = self.round(probs_BV[open_R], pivot_B1[open_R], generator)
+            drawn_R1, chance_R1, belongs_R1 = self.redraw(probs_BV[open_R], pivot_B1[open_R], generator)
             token_B1[open_R], pivot_B1[open_R] = drawn_R1, chance_R1
             open_R = open_R[~belongs_R1.squeeze(1)]
         return token_B1

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from nanobench import stats, worker
+from nanobench import stats
+from nanobench import trial as trials
 from nanobench.errors import Skip
 from nanobench.probes import memory
 from nanobench.probes.instruments import Instruments
@@ -36,10 +37,10 @@ def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, mark_interval=1):
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8, new_tokens=1)
     names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
     trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
-    arms = worker.Arms(trial, tmp_path, report=lambda progress: None)
+    arms = trials.Arms(trial, tmp_path, report=lambda progress: None)
     scripted = [Scripted(wall) for wall in walls]
     arms.live = dict(enumerate(scripted))
-    worker.run_blocks(trial, Instruments(Clock(mark_interval)), arms)
+    trials.run_blocks(trial, Instruments(Clock(mark_interval)), arms)
     return arms, scripted
 
 
@@ -124,14 +125,14 @@ def test_blocks_reverse_their_order(tmp_path):
     ],
 )
 def test_an_exception_becomes_the_right_status(error, status):
-    outcome = worker.outcome_of(error)
+    outcome = trials.outcome_of(error)
     assert outcome.status is status
     assert outcome.reason
 
 
 def test_a_reason_is_one_line():
-    assert worker.outcome_of(ValueError("one\ntwo")).reason == "ValueError: one"
-    assert worker.outcome_of(KeyError()).reason == "KeyError"
+    assert trials.outcome_of(ValueError("one\ntwo")).reason == "ValueError: one"
+    assert trials.outcome_of(KeyError()).reason == "KeyError"
 
 
 def test_the_allocators_peak_is_what_was_held_at_once_on_top():
@@ -159,4 +160,4 @@ def test_the_memory_limit_is_lifted_again():
 
 def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):
     arms, _ = run(tmp_path, 0.2, 0.1, max_seconds=0.1)
-    assert worker.contrasts(arms, 1) == [[pytest.approx(math.log(2))] * 2]
+    assert trials.contrasts(arms, 1) == [[pytest.approx(math.log(2))] * 2]
