@@ -278,6 +278,7 @@ SAID = {
     "new_tokens",
     "engine",
     "compile_mode",
+    "attention",
     "sampler",
     "gpu",
 }

@@ -49,9 +49,9 @@ def point_of(model="", dtype="float32", **sizes):
     return Point(model=model, dtype=dtype, device="cpu", threads=1, **sizes)
 
 
-def start(adapter, engine, point):
+def start(adapter, engine, point, mode="off"):
     """An engine and the prompt that it is to read."""
-    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, base.Compiler("off"))
+    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, base.Compiler(mode))
     device = next(adapter.module.parameters()).device
     return made, torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long, device=device)
 
@@ -101,7 +101,24 @@ def test_a_real_device_executes_the_same_as_the_meta_device(model, engine):
 
 def test_every_path_is_walked_by_an_engine():
     made = [start(on_meta("gpt2-nano"), engine, point_of(**SMALL))[0] for engine in ENGINES]
-    assert {engine.path for engine in made} == set(costs.PATHS)
+    compiled = start(on_meta("gpt2-nano"), "cached", point_of(**SMALL), "default")[0]
+    captured = {"buckets"}
+    assert {engine.path for engine in [*made, compiled]} | captured == set(costs.PATHS)
+
+
+def test_a_compiled_step_looks_at_the_whole_cache(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **arguments: function)
+    adapter, point = on_meta("gpt2-nano"), point_of("gpt2-nano", **LONGER)
+    made, prompt_BT = start(adapter, "cached", point, "default")
+    assert made.path == "static"
+    assert counted_flops(calls(made, prompt_BT, point)) == [one.flops for one in expected(adapter.shape, made, point)]
+
+
+@pytest.mark.parametrize(
+    ("length", "most", "seen"), [(1, 2000, 512), (512, 2000, 512), (513, 2000, 1024), (1999, 2000, 2000), (5, 40, 40)]
+)
+def test_a_captured_steps_view_grows_in_buckets(length, most, seen):
+    assert costs.bucket(length, most) == seen
 
 
 # Bytes
@@ -109,12 +126,20 @@ def test_every_path_is_walked_by_an_engine():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", PRESETS)
-def test_a_static_cache_is_read_whole_and_written_at_the_new_tokens(model, dtype):
-    adapter, point = cast(model, dtype), point_of(model, dtype, **SMALL)
+def test_of_a_static_cache_what_is_filled_is_read_and_the_new_tokens_written(model, dtype):
+    adapter, point = cast(model, dtype), point_of(model, dtype, **LONGER)
     made, _ = start(adapter, "cached", point)
-    whole = cached_bytes(made)
+    position = cached_bytes(made) / point.total_len
     prefill, *steps = expected(adapter.shape, made, point)
-    assert prefill.kv_bytes == whole + whole * point.prompt_len / point.total_len
+    assert prefill.kv_bytes == 2 * position * point.prompt_len
+    assert [step.kv_bytes for step in steps] == [position * (point.prompt_len + n + 1) for n in range(1, point.new_tokens)]
+
+
+def test_a_compiled_step_reads_the_whole_cache():
+    adapter, point = cast("gpt2-nano", "float32"), point_of("gpt2-nano", **LONGER)
+    made, _ = start(adapter, "cached", point, "default")
+    whole = cached_bytes(made)
+    _, *steps = expected(adapter.shape, made, point)
     assert {step.kv_bytes for step in steps} == {whole + whole / point.total_len}
 
 
@@ -275,8 +300,11 @@ points = st.builds(point_of, dtype=st.sampled_from(list(DTYPE_BYTES)), **dict.fr
 @given(shapes(), points)
 def test_no_path_executes_less_than_what_is_useful(shape, point):
     useful = costs.useful_flops(shape, point)
-    cat, static, last_only, full = (executed_flops(shape, path, point) for path in ("cat", "static", *list(costs.PATHS)[:2]))
-    assert useful <= cat <= static
+    cat, prefix, buckets, static, last_only, full = (
+        executed_flops(shape, path, point)
+        for path in ("cat", "prefix", "buckets", "static", "uncached", "uncached-full-logits")
+    )
+    assert useful <= cat == prefix <= buckets <= static
     assert cat <= last_only <= full
 
 

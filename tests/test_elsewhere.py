@@ -11,6 +11,7 @@ from nanobench.analysis import elsewhere
 from nanobench.datasheet import Sheet
 from nanobench.errors import UserError
 from nanobench.limits import Limit, Limits
+from nanobench.schema import Arm
 
 THERE = Sheet("There", bytes_per_s=1e12, flops={"float32": 1e13, "bfloat16": 1e14})
 LIMITS = Limits(
@@ -74,7 +75,7 @@ def test_a_host_that_takes_a_millisecond_an_operation_binds_a_fast_device():
 
 
 def measured(**others):
-    seen = {**vars(here.POINT), "device": "cuda", "engine": "cached", "compile_mode": "off", "sampler": "greedy"}
+    seen = {**vars(here.POINT), "device": "cuda", **vars(Arm(engine="cached"))}
     return pd.DataFrame([{**seen, "status": "ok", "output_tok_s": 100.0, **others}])
 
 

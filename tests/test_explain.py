@@ -83,8 +83,7 @@ def a_cell(batch_size=4, arm=CACHED, machine=None, operations=10.0, **point):
 def a_row(batch_size=4, arm=CACHED, status="ok", **known):
     """A row of plain values, as tables.records gives it."""
     head = {"run": "here", **POINT, "batch_size": batch_size, "arm": arm.label, "arm_index": 0 if arm == PLAIN else 1}
-    fields_of_arm = {"engine": arm.engine, "compile_mode": arm.compile_mode, "sampler": arm.sampler}
-    return {**dict.fromkeys(explain.COLUMNS), **head, **fields_of_arm, "status": str(status), **known}
+    return {**dict.fromkeys(explain.COLUMNS), **head, **vars(arm), "status": str(status), **known}
 
 
 def explained(*rows, made=(), cores=2):

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import SMALL, environment
 from nanobench import load, store
-from nanobench.schema import MEASURED
+from nanobench.schema import MEASURED, PROTOCOL
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
 
@@ -273,7 +273,7 @@ def test_a_cell_tells_how_it_was_measured(small_run):
     assert cell["advice"] in ("more launches", "more repetitions")
     assert (cell[["import_s", "load_s", "first_call_s", "warmup_s", "steady_s"]] > 0).all()
     assert cell["identity"] == json.loads((small_run[0] / "run.json").read_text())["plan"]["identities"][1]
-    assert cell["protocol"] == 2
+    assert cell["protocol"] == PROTOCOL
     assert 0 < cell["on_cpu_fraction"] <= 1
     assert cell["rss_bytes"] > 0
     assert pd.isna(cell["gpu_util"])

@@ -35,6 +35,7 @@ COLUMNS = {
     ],
     "measuring": [
         "probes",
+        "attention",
         "models",
         "samplers",
         "engines",

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from nanobench import stats
 from nanobench.engines.base import Compiler
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
-from nanobench.models import gpt2
+from nanobench.models import gpt2, linear
 from nanobench.models.base import Attention
 from nanobench.probes.clock import make_clock
 from nanobench.samplers import greedy
@@ -83,10 +82,11 @@ class Bench:
         module: Any = self.adapter.module.to_empty(device=device).to(getattr(torch, dtype)).eval().requires_grad_(False)
         for parameter in module.parameters():
             parameter.fill_(1 / size.width)
+        linear.pack(module)
         module.logits = self.around("head", module.logits)
         for part in module.modules():
-            if isinstance(part, nn.Linear):
-                vars(part)["forward"] = self.around("matmul", part.forward)
+            if isinstance(part, linear.Linear) and part is not module.head:
+                vars(part)["product"] = self.around("matmul", part.product)
             elif isinstance(part, Attention):
                 vars(part)["look"] = self.around("attention", part.look)
         self.sampler = self.around("pick", greedy.build())

@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields
 
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
+BUCKET = 512
+"""Positions by which the view of a captured step grows."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -99,24 +102,47 @@ def uncached(point: Point, last_only: bool = True) -> list[Pass]:
     return [Pass(point.batch_size, length, length, 1 if last_only else length) for length in lengths]
 
 
+def prefix(point: Point) -> list[Pass]:
+    """A preallocated cache: every pass looks at its filled positions."""
+    lengths = range(point.prompt_len + 1, point.total_len)
+    return [prompt(point), *[Pass(point.batch_size, 1, length, 1, kv_read=length, kv_written=1) for length in lengths]]
+
+
 def static(point: Point) -> list[Pass]:
-    """A preallocated cache: every pass looks at all of its positions, the empty ones masked."""
-    rows, whole = point.batch_size, point.total_len
-    prefill = Pass(rows, point.prompt_len, whole, 1, kv_read=whole, kv_written=point.prompt_len)
-    return [prefill, *[Pass(rows, 1, whole, 1, kv_read=whole, kv_written=1)] * (point.new_tokens - 1)]
+    """A preallocated cache: every step looks at all of its positions, the empty ones masked."""
+    whole = point.total_len
+    return [prompt(point), *[Pass(point.batch_size, 1, whole, 1, kv_read=whole, kv_written=1)] * (point.new_tokens - 1)]
+
+
+def buckets(point: Point) -> list[Pass]:
+    """A preallocated cache: every step looks at its filled positions rounded up, the empty ones masked."""
+    seen = [bucket(length, point.total_len) for length in range(point.prompt_len + 1, point.total_len)]
+    return [prompt(point), *[Pass(point.batch_size, 1, each, 1, kv_read=each, kv_written=1) for each in seen]]
+
+
+def bucket(length: int, most: int) -> int:
+    """A length rounded up to a multiple of BUCKET, but at most `most`."""
+    return min(most, -(-length // BUCKET) * BUCKET)
 
 
 def cat(point: Point) -> list[Pass]:
     """A cache grown with torch.cat: every pass looks at the filled positions, and copies all of them once."""
-    rows, prompt = point.batch_size, point.prompt_len
-    lengths = range(prompt + 1, point.total_len)
-    steps = [Pass(rows, 1, length, 1, kv_read=2 * length - 1, kv_written=length) for length in lengths]
-    return [Pass(rows, prompt, prompt, 1, kv_read=prompt, kv_written=prompt), *steps]
+    lengths = range(point.prompt_len + 1, point.total_len)
+    steps = [Pass(point.batch_size, 1, length, 1, kv_read=2 * length - 1, kv_written=length) for length in lengths]
+    return [prompt(point), *steps]
+
+
+def prompt(point: Point) -> Pass:
+    """The pass over a prompt into an empty cache."""
+    length = point.prompt_len
+    return Pass(point.batch_size, length, length, 1, kv_read=length, kv_written=length)
 
 
 PATHS: dict[str, Callable[[Point], list[Pass]]] = {
     "uncached": uncached,
     "uncached-full-logits": lambda point: uncached(point, last_only=False),
+    "prefix": prefix,
+    "buckets": buckets,
     "static": static,
     "cat": cat,
 }

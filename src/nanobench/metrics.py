@@ -277,7 +277,7 @@ METRICS = (
         "B",
         "peak memory",
         "lower",
-        "weights + cache + allocator's peak in one call",
+        "weights, packed too, + cache + allocator's peak in one call",
         lambda c: c.most("peak_memory_bytes"),
     ),
     Metric(
@@ -309,6 +309,14 @@ METRICS = (
         lambda c: c.most("kv_cache_expected_bytes"),
     ),
     Metric("weight_bytes", "B", "weights", "", "bytes of all parameters and buffers", lambda c: c.most("weight_bytes")),
+    Metric(
+        "packed_bytes",
+        "B",
+        "packed weights",
+        "lower",
+        "bytes of weights held a second time, as the CPU's kernels read them",
+        lambda c: c.most("packed_bytes"),
+    ),
     Metric(
         "rss_peak_bytes",
         "B",

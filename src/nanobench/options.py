@@ -8,7 +8,7 @@ from typing import Any
 
 from nanobench import lookup
 from nanobench.errors import UserError
-from nanobench.schema import COMPILE_MODES, DTYPES, Arm, Point
+from nanobench.schema import ATTENTIONS, COMPILE_MODES, DTYPES, Arm, Point
 
 AXES = {
     "model": "model",
@@ -19,10 +19,11 @@ AXES = {
     "new_tokens": "new_tokens",
     "engine": "engine",
     "compile_mode": "compile_mode",
+    "attention": "attention",
     "sampler": "sampler",
 }
 """Option -> the field of Point or Arm whose values it lists."""
-AUTOMATIC = ("model", "dtype", "threads", "new_tokens")
+AUTOMATIC = ("model", "dtype", "threads", "new_tokens", "attention")
 """Fields whose value `auto` leaves to the device."""
 KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
 ISOLATIONS = ("forkserver", "spawn")
@@ -53,6 +54,7 @@ class Options:
     engine: str = option("uncached,cached", "LIST of engines; the first is the one that speed-ups refer to", HOW)
     compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
     compile: bool = option(False, "the same as --compile-mode off,default", HOW)
+    attention: str = option("auto", f"LIST of {', '.join(ATTENTIONS)}; auto is torch's choice", HOW)
     sampler: str = option("greedy", "LIST of samplers", HOW)
     axis: list[str] = option((), "FIELD=LIST for any column that is an axis, like batch_size=1,4; may be given again", HOW)
     memory_limit: str = option(

@@ -13,7 +13,7 @@ from typing import Any
 from nanobench import lookup
 from nanobench.errors import UserError
 from nanobench.options import CALIBRATIONS, ISOLATIONS, Options, SweepOptions, read_axes, read_memory_limit, read_positive
-from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
+from nanobench.schema import ATTENTIONS, COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"model": "gpt2-mini", "dtype": "float32", "new_tokens": 16, "target_ci": 0.05, "max_seconds": 4.0},
@@ -92,6 +92,9 @@ def question(options: Options) -> dict[str, Any]:
     for name in axes["compile_mode"]:
         if name not in COMPILE_MODES:
             raise lookup.unknown("compile mode", name, COMPILE_MODES)
+    for name in axes["attention"]:
+        if name not in ATTENTIONS:
+            raise lookup.unknown("attention", name, ATTENTIONS)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
         raise lookup.unknown("device", options.device, ("auto", "cpu", "cuda", "cuda:0"))
     if options.isolation not in ISOLATIONS:
@@ -120,7 +123,8 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
     if kind == "cuda" and int(device.partition(":")[2] or 0) >= len(gpus):
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
-    auto = {**DEFAULTS[kind], "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    auto = {**DEFAULTS[kind], "threads": cores, "attention": "auto"}
     if kind != "cuda" and isinstance(options, SweepOptions) and options.nvtx:
         raise UserError(f"--nvtx names ranges for Nsight and works on CUDA only, not on {device}; use --trace")
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,6 +24,8 @@ COMPILE_MODES: dict[str, dict[str, Any] | None] = {
 }
 """Name -> arguments of torch.compile; None runs the functions as they are. `freeze` takes the weights for constants, which
 inductor may lay out anew: for inference only."""
+ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
+"""Kernels of scaled_dot_product_attention; `auto` is torch's own choice."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes that capture CUDA graphs."""
 
@@ -144,13 +146,14 @@ class Arm:
 
     engine: str
     compile_mode: str = "off"
+    attention: str = "auto"
     sampler: str = "greedy"
 
     @property
     def label(self) -> str:
         """How tables and plots name the arm: the engine, then whatever differs from the plain way."""
-        extras = [value for value, plain in ((self.compile_mode, "off"), (self.sampler, "greedy")) if value != plain]
-        return " ".join([self.engine, *extras])
+        plain = Arm(engine=self.engine)
+        return " ".join([self.engine, *(value for name, value in vars(self).items() if value != getattr(plain, name))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +278,8 @@ class Outcome:
     cache_alloc_s: float | None = None
     kv_cache_bytes: int | None = None
     weight_bytes: int | None = None
+    packed_bytes: int | None = None
+    """of weights held a second time, laid out for the CPU's kernels"""
     peak_memory_bytes: int | None = None
     prefill_peak_bytes: int | None = None
     decode_peak_bytes: int | None = None

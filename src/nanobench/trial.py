@@ -20,6 +20,7 @@ import torch
 from nanobench import lookup, stats
 from nanobench.errors import Skip
 from nanobench.gate import Reference
+from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.probes import memory
 from nanobench.probes.clock import Clock
@@ -110,10 +111,13 @@ def outcome_of(error: Exception) -> Outcome:
 
 
 def load(point: Point, seed: int) -> Adapter:
-    """The model of a point on its device, in its dtype, with random weights from the seed unless it brings its own."""
+    """The model of a point on its device, in its dtype, ready for inference; with random weights from the seed unless it
+    brings its own.
+    """
     torch.manual_seed(seed)
     adapter: Adapter = lookup.find("models", point.model)()
     adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
+    linear.pack(adapter.module)
     return adapter
 
 

@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="fork a child per request read from standard input")
     arguments = parser.parse_args()
     faulthandler.enable()
+    memory.keep_freed()
     if not (arguments.serve or arguments.channel):
         return run(arguments.request, arguments.out, lambda progress: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

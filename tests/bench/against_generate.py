@@ -15,7 +15,7 @@ import sys
 import time
 
 PROMPT, NEW, PAIRS, MOST_S = 50, 20, 15, 40.0
-BATCHES, MODES = (1, 4, 8, 16, 32), ("off", "freeze")
+BATCHES, MODES = (1, 4, 8, 16, 32), ("off", "default", "freeze")
 
 
 def pairs(batch: int, mode: str) -> None:
@@ -23,18 +23,17 @@ def pairs(batch: int, mode: str) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from nanobench import gate, lookup
+    from nanobench import gate, lookup, trial
     from nanobench.engines.base import Compiler
     from nanobench.schema import Point
 
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(GPT2Config()).eval()
-    ours = lookup.find("models", "gpt2")()
-    ours.module.eval().requires_grad_(False)
     threads = torch.get_num_threads()
     point = Point(
         model="gpt2", dtype="float32", device="cpu", threads=threads, batch_size=batch, prompt_len=PROMPT, new_tokens=NEW
     )
+    ours = trial.load(point, seed=0)
     prompt = torch.randint(ours.shape.vocab_size, (batch, PROMPT))
     plain = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     with torch.inference_mode():

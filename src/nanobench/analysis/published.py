@@ -6,7 +6,7 @@ from nanobench import costs, datasheet, lookup
 from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, Row, flatness, mean_cost, mends, of_setting, over
 from nanobench.datasheet import Sheet
 from nanobench.errors import UserError
-from nanobench.schema import GPTShape, Point
+from nanobench.schema import Arm, GPTShape, Point
 
 FAR = 10.0
 """A published step that is flat and so many times above both of its floors is bound by the host."""
@@ -96,7 +96,8 @@ def published_row(row: dict[str, str], index: int, sheet: Sheet) -> Row:
     return {
         **dict.fromkeys(COLUMNS),
         **{"run": row["source"], "model": name, "dtype": dtype, "device": "cuda", "threads": None, **lengths},
-        **{"engine": row["arm"], "compile_mode": "off", "sampler": "greedy", "arm": row["arm"], "arm_index": index},
+        **vars(Arm(engine=row["arm"])),
+        **{"arm": row["arm"], "arm_index": index},
         **{"status": PUBLISHED, "reason": None, "output_tok_s": rate_tok_s, "step_s": step_s},
         **{"weight_floor_s": weights / rate, "floor_basis": "datasheet", "floor_ratio": step_s * rate / weights, **floors_s},
         "over_floors": step_s / max(floor_s for floor_s in floors_s.values() if floor_s),

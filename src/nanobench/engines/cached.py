@@ -1,4 +1,8 @@
-"""Cached generation over a preallocated static cache: a prefill over the prompt, then one new token per step."""
+"""Cached generation over a preallocated static cache: a prefill over the prompt, then one new token per step.
+
+Attention looks at the filled positions alone where the cache can be narrowed. A compiled step looks at all of them, masked:
+each length would be a graph of its own.
+"""
 
 import torch
 from torch import Tensor
@@ -12,12 +16,13 @@ from nanobench.schema import Point
 class Cached:
     """Keeps the position as a tensor beside the tokens, so that a step holds nothing but device work."""
 
-    path = "static"
-
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler = adapter, sampler
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
+        self.narrow = getattr(self.cache, "narrow", lambda seen, masked: None)
+        self.path = "prefix" if hasattr(self.cache, "narrow") and not compiler.compiles else "static"
+        self.max_len, self.length = point.total_len, 0
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
         self.generator = make_generator(weights, compiler)
@@ -39,13 +44,17 @@ class Cached:
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill."""
-        length = prompt_BT.shape[1]
+        self.length = length = prompt_BT.shape[1]
+        self.narrow(length, masked=False)
         self.tokens_BN[:, :length] = prompt_BT
         self.logits_BV, self.tokens_BN[:, length : length + 1] = self.read(prompt_BT)
         self.pos_1.fill_(length)
 
     def step(self) -> int:
         """See Engine.step."""
+        self.length += 1
+        whole = self.path == "static"
+        self.narrow(self.max_len if whole else self.length, masked=whole)
         self.logits_BV = self.decode()
         return 1
 

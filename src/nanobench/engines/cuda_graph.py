@@ -1,11 +1,12 @@
 """Cached generation whose step is captured once as a CUDA graph: the host launches one graph per token instead of ~150 kernels.
 
 Position, newest token and cache are tensors that the captured step reads and writes, so a replay goes on where the last one
-ended. Not run on a GPU so far.
+ended. How far it looks into the cache is fixed in a graph, so a long cache has several. Not run on a GPU so far.
 """
 
 import torch
 
+from nanobench import costs
 from nanobench.engines.base import Compiler
 from nanobench.engines.cached import Cached
 from nanobench.errors import Skip
@@ -26,16 +27,20 @@ class CudaGraph(Cached):
         if not point.device.startswith("cuda"):
             raise Skip(f"a CUDA graph needs a CUDA device, and this is {point.device}")
         super().__init__(adapter, sampler, point, compiler)
-        self.graph = torch.cuda.CUDAGraph()
-        if self.generator is not None:
-            self.graph.register_generator_state(self.generator)
-        reserved = torch.cuda.memory_reserved(self.tokens_BN.device)
-        self.replayed_BV = self.capture()
+        self.path = "buckets" if self.path == "prefix" else "static"
+        lengths = range(point.prompt_len + 1, point.total_len)
+        seen = {costs.bucket(length, point.total_len) if self.path == "buckets" else point.total_len for length in lengths}
+        reserved, self.pool = torch.cuda.memory_reserved(self.tokens_BN.device), torch.cuda.graph_pool_handle()
+        # The longest first: the others find its memory in the pool.
+        self.graphs = {each: self.capture(each) for each in sorted(seen, reverse=True)}
         self.graph_bytes = torch.cuda.memory_reserved(self.tokens_BN.device) - reserved
 
-    def capture(self) -> torch.Tensor:
-        """The logits that every replay overwrites."""
-        side = torch.cuda.Stream()
+    def capture(self, seen: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """The graph of a step that looks at so many positions, and the logits that every replay overwrites."""
+        self.narrow(seen, masked=True)
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        if self.generator is not None:
+            graph.register_generator_state(self.generator)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
@@ -43,13 +48,14 @@ class CudaGraph(Cached):
                 self._decode()
         torch.cuda.current_stream().wait_stream(side)
         self.pos_1.zero_()
-        with torch.cuda.graph(self.graph):
-            return self._decode()
+        with torch.cuda.graph(graph, pool=self.pool):
+            return graph, self._decode()
 
     def step(self) -> int:
         """See Engine.step."""
-        self.graph.replay()
-        self.logits_BV = self.replayed_BV
+        self.length += 1
+        graph, self.logits_BV = self.graphs[next(seen for seen in reversed(self.graphs) if seen >= self.length)]
+        graph.replay()
         return 1
 
 

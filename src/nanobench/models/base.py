@@ -33,24 +33,41 @@ class Adapter(Protocol):
 
 
 class StaticCache:
-    """Keys and values preallocated for `max_len` tokens; a step writes in place and attends over all of it, masked."""
+    """Keys and values preallocated for `max_len` tokens; a step writes in place and attends over all of it, masked, or over
+    as much as `narrow` says.
+    """
 
     def __init__(self, shape: GPTShape, batch_size: int, max_len: int, like: Tensor) -> None:
         sizes = (batch_size, shape.n_kv_head, max_len, shape.head_dim)
         self.keys_BKSD = [torch.zeros(sizes, dtype=like.dtype, device=like.device) for _ in range(shape.n_layer)]
         self.values_BKSD = [torch.zeros_like(keys) for keys in self.keys_BKSD]
         self.steps_S = torch.arange(max_len, device=like.device)
+        self.max_len = self.seen = max_len
+        self.masked = True
 
-    def mask(self, pos_T: Tensor) -> Tensor:
-        """Additive mask [T, S]: 0 where a new token may look, -inf behind it."""
-        hidden_TS = self.steps_S[None, :] > pos_T[:, None]
+    def narrow(self, seen: int, masked: bool) -> None:
+        """From now on a pass looks at the first `seen` positions only: unmasked, if it ends at the last of them."""
+        self.seen, self.masked = seen, masked
+
+    def mask(self, pos_T: Tensor) -> Tensor | None:
+        """Additive mask [T, S]: 0 where a new token may look, -inf behind it. None for a single token that may look at all,
+        and for a prompt that nothing stands before.
+        """
+        if not self.masked and len(pos_T) in (1, self.seen):
+            return None
+        hidden_TS = self.steps_S[None, : self.seen] > pos_T[:, None]
         return torch.zeros_like(hidden_TS, dtype=self.keys_BKSD[0].dtype).masked_fill_(hidden_TS, float("-inf"))
 
     def append(self, layer: int, keys_BKTD: Tensor, values_BKTD: Tensor, pos_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes a layer's new keys and values at `pos_T` and returns all of them, [B, K, S, D]."""
-        self.keys_BKSD[layer].index_copy_(2, pos_T, keys_BKTD)
-        self.values_BKSD[layer].index_copy_(2, pos_T, values_BKTD)
-        return self.keys_BKSD[layer], self.values_BKSD[layer]
+        """Writes a layer's new keys and values at `pos_T` and returns those to look at, [B, K, S, D]."""
+        keys_BKSD, values_BKSD = self.keys_BKSD[layer][:, :, : self.seen], self.values_BKSD[layer][:, :, : self.seen]
+        if self.masked:
+            keys_BKSD.index_copy_(2, pos_T, keys_BKTD)
+            values_BKSD.index_copy_(2, pos_T, values_BKTD)
+        else:
+            keys_BKSD[:, :, -len(pos_T) :] = keys_BKTD
+            values_BKSD[:, :, -len(pos_T) :] = values_BKTD
+        return keys_BKSD, values_BKSD
 
 
 class CatCache:
@@ -61,10 +78,10 @@ class CatCache:
         self.values_BKSD: list[Tensor | None] = [None] * shape.n_layer
 
     def mask(self, pos_T: Tensor) -> Tensor | None:
-        """None for a single token, which may look at everything; else additive [T, S]."""
-        if len(pos_T) == 1:
-            return None
+        """See StaticCache.mask."""
         before = 0 if self.keys_BKSD[0] is None else self.keys_BKSD[0].shape[2]
+        if len(pos_T) == 1 or not before:
+            return None
         steps_S = torch.arange(before + len(pos_T), device=pos_T.device)
         return torch.where(steps_S[None, :] > pos_T[:, None], float("-inf"), 0.0)
 
@@ -101,7 +118,8 @@ class Attention(nn.Module):
         if grouped and steps == 1 and cache is not None:
             # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
             q_BHTD, grouped = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1)), False
-        y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=cache is None, enable_gqa=grouped)
+        causal = mask is None and steps > 1
+        y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         return y_BHTD.flatten(1).unsqueeze(1) if steps == 1 else y_BHTD.transpose(1, 2).flatten(2)
 
 

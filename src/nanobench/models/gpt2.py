@@ -4,10 +4,10 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
+from nanobench.models.linear import Linear
 from nanobench.schema import GPTShape
 
 
@@ -17,8 +17,8 @@ class SelfAttention(Attention):
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__(layer)
         self.n_head = shape.n_head
-        self.qkv = nn.Linear(shape.n_embd, 3 * shape.n_embd)
-        self.out = nn.Linear(shape.n_embd, shape.n_embd)
+        self.qkv = Linear(shape.n_embd, 3 * shape.n_embd)
+        self.out = Linear(shape.n_embd, shape.n_embd)
 
     def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
@@ -34,13 +34,13 @@ class Block(nn.Module):
         self.norm_1 = nn.LayerNorm(shape.n_embd)
         self.attention = SelfAttention(shape, layer)
         self.norm_2 = nn.LayerNorm(shape.n_embd)
-        self.up = nn.Linear(shape.n_embd, 4 * shape.n_embd)
-        self.down = nn.Linear(4 * shape.n_embd, shape.n_embd)
+        self.up = Linear(shape.n_embd, 4 * shape.n_embd)
+        self.down = Linear(4 * shape.n_embd, shape.n_embd)
 
     def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
         x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, mask_TS)
-        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate="tanh"))
+        return x_BTC + self.down(self.up.gelu(self.norm_2(x_BTC)))
 
 
 class GPT2(GPT):
@@ -52,7 +52,10 @@ class GPT2(GPT):
         self.position_embedding = embedding(shape.block_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.norm = nn.LayerNorm(shape.n_embd)
+        with torch.device("meta"):
+            self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
         self.apply(initialise)
+        self.head.weight = self.token_embedding.weight
 
     def forward(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache | None = None) -> Tensor:
         """Hidden states [B, T, C] of tokens at positions `pos_T`."""
@@ -63,15 +66,15 @@ class GPT2(GPT):
         return self.norm(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
-        """See GPT.logits; by the tied head."""
-        return F.linear(x_BTC, self.token_embedding.weight)
+        """See GPT.logits."""
+        return self.head(x_BTC)
 
 
 def initialise(module: nn.Module) -> None:
     """Normal weights of standard deviation 0.02 and zero biases, as in the paper's code."""
     if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
+from nanobench.models.linear import Linear
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 10_000
@@ -38,10 +39,10 @@ class SelfAttention(Attention):
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__(layer)
         self.head_dim = shape.head_dim
-        self.query = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
-        self.key = nn.Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.value = nn.Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.out = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.query = Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.key = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.value = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.out = Linear(shape.n_embd, shape.n_embd, bias=False)
 
     def forward(
         self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
@@ -59,8 +60,8 @@ class Block(nn.Module):
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
         self.attention = SelfAttention(shape, layer)
-        self.up = nn.Linear(shape.n_embd, 4 * shape.n_embd, bias=False)
-        self.down = nn.Linear(4 * shape.n_embd, shape.n_embd, bias=False)
+        self.up = Linear(shape.n_embd, 4 * shape.n_embd, bias=False)
+        self.down = Linear(4 * shape.n_embd, shape.n_embd, bias=False)
 
     def forward(
         self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
@@ -79,7 +80,7 @@ class Nanochat(GPT):
         super().__init__()
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
-        self.head = nn.Linear(shape.n_embd, shape.vocab_size, bias=False)
+        self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
         # Cosines, not angles: `.to(bfloat16)` rounds them to 0.2 %, as nanochat does; rounded angles would be off by radians.
         self.register_buffer("rotations_2NR", rotations(shape.block_size, shape.head_dim), persistent=False)
         self.apply(initialise)

@@ -1,7 +1,7 @@
 """What the host dispatches and the device runs, counted by torch's profiler in an untimed run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Dispatches:
     """share of the time in which the device ran a kernel; None on a CPU"""
     graph_launches: int = 0
     """captured CUDA graphs that were replayed"""
+    names: frozenset[str] = frozenset()
+    """of all operators, parts of others too"""
 
 
 def count(work: Callable[[], Any], device: torch.device, trace: Path | None = None) -> Dispatches:
@@ -35,10 +37,11 @@ def count(work: Callable[[], Any], device: torch.device, trace: Path | None = No
     if trace is not None:
         profiler.export_chrome_trace(str(trace))
     events = profiler.events() or []
+    names = frozenset(event.name for event in events)
     if not cuda:
         operations = sum(is_dispatched(event) for event in events)
-        return Dispatches(operations, operations, None)
-    return on_cuda(events)
+        return Dispatches(operations, operations, None, names=names)
+    return replace(on_cuda(events), names=names)
 
 
 def on_cuda(events: Any) -> Dispatches:

@@ -1,6 +1,8 @@
 """Memory: a limit on the worker, the allocator's peak over a piece of work, and how to tell out-of-memory from other errors."""
 
+import ctypes
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,6 +12,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 T = TypeVar("T")
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""As in glibc's malloc.h."""
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -42,6 +46,16 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def keep_freed() -> None:
+    """Asks glibc to keep what is freed instead of giving it back to the kernel, as torch's allocator on CUDA does.
+
+    Else an arm pays for fresh pages or doesn't, up to twice the time of a prefill, depending on what ran before it.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]:

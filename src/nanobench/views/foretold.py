@@ -5,6 +5,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from nanobench.cells import ARM_FIELDS
 from nanobench.schema import Arm
 from nanobench.views import units
 
@@ -32,7 +33,7 @@ def table(rows: list[Row]) -> Table:
     for title in ("measured tok/s", "error") if measured else ():
         found.add_column(title, justify="right")
     for row in rows:
-        arm = Arm(engine=row["engine"], compile_mode=row["compile_mode"], sampler=row["sampler"]).label
+        arm = Arm(**{name: row[name] for name in ARM_FIELDS}).label
         seen = [units.text(row["measured_output_tok_s"], "tok/s"), percent(row["prediction_error"])] if measured else []
         figures = [units.text(row[name], unit) for name, (_, unit) in COLUMNS.items()]
         found.add_row(*(str(row[name]) for name in (*varying, "batch_size")), arm, *figures, *seen)

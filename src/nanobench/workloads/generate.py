@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanobench import draws, gate, lookup
+from nanobench import attention, draws, gate, lookup
 from nanobench.engines.base import Compiler, Engine
 from nanobench.gate import Reference
+from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
 from nanobench.probes.clock import Clock, mark_cost_s
@@ -63,12 +64,15 @@ class Generate:
 
     def build(self) -> None:
         """Makes the engine, which allocates its tokens and its cache."""
-        self.engine = self.build_engine(self.adapter, self.point)
+        attention.refuse_elsewhere(self.arm.attention, self.prompt_BT.device.type)
+        with attention.only(self.arm.attention):
+            self.engine = self.build_engine(self.adapter, self.point)
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
         """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs.
 
-        At another point than the measured one it is uncompiled and greedy: the gate there compares tokens.
+        At another point than the measured one it is uncompiled, greedy, and its attention torch's choice: the gate there
+        compares tokens.
         """
         measured = point is self.point
         compiler, sampler = (self.compiler, self.sampler) if measured else (Compiler("off"), greedy.build())
@@ -88,14 +92,14 @@ class Generate:
 
     def judge(self, reference: Reference, digest: str) -> None:
         """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
-        scales = Scales(self.engine, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
+        scales = Scales(self.engine, self.arm.attention, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
         verdict = gate.judge(reference, self.build_engine, scales, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
             verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device)
         self.gate = replace(verdict, digest=digest)
         if not scales.complete:
             gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
-        held = tensor_bytes(self.adapter.module) + (self.cache_bytes() or 0)
+        held = tensor_bytes(self.adapter.module) + linear.packed_bytes(self.adapter.module) + (self.cache_bytes() or 0)
         self.peaks_bytes = {phase: held + peak for phase, peak in scales.peaks_bytes.items()}
 
     def warm_up(self) -> None:
@@ -126,10 +130,14 @@ class Generate:
     def profile(self, trace: Path | None) -> None:
         """Counts what a prefill and a step dispatch, untimed; keeps Chrome's trace of them where asked for."""
         device, steps = self.prompt_BT.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
-        prefill = dispatches.count(lambda: self.engine.prefill(self.prompt_BT), device)
+        with attention.only(self.arm.attention):
+            prefill = dispatches.count(lambda: self.engine.prefill(self.prompt_BT), device)
+        if not self.compiler.compiles:
+            attention.check(self.arm.attention, prefill.names)
         self.dispatched = {"operations_prefill": prefill.operations}
         if steps:
-            found = dispatches.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
+            with attention.only(self.arm.attention):
+                found = dispatches.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
             self.dispatched |= {
                 "operations_per_step": found.operations / steps,
                 "kernels_per_step": found.kernels / steps,
@@ -149,7 +157,12 @@ class Generate:
             self.calls = plain
 
     def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
-        """Times `calls` generate calls.
+        """Times `calls` generate calls; see `timed`."""
+        with attention.only(self.arm.attention):
+            return self.timed(kind, repetition, block, marked)
+
+    def timed(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
+        """`calls` generate calls.
 
         From: device idle, prompt on the device. To: all tokens of all rows on the device; nothing is read back.
         """
@@ -222,6 +235,7 @@ class Generate:
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=tensor_bytes(self.adapter.module),
+            packed_bytes=linear.packed_bytes(self.adapter.module),
             peak_memory_bytes=max(self.peaks_bytes.values(), default=None),
             prefill_peak_bytes=self.peaks_bytes.get("prefill"),
             decode_peak_bytes=self.peaks_bytes.get("decode"),
@@ -238,8 +252,8 @@ class Generate:
 class Scales:
     """An engine that is weighed as it runs: the allocator's peak over the prefill and over the last, longest step."""
 
-    def __init__(self, engine: Engine, device: torch.device, last_step: int) -> None:
-        self.engine, self.device, self.last_step = engine, device, last_step
+    def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
+        self.engine, self.attention_choice, self.device, self.last_step = engine, attention_choice, device, last_step
         self.steps = 0
         self.peaks_bytes: dict[str, int] = {}
         self.complete = False
@@ -262,11 +276,15 @@ class Scales:
     def step(self) -> int:
         """See Engine.step."""
         self.steps += 1
-        return self.engine.step() if self.steps != self.last_step else self.weigh("decode", self.engine.step)
+        if self.steps == self.last_step:
+            return self.weigh("decode", self.engine.step)
+        with attention.only(self.attention_choice):
+            return self.engine.step()
 
     def weigh(self, phase: str, work: Callable[[], Any]) -> Any:
         """Does the work, and keeps the largest peak seen in its phase."""
-        result, peak_bytes = memory.allocator_peak(work, self.device)
+        with attention.only(self.attention_choice):
+            result, peak_bytes = memory.allocator_peak(work, self.device)
         self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
         self.complete |= self.steps == self.last_step
         return result

@@ -1,0 +1,77 @@
+"""Attention kernels as an axis: each computes the same, is refused where it can't run, and is never another in disguise."""
+
+import pytest
+
+from nanobench import attention
+from nanobench.errors import Skip
+from nanobench.schema import ATTENTIONS
+from test_kv_sweep import SMALL, cells_of
+
+
+def test_every_listed_choice_has_a_backend_and_an_operator():
+    assert set(attention.BACKENDS) == set(attention.OPERATORS) == set(ATTENTIONS) - {"auto"}
+
+
+@pytest.mark.parametrize("choice", ATTENTIONS)
+def test_what_a_cpu_has_not_is_refused(choice):
+    if choice in ("auto", *attention.ON_CPU):
+        attention.refuse_elsewhere(choice, "cpu")
+    else:
+        with pytest.raises(Skip, match=f"{choice} needs a CUDA device; a CPU has sdpa-math and sdpa-flash"):
+            attention.refuse_elsewhere(choice, "cpu")
+    attention.refuse_elsewhere(choice, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["aten::_scaled_dot_product_attention_math"], "sdpa-flash was asked for, but the model ran sdpa-math"),
+        (
+            ["aten::_scaled_dot_product_attention_math", "aten::_scaled_dot_product_flash_attention_for_cpu"],
+            "ran sdpa-flash and sdpa-math",
+        ),
+        (["aten::bmm"], "the model calls no scaled_dot_product_attention"),
+    ],
+)
+def test_another_kernel_than_the_one_asked_for_is_an_error(names, message):
+    with pytest.raises(RuntimeError, match=message):
+        attention.check("sdpa-flash", frozenset(names))
+    attention.check("auto", frozenset(names))
+
+
+def test_the_kernel_asked_for_is_recognised_on_either_device():
+    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm"]))
+    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention"]))
+
+
+def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_path):
+    choices = ("--attention", "auto,sdpa-math,sdpa-flash,sdpa-cudnn", "--batch", 2, "--launches", 1)
+    nanobench("kv-sweep", *SMALL, *choices, "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run").reset_index()
+    assert cells["gate"].value_counts().to_dict() == {"exact": 6}
+    refused = cells[cells["attention"] == "sdpa-cudnn"]
+    assert set(refused["status"]) == {"skipped"}
+    assert set(refused["reason"]) == {"sdpa-cudnn needs a CUDA device; a CPU has sdpa-math and sdpa-flash"}
+    assert "cached sdpa-flash" in set(cells["arm"])
+
+
+def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(nanobench, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from nanobench import lookup\n"
+        "def products(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):\n"
+        "    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5\n"
+        "    if is_causal:\n"
+        "        attn_mask = scores.new_full(scores.shape[-2:], float('-inf')).triu(1)\n"
+        "    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v\n"
+        "def build():\n"
+        "    adapter = lookup.find('models', 'gpt2-nano')()\n"
+        "    for block in adapter.module.blocks:\n"
+        "        block.attention.look = products\n"
+        "    return adapter\n"
+    )
+    asked = ("--model", "own:build", "--attention", "auto,sdpa-math", "--engine", "cached", "--batch", 2, "--launches", 1)
+    nanobench("kv-sweep", *SMALL[2:], *asked, "--out", "run", cwd=tmp_path, code=0)
+    plain, named = cells_of(tmp_path / "run").reset_index().to_dict("records")
+    assert plain["status"] in ("ok", "imprecise", "unstable", "no_steady_state")
+    assert named["status"] == "error"
+    assert "sdpa-math was asked for, but the model calls no scaled_dot_product_attention" in named["reason"]

@@ -1,0 +1,132 @@
+"""Packed weights: the same products, a second copy that never outlives its first, and a compiled graph that uses them."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanobench import trial
+from nanobench.models import linear
+from nanobench.models.linear import Linear
+from nanobench.schema import Point
+
+ROWS = (1, 2, 3, 8, 50)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Even the smallest layer multiplies by its packed weights."""
+    monkeypatch.setattr(linear, "LEAST_WORK", 0)
+
+
+def packed(width=24, out=40, bias=True, dtype=torch.float32):
+    layer = Linear(width, out, bias=bias).to(dtype)
+    layer.pack()
+    assert layer.packed is not None
+    return layer
+
+
+def seen(monkeypatch):
+    """How many rows each call of oneDNN gets."""
+    calls, multiply = [], linear.multiply
+    monkeypatch.setattr(linear, "multiply", lambda x, *rest: (calls.append(x.shape[:-1].numel()), multiply(x, *rest))[1])
+    return calls
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", ROWS)
+def test_it_is_the_product(always, rows, bias):
+    layer = packed(bias=bias)
+    for shape in ((rows, 24), (rows, 1, 24), (1, rows, 24)):
+        x = torch.randn(shape)
+        plain = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        assert layer(x).shape == plain.shape
+        torch.testing.assert_close(layer(x).double(), plain, atol=1e-5, rtol=0)
+        torch.testing.assert_close(layer.gelu(x).double(), F.gelu(plain, approximate="tanh"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_without_packing_it_is_torchs_own_layer(rows):
+    layer, x = Linear(24, 40), torch.randn(rows, 24)
+    plain = F.linear(x, layer.weight, layer.bias)
+    assert layer(x).equal(plain)
+    assert layer.gelu(x).equal(F.gelu(plain, approximate="tanh"))
+
+
+def test_rows_do_not_listen_to_each_other(always):
+    layer, x = packed(), torch.randn(5, 24)
+    before = layer(x)
+    x[0] += 1
+    assert layer(x)[1:].equal(before[1:])
+
+
+def test_little_work_is_left_to_torch_and_a_single_row_padded(monkeypatch):
+    layer, calls = packed(512, 1024), seen(monkeypatch)
+    for rows in (1, 2, 8):
+        layer(torch.randn(rows, 512))
+    assert calls == [4, 2, 8]
+    small = packed(64, 64)
+    small(torch.randn(200, 64))
+    assert calls == [4, 2, 8]
+    small(torch.randn(250, 64))
+    assert calls == [4, 2, 8, 250]
+
+
+def test_the_copy_goes_when_the_weights_move_and_is_not_copied(always):
+    layer = packed()
+    assert copy.deepcopy(layer).packed is None
+    assert layer.packed is not None
+    layer.to(torch.float64)
+    assert layer.packed is None
+    assert layer(torch.ones(2, 24, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_dtype_without_kernels_is_left_alone(dtype):
+    layer = Linear(24, 40).to(dtype)
+    layer.pack()
+    assert layer.packed is None
+
+
+def test_where_onednn_is_missing_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    layer = Linear(24, 40)
+    layer.pack()
+    assert layer.packed is None
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"options": {"freezing": True}}], ids=str)
+def test_a_compiled_graph_multiplies_by_the_packed_weights(always, rows, options):
+    layer, x = packed(), torch.randn(rows, 24)
+    layer.requires_grad_(False)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(str(graph.code))
+        return graph
+
+    with torch.inference_mode():
+        torch.compile(layer.gelu, backend=backend, dynamic=options.get("dynamic"))(x)
+        compiled = torch.compile(layer.gelu, **options)(x)
+    torch._dynamo.reset()
+    assert all("nanobench.packed_linear" in graph for graph in graphs)
+    assert len(graphs) == 1
+    torch.testing.assert_close(compiled, layer.gelu(x))
+
+
+@pytest.mark.parametrize(("model", "dtype", "share"), [("gpt2-mini", "float32", 1), ("gpt2-nano", "float16", 0)])
+def test_a_model_is_packed_when_it_is_loaded(model, dtype, share):
+    point = Point(model=model, dtype=dtype, device="cpu", threads=1, batch_size=1, prompt_len=4, new_tokens=4)
+    adapter = trial.load(point, seed=0)
+    layers = [part for part in adapter.module.modules() if isinstance(part, Linear)]
+    assert len(layers) == 4 * adapter.shape.n_layer + 1
+    assert linear.packed_bytes(adapter.module) == share * 4 * (adapter.shape.block_params + adapter.shape.head_params)
