@@ -1,10 +1,10 @@
 """Cached generation against Hugging Face's `generate` over the same GPT-2 124M: paired, a process per batch and compile mode.
 
-    python tests/bench/against_generate.py [BATCHES]        about ten minutes on two cores
+    python tests/bench/against_generate.py [BATCHES]        about twelve minutes on two cores
 
 Needs `transformers` (the extra `test`). Random weights, float32, prompt 50, 20 new tokens. Per batch: tok/s of both and their
-ratio with its 95 % interval; the share is of the roofline, the time of reading every weight once or of multiplying, whichever
-is longer, at the limits that `nanobench calibrate` keeps.
+ratio with its 95 % interval; the share is of the roofline of a decode step, the time of reading every weight once or of
+multiplying by it, whichever is longer, at the rates that this machine showed beside each pair.
 """
 
 import json
@@ -15,42 +15,52 @@ import sys
 import time
 
 PROMPT, NEW, PAIRS, MOST_S = 50, 20, 15, 40.0
-BATCHES, MODES = (1, 4, 8, 16, 32), ("off", "default", "freeze")
+BATCHES, MODES = (1, 4, 8, 16, 32), ("off", "default")
+READ_BYTES, WIDTH = 256 << 20, 1024
 
 
 def pairs(batch: int, mode: str) -> None:
-    """One process: `generate` and one arm in turn; prints their seconds as JSON."""
+    """One process: `generate` and one arm in turn, and beside them the machine's limits; prints the seconds as JSON."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from nanobench import gate, lookup, trial
+    from nanobench import lookup, trial
     from nanobench.engines.base import Compiler
+    from nanobench.models.linear import Linear
+    from nanobench.probes import memory
     from nanobench.schema import Point
 
+    memory.keep_freed()
     torch.manual_seed(0)
-    theirs = GPT2LMHeadModel(GPT2Config()).eval()
     threads = torch.get_num_threads()
     point = Point(
         model="gpt2", dtype="float32", device="cpu", threads=threads, batch_size=batch, prompt_len=PROMPT, new_tokens=NEW
     )
-    ours = trial.load(point, seed=0)
+    theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), trial.load(point, seed=0)
     prompt = torch.randint(ours.shape.vocab_size, (batch, PROMPT))
     plain = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    source, layer, rows = torch.ones(READ_BYTES // 4), Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)
     with torch.inference_mode():
+        layer.pack()
         engine = lookup.find("engines", "cached")(ours, lookup.find("samplers", "greedy")(), point, Compiler(mode))
-        works = (
-            lambda: theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **plain),
-            lambda: gate.run_free(engine, prompt, NEW),
-        )
-        for work in works:
+        steps: list[float] = []
+
+        def generate() -> None:
+            theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **plain)
+
+        def arm() -> None:
+            engine.prefill(prompt)
+            steps[:] = [timed(engine.step) for _ in range(NEW - 1)]
+
+        works = {"theirs": generate, "ours": arm, "read": source.sum, "multiply": lambda: layer(rows)}
+        for work in works.values():
             work()
-        seconds: list[list[float]] = []
+        seconds: list[dict[str, float]] = []
         start = time.perf_counter()
         while len(seconds) < 4 or (time.perf_counter() - start < MOST_S and len(seconds) < PAIRS):
-            order = (0, 1) if len(seconds) % 2 == 0 else (1, 0)
-            taken = {index: timed(works[index]) for index in order}
-            seconds.append([taken[0], taken[1]])
-    print(json.dumps(seconds))
+            order = list(works) if len(seconds) % 2 == 0 else list(reversed(works))
+            seconds.append({name: timed(works[name]) for name in order} | {"step": statistics.median(steps)})
+    print(json.dumps({"params": ours.shape.read_params, "seconds": seconds}))
 
 
 def timed(work) -> float:
@@ -60,20 +70,11 @@ def timed(work) -> float:
     return time.perf_counter() - start
 
 
-def roofline_tok_s(batch: int) -> float:
-    """Tokens a second if every step read each weight once or multiplied at the best rate, whichever takes longer."""
-    from nanobench import lookup
-    from nanobench.limits import Limits
-
-    command = [sys.executable, "-m", "nanobench", "calibrate", "--json"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    limits = Limits.from_json(
-        {name: value for name, value in limit.items() if name != "unit"}
-        for limit in json.loads(shown.splitlines()[-1])["calibrations"][0]["limits"]
-    )
-    sizes = lookup.presets()["gpt2"]
-    params = sizes["vocab_size"] * sizes["n_embd"] + 12 * sizes["n_layer"] * sizes["n_embd"] ** 2
-    return batch / max(4 * params / limits.at("read"), 2 * params * batch / limits.best("matmul"))
+def share(params: int, batch: int, seen: dict[str, float]) -> float:
+    """Of the roofline: the least time of a step over the one it took."""
+    read_s = 4 * params * seen["read"] / READ_BYTES
+    multiply_s = params * batch * seen["multiply"] / WIDTH**3
+    return max(read_s, multiply_s) / seen["step"]
 
 
 def main() -> None:
@@ -81,19 +82,20 @@ def main() -> None:
     from nanobench import stats
 
     batches = [int(text) for text in sys.argv[1].split(",")] if len(sys.argv) > 1 else BATCHES
-    rooflines = {batch: roofline_tok_s(batch) for batch in batches}
     print("| batch | arm | generate, tok/s | nanobench, tok/s | ratio [95 %] | share of the roofline |")
     print("|--:|---|--:|--:|--:|--:|")
     for batch in batches:
         for mode in MODES:
             command = [sys.executable, __file__, "--pairs", str(batch), mode]
             told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            seconds = json.loads(told.splitlines()[-1])
-            ratio = stats.ratio([[math.log(theirs / ours) for theirs, ours in seconds]])
-            theirs, ours = (batch * NEW / statistics.median(each) for each in zip(*seconds, strict=True))
+            found = json.loads(told.splitlines()[-1])
+            seconds = found["seconds"]
+            ratio = stats.ratio([[math.log(each["theirs"] / each["ours"]) for each in seconds]])
+            theirs, ours = (batch * NEW / statistics.median(each[name] for each in seconds) for name in ("theirs", "ours"))
+            shares = sorted(share(found["params"], batch, each) for each in seconds)
             arm = "cached" if mode == "off" else f"cached {mode}"
             interval = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-            print(f"| {batch} | {arm} | {theirs:.1f} | {ours:.1f} | {interval} | {ours / rooflines[batch]:.0%} |", flush=True)
+            print(f"| {batch} | {arm} | {theirs:.1f} | {ours:.1f} | {interval} | {statistics.median(shares):.0%} |", flush=True)
 
 
 if __name__ == "__main__":
