@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results
+# What `make gpu` runs: configurations and the seconds after which each is stopped.
+GPU ?= gpu-seeds:210 gpu-modes:120 gpu-samplers:50 gpu-context:60 gpu-batch:60
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 
 help:  ## this list
@@ -27,9 +29,13 @@ type: $(VENV)/dev  ## types
 
 check: lint type test  ## what CI runs
 
-gpu:  ## the default sweep on CUDA from this checkout, without an install; one archive in OUT
-	PYTHONPATH=src $(PYTHON) -m nanobench kv-sweep --device cuda --out $(OUT)/gpu-$(STAMP)
-	PYTHONPATH=src $(PYTHON) -m nanobench report $(OUT)/gpu-$(STAMP)
+gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, in nine minutes; one archive in OUT
+	for sweep in $(GPU); do \
+		name=$${sweep%:*}; run=$(OUT)/gpu-$(STAMP)/$$name; \
+		PYTHONPATH=src timeout --signal=INT --kill-after=20 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
+			|| echo "$$name ended with $$?; what it finished is kept"; \
+		PYTHONPATH=src $(PYTHON) -m nanobench report $$run || true; \
+	done
 	tar -C $(OUT) -czf $(OUT)/gpu-$(STAMP).tar.gz gpu-$(STAMP)
 	rm -r $(OUT)/gpu-$(STAMP)
 

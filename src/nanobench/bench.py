@@ -25,7 +25,7 @@ from nanobench.schema import DTYPE_BYTES, Point
 
 LEAST_PASSES, PASSES_S = 3, 0.1
 SPAN, PROMPT = 64, 4
-"""Positions of the cache, and those that are filled before the first step."""
+"""Positions that a step looks at, and those that are filled before the first one."""
 QUEUE_CYCLES = 5_000_000
 """A few milliseconds on a GPU: time enough to enqueue a pass."""
 
@@ -103,14 +103,15 @@ class Bench:
         return marked
 
     def step(self, batch_size: int) -> Callable[[], Any]:
-        """One token more for each row, always in the middle of the cache."""
-        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, SPAN - PROMPT), Compiler("off"))
+        """One token more for each row, always the one at position SPAN."""
+        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, SPAN - PROMPT + 1), Compiler("off"))
         prompt = self.prompt(batch_size, PROMPT)
         engine.prefill(prompt)
 
         def work() -> None:
             # Else the cache would be full after some passes.
-            engine.pos_1.fill_(SPAN // 2)
+            engine.length = SPAN - 1
+            engine.pos_1.fill_(engine.length)
             engine.step()
 
         return work

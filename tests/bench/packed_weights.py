@@ -1,0 +1,51 @@
+"""`F.linear` against the same layers with packed weights: every matrix of a GPT-2 124M, paired, one process.
+
+python tests/bench/packed_weights.py        about a minute
+
+The layers of a kind are so many that no cache holds them.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from nanobench import stats
+from nanobench.models.linear import Linear
+
+SHAPES = {"out": (768, 768), "qkv": (768, 2304), "up": (768, 3072), "down": (3072, 768), "head": (768, 50_257)}
+ROWS, PAIRS, LEAST_BYTES = (1, 2, 4, 8, 16, 32, 400), 7, 160 << 20
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """One run."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints a row per matrix and number of rows."""
+    print("| matrix | rows | F.linear, GB/s | packed, GB/s | ratio of times [95 %] |")
+    print("|---|--:|--:|--:|--:|")
+    with torch.inference_mode():
+        for name, (width, out) in SHAPES.items():
+            layers = [Linear(width, out) for _ in range(-(-LEAST_BYTES // (4 * width * out)))]
+            for layer in layers:
+                layer.pack()
+            for rows in ROWS if name != "head" else ROWS[:-1]:
+                x = torch.randn(rows, width)
+                plain = lambda x=x, layers=layers: [F.linear(x, layer.weight, layer.bias) for layer in layers]  # noqa: E731
+                packed = lambda x=x, layers=layers: [layer(x) for layer in layers]  # noqa: E731
+                pairs = [(seconds(plain), seconds(packed)) for _ in range(PAIRS + 1)][1:]
+                ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
+                read = 4e-9 * width * out * len(layers)
+                rates = " | ".join(f"{read / statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
+                print(f"| {name} {width} to {out} | {rows} | {rates} | {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] |")
+
+
+if __name__ == "__main__":
+    main()
