@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from nanobench import draws, lookup
+from nanobench.engines.base import Compiler
 from nanobench.samplers import base, greedy
 from nanobench.schema import Gate, Verdict
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
 RANDOM = [name for name in lookup.names("samplers") if name != "greedy"]
 CPU = torch.device("cpu")
+EAGER = Compiler("off")
 
 
 def build(name, **arguments):
@@ -20,16 +22,23 @@ def build(name, **arguments):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_sampler_passes_its_gate(name):
-    verdict = draws.judge(build(name), EXACT, CPU)
+    verdict = draws.judge(build(name), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
     assert "10 distributions" in verdict.note
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
+    with torch.inference_mode():
+        verdict = draws.judge(build(name), EXACT, CPU, Compiler("default"))
+    assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
 @pytest.mark.parametrize("name", ["top-p-sort", "top-p-rejection"])
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
 def test_both_top_p_samplers_draw_from_the_nucleus_at_every_p(name, p, temperature):
-    verdict = draws.judge(build(name, p=p, temperature=temperature), EXACT, CPU)
+    verdict = draws.judge(build(name, p=p, temperature=temperature), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -60,13 +69,22 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_sampler_is_wrong(fault):
-    verdict = draws.judge(Broken(FAULTS[fault]), EXACT, CPU)
+    verdict = draws.judge(Broken(FAULTS[fault]), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.WRONG
     assert "chi-square p = " in verdict.note
 
 
+def test_a_sampler_that_is_wrong_only_when_compiled_is_wrong():
+    def fault(right, x, generator):
+        return x.argmax(-1, keepdim=True) if torch.compiler.is_compiling() else right(x, generator)
+
+    assert draws.judge(Broken(fault), EXACT, CPU, EAGER).verdict is Verdict.EXACT
+    with torch.inference_mode():
+        assert draws.judge(Broken(fault), EXACT, CPU, Compiler("default")).verdict is Verdict.WRONG
+
+
 def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
-    verdict = draws.judge(greedy.build(), EXACT, CPU)
+    verdict = draws.judge(greedy.build(), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT
     assert "states no probabilities" in verdict.note
 
@@ -153,5 +171,5 @@ def test_sparse_cells_are_joined():
 def test_the_rounds_of_a_host_that_may_not_ask_draw_as_they_should(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     for p in (0.3, 0.9):
-        verdict = draws.judge(build("top-p-rejection", p=p), EXACT, CPU)
+        verdict = draws.judge(build("top-p-rejection", p=p), EXACT, CPU, EAGER)
         assert verdict.verdict is Verdict.EXACT, verdict.note

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from nanobench.engines.base import Compiler, make_generator
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Gate, Verdict
 
@@ -42,17 +43,20 @@ def distributions() -> dict[str, Tensor]:
     }
 
 
-def judge(sampler: Sampler, gate: Gate, device: torch.device) -> Gate:
+def judge(sampler: Sampler, gate: Gate, device: torch.device, compiler: Compiler) -> Gate:
     """The gate's verdict with the sampler's: wrong where its tokens are not those of its probabilities.
 
-    One that states none is judged by nothing here, and the note says so.
+    It draws as the arm does: compiled where the arm is, and then from torch's own generator. One that states no probabilities
+    is judged by nothing here, and the note says so.
     """
     if not hasattr(sampler, "probabilities"):
         return replace(gate, note=f"{gate.note}; the sampler states no probabilities: what it draws is not gated")
     names, logits_DV = list(distributions()), torch.stack(list(distributions().values())).to(device)
     rows = torch.arange(len(names) * ROWS, device=device) % len(names)
-    generator = torch.Generator(device=device).manual_seed(0)
-    tokens_R = sampler(logits_DV[rows], generator).squeeze(1)
+    draw = compiler(sampler.__call__) if compiler.compiles else sampler
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        tokens_R = draw(logits_DV[rows], make_generator(logits_DV, compiler)).squeeze(1)
     counts_DV = torch.zeros(len(names), VOCAB, dtype=torch.long, device=device)
     counts_DV.index_put_((rows, tokens_R), torch.ones_like(tokens_R), accumulate=True)
     chances_DV = sampler.probabilities(logits_DV.double()).cpu()

@@ -3,7 +3,8 @@
     python tests/bench/hand_loop.py [OUT]        about ten minutes for GPT-2 124M on two cores
 
 Prints, per batch and arm, tok/s of both with the spread of the loop's own runs, and both speedups with their intervals.
-The loop runs in processes of its own and uses nothing of nanobench but the model.
+The loop runs in processes of its own and uses nothing of nanobench but the model, packed as a worker packs it, and the way
+in which a worker keeps freed memory.
 """
 
 import json
@@ -24,10 +25,14 @@ def loop() -> None:
     import torch
 
     from nanobench import lookup
+    from nanobench.models import linear
+    from nanobench.probes import memory
 
+    memory.keep_freed()
     torch.manual_seed(0)
     model = lookup.find("models", MODEL)()
     model.module.eval()
+    linear.pack(model.module)
     seconds = {}
     with torch.inference_mode():
         for batch in BATCHES:
@@ -57,9 +62,11 @@ def cached(model, prompt):
     import torch
 
     cache = model.make_cache(len(prompt), PROMPT + NEW, "static")
+    cache.narrow(PROMPT, masked=False)
     logits, cache = model.forward_cached(prompt, torch.arange(PROMPT), cache)
     tokens = [prompt, logits[:, -1].argmax(-1, keepdim=True)]
     for position in range(PROMPT, PROMPT + NEW - 1):
+        cache.narrow(position + 1, masked=False)
         logits, cache = model.forward_cached(tokens[-1], torch.tensor([position]), cache)
         tokens.append(logits[:, -1].argmax(-1, keepdim=True))
     return torch.cat(tokens, dim=1)

@@ -44,7 +44,9 @@ def main() -> None:
                 ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
                 read = 4e-9 * width * out * len(layers)
                 rates = " | ".join(f"{read / statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
-                print(f"| {name} {width} to {out} | {rows} | {rates} | {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] |")
+                print(
+                    f"| {name} {width} to {out} | {rows} | {rates} | {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] |"
+                )
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Generate:
         scales = Scales(self.engine, self.arm.attention, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
         verdict = gate.judge(reference, self.build_engine, scales, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
-            verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device)
+            verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device, self.compiler)
         self.gate = replace(verdict, digest=digest)
         if not scales.complete:
             gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
