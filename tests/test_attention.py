@@ -1,6 +1,8 @@
 """Attention kernels as an axis: each computes the same, is refused where it can't run, and is never another in disguise."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from nanobench import attention
 from nanobench.errors import Skip
@@ -35,13 +37,30 @@ def test_what_a_cpu_has_not_is_refused(choice):
 )
 def test_another_kernel_than_the_one_asked_for_is_an_error(names, message):
     with pytest.raises(RuntimeError, match=message):
-        attention.check("sdpa-flash", frozenset(names))
-    attention.check("auto", frozenset(names))
+        attention.check("sdpa-flash", frozenset(names), compiled=False)
+    attention.check("auto", frozenset(names), compiled=False)
+
+
+def test_a_compiler_may_replace_an_operator_but_not_by_that_of_another_choice():
+    attention.check("sdpa-math", frozenset(["aten::bmm"]), compiled=True)
+    with pytest.raises(RuntimeError, match="ran sdpa-flash"):
+        attention.check("sdpa-math", frozenset(["aten::_scaled_dot_product_flash_attention"]), compiled=True)
+
+
+def test_what_a_backend_has_no_kernel_for_is_skipped_with_the_reason():
+    q, other = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8, dtype=torch.float64)
+    with pytest.raises(Skip, match="sdpa-efficient has no kernel for this arm's masks, heads or dtype"):
+        with attention.only("sdpa-efficient"):
+            F.scaled_dot_product_attention(q, q, q)
+    with pytest.raises(RuntimeError, match="dtype"), attention.only("sdpa-flash"):
+        F.scaled_dot_product_attention(q, other, q)
 
 
 def test_the_kernel_asked_for_is_recognised_on_either_device():
-    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm"]))
-    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention"]))
+    attention.check(
+        "sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm"]), compiled=False
+    )
+    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention"]), compiled=False)
 
 
 def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_path):

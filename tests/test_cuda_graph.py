@@ -10,6 +10,7 @@ from nanobench import costs, gate, lookup
 from nanobench.engines import cuda_graph
 from nanobench.engines.base import Compiler
 from nanobench.errors import Skip
+from nanobench.models.base import StaticCache
 from nanobench.samplers import greedy
 from nanobench.schema import Point
 
@@ -21,7 +22,11 @@ class Graph:
     """Replays by running the step that was captured; a step after a capture may not run by itself."""
 
     def __init__(self):
-        self.body, self.replays = None, 0
+        self.body, self.replays, self.registered = None, 0, False
+
+    def register_generator_state(self, generator):
+        assert not self.registered
+        self.registered = True
 
     def replay(self):
         self.replays += 1
@@ -37,19 +42,28 @@ class Stream:
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """torch.cuda's graphs on a CPU."""
-    reserved = iter((1000, 5000))
+    """torch.cuda's graphs on a CPU. Gives the view of the cache that each was captured under."""
+    reserved, views, captured = iter((1000, 5000)), [], []
+    attend_to = StaticCache.attend_to
+    monkeypatch.setattr(StaticCache, "attend_to", lambda self, *view: (views.append(view), attend_to(self, *view))[1])
+
+    def graph(graph, pool):
+        assert (graph.registered, pool) == (True, "pool")
+        captured.append(views[-1])
+        return nullcontext()
+
     for name, value in {
         "CUDAGraph": Graph,
         "Stream": Stream,
         "current_stream": Stream,
         "stream": lambda stream: nullcontext(),
-        "graph": lambda graph, pool: nullcontext(),
+        "graph": graph,
+        "empty_cache": lambda: None,
         "graph_pool_handle": lambda: "pool",
         "memory_reserved": lambda device: next(reserved),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(Graph, "register_generator_state", lambda self, generator: None, raising=False)
+    return captured
 
 
 def adapter():
@@ -59,15 +73,17 @@ def adapter():
     return made
 
 
-def build(point=POINT, mode="off"):
+def build(cuda, point=POINT, mode="off"):
+    """An engine whose graphs replay what was captured: a step under the view that the cache had then."""
     engine = cuda_graph.build(adapter(), greedy.build(), point, Compiler(mode, "cuda"))
 
-    def body(seen, logits_BV):
-        engine.narrow(seen, masked=True)
+    def body(captured, logits_BV):
+        engine.attend_to(*captured)
         logits_BV.copy_(engine._decode())
 
+    captured_at = dict(zip(engine.graphs, cuda, strict=True))
     for seen, (graph, logits_BV) in engine.graphs.items():
-        graph.body = partial(body, seen, logits_BV)
+        graph.body = partial(body, captured_at[seen], logits_BV)
     return engine
 
 
@@ -76,7 +92,7 @@ def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda, monkey
     monkeypatch.setattr(costs, "BUCKET", bucket)
     prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        engine = build()
+        engine = build(cuda)
         tokens = gate.run_free(engine, prompt_BT, POINT.new_tokens)
         plain = lookup.find("engines", "cached")(adapter(), greedy.build(), ON_CPU, Compiler("off"))
         assert tokens.equal(gate.run_free(plain, prompt_BT, POINT.new_tokens))
@@ -86,7 +102,7 @@ def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda, monkey
 
 def test_a_second_call_begins_anew(cuda):
     with torch.inference_mode():
-        engine = build()
+        engine = build(cuda)
         prompts = [torch.full((3, 8), token) for token in (5, 9, 5)]
         first, _, again = (gate.run_free(engine, prompt_BT, POINT.new_tokens) for prompt_BT in prompts)
     assert first.equal(again)
@@ -94,11 +110,11 @@ def test_a_second_call_begins_anew(cuda):
 
 def test_a_graphs_memory_is_what_the_capture_reserved(cuda):
     with torch.inference_mode():
-        assert build().graph_bytes == 4000
+        assert build(cuda).graph_bytes == 4000
 
 
 def test_it_is_refused_where_it_would_be_something_else(cuda):
     with pytest.raises(Skip, match="needs a CUDA device, and this is cpu"):
         cuda_graph.build(adapter(), greedy.build(), ON_CPU, Compiler("off"))
     with pytest.raises(Skip, match="--compile-mode reduce-overhead"):
-        build(mode="default")
+        build(cuda, mode="default")

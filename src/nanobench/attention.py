@@ -1,6 +1,7 @@
 """The kernels of `scaled_dot_product_attention` as an arm's choice, and whether an arm really ran the one it names."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -19,6 +20,8 @@ OPERATORS = {
     "sdpa-cudnn": "aten::_scaled_dot_product_cudnn_attention",
 }
 """How the name of a backend's operator begins."""
+NO_KERNEL = ("No available kernel", "No viable backend")
+"""How torch says that a backend cannot do it."""
 ON_CPU = ("sdpa-math", "sdpa-flash")
 
 
@@ -28,14 +31,29 @@ def refuse_elsewhere(choice: str, device: str) -> None:
         raise Skip(f"{choice} needs a CUDA device; a CPU has {' and '.join(ON_CPU)}")
 
 
-def only(choice: str) -> AbstractContextManager[None]:
-    """While it lasts torch takes this backend or raises RuntimeError; `auto` leaves the choice to torch."""
-    return nullcontext() if choice == "auto" else sdpa_kernel(BACKENDS[choice])
+@contextmanager
+def only(choice: str) -> Iterator[None]:
+    """While it lasts torch takes this backend alone; `auto` leaves the choice to torch.
+
+    Raises Skip where the backend has no kernel for what it is given.
+    """
+    if choice == "auto":
+        yield
+        return
+    try:
+        with sdpa_kernel(BACKENDS[choice]):
+            yield
+    except RuntimeError as error:
+        if any(text in str(error) for text in NO_KERNEL):
+            raise Skip(f"{choice} has no kernel for this arm's masks, heads or dtype") from error
+        raise
 
 
-def check(choice: str, names: frozenset[str]) -> None:
-    """Raises RuntimeError unless the operators that were dispatched are those of the choice."""
+def check(choice: str, names: frozenset[str], compiled: bool) -> None:
+    """Raises RuntimeError unless the operators that were dispatched are those of the choice. A compiler may have put other
+    operators in its place, but not those of another choice.
+    """
     seen = {each for each, operator in OPERATORS.items() for name in names if name.startswith(operator)}
-    if choice != "auto" and seen != {choice}:
+    if choice != "auto" and seen != {choice} and not (compiled and not seen):
         what = f"ran {' and '.join(sorted(seen))}" if seen else "calls no scaled_dot_product_attention"
         raise RuntimeError(f"{choice} was asked for, but the model {what}")

@@ -8,10 +8,12 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.profiler import record_function
 
 from nanobench import stats
 from nanobench.engines.base import Compiler
@@ -19,6 +21,7 @@ from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.models import gpt2, linear
 from nanobench.models.base import Attention
+from nanobench.probes import dispatches
 from nanobench.probes.clock import make_clock
 from nanobench.samplers import greedy
 from nanobench.schema import DTYPE_BYTES, Point
@@ -26,6 +29,7 @@ from nanobench.schema import DTYPE_BYTES, Point
 LEAST_PASSES, PASSES_S = 3, 0.1
 SPAN, PROMPT = 64, 4
 """Positions that a step looks at, and those that are filled before the first one."""
+PARTS = ("matmul", "head", "attention", "pick")
 QUEUE_CYCLES = 5_000_000
 """A few milliseconds on a GPU: time enough to enqueue a pass."""
 
@@ -57,8 +61,6 @@ class Spent:
     whole_s: float
     """until the device was done"""
     parts: dict[str, float]
-    calls: dict[str, int]
-    """how often each part was called"""
     spreads: dict[str, float]
     """relative interquartile ranges"""
 
@@ -74,19 +76,22 @@ class Bench:
     def __init__(self, size: Size, device: torch.device, dtype: str) -> None:
         self.size, self.device, self.dtype, self.clock = size, device, dtype, make_clock(device)
         self.marks: list[tuple[str, Any, Any]] = []
+        self.counting = False
         with torch.device("meta"):
             heads = max(1, size.width // 64)
             self.adapter: Any = gpt2.build(
                 n_layer=size.layers, n_head=heads, n_embd=size.width, vocab_size=size.vocab, block_size=max(SPAN, 256)
             )
         module: Any = self.adapter.module.to_empty(device=device).to(getattr(torch, dtype)).eval().requires_grad_(False)
+        # `to_empty` takes a tied weight for two.
+        module.head.weight = module.token_embedding.weight
         for parameter in module.parameters():
             parameter.fill_(1 / size.width)
         linear.pack(module)
         module.logits = self.around("head", module.logits)
         for part in module.modules():
             if isinstance(part, linear.Linear) and part is not module.head:
-                vars(part)["product"] = self.around("matmul", part.product)
+                vars(part)["forward"] = self.around("matmul", part.forward)
             elif isinstance(part, Attention):
                 vars(part)["look"] = self.around("attention", part.look)
         self.sampler = self.around("pick", greedy.build())
@@ -96,7 +101,8 @@ class Bench:
 
         def marked(*args: Any, **keywords: Any) -> Any:
             before = self.clock.mark()
-            result = work(*args, **keywords)
+            with record_function(kind) if self.counting else nullcontext():
+                result = work(*args, **keywords)
             self.marks.append((kind, before, self.clock.mark()))
             return result
 
@@ -110,8 +116,7 @@ class Bench:
 
         def work() -> None:
             # Else the cache would be full after some passes.
-            engine.length = SPAN - 1
-            engine.pos_1.fill_(engine.length)
+            engine.seek(SPAN - 1)
             engine.step()
 
         return work
@@ -143,6 +148,14 @@ class Bench:
         """Tokens that nobody reads."""
         return torch.zeros((batch_size, tokens), dtype=torch.long, device=self.device)
 
+    def operations(self, work: Callable[[], Any]) -> Counter[str | None]:
+        """What a pass on a CPU dispatches, by part; None for what lies between them."""
+        self.counting = True
+        try:
+            return dispatches.by_part(work, PARTS)
+        finally:
+            self.counting = False
+
     def spent(self, work: Callable[[], Any]) -> Spent:
         """Times of some passes, after one that does not count."""
         self.once(work)
@@ -155,7 +168,6 @@ class Bench:
             statistics.median(host for host, _, _ in passes),
             statistics.median(wholes),
             {kind: statistics.median(seconds) for kind, seconds in parts.items()},
-            dict(Counter(kind for kind, _, _ in self.marks)),
             {kind: stats.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("whole", wholes)]},
         )
 

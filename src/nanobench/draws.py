@@ -6,6 +6,7 @@ against the sampler's own `probabilities` in float64 by Pearson's chi-square, sp
 
 from dataclasses import replace
 from functools import cache
+from types import FunctionType
 
 import torch
 from scipy import stats
@@ -53,7 +54,7 @@ def judge(sampler: Sampler, gate: Gate, device: torch.device, compiler: Compiler
         return replace(gate, note=f"{gate.note}; the sampler states no probabilities: what it draws is not gated")
     names, logits_DV = list(distributions()), torch.stack(list(distributions().values())).to(device)
     rows = torch.arange(len(names) * ROWS, device=device) % len(names)
-    draw = compiler(sampler.__call__) if compiler.compiles else sampler
+    draw = compiler(sampler if isinstance(sampler, FunctionType) else sampler.__call__) if compiler.compiles else sampler
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         tokens_R = draw(logits_DV[rows], make_generator(logits_DV, compiler)).squeeze(1)

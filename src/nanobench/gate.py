@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanobench.engines.base import Engine
 from nanobench.errors import Skip
+from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.schema import REFERENCE_DTYPE, Gate, Point, Verdict
 
@@ -94,7 +95,8 @@ class Reference:
             tokens_BN = torch.cat((tokens_BN, rows[-1].argmax(-1, keepdim=True)), dim=1)
         logits_RPV = torch.stack(rows, dim=1)
         positions = list(range(self.small.new_tokens))
-        own = logits_at(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
+        with linear.unpacked(self.narrow.module):
+            own = logits_at(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
         return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
 
     @cached_property
@@ -106,7 +108,8 @@ class Reference:
         sequence_RT = torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
         wide = cast(self.adapter, getattr(torch, REFERENCE_DTYPE[point.dtype]))
         logits_RPV = logits_at(wide, sequence_RT, point.prompt_len, positions)
-        own = logits_at(self.adapter, sequence_RT, point.prompt_len, positions)
+        with linear.unpacked(self.adapter.module):
+            own = logits_at(self.adapter, sequence_RT, point.prompt_len, positions)
         return Expected(logits_RPV, positions, tolerance(own, logits_RPV, point.dtype))
 
 

@@ -1,6 +1,7 @@
-"""What this machine reaches: parts of passes of synthetic GPT-2s from 32 to 1,024 wide, and its memory. In half a minute."""
+"""What this machine reaches: parts of passes of synthetic GPT-2s from 32 to 1,024 wide, and its memory. In a minute."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,23 +105,24 @@ def rate(kind: str, amount: int, seconds: list[float]) -> Limit:
 def reached(bench: Bench) -> Iterator[Limit]:
     """The limits that the passes of one size show. On a CPU what lies between the parts of a pass of one row is dispatch."""
     on_cpu, size, operation_s = not bench.clock.enqueues, bench.size, 0.0
-    operations = dispatches.count(bench.step(1), bench.device).operations
-    for rows in size.batches:
-        spent = bench.spent(bench.step(rows))
-        between = operations - sum(spent.calls.values())
-        if rows == 1 and (size.is_hollow or on_cpu):
-            operation_s = spent.rest_s / between if on_cpu else spent.host_s / operations
+    works = [(bench.step(rows), Pass(rows, 1, SPAN, 1, kv_read=SPAN, kv_written=1)) for rows in size.batches]
+    works += [(bench.read(rows, tokens), Pass(rows, tokens, tokens, 1)) for rows, tokens in size.prompts]
+    for work, one in works:
+        spent = bench.spent(work)
+        operations: Counter[str | None] = bench.operations(work) if on_cpu else Counter()
+        if one.rows == one.tokens == 1 and (size.is_hollow or on_cpu):
+            seconds, count = (spent.rest_s, operations[None]) if on_cpu else (spent.host_s, launches(bench, work))
+            operation_s = seconds / count
             yield Limit("operation", operation_s, spent.spreads["whole"], 1, bench.weight_bytes)
-        one = Pass(rows, 1, SPAN, 1, kv_read=SPAN, kv_written=1)
-        yield from rates(bench, one, spent, between, operation_s if on_cpu else 0.0)
-    operations = dispatches.count(bench.read(1, 1), bench.device).operations
-    for rows, tokens in size.prompts:
-        spent = bench.spent(bench.read(rows, tokens))
-        between = operations - sum(spent.calls.values())
-        yield from rates(bench, Pass(rows, tokens, tokens, 1), spent, between, operation_s if on_cpu else 0.0)
+        yield from rates(bench, one, spent, {part: count * operation_s for part, count in operations.items()})
 
 
-def rates(bench: Bench, one: Pass, spent: Spent, between: int, operation_s: float) -> Iterator[Limit]:
+def launches(bench: Bench, work: Callable[[], Any]) -> int:
+    """Kernels that the host hands out in a pass."""
+    return dispatches.count(work, bench.device).operations
+
+
+def rates(bench: Bench, one: Pass, spent: Spent, dispatch_s: dict[str | None, float]) -> Iterator[Limit]:
     """Rates of the parts of one pass, without what dispatching them takes; and of the norms and additions between them."""
     if bench.size.is_hollow:
         return
@@ -137,8 +139,8 @@ def rates(bench: Bench, one: Pass, spent: Spent, between: int, operation_s: floa
     for kind, (amount, place, set_bytes) in amounts.items():
         if kind != "pick" or one.rows == max(bench.size.batches):
             taken = spent.parts[kind]
-            seconds = max(taken * LEAST_WORK, taken - spent.calls[kind] * operation_s)
+            seconds = max(taken * LEAST_WORK, taken - dispatch_s.get(kind, 0.0))
             yield Limit(kind, amount / seconds, spent.spreads[kind], place, int(set_bytes))
-    between_s = spent.rest_s - between * operation_s
+    between_s = spent.rest_s - dispatch_s.get(None, 0.0)
     if rows >= LEAST_ROWS and between_s > 0:
         yield Limit("elementwise", cost.elementwise_bytes / between_s, spent.spreads["whole"], rows, int(matrix))

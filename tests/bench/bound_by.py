@@ -34,8 +34,7 @@ def work(adapter, point, engine):
         return lambda: made.prefill(prompt_BT)
 
     def step():
-        made.length = point.prompt_len
-        made.pos_1.fill_(point.prompt_len)
+        made.seek(point.prompt_len)
         made.step()
 
     return step

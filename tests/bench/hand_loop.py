@@ -62,11 +62,11 @@ def cached(model, prompt):
     import torch
 
     cache = model.make_cache(len(prompt), PROMPT + NEW, "static")
-    cache.narrow(PROMPT, masked=False)
+    cache.attend_to(PROMPT, masked=False)
     logits, cache = model.forward_cached(prompt, torch.arange(PROMPT), cache)
     tokens = [prompt, logits[:, -1].argmax(-1, keepdim=True)]
     for position in range(PROMPT, PROMPT + NEW - 1):
-        cache.narrow(position + 1, masked=False)
+        cache.attend_to(position + 1, masked=False)
         logits, cache = model.forward_cached(tokens[-1], torch.tensor([position]), cache)
         tokens.append(logits[:, -1].argmax(-1, keepdim=True))
     return torch.cat(tokens, dim=1)

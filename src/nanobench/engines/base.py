@@ -56,7 +56,7 @@ class Compiler:
         return COMPILE_MODES[self.mode] is not None
 
     def __call__(self, function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
-        """The bound method `function`, compiled in this mode; `dynamic` where its shapes grow from call to call.
+        """The function or bound method, compiled in this mode; `dynamic` where its shapes grow from call to call.
 
         Raises Skip for a mode that would be another one on this device.
         """
@@ -68,12 +68,19 @@ class Compiler:
             raise Skip(f"{self.mode} captures CUDA graphs, which a CPU has not: it would be {other}")
         # Else a function that meets its limit of recompilations runs eagerly from then on, and only a log says so.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        assert isinstance(function, types.MethodType)
-        plain = function.__func__
+        plain = function.__func__ if isinstance(function, types.MethodType) else function
+        assert isinstance(plain, types.FunctionType)
         code = plain.__code__.replace(co_name=f"{plain.__name__}_{next(self._serial)}")
         self.code_names.add(code.co_name)
         own = types.FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
-        return torch.compile(types.MethodType(own, function.__self__), **{"dynamic": dynamic, **arguments})
+        bound = types.MethodType(own, function.__self__) if isinstance(function, types.MethodType) else own
+        return torch.compile(bound, **{"dynamic": dynamic, **arguments})
+
+    def fix(self, *tensors: Tensor) -> None:
+        """Says that these tensors stay where they are. Else inductor captures no graph of a function that writes into them."""
+        if self.mode in GRAPH_MODES:
+            for tensor in tensors:
+                torch._dynamo.mark_static_address(tensor)
 
 
 def allocate_tokens(point: Point, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Cached generation over a preallocated static cache: a prefill over the prompt, then one new token per step.
 
-Attention looks at the filled positions alone where the cache can be narrowed. A compiled step looks at all of them, masked:
+Attention looks at the filled positions alone where the cache can be told. A compiled step looks at all of them, masked:
 each length would be a graph of its own.
 """
 
@@ -20,14 +20,14 @@ class Cached:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler = adapter, sampler
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
-        self.narrow = getattr(self.cache, "narrow", lambda seen, masked: None)
-        self.path = "prefix" if hasattr(self.cache, "narrow") and not compiler.compiles else "static"
+        self.path = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
         self.max_len, self.length = point.total_len, 0
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
         self.generator = make_generator(weights, compiler)
         self.prompt_T = torch.arange(point.prompt_len, device=weights.device)
         self.pos_1 = torch.zeros(1, dtype=torch.long, device=weights.device)
+        compiler.fix(self.tokens_BN, self.pos_1, *getattr(self.cache, "tensors", ()))
         self.read = compiler(self._read)
         self.decode = compiler(self._decode)
 
@@ -44,19 +44,29 @@ class Cached:
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill."""
-        self.length = length = prompt_BT.shape[1]
-        self.narrow(length, masked=False)
+        length = prompt_BT.shape[1]
+        self.attend_to(length, masked=False)
         self.tokens_BN[:, :length] = prompt_BT
         self.logits_BV, self.tokens_BN[:, length : length + 1] = self.read(prompt_BT)
-        self.pos_1.fill_(length)
+        self.seek(length)
 
     def step(self) -> int:
         """See Engine.step."""
         self.length += 1
         whole = self.path == "static"
-        self.narrow(self.max_len if whole else self.length, masked=whole)
+        self.attend_to(self.max_len if whole else self.length, masked=whole)
         self.logits_BV = self.decode()
         return 1
+
+    def seek(self, length: int) -> None:
+        """The next step reads the token at this position, and the cache in front of it."""
+        self.length = length
+        self.pos_1.fill_(length)
+
+    def attend_to(self, seen: int, masked: bool) -> None:
+        """See StaticCache.attend_to; nothing happens to a cache that cannot."""
+        if hasattr(self.cache, "attend_to"):
+            self.cache.attend_to(seen, masked)
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Cached:

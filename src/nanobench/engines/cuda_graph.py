@@ -1,4 +1,4 @@
-"""Cached generation whose step is captured once as a CUDA graph: the host launches one graph per token instead of ~150 kernels.
+"""Cached generation whose step is captured as a CUDA graph: the host launches one graph per token instead of ~150 kernels.
 
 Position, newest token and cache are tensors that the captured step reads and writes, so a replay goes on where the last one
 ended. How far it looks into the cache is fixed in a graph, so a long cache has several. Not run on a GPU so far.
@@ -30,6 +30,8 @@ class CudaGraph(Cached):
         self.path = "buckets" if self.path == "prefix" else "static"
         lengths = range(point.prompt_len + 1, point.total_len)
         seen = {costs.bucket(length, point.total_len) if self.path == "buckets" else point.total_len for length in lengths}
+        # A capture gives unused blocks back, which were reserved before.
+        torch.cuda.empty_cache()
         reserved, self.pool = torch.cuda.memory_reserved(self.tokens_BN.device), torch.cuda.graph_pool_handle()
         # The longest first: the others find its memory in the pool.
         self.graphs = {each: self.capture(each) for each in sorted(seen, reverse=True)}
@@ -37,7 +39,7 @@ class CudaGraph(Cached):
 
     def capture(self, seen: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         """The graph of a step that looks at so many positions, and the logits that every replay overwrites."""
-        self.narrow(seen, masked=True)
+        self.attend_to(seen, masked=True)
         graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         if self.generator is not None:
             graph.register_generator_state(self.generator)

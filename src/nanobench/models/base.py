@@ -34,7 +34,7 @@ class Adapter(Protocol):
 
 class StaticCache:
     """Keys and values preallocated for `max_len` tokens; a step writes in place and attends over all of it, masked, or over
-    as much as `narrow` says.
+    as much as `attend_to` says.
     """
 
     def __init__(self, shape: GPTShape, batch_size: int, max_len: int, like: Tensor) -> None:
@@ -42,10 +42,14 @@ class StaticCache:
         self.keys_BKSD = [torch.zeros(sizes, dtype=like.dtype, device=like.device) for _ in range(shape.n_layer)]
         self.values_BKSD = [torch.zeros_like(keys) for keys in self.keys_BKSD]
         self.steps_S = torch.arange(max_len, device=like.device)
-        self.max_len = self.seen = max_len
-        self.masked = True
+        self.seen, self.masked = max_len, True
 
-    def narrow(self, seen: int, masked: bool) -> None:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step writes into."""
+        return [*self.keys_BKSD, *self.values_BKSD]
+
+    def attend_to(self, seen: int, masked: bool) -> None:
         """From now on a pass looks at the first `seen` positions only: unmasked, if it ends at the last of them."""
         self.seen, self.masked = seen, masked
 

@@ -4,6 +4,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
@@ -40,7 +41,7 @@ class Block(nn.Module):
     def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
         x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, mask_TS)
-        return x_BTC + self.down(self.up.gelu(self.norm_2(x_BTC)))
+        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate="tanh"))
 
 
 class GPT2(GPT):

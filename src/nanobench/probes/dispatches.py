@@ -1,6 +1,7 @@
 """What the host dispatches and the device runs, counted by torch's profiler in an untimed run."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,24 @@ def on_cuda(events: Any) -> Dispatches:
     return Dispatches(len(launches), len(kernels), min(1.0, busy_us / max(1.0, end - begin)), graphs)
 
 
+def by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:
+    """Operations that Python asks for on a CPU, by the `record_function` of one of these names that surrounds them; None for
+    those between the parts.
+    """
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work()
+    dispatched = [event for event in profiler.events() or [] if is_dispatched(event)]
+    return Counter(next((parent.name for parent in parents(event) if parent.name in parts), None) for event in dispatched)
+
+
+def parents(event: Any) -> Iterator[Any]:
+    """What an event happened in, from the inside."""
+    while (event := event.cpu_parent) is not None:
+        yield event
+
+
 def is_dispatched(event: Any) -> bool:
     """Whether an event is an operation that Python asked for, and no part of another one."""
     if event.device_type != DeviceType.CPU or not event.name.startswith(("aten::", "inductor::", "mkl::", "mkldnn::")):
         return False
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name.startswith("aten::"):
-            return False
-        parent = parent.cpu_parent
-    return True
+    return not any(parent.name.startswith("aten::") for parent in parents(event))

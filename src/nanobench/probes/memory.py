@@ -54,8 +54,9 @@ def keep_freed() -> None:
     Else an arm pays for fresh pages or doesn't, up to twice the time of a prefill, depending on what ran before it.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        # Old versions of glibc take 32 MiB at most. A threshold of trimming alone would fix that of mmap where it is.
+        if libc.mallopt(M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(M_MMAP_THRESHOLD, 32 << 20):
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]:

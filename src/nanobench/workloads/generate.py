@@ -132,12 +132,13 @@ class Generate:
         device, steps = self.prompt_BT.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
         with attention.only(self.arm.attention):
             prefill = dispatches.count(lambda: self.engine.prefill(self.prompt_BT), device)
-        if not self.compiler.compiles:
-            attention.check(self.arm.attention, prefill.names)
+        attention.check(self.arm.attention, prefill.names, self.compiler.compiles)
         self.dispatched = {"operations_prefill": prefill.operations}
         if steps:
             with attention.only(self.arm.attention):
                 found = dispatches.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
+            if not found.graph_launches:
+                attention.check(self.arm.attention, found.names, self.compiler.compiles)
             self.dispatched |= {
                 "operations_per_step": found.operations / steps,
                 "kernels_per_step": found.kernels / steps,
