@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results
 # What `make gpu` runs: configurations and the seconds after which each is stopped.
-GPU ?= gpu-seeds:210 gpu-modes:120 gpu-samplers:50 gpu-context:60 gpu-batch:60
+GPU ?= gpu-seeds:190 gpu-modes:100 gpu-samplers:45 gpu-attention:35 gpu-context:60 gpu-batch:55
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 
 help:  ## this list
@@ -29,10 +29,10 @@ type: $(VENV)/dev  ## types
 
 check: lint type test  ## what CI runs
 
-gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, in nine minutes; one archive in OUT
+gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, each stopped after its seconds; one archive in OUT
 	for sweep in $(GPU); do \
 		name=$${sweep%:*}; run=$(OUT)/gpu-$(STAMP)/$$name; \
-		PYTHONPATH=src timeout --signal=INT --kill-after=20 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
+		PYTHONPATH=src timeout --signal=INT --kill-after=5 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
 			|| echo "$$name ended with $$?; what it finished is kept"; \
 		PYTHONPATH=src $(PYTHON) -m nanobench report $$run || true; \
 	done

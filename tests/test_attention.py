@@ -49,18 +49,16 @@ def test_a_compiler_may_replace_an_operator_but_not_by_that_of_another_choice():
 
 def test_what_a_backend_has_no_kernel_for_is_skipped_with_the_reason():
     q, other = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8, dtype=torch.float64)
-    with pytest.raises(Skip, match="sdpa-efficient has no kernel for this arm's masks, heads or dtype"):
-        with attention.only("sdpa-efficient"):
-            F.scaled_dot_product_attention(q, q, q)
+    reason = "sdpa-efficient has no kernel for this arm's masks, heads or dtype"
+    with pytest.raises(Skip, match=reason), attention.only("sdpa-efficient"):
+        F.scaled_dot_product_attention(q, q, q)
     with pytest.raises(RuntimeError, match="dtype"), attention.only("sdpa-flash"):
         F.scaled_dot_product_attention(q, other, q)
 
 
 def test_the_kernel_asked_for_is_recognised_on_either_device():
-    attention.check(
-        "sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm"]), compiled=False
-    )
-    attention.check("sdpa-flash", frozenset(["aten::_scaled_dot_product_flash_attention"]), compiled=False)
+    for name in ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention"):
+        attention.check("sdpa-flash", frozenset([name, "aten::addmm"]), compiled=False)
 
 
 def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_path):

@@ -1,7 +1,7 @@
 """Closed forms against what torch counts while the engines run, against tensors' bytes, and against examples worked by hand."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanobench import costs, lookup
 from nanobench.costs import NOTHING, Pass, cost
 from nanobench.engines import base, cached, cached_cat, uncached
+from nanobench.models.base import StaticCache
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 PRESETS = lookup.presets()
@@ -135,9 +136,19 @@ def test_of_a_static_cache_what_is_filled_is_read_and_the_new_tokens_written(mod
     assert [step.kv_bytes for step in steps] == [position * (point.prompt_len + n + 1) for n in range(1, point.new_tokens)]
 
 
-def test_a_compiled_step_reads_the_whole_cache():
+class Untold(StaticCache):
+    """A foreign cache, which cannot be told how far it is filled."""
+
+    attend_to = property()
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(StaticCache, "default"), (Untold, "off")])
+def test_a_compiled_step_and_one_over_a_foreign_cache_read_all_of_it(monkeypatch, kind, mode):
     adapter, point = cast("gpt2-nano", "float32"), point_of("gpt2-nano", **LONGER)
-    made, _ = start(adapter, "cached", point, "default")
+    make = partial(kind, adapter.shape, like=adapter.module.norm.weight)
+    monkeypatch.setattr(adapter, "make_cache", lambda batch_size, max_len, name: make(batch_size, max_len))
+    made, _ = start(adapter, "cached", point, mode)
+    assert made.path == "static"
     whole = cached_bytes(made)
     _, *steps = expected(adapter.shape, made, point)
     assert {step.kv_bytes for step in steps} == {whole + whole / point.total_len}
@@ -209,7 +220,7 @@ def test_sizes_that_costs_rest_on_are_those_of_the_layers(model):
     linears = [layer for layer in module.blocks.modules() if isinstance(layer, nn.Linear)]
     assert shape.block_params == sum(layer.weight.numel() for layer in linears)
     assert {shape.mlp_width} == {block.up.out_features for block in module.blocks}
-    head = getattr(module, "head", module.token_embedding)
+    head = module.head
     assert shape.head_params == head.weight.numel()
     only_looked_up = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)} - {head.weight}
     assert shape.read_params == sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in only_looked_up)

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import trial
+from nanobench import gate, lookup, trial
+from nanobench.engines.base import Compiler
 from nanobench.models import linear
 from nanobench.models.linear import Linear
 from nanobench.probes import dispatches
-from nanobench.schema import Point
+from nanobench.schema import Point, Verdict
 
 ROWS = (1, 2, 3, 8, 50)
 
@@ -138,3 +139,30 @@ def test_a_model_is_packed_when_it_is_loaded(model, dtype, share):
     layers = [part for part in adapter.module.modules() if isinstance(part, Linear)]
     assert len(layers) == 4 * adapter.shape.n_layer + 1
     assert linear.packed_bytes(adapter.module) == share * 4 * (adapter.shape.block_params + adapter.shape.head_params)
+
+
+def judged(model, batch_size, engine, spoil=False):
+    """The gate's verdict on an engine over a packed model."""
+    point = Point(model=model, dtype="float32", device="cpu", threads=1, batch_size=batch_size, prompt_len=12, new_tokens=4)
+    adapter = trial.load(point, seed=0)
+    if spoil:
+        layer = adapter.module.blocks[0].up
+        layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.roll(1, 0))
+
+    def build(adapter, point):
+        return lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
+
+    with torch.inference_mode():
+        return gate.judge(gate.Reference(adapter, point, 0), build, build(adapter, point), compiled=False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("engine", ["uncached", "cached", "cached-cat"])
+def test_a_packed_model_is_exact(monkeypatch, engine, batch_size):
+    calls = seen(monkeypatch)
+    assert judged("gpt2-mini", batch_size, engine).verdict is Verdict.EXACT
+    assert len(calls) > 10
+
+
+def test_the_tolerance_does_not_come_from_the_weights_that_are_judged():
+    assert judged("gpt2-mini", 5, "cached", spoil=True).verdict is Verdict.WRONG

@@ -165,15 +165,17 @@ def test_every_architecture_has_a_nano():
     assert {lookup.presets()[name]["architecture"] for name in NANOS} == architectures
 
 
-@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("kind", [*CACHES, "static told", "static told masked"])
 @pytest.mark.parametrize("name", NANOS)
 @pytest.mark.parametrize("chunks", [[9, *[1] * 7], [1] * 16, [8, 8], [3, 5, 1, 7], [16]], ids=str)
 def test_cached_equals_the_whole_sequence(name, kind, chunks):
     adapter = nano(name)
     idx_BT = tokens(adapter)
-    cache = adapter.make_cache(2, 20, kind)
+    cache = adapter.make_cache(2, 20, kind.partition(" ")[0])
     seen = []
     for pos_T in torch.arange(16).split(chunks):
+        if "told" in kind:
+            cache.attend_to(len(pos_T) + int(pos_T[0]), masked="masked" in kind)
         logits_BTV, cache = adapter.forward_cached(idx_BT[:, pos_T], pos_T, cache, last_only=False)
         seen.append(logits_BTV)
     assert_same(torch.cat(seen, dim=1), adapter.forward(idx_BT), 1e-10)

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,6 +147,29 @@ def test_the_allocators_peak_is_what_was_held_at_once_on_top():
 
     _, peak = memory.allocator_peak(work, torch.device("cpu"))
     assert peak == pytest.approx(4 * ((1 << 20) + (1 << 19)), rel=0.01)
+
+
+FAULTS = """
+import resource, torch
+from nanobench.probes import memory
+{first}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_freed_memory_is_kept_where_asked_for():
+    def faults(first):
+        command = [sys.executable, "-c", FAULTS.format(first=first)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("memory.keep_freed()") < 1000 < faults("")
 
 
 def test_the_memory_limit_is_lifted_again():

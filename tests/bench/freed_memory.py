@@ -45,8 +45,8 @@ def main() -> None:
 
     batch = int(sys.argv[1]) if len(sys.argv) > 1 else BATCH
     seen: dict[str, list[list[float]]] = {"given back": [], "kept": []}
-    for _ in range(PAIRS):
-        for way, each in seen.items():
+    for pair in range(PAIRS):
+        for way, each in list(seen.items())[:: -1 if pair % 2 else 1]:
             command = [sys.executable, __file__, "--prefills", str(batch), way]
             each.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
     ratio = stats.ratio([[math.log(a[0] / b[0]) for a, b in zip(*seen.values(), strict=True)]])
