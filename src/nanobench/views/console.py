@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nanobench.schema import MEASURED, GPTShape
+from nanobench.schema import MEASURED, Arm, GPTShape
 from nanobench.views import units
 
 STATUS_STYLE = {
@@ -45,7 +45,7 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
     grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
     points = f"batch {spread(plan, 'batch_size')}; prompt {spread(plan, 'prompt_len')}; new tokens {spread(plan, 'new_tokens')}"
     grid.add_row("points", points)
-    grid.add_row("arms", ", ".join(label(arm) for arm in plan["arms"]) + " (ratios refer to the first)")
+    grid.add_row("arms", ", ".join(Arm(**arm).label for arm in plan["arms"]) + " (ratios refer to the first)")
     cells = len(plan["points"]) * len(plan["arms"])
     launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
     grid.add_row(
@@ -62,11 +62,6 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
 def spread(plan: Row, name: str) -> str:
     """The values of a field over the points."""
     return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
-
-
-def label(arm: Row) -> str:
-    """An arm's name, from its fields."""
-    return " ".join(value for value in arm.values() if value not in ("off", "greedy"))
 
 
 def make_console() -> Console:
