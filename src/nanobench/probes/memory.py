@@ -54,7 +54,8 @@ def keep_freed() -> None:
     Else an arm pays for fresh pages or doesn't, up to twice the time of a prefill, depending on what ran before it.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # Not all: kept blocks of several hundred MiB fit together badly. Old versions of glibc take 32 MiB at most. A threshold of trimming alone would fix that of mmap where it is.
+        # Not all: kept blocks of several hundred MiB fit together badly. Old versions of glibc take 32 MiB at most, and a
+        # threshold of trimming alone would fix that of mmap where it is.
         if libc.mallopt(M_MMAP_THRESHOLD, 128 << 20) or libc.mallopt(M_MMAP_THRESHOLD, 32 << 20):
             libc.mallopt(M_TRIM_THRESHOLD, -1)
 
