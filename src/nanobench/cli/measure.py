@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -48,8 +48,8 @@ def kv_sweep(options: SweepOptions) -> None:
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         if not options.resume:
             run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
-        with interruptible(run, plan.launches * len(plan.points)):
-            cells = measure(run, plan, description, console)
+        with interruptible(run, plan.launches * len(plan.points)) as go_on:
+            cells = measure(run, plan, description, console, go_on)
     finish(run, cells, options, console)
 
 
@@ -156,21 +156,35 @@ def expected_total_s(plan: "Plan", description: Row) -> float:
 
 
 @contextmanager
-def interruptible(run: "Run", total: int) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM says what is saved and how to go on, and exits with 130."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interruptible(run: "Run", total: int) -> Iterator[Callable[[], None]]:
+    """On Ctrl-C or SIGTERM says what is saved and how to go on, and exits with 130.
+
+    The function that it gives raises KeyboardInterrupt if one was swallowed, as happens to one raised in a callback.
+    """
+    pressed: list[int] = []
+
+    def press(number: int, frame: Any) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def go_on() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield go_on
     except KeyboardInterrupt:
         saved = len(list(run.raw.glob("*.parquet")))
         typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench kv-sweep --resume {run.folder}")
         sys.exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Row]:
-    """Runs what is missing of the plan and keeps run.json up to date."""
+def measure(run: "Run", plan: "Plan", description: Row, console: Any, go_on: Callable[[], None] = lambda: None) -> list[Row]:
+    """Runs what is missing of the plan and keeps run.json up to date; `go_on` is asked again and again and may raise."""
     from nanobench.executors import local
     from nanobench.runner import Sweep
     from nanobench.views.console import Screen
@@ -181,6 +195,7 @@ def measure(run: "Run", plan: "Plan", description: Row, console: Any) -> list[Ro
         return local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")
 
     def watch(progress: "Progress") -> None:
+        go_on()
         screen.show(progress)
         if progress.report is None:
             run.write_about({**run.read_about(), "wall_s": before_s + time.monotonic() - start})
