@@ -7,19 +7,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanobench.errors import Skip
 
-BACKENDS = {
-    "sdpa-math": SDPBackend.MATH,
-    "sdpa-flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
+KERNELS = {
+    "sdpa-math": (SDPBackend.MATH, "aten::_scaled_dot_product_attention_math"),
+    "sdpa-flash": (SDPBackend.FLASH_ATTENTION, "aten::_scaled_dot_product_flash_attention"),
+    "sdpa-efficient": (SDPBackend.EFFICIENT_ATTENTION, "aten::_scaled_dot_product_efficient_attention"),
+    "sdpa-cudnn": (SDPBackend.CUDNN_ATTENTION, "aten::_scaled_dot_product_cudnn_attention"),
 }
-OPERATORS = {
-    "sdpa-math": "aten::_scaled_dot_product_attention_math",
-    "sdpa-flash": "aten::_scaled_dot_product_flash_attention",
-    "sdpa-efficient": "aten::_scaled_dot_product_efficient_attention",
-    "sdpa-cudnn": "aten::_scaled_dot_product_cudnn_attention",
-}
-"""How the name of a backend's operator begins."""
+"""Choice -> torch's backend, and how the name of its operator begins."""
 NO_KERNEL = ("No available kernel", "No viable backend")
 """How torch says that a backend cannot do it."""
 ON_CPU = ("sdpa-math", "sdpa-flash")
@@ -41,7 +35,7 @@ def only(choice: str) -> Iterator[None]:
         yield
         return
     try:
-        with sdpa_kernel(BACKENDS[choice]):
+        with sdpa_kernel(KERNELS[choice][0]):
             yield
     except RuntimeError as error:
         if any(text in str(error) for text in NO_KERNEL):
@@ -53,7 +47,7 @@ def check(choice: str, names: frozenset[str], compiled: bool) -> None:
     """Raises RuntimeError unless the operators that were dispatched are those of the choice. A compiler may have put other
     operators in its place, but not those of another choice.
     """
-    seen = {each for each, operator in OPERATORS.items() for name in names if name.startswith(operator)}
+    seen = {each for each, (_, operator) in KERNELS.items() for name in names if name.startswith(operator)}
     if choice != "auto" and seen != {choice} and not (compiled and not seen):
         what = f"ran {' and '.join(sorted(seen))}" if seen else "calls no scaled_dot_product_attention"
         raise RuntimeError(f"{choice} was asked for, but the model {what}")

@@ -95,8 +95,7 @@ class Reference:
             tokens_BN = torch.cat((tokens_BN, rows[-1].argmax(-1, keepdim=True)), dim=1)
         logits_RPV = torch.stack(rows, dim=1)
         positions = list(range(self.small.new_tokens))
-        with linear.unpacked(self.narrow.module):
-            own = logits_at(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
+        own = own_logits(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
         return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
 
     @cached_property
@@ -108,8 +107,7 @@ class Reference:
         sequence_RT = torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
         wide = cast(self.adapter, getattr(torch, REFERENCE_DTYPE[point.dtype]))
         logits_RPV = logits_at(wide, sequence_RT, point.prompt_len, positions)
-        with linear.unpacked(self.adapter.module):
-            own = logits_at(self.adapter, sequence_RT, point.prompt_len, positions)
+        own = own_logits(self.adapter, sequence_RT, point.prompt_len, positions)
         return Expected(logits_RPV, positions, tolerance(own, logits_RPV, point.dtype))
 
 
@@ -124,6 +122,12 @@ def tolerance(own_RPV: Tensor, wide_RPV: Tensor, dtype: str) -> float:
     """What rounding may do: SLACK times the uncached path's own largest error, at least FLOOR times the largest logit."""
     error = (own_RPV.to(wide_RPV.dtype) - wide_RPV).abs().max().item()
     return max(SLACK * error, FLOOR[dtype] * wide_RPV.abs().max().item())
+
+
+def own_logits(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:
+    """As `logits_at`, by torch's own products: what is judged does not say how far off it may be."""
+    with linear.unpacked(adapter.module):
+        return logits_at(adapter, sequence_RT, prompt_len, positions)
 
 
 def logits_at(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:

@@ -37,7 +37,11 @@ class Machine:
 
     def limits_of(self, point: Point) -> Limits | None:
         """The limits that hold for a point; None where none were measured."""
-        return self.limits_at.get(point) or self.limits.get(setting(point.device, point.dtype, point.threads))
+        return self.limits_at.get(point) or self.limits_of_run(point)
+
+    def limits_of_run(self, point: Point) -> Limits | None:
+        """As they stood over the whole run; None where none were measured."""
+        return self.limits.get(setting(point.device, point.dtype, point.threads))
 
 
 def looks_by_point(calibration: Mapping[str, Any]) -> dict[Point, list[Limits]]:

@@ -1,4 +1,4 @@
-"""What this machine reaches: parts of passes of synthetic GPT-2s from 32 to 1,024 wide, and its memory. In a minute."""
+"""What this machine reaches: parts of passes of synthetic GPT-2s from 32 to 1,024 wide, and its memory. Within a minute."""
 
 import statistics
 from collections import Counter

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanobench.analysis.explain import PUBLISHED, Row, limits_of_run, of_setting, over
+from nanobench.analysis.explain import PUBLISHED, Row, of_setting, over
 from nanobench.analysis.verdict import SETTING
 from nanobench.cells import Cell
 from nanobench.roofline import Operations, predict
@@ -81,7 +81,7 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 def forecast(cells: list[Cell]) -> Forecast:
     """The forecast for an arm by its own cells' median counts of operations, which hardly depend on the batch size."""
-    shape, path, limits = cells[0].shape, cells[0].path, limits_of_run(cells[0])
+    shape, path, limits = cells[0].shape, cells[0].path, cells[0].machine.limits_of_run(cells[0].point)
     assert shape is not None
     assert path is not None
     assert limits is not None

@@ -6,6 +6,7 @@ docs/explain.md has the rules.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,6 @@ import numpy as np
 from nanobench import costs
 from nanobench.analysis.verdict import SETTING
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell
-from nanobench.limits import Limits
-from nanobench.machine import setting
 from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, JUDGED, MEASURED, Arm, GPTShape
 
 Row = dict[str, Any]
@@ -89,12 +88,6 @@ def read_rate(cell: Cell) -> tuple[float | None, str | None]:
     if limits and "read" in limits.by_kind:
         return limits.at("read"), "calibration"
     return (sheet.bytes_per_s, "datasheet") if sheet and sheet.bytes_per_s else (None, None)
-
-
-def limits_of_run(cell: Cell, dtype: str | None = None) -> Limits | None:
-    """The limits as they stood over the whole run, at a cell's dtype or at another one."""
-    point = cell.point
-    return cell.machine.limits.get(setting(point.device, dtype or point.dtype, point.threads))
 
 
 def of_ratios(row: Row) -> Row:
@@ -197,9 +190,9 @@ def other_arm(row: Row, field: str, value: str, arms: Iterable[str]) -> str:
 
 def faster_dtype(cell: Cell) -> str | None:
     """A narrower dtype that multiplies faster here, as calibrated or by the datasheet; None where neither says so."""
-    width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, limits_of_run(cell)
+    width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, cell.machine.limits_of_run(cell.point)
     for dtype in (dtype for dtype in DTYPES if DTYPE_BYTES[dtype] < width):
-        other = limits_of_run(cell, dtype)
+        other = cell.machine.limits_of_run(replace(cell.point, dtype=dtype))
         if now and other:
             if other.best("matmul") > now.best("matmul"):
                 return dtype

@@ -158,12 +158,12 @@ class Generate:
             self.calls = plain
 
     def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
-        """Times `calls` generate calls; see `timed`."""
+        """One repetition, with the arm's kernels of attention; they are chosen before its clock starts."""
         with attention.only(self.arm.attention):
-            return self.timed(kind, repetition, block, marked)
+            return self.run_calls(kind, repetition, block, marked)
 
-    def timed(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
-        """`calls` generate calls.
+    def run_calls(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
+        """Times `calls` generate calls.
 
         From: device idle, prompt on the device. To: all tokens of all rows on the device; nothing is read back.
         """
