@@ -34,6 +34,19 @@ def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_sampler_is_compiled_where_the_number_of_rows_is_a_symbol_too(name):
+    def chosen(logits_BV):
+        return sampler(logits_BV, None)
+
+    sampler, logits_BV = build(name), torch.full((5, 9), -30.0)
+    logits_BV[torch.arange(5), torch.arange(5)] = 30.0
+    with torch.inference_mode():
+        run = Compiler("default")(chosen, dynamic=True)
+        for rows in (5, 3):
+            assert run(logits_BV[:rows]).flatten().tolist() == list(range(rows))
+
+
 @pytest.mark.parametrize("name", ["top-p-sort", "top-p-rejection"])
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])

@@ -5,12 +5,13 @@ import sys
 import pytest
 import torch
 
-from nanobench import stats
+from nanobench import gate, stats
 from nanobench import trial as trials
 from nanobench.errors import Skip
+from nanobench.models import linear
 from nanobench.probes import memory
 from nanobench.probes.instruments import Instruments
-from nanobench.schema import Arm, Outcome, Point, Repetition, Status, Trial
+from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Trial, Verdict
 
 
 class Clock:
@@ -137,6 +138,18 @@ def test_a_reason_is_one_line():
     assert trials.outcome_of(KeyError()).reason == "KeyError"
 
 
+def test_a_compiler_is_quoted_with_its_explanation():
+    def asks_for_a_symbol(x):
+        return torch.rand(x.shape, generator=None)
+
+    with pytest.raises(RuntimeError) as raised:
+        torch.compile(asks_for_a_symbol, dynamic=True)(torch.zeros(3, 1))
+    torch._dynamo.reset()
+    reason = trials.outcome_of(raised.value).reason
+    assert "expected to contain only concrete integers" in reason
+    assert "\n" not in reason
+
+
 def test_the_allocators_peak_is_what_was_held_at_once_on_top():
     def work():
         first = torch.empty(1 << 20)
@@ -151,6 +164,7 @@ def test_the_allocators_peak_is_what_was_held_at_once_on_top():
 
 FAULTS = """
 import resource, torch
+from nanobench.models import linear
 from nanobench.probes import memory
 {first}
 def faults():
@@ -187,3 +201,31 @@ def test_the_memory_limit_is_lifted_again():
 def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):
     arms, _ = run(tmp_path, 0.2, 0.1, max_seconds=0.1)
     assert trials.contrasts(arms, 1) == [[pytest.approx(math.log(2))] * 2]
+
+
+def test_the_wider_model_and_the_packed_weights_never_take_memory_at_once(tmp_path, monkeypatch):
+    packed_bytes, cast = [], gate.cast
+
+    def watched(adapter, dtype):
+        packed_bytes.append(linear.packed_bytes(adapter.module))
+        return cast(adapter, dtype)
+
+    monkeypatch.setattr(gate, "cast", watched)
+    threads = torch.get_num_threads()
+    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=1, prompt_len=4, new_tokens=4)
+    trial = Trial(
+        point=point,
+        arms=(Arm(engine="uncached"), Arm(engine="cached")),
+        launch=1,
+        seed=0,
+        target_ci=0.05,
+        max_seconds=1.0,
+        gate_only=True,
+    )
+    first = trials.measure(trial, {}, tmp_path, lambda progress: None)
+    known = {record.arm.label: Gate(record.outcome.gate, "", digest=record.outcome.digest) for record in first}
+    assert packed_bytes == [0, 0]
+    assert {record.outcome.gate for record in first} == {Verdict.EXACT}
+    assert all(record.outcome.packed_bytes for record in first)
+    trials.measure(trial, known, tmp_path, lambda progress: None)
+    assert packed_bytes == [0, 0]

@@ -54,7 +54,7 @@ class Expected:
 
 
 class Reference:
-    """What every arm of one point is held against. Computed when an arm first asks, then shared."""
+    """What every arm of one point is held against. Computed once, then shared: by `compute`, or when an arm first asks."""
 
     def __init__(self, adapter: Adapter, point: Point, seed: int) -> None:
         self.adapter, self.point = adapter, point
@@ -62,6 +62,10 @@ class Reference:
         self.seed = seed
         self.prompt_BT = self.draw(point.batch_size, point.prompt_len, stream=0)
         self.forced_BN = self.draw(point.batch_size, point.new_tokens, stream=1)
+
+    def compute(self) -> None:
+        """Computes all of it now, while nothing else takes the memory that the wider model needs."""
+        _ = self.small_expected, self.expected
 
     def draw(self, rows: int, length: int, stream: int) -> Tensor:
         """Seeded random tokens [rows, length]; each row of its own."""

@@ -4,6 +4,7 @@ Between repetitions it reports and waits for the answer, so that whatever its pa
 """
 
 import bisect
+import contextlib
 import functools
 import gc
 import math
@@ -102,11 +103,12 @@ class Arms:
 
 
 def outcome_of(error: Exception) -> Outcome:
-    """The status that an exception stands for, with its own first line as the reason."""
+    """The status that an exception stands for, with its own first line as the reason, and a compiler's explanation."""
     if isinstance(error, Skip):
         return Outcome(status=Status.SKIPPED, reason=str(error))
-    first_line = str(error).strip().partition("\n")[0][:300]
-    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    first_line, *others = str(error).strip().split("\n")
+    told = [first_line[:300], *(line.strip()[:500] for line in others if line.strip().startswith("Explanation:"))]
+    reason = ": ".join(part for part in (type(error).__name__, *told) if part)
     return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
 
 
@@ -117,8 +119,19 @@ def load(point: Point, seed: int) -> Adapter:
     torch.manual_seed(seed)
     adapter: Adapter = lookup.find("models", point.model)()
     adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
-    linear.pack(adapter.module)
     return adapter
+
+
+def make_reference(adapter: Adapter, trial: Trial, known: dict[str, Gate]) -> Reference:
+    """What the arms are held against. Where none was gated in an earlier launch it is computed now, before packed weights
+    take the memory that the wider model needs.
+    """
+    reference = Reference(adapter, trial.point, trial.seed)
+    if not known:
+        # What fails here fails again for each arm that asks, and becomes its outcome.
+        with contextlib.suppress(Exception), torch.inference_mode():
+            reference.compute()
+    return reference
 
 
 def measure(
@@ -136,15 +149,17 @@ def measure(
     try:
         with memory.limited(trial.memory_limit_bytes):
             adapter = load(trial.point, trial.seed)
+            loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
+            reference = make_reference(adapter, trial, known)
+            linear.pack(adapter.module)
     except Exception as error:
         traceback.print_exc()
         instruments.close()
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     instruments.ready()
-    loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode():
-        prepare(trial, adapter, instruments.clock, known, arms)
+        prepare(trial, adapter, reference, instruments.clock, known, arms)
         if not trial.gate_only:
             gc.freeze()
             gc.disable()
@@ -160,9 +175,8 @@ def measure(
     return arms.records()
 
 
-def prepare(trial: Trial, adapter: Adapter, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
+def prepare(trial: Trial, adapter: Adapter, reference: Reference, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
     """Builds, gates and warms up every arm; an arm that computes something else ends here and is never timed."""
-    reference = Reference(adapter, trial.point, trial.seed)
     for index, arm in enumerate(trial.arms):
         arms.say("prepare", index, always=True)
         workload = Generate(adapter, trial.point, arm, clock, trial.nvtx)

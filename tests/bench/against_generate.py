@@ -26,7 +26,7 @@ def pairs(batch: int, mode: str) -> None:
 
     from nanobench import lookup, trial
     from nanobench.engines.base import Compiler
-    from nanobench.models.linear import Linear
+    from nanobench.models import linear
     from nanobench.probes import memory
     from nanobench.schema import Point
 
@@ -39,7 +39,8 @@ def pairs(batch: int, mode: str) -> None:
     theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), trial.load(point, seed=0)
     prompt = torch.randint(ours.shape.vocab_size, (batch, PROMPT))
     plain = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    source, layer, rows = torch.ones(READ_BYTES // 4), Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)
+    source, layer, rows = torch.ones(READ_BYTES // 4), linear.Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)
+    linear.pack(ours.module)
     with torch.inference_mode():
         layer.pack()
         engine = lookup.find("engines", "cached")(ours, lookup.find("samplers", "greedy")(), point, Compiler(mode))

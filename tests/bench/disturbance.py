@@ -32,6 +32,7 @@ def worker(out: Path) -> None:
     import torch
 
     from nanobench import stats
+    from nanobench.models import linear
     from nanobench.probes.clock import HostClock
     from nanobench.probes.instruments import Instruments, make_instruments
     from nanobench.schema import Arm, Point
@@ -42,7 +43,9 @@ def worker(out: Path) -> None:
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=8, prompt_len=32, new_tokens=16)
-    workload = Generate(load(point, 0), point, Arm(engine="uncached"), HostClock())
+    adapter = load(point, 0)
+    linear.pack(adapter.module)
+    workload = Generate(adapter, point, Arm(engine="uncached"), HostClock())
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     probed, bare = make_instruments(torch.device("cpu"), out), Instruments(HostClock())
     blocks = []

@@ -21,6 +21,7 @@ def prefills(batch: int, keep: bool) -> None:
 
     from nanobench import lookup, trial
     from nanobench.engines.base import Compiler
+    from nanobench.models import linear
     from nanobench.probes import memory
     from nanobench.schema import Point
 
@@ -30,6 +31,7 @@ def prefills(batch: int, keep: bool) -> None:
     point = Point(model="gpt2", dtype="float32", device="cpu", threads=torch.get_num_threads(), **sizes)
     with torch.inference_mode():
         adapter = trial.load(point, seed=0)
+        linear.pack(adapter.module)
         engine = lookup.find("engines", "cached")(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
         prompt, seen = torch.zeros((batch, 50), dtype=torch.long), []
         for _ in range(PREFILLS):

@@ -25,7 +25,8 @@ def draw(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     sums_BV = weights_BV.cumsum(-1)
     totals_B1 = sums_BV[:, -1:]
-    chance_B1 = torch.rand(totals_B1.shape, device=totals_B1.device, dtype=totals_B1.dtype, generator=generator)
+    # Not torch.rand: it takes no generator, not even None, where a compiler has made the number of rows a symbol.
+    chance_B1 = torch.empty_like(totals_B1).uniform_(generator=generator)
     # Below the total even where the product rounds up to it: behind the last weight there is no token.
     at_B1 = torch.minimum(chance_B1 * totals_B1, torch.nextafter(totals_B1, torch.zeros_like(totals_B1)))
     return torch.searchsorted(sums_BV, at_B1, right=True)
