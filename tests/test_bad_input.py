@@ -58,9 +58,12 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, t
         (["kv-swep"], ["did you mean", "kv-sweep"]),
         (["list", "engine"], ["'engine'", "did you mean 'engines'"]),
         (["run", "none.toml"], ["none.toml", "cannot be read"]),
+        (["run", "gates.toml", "--out", "x"], ["--out", "verify", "keeps no results", "leave it away"]),
+        (["run", "gates.toml", "--dry-run"], ["--dry-run", "verify"]),
     ],
 )
 def test_other_commands_answer_in_one_line_too(nanobench, tmp_path, arguments, words):
+    (tmp_path / "gates.toml").write_text('command = "verify"')
     done = nanobench(*arguments, cwd=tmp_path, code=2)
     assert len(done.stderr.strip().splitlines()) == 1
     for word in words:

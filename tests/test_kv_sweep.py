@@ -255,6 +255,10 @@ def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench, tmp_path):
     asked = ("--model", "fakes:tiny", "--prompt-len", 8, "--new-tokens", 4, "--batch", "1,3", "--threads", 1)
     good = nanobench("verify", *asked, cwd=tmp_path, code=0)
     assert "exact" in good.stdout
+    first, last = [line for line in good.stdout.splitlines() if line.startswith("[")]
+    assert first.startswith("[1/2] launch 1, batch 1")
+    assert last.startswith("[2/2] launch 1, batch 3")
+    assert last.endswith("; 0 s left")
     bad = nanobench("verify", *asked, "--engine", "uncached,fakes:frozen_embedding", "--json", cwd=tmp_path, code=1)
     cells = json.loads(bad.stdout.strip().splitlines()[-1])["cells"]
     assert {(cell["arm"], cell["gate"]) for cell in cells} == {("uncached", "exact"), ("fakes:frozen_embedding", "wrong")}

@@ -74,12 +74,13 @@ class Sweep:
             executor: Executor | None = None
             try:
                 for trial in trials:
-                    if not self.run.raw_file(trial).exists():
-                        if executor is None:
-                            executor = self.make_executor(launch)
-                            self.calibrate(executor)
-                        self.finish(trial, executor)
-                    self.done += 1
+                    if self.run.raw_file(trial).exists():
+                        self.done += 1
+                        continue
+                    if executor is None:
+                        executor = self.make_executor(launch)
+                        self.calibrate(executor)
+                    self.finish(trial, executor)
             finally:
                 if executor is not None:
                     executor.close()
@@ -130,6 +131,7 @@ class Sweep:
         self.took_s[trial.point] = time.monotonic() - start
         expected = expected_s(self.plan, trial.point, trial.launch, self.description)
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
+        self.done += 1
         self.show(trial, None)
 
     def derived_again(self, point: Point) -> list[Row]:

@@ -87,6 +87,8 @@ def run_config(
         raise lookup.unknown(f"command in {path}", str(name), commands)
     kind, function = commands[name]
     given = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
+    if given and kind is Options:
+        raise UserError(f"--{next(iter(given)).replace('_', '-')} is not for {name}, which keeps no results; leave it away")
     function(kind(**{**from_toml(path, kind, name), **given}))
 
 

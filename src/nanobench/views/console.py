@@ -3,6 +3,7 @@
 Nothing here has a timer: the table is drawn when a worker reports, and the worker waits until that is done.
 """
 
+from collections import Counter
 from typing import Any
 
 from rich import box
@@ -26,6 +27,8 @@ STATUS_STYLE = {
     "timeout": "red",
     "error": "red",
 }
+MANY = 8
+"""Arms of a point that a line cannot name one by one."""
 Row = dict[str, Any]
 
 
@@ -72,9 +75,7 @@ def make_console() -> Console:
 
 def result_table(cells: list[Row]) -> Table:
     """One row per cell: throughput, latencies, speedup, memory, gate, status."""
-    varying = [
-        name for name in ("model", "dtype", "threads", "prompt_len", "new_tokens") if len({cell[name] for cell in cells}) > 1
-    ]
+    varying = varying_fields(cells)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for name in (*varying, "batch"):
         table.add_column(name.replace("_", " "), justify="right", no_wrap=name != "model")
@@ -91,15 +92,23 @@ def result_table(cells: list[Row]) -> Table:
     return table
 
 
+def varying_fields(cells: list[Row]) -> list[str]:
+    """The fields of a point, beside its batch size, in which cells differ."""
+    fields = ("model", "dtype", "threads", "prompt_len", "new_tokens")
+    return [name for name in fields if len({cell[name] for cell in cells}) > 1]
+
+
 def gate_table(cells: list[Row]) -> Table:
     """One row per cell: the verdict and what it rests on."""
+    varying = varying_fields(cells)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    for name in ("model", "dtype", "batch", "prompt len", "new tokens", "arm", "gate", "error", "tolerance", "because"):
-        table.add_column(
-            name, justify="right" if name in ("batch", "prompt len", "new tokens", "error", "tolerance") else "left"
-        )
+    for name in (*varying, "batch"):
+        table.add_column(name.replace("_", " "), justify="left" if name in ("model", "dtype") else "right")
+    table.add_column("arm", no_wrap=True)
+    for name in ("gate", "error", "tolerance", "because"):
+        table.add_column(name, justify="right" if name in ("error", "tolerance") else "left", no_wrap=name != "because")
     for cell in cells:
-        head = [str(cell[name]) for name in ("model", "dtype", "batch_size", "prompt_len", "new_tokens", "arm")]
+        head = [*(str(cell[name]) for name in varying), str(cell["batch_size"]), cell["arm"]]
         gate = Text(cell["gate"] or cell["status"], style="green" if cell["gate"] in ("exact", "rounding") else "bold red")
         error, tolerance = (units.text(cell[name], "logit") for name in ("gate_max_error", "gate_tolerance"))
         table.add_row(*head, gate, error, tolerance, cell["gate_note"] or cell["reason"])
@@ -155,7 +164,7 @@ class Screen:
         where = f"launch {progress.launch}, batch {point.batch_size}, prompt {point.prompt_len}, new {point.new_tokens}"
         if self.live is None:
             if report is None:
-                done = f"[{progress.done + 1}/{progress.total}]"
+                done = f"[{progress.done}/{progress.total}]"
                 self.console.print(
                     f"{done} {where}: {latest(progress)}; {units.duration(progress.left_s)} left", highlight=False
                 )
@@ -175,9 +184,11 @@ def bar(done: int, total: int, width: int = 24) -> str:
 
 
 def latest(progress: Any) -> str:
-    """The cells of the point that was just measured, on one line."""
+    """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
     point = progress.trial.point
     here = [cell for cell in progress.cells if all(cell[name] == value for name, value in vars(point).items())]
+    if len(here) > MANY:
+        return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
         rate = units.text(cell["output_tok_s"], "tok/s")
