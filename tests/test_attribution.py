@@ -9,8 +9,9 @@ from nanobench.cells import make_cells
 from nanobench.datasheet import Sheet
 from nanobench.limits import Limit, Limits
 from nanobench.machine import Machine, setting
+from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
 from nanobench.roofline import Operations
-from nanobench.schema import Arm, ArmRecord, GPTShape, Outcome, Point, Repetition, Status, Trial, raw_rows
+from nanobench.schema import Arm, GPTShape, Point, Trial
 
 SHAPE = GPTShape(
     architecture="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=8, vocab_size=100, block_size=64, n_params=10_000

@@ -20,7 +20,7 @@ from nanobench.analysis import cost
 from nanobench.analysis.cost import Asked
 from nanobench.cli import app
 from nanobench.errors import UserError
-from nanobench.schema import MEASURED, Status
+from nanobench.record import MEASURED, Status
 from nanobench.store import cells_schema
 from nanobench.views import spending, units
 from nanobench.views.tables import records

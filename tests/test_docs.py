@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nanobench.metrics import METRICS
-from nanobench.schema import RAW_COLUMNS
+from nanobench.record import RAW_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))

@@ -28,21 +28,8 @@ from nanobench.limits import Limit, Limits
 from nanobench.machine import Machine
 from nanobench.options import SweepOptions
 from nanobench.plan import Plan
-from nanobench.schema import (
-    COMPILE_MODES,
-    DTYPES,
-    MEASURED,
-    Arm,
-    ArmRecord,
-    GPTShape,
-    Outcome,
-    Point,
-    Repetition,
-    Status,
-    Trial,
-    Verdict,
-    raw_rows,
-)
+from nanobench.record import MEASURED, ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
 from nanobench.views import why
 from nanobench.views.tables import records
 

@@ -6,8 +6,9 @@ import torch
 import fakes
 from nanobench import gate, lookup
 from nanobench.engines.base import Compiler
+from nanobench.record import Verdict
 from nanobench.samplers.greedy import greedy
-from nanobench.schema import Point, Verdict
+from nanobench.schema import Point
 
 ENGINES = [name for name in lookup.names("engines") if name != "cuda-graph"]
 """Those that a CPU has; test_cuda_graph.py has the other."""

@@ -13,7 +13,7 @@ import torch
 from nanobench.probes import host
 from nanobench.probes.host import HostProbe
 from nanobench.probes.instruments import Instruments, make_instruments
-from nanobench.schema import Readings, Repetition
+from nanobench.record import Readings, Repetition
 
 COUNTERS, LEVELS = ("pressure_s", "throttled", "steal_s"), ("cpu_hz", "rss_bytes")
 FILES = {

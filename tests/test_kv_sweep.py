@@ -11,7 +11,8 @@ import pytest
 
 from conftest import SMALL, environment
 from nanobench import load, store
-from nanobench.schema import MEASURED, PROTOCOL
+from nanobench.record import MEASURED
+from nanobench.schema import PROTOCOL
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
 

@@ -18,6 +18,7 @@ COLUMNS = {
         "errors",
         "lookup",
         "schema",
+        "record",
         "costs",
         "datasheet",
         "limits",

@@ -11,7 +11,8 @@ from nanobench.engines.base import Compiler
 from nanobench.models import linear
 from nanobench.models.linear import Linear
 from nanobench.probes import dispatches
-from nanobench.schema import Point, Verdict
+from nanobench.record import Verdict
+from nanobench.schema import Point
 
 ROWS = (1, 2, 3, 8, 50)
 

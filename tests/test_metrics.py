@@ -9,21 +9,8 @@ import pytest
 import scipy.stats
 
 from nanobench import cells, metrics
-from nanobench.schema import (
-    MEASURED,
-    PROTOCOL,
-    RAW_COLUMNS,
-    Arm,
-    ArmRecord,
-    Outcome,
-    Point,
-    Readings,
-    Repetition,
-    Status,
-    Trial,
-    Verdict,
-    raw_rows,
-)
+from nanobench.record import MEASURED, RAW_COLUMNS, ArmRecord, Outcome, Readings, Repetition, Status, Verdict, raw_rows
+from nanobench.schema import PROTOCOL, Arm, Point, Trial
 from nanobench.store import RAW_SCHEMA, Run, cells_schema
 
 POINT = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=4, prompt_len=10, new_tokens=3)

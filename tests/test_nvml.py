@@ -22,7 +22,8 @@ import fakes
 from nanobench import metrics
 from nanobench import trial as trials
 from nanobench.probes import host, instruments, nvml, nvml_sampler, virtual
-from nanobench.schema import Arm, Point, Readings, Trial, raw_rows
+from nanobench.record import Readings, raw_rows
+from nanobench.schema import Arm, Point, Trial
 
 SCRIPTED = Path(__file__).parent / "scripted"
 UUID = "GPU-8c8c1a5e-0000-1111-2222-333344445555"

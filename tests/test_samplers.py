@@ -7,8 +7,8 @@ import torch
 
 from nanobench import draws, lookup
 from nanobench.engines.base import Compiler
+from nanobench.record import Gate, Verdict
 from nanobench.samplers import base, greedy
-from nanobench.schema import Gate, Verdict
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
 RANDOM = [name for name in lookup.names("samplers") if name != "greedy"]

@@ -8,7 +8,8 @@ import pytest
 from nanobench import metrics, stability
 from nanobench.cells import LEAST_SERIES
 from nanobench.probes.nvml import REASONS
-from nanobench.schema import Arm, ArmRecord, Outcome, Point, Repetition, Status, Trial, raw_rows
+from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.schema import Arm, Point, Trial
 
 CPU = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=4, prompt_len=10, new_tokens=3)
 GPU = replace(CPU, device="cuda")

@@ -11,7 +11,8 @@ from nanobench.errors import Skip
 from nanobench.models import linear
 from nanobench.probes import memory
 from nanobench.probes.instruments import Instruments
-from nanobench.schema import Arm, Gate, Outcome, Point, Repetition, Status, Trial, Verdict
+from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
+from nanobench.schema import Arm, Point, Trial
 
 
 class Clock:

@@ -22,7 +22,8 @@ from nanobench.analysis.timeline import moments
 from nanobench.cli import app, results
 from nanobench.errors import UserError
 from nanobench.plan import Plan
-from nanobench.schema import Arm, ArmRecord, Outcome, Point, Repetition, Status, Verdict, raw_rows
+from nanobench.record import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.schema import Arm, Point
 from nanobench.views import plots, report, sheet, units
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"

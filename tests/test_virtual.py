@@ -8,7 +8,8 @@ from nanobench import trial as trials
 from nanobench.probes import virtual
 from nanobench.probes.instruments import Instruments
 from nanobench.probes.virtual import VirtualClock, VirtualDevice
-from nanobench.schema import Arm, Point, Trial, raw_rows
+from nanobench.record import raw_rows
+from nanobench.schema import Arm, Point, Trial
 from nanobench.workloads import generate
 
 REFERENCE, TWICE = "fakes:on_virtual_device", "fakes:twice"

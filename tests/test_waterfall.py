@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nanobench import metrics, stats
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, STEPS, TOGETHER, waterfalls
 from nanobench.errors import UserError
-from nanobench.schema import Arm, ArmRecord, Outcome, Point, Repetition, Status, Trial, Verdict, raw_rows
+from nanobench.record import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.schema import Arm, Point, Trial
 from nanobench.store import cells_schema
 from nanobench.views import plots, sheet
 

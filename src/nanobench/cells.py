@@ -11,8 +11,9 @@ import numpy as np
 
 from nanobench import costs, stats, steady
 from nanobench.machine import Machine
+from nanobench.record import Status
 from nanobench.roofline import Operations, Prediction, predict
-from nanobench.schema import Arm, GPTShape, Point, Status
+from nanobench.schema import Arm, GPTShape, Point
 
 Row = dict[str, Any]
 Times = Callable[[list[Row]], dict[int, list[float]]]

@@ -13,8 +13,8 @@ from scipy import stats
 from torch import Tensor
 
 from nanobench.engines.base import Compiler, make_generator
+from nanobench.record import Gate, Verdict
 from nanobench.samplers.base import Sampler
-from nanobench.schema import Gate, Verdict
 
 VOCAB, ROWS = 64, 4096
 LEAST_P = 1e-5

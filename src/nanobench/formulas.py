@@ -8,7 +8,7 @@ import numpy as np
 
 from nanobench import stats
 from nanobench.cells import Call, Cell, Row, by_key, steady_rows
-from nanobench.schema import Status
+from nanobench.record import Status
 
 LEAST_WINDOW_S = 3.0
 """NVML's utilization and energy counter say nothing about shorter stretches."""

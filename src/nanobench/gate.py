@@ -20,7 +20,8 @@ from nanobench.engines.base import Engine
 from nanobench.errors import Skip
 from nanobench.models import linear
 from nanobench.models.base import Adapter
-from nanobench.schema import REFERENCE_DTYPE, Gate, Point, Verdict
+from nanobench.record import Gate, Verdict
+from nanobench.schema import REFERENCE_DTYPE, Point
 
 MAX_ROWS, MAX_POSITIONS = 8, 32
 CHUNK_BYTES = 512 << 20

@@ -11,7 +11,8 @@ from typing import Any
 from nanobench import attribution, formulas, stability, stats
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell, Row, make_cells
 from nanobench.machine import Machine
-from nanobench.schema import MEASURED, Arm, Status
+from nanobench.record import MEASURED, Status
+from nanobench.schema import Arm
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from nanobench.calibrations import Setting
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended, Executor
 from nanobench.plan import Plan, expected_s
-from nanobench.schema import Arm, ArmRecord, Gate, Outcome, Point, Status, Trial, raw_rows
+from nanobench.record import ArmRecord, Gate, Outcome, Status, raw_rows
+from nanobench.schema import Arm, Point, Trial
 from nanobench.store import Run
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 
 from nanobench import stats
 from nanobench.cells import Cell, by_key, steady_rows, timed_rows
-from nanobench.schema import Status
+from nanobench.record import Status
 
 LEAST_ON_CPU = 0.95
 MOST_STEAL = 0.02

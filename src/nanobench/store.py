@@ -16,7 +16,8 @@ from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
 from nanobench.machine import Machine
 from nanobench.plan import Plan
-from nanobench.schema import PROTOCOL, RAW_COLUMNS, Arm, Trial
+from nanobench.record import RAW_COLUMNS
+from nanobench.schema import PROTOCOL, Arm, Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,8 @@ from nanobench.probes import memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
-from nanobench.schema import ArmRecord, Gate, Outcome, Point, Repetition, Status, Trial, Verdict
+from nanobench.record import ArmRecord, Gate, Outcome, Repetition, Status, Verdict
+from nanobench.schema import Point, Trial
 from nanobench.workloads.base import Workload
 from nanobench.workloads.generate import Generate
 

@@ -23,7 +23,8 @@ from nanobench import lookup
 from nanobench.errors import UserError
 from nanobench.probes import hardware, memory
 from nanobench.probes.host import HostProbe
-from nanobench.schema import Gate, GPTShape, Trial
+from nanobench.record import Gate
+from nanobench.schema import GPTShape, Trial
 from nanobench.trial import Report, measure, outcome_of
 
 

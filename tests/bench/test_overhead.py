@@ -5,7 +5,8 @@ import sys
 
 from nanobench import metrics, stats
 from nanobench.probes.clock import HostClock
-from nanobench.schema import Arm, ArmRecord, Outcome, Point, Repetition, Status, Trial, raw_rows
+from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.schema import Arm, Point, Trial
 
 
 def rows(launches=5, blocks=20):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
-from nanobench.schema import JUDGED, MEASURED
+from nanobench.record import JUDGED, MEASURED
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S

@@ -13,8 +13,8 @@ from scipy import stats
 from nanobench.analysis.explain import PUBLISHED, Row, of_setting, over
 from nanobench.analysis.verdict import SETTING
 from nanobench.cells import Cell
+from nanobench.record import JUDGED
 from nanobench.roofline import Operations, predict
-from nanobench.schema import JUDGED
 
 MOST_BATCH = 4096
 

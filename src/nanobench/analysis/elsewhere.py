@@ -15,8 +15,9 @@ from nanobench.cells import ARM_FIELDS, Cell
 from nanobench.datasheet import Sheet, find
 from nanobench.errors import UserError
 from nanobench.limits import Limit, Limits
+from nanobench.record import MEASURED
 from nanobench.roofline import Operations, Prediction, predict
-from nanobench.schema import DTYPE_BYTES, MEASURED
+from nanobench.schema import DTYPE_BYTES
 
 Row = dict[str, Any]
 SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]

@@ -14,7 +14,8 @@ import numpy as np
 from nanobench import costs
 from nanobench.analysis.verdict import SETTING
 from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell
-from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, JUDGED, MEASURED, Arm, GPTShape
+from nanobench.record import JUDGED, MEASURED
+from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape
 
 Row = dict[str, Any]
 FLAT = 0.25

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from nanobench import cells as raw
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 
 
 def quartiles_s(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> dict[Hashable, np.ndarray]:

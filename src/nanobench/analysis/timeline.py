@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from nanobench import cells as raw
-from nanobench.schema import MEASURED, Status
+from nanobench.record import MEASURED, Status
 
 POINT_AND_LAUNCH = (*raw.POINT_FIELDS, "launch", "process")
 KINDS = ("steady", "sustained", "sample")

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from nanobench import stability
-from nanobench.schema import JUDGED, MEASURED, Status
+from nanobench.record import JUDGED, MEASURED, Status
 
 SETTING = ["model", "dtype", "device", "threads", "prompt_len", "new_tokens"]
 

@@ -15,7 +15,7 @@ import pandas as pd
 from nanobench import cells as raw
 from nanobench import stats
 from nanobench.analysis.verdict import SETTING
-from nanobench.schema import JUDGED, MEASURED
+from nanobench.record import JUDGED, MEASURED
 
 RowsOf = dict[Any, list[raw.Row]]
 Logs = dict[int, list[float]]

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from nanobench.schema import Repetition
+from nanobench.record import Repetition
 
 
 class Probe(Protocol):

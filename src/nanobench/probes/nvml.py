@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanobench.probes.nvml_sampler import EVERY_S, SamplingProcess, append, take_samples
-from nanobench.schema import Readings, Repetition
+from nanobench.record import Readings, Repetition
 
 if TYPE_CHECKING:
     import torch

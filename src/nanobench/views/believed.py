@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from nanobench.analysis import advice, verdict
-from nanobench.schema import MEASURED, Status
+from nanobench.record import MEASURED, Status
 from nanobench.views import units
 from nanobench.views.tables import Row, escaped, grid, records
 

@@ -13,7 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nanobench.schema import MEASURED, Arm, GPTShape
+from nanobench.record import MEASURED
+from nanobench.schema import Arm, GPTShape
 from nanobench.views import units
 
 STATUS_STYLE = {

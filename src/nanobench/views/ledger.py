@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 from nanobench.views.console import STATUS_STYLE
 from nanobench.views.tables import Row
 

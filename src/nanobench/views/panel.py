@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 from nanobench.views.sheet import CROSS, HOLLOW, UNJUDGED, Look
 
 LOG_FROM = 8.0

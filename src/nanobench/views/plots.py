@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nanobench import lookup
 from nanobench.errors import UserError
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 from nanobench.views import sheet
 from nanobench.views.figures.latency import token_latency
 from nanobench.views.figures.over_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch

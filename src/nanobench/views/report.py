@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 from nanobench.views import believed, console, units
 from nanobench.views.plots import PLOTS
 from nanobench.views.tables import Row, escaped, grid, pairs, records, words

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.schema import JUDGED, MEASURED
+from nanobench.record import JUDGED, MEASURED
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",

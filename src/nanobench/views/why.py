@@ -12,7 +12,7 @@ from nanobench.analysis.crossover import Crossover, Pays
 from nanobench.analysis.explain import PUBLISHED
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, Factor, Waterfall
 from nanobench.costs import PATHS
-from nanobench.schema import JUDGED, MEASURED
+from nanobench.record import JUDGED, MEASURED
 from nanobench.views import console as views
 from nanobench.views import units
 from nanobench.views.ledger import Ledger, named, varying

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nanobench.gate import Reference
-from nanobench.schema import Gate, Outcome, Repetition
+from nanobench.record import Gate, Outcome, Repetition
 
 
 class Workload(Protocol):

@@ -18,8 +18,9 @@ from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
 from nanobench.probes.clock import Clock, mark_cost_s
 from nanobench.probes.nvtx import spans
+from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.samplers import greedy
-from nanobench.schema import GRAPH_MODES, Arm, Gate, Outcome, Point, Repetition, Status, Verdict
+from nanobench.schema import GRAPH_MODES, Arm, Point
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02

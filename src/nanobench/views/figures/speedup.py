@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
-from nanobench.schema import MEASURED
+from nanobench.record import MEASURED
 from nanobench.views import panel, sheet
 from nanobench.views.sheet import AXIS, MOST_PANELS, Look
 

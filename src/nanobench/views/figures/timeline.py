@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from nanobench import stability
 from nanobench.analysis.timeline import moments
 from nanobench.errors import UserError
-from nanobench.schema import JUDGED, MEASURED
+from nanobench.record import JUDGED, MEASURED
 from nanobench.views import panel, sheet
 from nanobench.views.figures.over_batch import GHZ, PERCENT, Quantity
 from nanobench.views.sheet import MOST_COLUMNS, Look
