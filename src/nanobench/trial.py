@@ -23,7 +23,7 @@ from nanobench.errors import Skip
 from nanobench.gate import Reference
 from nanobench.models import linear
 from nanobench.models.base import Adapter
-from nanobench.probes import memory
+from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
@@ -104,12 +104,11 @@ class Arms:
 
 
 def outcome_of(error: Exception) -> Outcome:
-    """The status that an exception stands for, with its own first line as the reason, and a compiler's explanation."""
+    """The status that an exception stands for, with its own words as the reason."""
     if isinstance(error, Skip):
         return Outcome(status=Status.SKIPPED, reason=str(error))
-    first_line, *others = str(error).strip().split("\n")
-    told = [first_line[:300], *(line.strip()[:500] for line in others if line.strip().startswith("Explanation:"))]
-    reason = ": ".join(part for part in (type(error).__name__, *told) if part)
+    brief = compilation.in_brief(str(error))
+    reason = f"{type(error).__name__}: {brief}" if brief else type(error).__name__
     return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
 
 

@@ -107,9 +107,9 @@ class Attention(nn.Module):
     look = staticmethod(F.scaled_dot_product_attention)
     """The attention itself, which a calibration times in its place."""
 
-    def __init__(self, layer: int) -> None:
+    def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.grouped = layer, shape.n_head != shape.n_kv_head
 
     def attend(
         self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
@@ -117,14 +117,16 @@ class Attention(nn.Module):
         """Attention output [B, T, C]."""
         if cache is not None:
             k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
-        grouped, steps = q_BHTD.shape[1] != k_BKTD.shape[1], q_BHTD.shape[2]
         mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
-        if grouped and steps == 1 and cache is not None:
+        # Branches, not comparisons as arguments: a compiler makes sizes symbols, and a kernel takes no comparison of symbols.
+        if q_BHTD.shape[2] > 1:
+            y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
+            return y_BHTD.transpose(1, 2).flatten(2)
+        if self.grouped and cache is not None:
             # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
-            q_BHTD, grouped = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1)), False
-        causal = mask is None and steps > 1
-        y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-        return y_BHTD.flatten(1).unsqueeze(1) if steps == 1 else y_BHTD.transpose(1, 2).flatten(2)
+            rows_BKGD = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1))
+            return self.look(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
+        return self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:

@@ -16,7 +16,7 @@ class SelfAttention(Attention):
     """One joined projection to queries, keys and values."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
-        super().__init__(layer)
+        super().__init__(shape, layer)
         self.n_head = shape.n_head
         self.qkv = Linear(shape.n_embd, 3 * shape.n_embd)
         self.out = Linear(shape.n_embd, shape.n_embd)

@@ -37,7 +37,7 @@ class SelfAttention(Attention):
     """Fewer key-value heads than query heads where the shape says so."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
-        super().__init__(layer)
+        super().__init__(shape, layer)
         self.head_dim = shape.head_dim
         self.query = Linear(shape.n_embd, shape.n_embd, bias=False)
         self.key = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)

@@ -1,6 +1,10 @@
 """What torch.compile did for one arm: graphs, recompilations and graph breaks, from dynamo's own records."""
 
+from collections import Counter
 from dataclasses import dataclass
+
+ADDED = ("Explanation:", "Developer debug context:")
+"""How lines begin in which dynamo says more."""
 
 
 @dataclass(frozen=True)
@@ -12,18 +16,47 @@ class Compilation:
     graph_breaks: int | None = None
 
 
-def graphs_so_far() -> int:
-    """Graphs compiled in this process. Imports dynamo, which takes a second: ask only where something compiles."""
-    from torch._dynamo.utils import counters
+class Tally:
+    """What dynamo did in this process since this was made. It imports dynamo, which takes a second."""
 
-    return counters["stats"]["unique_graphs"]
+    def __init__(self) -> None:
+        from torch._dynamo.utils import counters
+
+        self.counters = counters
+        self.before = {group: Counter(counters[group]) for group in ("stats", "frames", "graph_break")}
+
+    def new(self, group: str) -> Counter[str]:
+        """How much each counter of a group has grown."""
+        return self.counters[group] - self.before[group]
+
+    @property
+    def graphs(self) -> int:
+        """Compiled graphs."""
+        return self.new("stats")["unique_graphs"]
+
+    @property
+    def breaks(self) -> int:
+        """Graph breaks."""
+        return self.new("graph_break").total()
+
+    @property
+    def eager(self) -> int:
+        """Functions that were given up: they run eagerly, whatever was compiled around them."""
+        frames = self.new("frames")
+        return frames["total"] - frames["ok"]
+
+    @property
+    def cause(self) -> str:
+        """Why graphs were broken most often, in dynamo's words."""
+        causes = self.new("graph_break").most_common(1)
+        return in_brief(causes[0][0]) if causes else "dynamo tells no cause"
 
 
-def graph_breaks_so_far() -> int:
-    """Graph breaks met in this process."""
-    from torch._dynamo.utils import counters
-
-    return sum(counters["graph_break"].values())
+def in_brief(text: str) -> str:
+    """An error on one line: its first, and what dynamo's explanation and context add to it."""
+    first, *others = text.strip().split("\n")
+    added = [line.strip().partition(":")[2].strip() for line in others if line.strip().startswith(ADDED)]
+    return ": ".join(part[:400] for part in (first, *added) if part)
 
 
 def graph_skips() -> str:

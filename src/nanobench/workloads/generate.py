@@ -84,12 +84,14 @@ class Generate:
         if not self.compiler.compiles:
             self.phases.append(self.time("first_call", 0, None, marked=False))
             return
-        graphs, breaks = compilation.graphs_so_far(), compilation.graph_breaks_so_far()
+        tally, mode = compilation.Tally(), self.arm.compile_mode
         self.phases.append(self.time("first_call", 0, None, marked=False))
-        graphs, breaks = compilation.graphs_so_far() - graphs, compilation.graph_breaks_so_far() - breaks
-        if not graphs:
-            raise RuntimeError(f"compile mode {self.arm.compile_mode!r} compiled no graph: the arm would run eagerly")
-        self.compilation = compilation.Compilation(graphs, compilation.recompiles_of(self.compiler.code_names), breaks)
+        if not tally.graphs:
+            raise RuntimeError(f"compile mode {mode!r} compiled no graph: the arm would run eagerly")
+        if tally.eager:
+            raise RuntimeError(f"compile mode {mode!r} left functions to run eagerly ({tally.eager}): {tally.cause}")
+        recompiles = compilation.recompiles_of(self.compiler.code_names)
+        self.compilation = compilation.Compilation(tally.graphs, recompiles, tally.breaks)
 
     def judge(self, reference: Reference, digest: str) -> None:
         """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
@@ -121,9 +123,9 @@ class Generate:
         """See Workload.repeat."""
         if not self.compiler.compiles:
             return self.time("steady", repetition, block, marked)
-        graphs = compilation.graphs_so_far()
+        tally = compilation.Tally()
         timed = self.time("steady", repetition, block, marked)
-        if compilation.graphs_so_far() == graphs:
+        if not tally.graphs:
             return timed
         self.compilation = replace(self.compilation, recompiles=compilation.recompiles_of(self.compiler.code_names))
         return replace(timed, valid=False, reason="recompiled in the steady phase")

@@ -1,0 +1,95 @@
+"""What is compiled is compiled whole: every engine of ours over every model of ours, and one that is not is an error."""
+
+import pytest
+import torch
+
+from nanobench import lookup, schema, trial
+from nanobench.engines.base import Compiler
+from nanobench.models import linear
+from nanobench.probes import compilation
+from nanobench.probes.clock import HostClock
+from nanobench.schema import Arm, Point
+from nanobench.workloads.generate import Generate
+
+ENGINES = ("uncached", "uncached-full-logits", "cached", "cached-cat")
+SAMPLERS = ("greedy", "temperature", "top-k", "top-p-sort", "top-p-rejection")
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch):
+    """Graphs are captured as ever, but run as torch runs them: inductor would take a minute."""
+    monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "eager"})
+    monkeypatch.setitem(schema.COMPILE_MODES, "dynamic", {"backend": "eager", "dynamic": True})
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        yield
+    torch._dynamo.reset()
+
+
+def loaded(model):
+    point = Point(model=model, dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=6)
+    adapter = trial.load(point, seed=0)
+    linear.pack(adapter.module)
+    return adapter, point
+
+
+def tokens(adapter, point, engine, sampler, mode):
+    built = lookup.find("engines", engine)(adapter, lookup.find("samplers", sampler)(), point, Compiler(mode))
+    built.prefill(torch.arange(24).view(3, 8))
+    for _ in range(point.new_tokens - 1):
+        built.step()
+    return built.tokens_BN
+
+
+@pytest.mark.parametrize("model", ["gpt2-nano", "nanochat-nano"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", ["default", "dynamic"])
+def test_every_engine_is_captured_whole_over_every_architecture(model, engine, mode):
+    adapter, point = loaded(model)
+    plain = tokens(adapter, point, engine, "greedy", "off")
+    tally = compilation.Tally()
+    assert torch.equal(tokens(adapter, point, engine, "greedy", mode), plain)
+    assert (tally.breaks, tally.eager) == (0, 0), tally.cause
+    assert 1 <= tally.graphs <= 3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("engine", ["uncached", "cached"])
+def test_every_sampler_is_captured_with_its_step(engine, sampler):
+    tally = compilation.Tally()
+    tokens(*loaded("gpt2-nano"), engine, sampler, "dynamic")
+    assert (tally.breaks, tally.eager) == (0, 0), tally.cause
+
+
+def test_an_arm_that_would_run_partly_eagerly_is_an_error_with_the_cause():
+    adapter, point = loaded("gpt2-nano")
+    forward = adapter.module.forward
+
+    def broken(idx_BT, pos_T, cache=None):
+        for _ in range(2):
+            torch._dynamo.graph_break()
+            x_BTC = forward(idx_BT, pos_T, cache)
+        return x_BTC
+
+    adapter.module.forward = broken
+    workload = Generate(adapter, point, Arm(engine="uncached", compile_mode="default"), HostClock())
+    workload.prompt_BT = torch.zeros((3, 8), dtype=torch.long)
+    workload.build()
+    with pytest.raises(RuntimeError, match=r"left functions to run eagerly \(\d+\): .*graph_break"):
+        workload.first_call()
+
+
+def test_a_tally_counts_what_is_new_only():
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+    tally = compilation.Tally()
+    assert (tally.graphs, tally.breaks, tally.eager) == (0, 0, 0)
+    torch.compile(lambda x: x + 2, backend="eager")(torch.ones(2))
+    assert tally.graphs == 1
+    assert tally.cause == "dynamo tells no cause"
+
+
+def test_an_error_is_told_in_brief():
+    assert compilation.in_brief("one\ntwo") == "one"
+    told = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
+    assert compilation.in_brief(told) == "failed: a reason: f(x)"
+    assert compilation.in_brief("") == ""
