@@ -257,8 +257,8 @@ def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench, tmp_path):
     good = nanobench("verify", *asked, cwd=tmp_path, code=0)
     assert "exact" in good.stdout
     first, last = [line for line in good.stdout.splitlines() if line.startswith("[")]
-    assert first.startswith("[1/2] launch 1, batch 1")
-    assert last.startswith("[2/2] launch 1, batch 3")
+    assert first.startswith("[1/2] launch 1, fakes:tiny, batch 1")
+    assert last.startswith("[2/2] launch 1, fakes:tiny, batch 3")
     assert last.endswith("; 0 s left")
     bad = nanobench("verify", *asked, "--engine", "uncached,fakes:frozen_embedding", "--json", cwd=tmp_path, code=1)
     cells = json.loads(bad.stdout.strip().splitlines()[-1])["cells"]

@@ -162,7 +162,8 @@ class Screen:
     def show(self, progress: Any) -> None:
         """Draws once. `progress` is a runner.Progress."""
         point, report = progress.trial.point, progress.report
-        where = f"launch {progress.launch}, batch {point.batch_size}, prompt {point.prompt_len}, new {point.new_tokens}"
+        tokens = f"prompt {point.prompt_len}, new {point.new_tokens}"
+        where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}"
         if self.live is None:
             if report is None:
                 done = f"[{progress.done}/{progress.total}]"
