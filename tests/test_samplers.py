@@ -163,7 +163,7 @@ def test_an_impossible_token_is_never_drawn(name):
 
 @pytest.mark.parametrize(("chance", "token"), [(0.0, 1), (1.0, 2)])
 def test_the_ends_of_the_chances_hit_possible_tokens(monkeypatch, chance, token):
-    monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.full(*size, chance, dtype=how["dtype"]))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator: self.fill_(chance))
     assert base.draw(torch.tensor([[0.0, 0.3, 0.7, 0.0]]), None).item() == token
 
 
