@@ -55,7 +55,7 @@ class Compiler:
         """Whether this mode compiles anything."""
         return COMPILE_MODES[self.mode] is not None
 
-    def __call__(self, function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
+    def __call__(self, function: Callable[..., Any], *, dynamic: bool | None = False) -> Callable[..., Any]:
         """The function or bound method, compiled in this mode; `dynamic` where its shapes grow from call to call.
 
         Raises Skip for a mode that would be another one on this device.

@@ -1,0 +1,1 @@
+"""Optimizers; one file per optimizer. `build(parameters, fused=...)` gives a torch.optim.Optimizer."""
