@@ -173,7 +173,7 @@ def sees_the_answer(trainer):
 
 
 FAULTS = {
-    "skips the optimizer": (forgets("step"), "pretrain", "gradients|weights"),
+    "skips the optimizer": (forgets("step"), "pretrain", "loss"),
     "adds up old gradients": (forgets("zero_grad"), "pretrain", "weights|loss"),
     "counts padding": (counts_padding, "sft-padded", "loss"),
     "copies rows": (copies_rows, "pretrain", "loss|gradients"),

@@ -16,7 +16,7 @@ from nanobench.errors import UserError
 
 PHASES = ("pretrain", "sft-dynamic", "sft-padded")
 MEDIAN_SHARE, SIGMA, LEAST = 0.35, 0.6, 8
-"""Of a conversation: its median length as a share of the full one, the standard deviation of its logarithm, its least tokens."""
+"""A conversation's median length as a share of the full one, the standard deviation of its logarithm, its least tokens."""
 IGNORED = -1
 """The target of a position that carries no loss."""
 SYNTHETIC_TOKENS = 1 << 20
@@ -44,12 +44,8 @@ class Batch:
     def split(self, parts: int) -> list["Batch"]:
         """Its rows in so many parts of equal size, for accumulation."""
         rows = len(self.lengths) // parts
-        return [
-            Batch(
-                self.tokens_BT[first : first + rows], self.targets_BT[first : first + rows], self.lengths[first : first + rows]
-            )
-            for first in range(0, len(self.lengths), rows)
-        ]
+        places = [slice(first, first + rows) for first in range(0, len(self.lengths), rows)]
+        return [Batch(self.tokens_BT[place], self.targets_BT[place], self.lengths[place]) for place in places]
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = lookup.find("optimizers", recipe.optimizer)(self.parameters, fused=recipe.fused)
         if recipe.checkpointing:
             for block in blocks(adapter.module, adapter.shape.n_layer):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.loss = compiler(self._loss, dynamic=None if shapes_vary else False)
 
     def _loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -124,6 +124,5 @@ def judge(trainer: Trainer, batches: Sequence[Batch], expected: Expected) -> Gat
             note = f"{name} off by {error:.2g} of the plain loop's over {len(batches)} steps"
             return Gate(Verdict.WRONG, note, error, expected.tolerances[name])
     told = ", ".join(f"{name} within {error:.1g}" for name, error in off.items())
-    return Gate(
-        Verdict.EXACT, f"{len(batches)} steps as a plain loop's: {told}", off["gradients"], expected.tolerances["gradients"]
-    )
+    note = f"{len(batches)} steps as a plain loop's: {told}"
+    return Gate(Verdict.EXACT, note, off["gradients"], expected.tolerances["gradients"])
