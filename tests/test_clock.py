@@ -1,6 +1,7 @@
 """The CUDA clock and the timer on a virtual device: an in-order stream with a launch cost, no GPU and no real time."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,8 +59,10 @@ class Engine:
 
 def timed(device, engine, marked, calls=1, new_tokens=4):
     point = Point(model="m", dtype="float32", device="cuda", threads=1, batch_size=3, prompt_len=5, new_tokens=new_tokens)
-    workload = Generate(None, point, Arm(engine="fake"), clocks.CudaClock(torch.device("cuda")))
-    workload.engine, workload.prompt_BT, workload.calls = engine, None, calls
+    workload = Generate(
+        None, SimpleNamespace(prompt_BT=None), point, Arm(engine="fake"), clocks.CudaClock(torch.device("cuda"))
+    )
+    workload.engine, workload.calls = engine, calls
     return workload, workload.time("steady", 0, 0, marked)
 
 

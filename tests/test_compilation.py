@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from nanobench import lookup, schema, trial
+from nanobench import gate, lookup, schema
 from nanobench.engines.base import Compiler
 from nanobench.models import linear
 from nanobench.probes import compilation
 from nanobench.probes.clock import HostClock
 from nanobench.schema import Arm, Point
+from nanobench.workloads import generation
 from nanobench.workloads.generate import Generate
 
 ENGINES = ("uncached", "uncached-full-logits", "cached", "cached-cat")
@@ -28,7 +29,7 @@ def no_kernels(monkeypatch):
 
 def loaded(model):
     point = Point(model=model, dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=6)
-    adapter = trial.load(point, seed=0)
+    adapter = generation.load(point, seed=0)
     linear.pack(adapter.module)
     return adapter, point
 
@@ -72,8 +73,8 @@ def test_an_arm_that_would_run_partly_eagerly_is_an_error_with_the_cause():
         return x_BTC
 
     adapter.module.forward = broken
-    workload = Generate(adapter, point, Arm(engine="uncached", compile_mode="default"), HostClock())
-    workload.prompt_BT = torch.zeros((3, 8), dtype=torch.long)
+    arm = Arm(engine="uncached", compile_mode="default")
+    workload = Generate(adapter, gate.Reference(adapter, point, 0), point, arm, HostClock())
     workload.build()
     with pytest.raises(RuntimeError, match=r"left functions to run eagerly \(\d+\): .*graph_break"):
         workload.first_call()

@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import gate, lookup, trial
+from nanobench import gate, lookup
 from nanobench.engines.base import Compiler
 from nanobench.models import linear
 from nanobench.models.linear import Linear
 from nanobench.probes import dispatches
 from nanobench.record import Verdict
 from nanobench.schema import Point
+from nanobench.workloads import generation
 
 ROWS = (1, 2, 3, 8, 50)
 
@@ -135,7 +136,7 @@ def test_a_compiled_graph_multiplies_by_the_packed_weights(always, rows, options
 
 def loaded(point):
     """A model as the worker hands it to the arms."""
-    adapter = trial.load(point, seed=0)
+    adapter = generation.load(point, seed=0)
     linear.pack(adapter.module)
     return adapter
 

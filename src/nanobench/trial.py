@@ -4,7 +4,6 @@ Between repetitions it reports and waits for the answer, so that whatever its pa
 """
 
 import bisect
-import contextlib
 import functools
 import gc
 import math
@@ -18,19 +17,16 @@ from typing import Any
 
 import torch
 
-from nanobench import lookup, stats
+from nanobench import stats
 from nanobench.errors import Skip
-from nanobench.gate import Reference
-from nanobench.models import linear
-from nanobench.models.base import Adapter
 from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.record import ArmRecord, Gate, Outcome, Repetition, Status, Verdict
-from nanobench.schema import Point, Trial
-from nanobench.workloads.base import Workload
-from nanobench.workloads.generate import Generate
+from nanobench.schema import Trial
+from nanobench.workloads.base import Stage, Workload
+from nanobench.workloads.generation import Generation
 
 IMPORT_S = process_age_s()
 """From the start of the interpreter to here; the children of a fork server share their server's."""
@@ -112,28 +108,6 @@ def outcome_of(error: Exception) -> Outcome:
     return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
 
 
-def load(point: Point, seed: int) -> Adapter:
-    """The model of a point on its device, in its dtype, ready for inference; with random weights from the seed unless it
-    brings its own.
-    """
-    torch.manual_seed(seed)
-    adapter: Adapter = lookup.find("models", point.model)()
-    adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
-    return adapter
-
-
-def make_reference(adapter: Adapter, trial: Trial, known: dict[str, Gate]) -> Reference:
-    """What the arms are held against. Where none was gated in an earlier launch it is computed now, before packed weights
-    take the memory that the wider model needs.
-    """
-    reference = Reference(adapter, trial.point, trial.seed)
-    if not known:
-        # What fails here fails again for each arm that asks, and becomes its outcome.
-        with contextlib.suppress(Exception), torch.inference_mode():
-            reference.compute()
-    return reference
-
-
 def measure(
     trial: Trial, known: dict[str, Gate], out: Path, report: Report, instruments: Instruments | None = None
 ) -> list[ArmRecord]:
@@ -148,18 +122,17 @@ def measure(
     started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(trial.memory_limit_bytes):
-            adapter = load(trial.point, trial.seed)
+            stage: Stage = Generation(trial)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
-            reference = make_reference(adapter, trial, known)
-            linear.pack(adapter.module)
+            stage.ready(known)
     except Exception as error:
         traceback.print_exc()
         instruments.close()
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
-    with torch.inference_mode():
-        prepare(trial, adapter, reference, instruments.clock, known, arms)
+    with torch.inference_mode(stage.inference):
+        prepare(trial, stage, instruments.clock, known, arms)
         if not trial.gate_only:
             gc.freeze()
             gc.disable()
@@ -175,13 +148,13 @@ def measure(
     return arms.records()
 
 
-def prepare(trial: Trial, adapter: Adapter, reference: Reference, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
+def prepare(trial: Trial, stage: Stage, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
     """Builds, gates and warms up every arm; an arm that computes something else ends here and is never timed."""
     for index, arm in enumerate(trial.arms):
         arms.say("prepare", index, always=True)
-        workload = Generate(adapter, trial.point, arm, clock, trial.nvtx)
+        workload = stage.arm(arm, clock)
         arms.live[index] = workload
-        gate = arms.guard(index, functools.partial(workload.prepare, reference, known.get(arm.label)))
+        gate = arms.guard(index, functools.partial(workload.prepare, known.get(arm.label)))
         if gate is not None and gate.verdict is Verdict.WRONG:
             arms.end(index, workload.outcome())
     if not trial.gate_only:

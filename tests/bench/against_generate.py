@@ -24,11 +24,12 @@ def pairs(batch: int, mode: str) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from nanobench import lookup, trial
+    from nanobench import lookup
     from nanobench.engines.base import Compiler
     from nanobench.models import linear
     from nanobench.probes import memory
     from nanobench.schema import Point
+    from nanobench.workloads import generation
 
     memory.keep_freed()
     torch.manual_seed(0)
@@ -36,7 +37,7 @@ def pairs(batch: int, mode: str) -> None:
     point = Point(
         model="gpt2", dtype="float32", device="cpu", threads=threads, batch_size=batch, prompt_len=PROMPT, new_tokens=NEW
     )
-    theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), trial.load(point, seed=0)
+    theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), generation.load(point, seed=0)
     prompt = torch.randint(ours.shape.vocab_size, (batch, PROMPT))
     plain = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     source, layer, rows = torch.ones(READ_BYTES // 4), linear.Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)

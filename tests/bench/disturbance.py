@@ -32,25 +32,25 @@ def worker(out: Path) -> None:
     import torch
 
     from nanobench import stats
+    from nanobench.gate import Reference
     from nanobench.models import linear
     from nanobench.probes.clock import HostClock
     from nanobench.probes.instruments import Instruments, make_instruments
     from nanobench.schema import Arm, Point
-    from nanobench.trial import load
     from nanobench.worker import Channel
     from nanobench.workloads.generate import Generate
+    from nanobench.workloads.generation import load
 
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=8, prompt_len=32, new_tokens=16)
     adapter = load(point, 0)
     linear.pack(adapter.module)
-    workload = Generate(adapter, point, Arm(engine="uncached"), HostClock())
+    workload = Generate(adapter, Reference(adapter, point, 0), point, Arm(engine="uncached"), HostClock())
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     probed, bare = make_instruments(torch.device("cpu"), out), Instruments(HostClock())
     blocks = []
     with torch.inference_mode(), careless() as beside:
-        workload.prompt_BT = torch.randint(256, (point.batch_size, point.prompt_len))
         workload.build()
         workload.first_call()
         workload.warm_up()

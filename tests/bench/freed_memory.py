@@ -19,18 +19,19 @@ def prefills(batch: int, keep: bool) -> None:
     """One process: prints seconds and page faults of a prefill, medians."""
     import torch
 
-    from nanobench import lookup, trial
+    from nanobench import lookup
     from nanobench.engines.base import Compiler
     from nanobench.models import linear
     from nanobench.probes import memory
     from nanobench.schema import Point
+    from nanobench.workloads import generation
 
     if keep:
         memory.keep_freed()
     sizes = {"batch_size": batch, "prompt_len": 50, "new_tokens": 2}
     point = Point(model="gpt2", dtype="float32", device="cpu", threads=torch.get_num_threads(), **sizes)
     with torch.inference_mode():
-        adapter = trial.load(point, seed=0)
+        adapter = generation.load(point, seed=0)
         linear.pack(adapter.module)
         engine = lookup.find("engines", "cached")(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
         prompt, seen = torch.zeros((batch, 50), dtype=torch.long), []

@@ -1,10 +1,11 @@
-"""The contract that every workload meets: one object per arm, living in one worker."""
+"""The contracts of a workload: one object per arm, and what all arms of a trial share. Both live in one worker."""
 
 from pathlib import Path
 from typing import Protocol
 
-from nanobench.gate import Reference
+from nanobench.probes.clock import Clock
 from nanobench.record import Gate, Outcome, Repetition
+from nanobench.schema import Arm
 
 
 class Workload(Protocol):
@@ -13,7 +14,7 @@ class Workload(Protocol):
     phases: list[Repetition]
     """What happened before the steady phase: build, first_call, gate, warmup."""
 
-    def prepare(self, reference: Reference, known: Gate | None) -> Gate:
+    def prepare(self, known: Gate | None) -> Gate:
         """Builds, runs once and passes the gate; `known` is an earlier launch's verdict. Raises Skip if infeasible."""
         ...
 
@@ -35,4 +36,19 @@ class Workload(Protocol):
 
     def outcome(self) -> Outcome:
         """What is known of the arm once it has run."""
+        ...
+
+
+class Stage(Protocol):
+    """What the arms of a trial share; making it loads the model."""
+
+    inference: bool
+    """whether nothing asks for gradients"""
+
+    def ready(self, known: dict[str, Gate]) -> None:
+        """Whatever must be done before the first arm; `known` are the verdicts of earlier launches, by arm."""
+        ...
+
+    def arm(self, arm: Arm, clock: Clock) -> Workload:
+        """One of its arms, not yet built."""
         ...

@@ -31,8 +31,11 @@ PROFILED_STEPS = 8
 class Generate:
     """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
 
-    def __init__(self, adapter: Adapter, point: Point, arm: Arm, clock: Clock, nvtx: bool = False) -> None:
-        self.adapter, self.point, self.arm, self.clock = adapter, point, arm, clock
+    def __init__(
+        self, adapter: Adapter, reference: Reference, point: Point, arm: Arm, clock: Clock, nvtx: bool = False
+    ) -> None:
+        self.adapter, self.reference, self.point, self.arm, self.clock = adapter, reference, point, arm, clock
+        self.prompt_BT = reference.prompt_BT
         self.span = spans(nvtx)
         self.phases: list[Repetition] = []
         self.calls = 1
@@ -43,15 +46,14 @@ class Generate:
         self.dispatched: dict[str, Any] = {}
         self.retries_before = 0
 
-    def prepare(self, reference: Reference, known: Gate | None) -> Gate:
+    def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
-        self.prompt_BT = reference.prompt_BT
         self.phase("build", self.build)
         self.first_call()
         digest = gate.digest(self.engine.tokens_BN)
         if known is None or known.digest != digest:
             with self.span("gate"):
-                self.phase("gate", lambda: self.judge(reference, digest))
+                self.phase("gate", lambda: self.judge(digest))
         else:
             self.gate = known
         return self.gate
@@ -93,10 +95,10 @@ class Generate:
         recompiles = compilation.recompiles_of(self.compiler.code_names)
         self.compilation = compilation.Compilation(tally.graphs, recompiles, tally.breaks)
 
-    def judge(self, reference: Reference, digest: str) -> None:
+    def judge(self, digest: str) -> None:
         """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
         scales = Scales(self.engine, self.arm.attention, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
-        verdict = gate.judge(reference, self.build_engine, scales, self.compiler.compiles)
+        verdict = gate.judge(self.reference, self.build_engine, scales, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
             verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device, self.compiler)
         self.gate = replace(verdict, digest=digest)
