@@ -6,12 +6,16 @@ import signal
 import time
 
 import torch
+import torch.nn.functional as F
 
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
+from nanobench.models.base import GPTAdapter
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.probes.host import HostProbe
 from nanobench.probes.virtual import VirtualDevice
+
+TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 64, "block_size": 64}
 
 
 class Frozen(Cached):
@@ -188,7 +192,7 @@ def same(adapter, sampler, point, compiler):
 
 
 def tiny():
-    return build_gpt2(n_layer=1, n_head=2, n_embd=32, vocab_size=64, block_size=64)
+    return build_gpt2(**TINY)
 
 
 def no_adapter():
@@ -197,3 +201,56 @@ def no_adapter():
 
 def broken():
     raise RuntimeError("no weights here")
+
+
+class Miscounting(GPTAdapter):
+    """Its loss counts padding, as if it were token 0."""
+
+    def forward(self, idx_BT, targets_BT=None, last_only=False):
+        logits_BTV = super().forward(idx_BT, last_only=last_only)
+        if targets_BT is None:
+            return logits_BTV
+        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.clamp(min=0).flatten())
+
+
+class Copying(GPTAdapter):
+    """While it is trained, every row is a copy of the first."""
+
+    def forward(self, idx_BT, targets_BT=None, last_only=False):
+        if targets_BT is not None:
+            idx_BT, targets_BT = idx_BT[:1].expand_as(idx_BT), targets_BT[:1].expand_as(targets_BT)
+        return super().forward(idx_BT, targets_BT, last_only)
+
+
+class Failing(GPTAdapter):
+    """Cannot be trained, and says why."""
+
+    def forward(self, idx_BT, targets_BT=None, last_only=False):
+        if targets_BT is not None:
+            raise ValueError("no loss here")
+        return super().forward(idx_BT, targets_BT, last_only)
+
+
+def _tiny(kind):
+    inner = build_gpt2(**TINY)
+    return kind(inner.module, inner.shape)
+
+
+def miscounting():
+    return _tiny(Miscounting)
+
+
+def copying():
+    return _tiny(Copying)
+
+
+def failing():
+    return _tiny(Failing)
+
+
+def lazy(parameters, *, fused):
+    """An optimizer whose one kernel does nothing."""
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    if fused:
+        optimizer.step = lambda *_, **__: None
+    return optimizer

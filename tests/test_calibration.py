@@ -11,6 +11,7 @@ from conftest import SMALL
 from nanobench import bench, calibrations, reach, store
 from nanobench.bench import Bench, Size
 from nanobench.calibrations import Setting
+from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
 from nanobench.executors.base import Ended
 from nanobench.limits import KINDS, Limit, Limits
@@ -268,20 +269,7 @@ def test_a_sweep_calibrates_looks_again_in_every_round_and_predicts(nanobench, t
     assert all(name in SAID or name.startswith(("predict", "measured")) for row in rows for name in row)
 
 
-SAID = {
-    "model",
-    "dtype",
-    "device",
-    "threads",
-    "batch_size",
-    "prompt_len",
-    "new_tokens",
-    "engine",
-    "compile_mode",
-    "attention",
-    "sampler",
-    "gpu",
-}
+SAID = {*POINT_FIELDS, *ARM_FIELDS, "gpu"}
 
 
 @pytest.mark.parametrize(

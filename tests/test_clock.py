@@ -60,7 +60,11 @@ class Engine:
 def timed(device, engine, marked, calls=1, new_tokens=4):
     point = Point(model="m", dtype="float32", device="cuda", threads=1, batch_size=3, prompt_len=5, new_tokens=new_tokens)
     workload = Generate(
-        None, SimpleNamespace(prompt_BT=None), point, Arm(engine="fake"), clocks.CudaClock(torch.device("cuda"))
+        None,
+        SimpleNamespace(prompt_BT=SimpleNamespace(device=torch.device("cuda"))),
+        point,
+        Arm(engine="fake"),
+        clocks.CudaClock(torch.device("cuda")),
     )
     workload.engine, workload.calls = engine, calls
     return workload, workload.time("steady", 0, 0, marked)

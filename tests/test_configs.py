@@ -5,7 +5,7 @@ import pytest
 from nanobench import lookup, options, plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
-KINDS = {"kv-sweep": options.SweepOptions, "verify": options.Options}
+KINDS = {"kv-sweep": options.SweepOptions, "verify": options.GateOptions, "train-throughput": options.TrainOptions}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -35,7 +35,7 @@ from nanobench.views.tables import records
 
 ROOT = Path(__file__).parents[1]
 REFERENCE, SEEDS, PAGE = ROOT / "results" / "reference-cpu", ROOT / "results" / "seeds", ROOT / "docs" / "explain.md"
-POINT = {"model": "tiny", "dtype": "float32", "device": "cpu", "threads": 1, "prompt_len": 2, "new_tokens": 3}
+POINT = vars(Point(model="tiny", dtype="float32", device="cpu", threads=1, batch_size=4, prompt_len=2, new_tokens=3))
 SHAPE = GPTShape(architecture="gpt2", n_layer=1, n_head=1, n_kv_head=1, n_embd=4, vocab_size=8, block_size=16, n_params=1000)
 PLAIN, CACHED, COMPILED = Arm(engine="uncached"), Arm(engine="cached"), Arm(engine="cached", compile_mode="default")
 PATH_OF = {"uncached": "uncached", "cached": "static", "cached-cat": "cat"}
@@ -628,7 +628,7 @@ OPERATION_S = 2e-4
 def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3, asked=None):
     """A run whose calls take `slower` times what is predicted, by a calibration that depends on nothing."""
     arms, name = (PLAIN, CACHED), "cpu float32 1"
-    points = tuple(Point(**POINT, batch_size=batch) for batch in batches)
+    points = tuple(Point(**{**POINT, "batch_size": batch}) for batch in batches)
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0,
                 memory_limit_bytes=None, timeout_s=60.0, isolation="forkserver")  # fmt: skip
     known = Limits(tuple(limits(OPERATION_S, flops=1e8)))

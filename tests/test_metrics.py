@@ -1054,8 +1054,9 @@ def test_every_metric_says_what_it_is():
         assert metric.title
         assert metric.formula
         assert metric.better in ("higher", "lower", "")
-        assert metric.unit in ("s", "B", "Hz", "W", "J", "C", "tok/s", "ratio", "count", "tokens", "text", "flag", "logit")
-        assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s")
+        amounts = ("s", "B", "Hz", "W", "J", "C", "tok/s", "FLOP/s", "ratio", "count", "tokens", "logit", "loss")
+        assert metric.unit in (*amounts, "text", "flag")
+        assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s", "FLOP/s")
         assert not metric.name.endswith("_bytes") or metric.unit == "B"
         for tail, unit in (("_hz", "Hz"), ("_w", "W"), ("_j", "J"), ("_c", "C"), ("_fraction", "ratio")):
             assert not metric.name.endswith(tail) or metric.unit == unit

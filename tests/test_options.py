@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from nanobench.errors import UserError
 from nanobench.options import (
     ISOLATIONS,
-    Options,
+    GateOptions,
     SweepOptions,
+    TrainOptions,
     as_asked,
     from_toml,
     read_axes,
@@ -166,11 +167,13 @@ def test_what_is_no_number_above_0_is_refused_with_an_example(text):
 
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
     names = {field.name for noun in (Point, Arm) for field in fields(noun)}
-    assert set(read_axes(Options())) == names - {"device"}
+    generation, training = set(read_axes(GateOptions())), set(read_axes(TrainOptions()))
+    assert generation | training == names - {"device", "world_size"}
+    assert generation - training == {"prompt_len", "new_tokens", "engine", "sampler"}
 
 
 def test_the_default_axes_are_those_of_the_help():
-    axes = read_axes(Options())
+    axes = read_axes(GateOptions())
     assert axes["batch_size"] == [1, 4, 8, 16, 32, 64, 93]
     assert axes["engine"] == ["uncached", "cached"]
     assert axes["compile_mode"] == ["off"]
@@ -178,12 +181,12 @@ def test_the_default_axes_are_those_of_the_help():
 
 
 def test_compile_alone_means_off_and_default_and_yields_to_a_compile_mode():
-    assert read_axes(Options(compile=True))["compile_mode"] == ["off", "default"]
-    assert read_axes(Options(compile=True, compile_mode="default"))["compile_mode"] == ["default"]
+    assert read_axes(GateOptions(compile=True))["compile_mode"] == ["off", "default"]
+    assert read_axes(GateOptions(compile=True, compile_mode="default"))["compile_mode"] == ["default"]
 
 
 def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_option():
-    axes = read_axes(Options(batch="1", prompt_len="7", axis=["batch_size=2,4", " prompt-len =8-16+8", "sampler=greedy"]))
+    axes = read_axes(GateOptions(batch="1", prompt_len="7", axis=["batch_size=2,4", " prompt-len =8-16+8", "sampler=greedy"]))
     assert axes["batch_size"] == [2, 4]
     assert axes["prompt_len"] == [8, 16]
     assert axes["sampler"] == ["greedy"]
@@ -201,12 +204,12 @@ def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_opti
     ],
 )
 def test_a_wrong_axis_is_answered_with_the_field_meant(axis, fragments):
-    message = refusal(read_axes, Options(axis=[axis]))
+    message = refusal(read_axes, GateOptions(axis=[axis]))
     assert all(fragment in message for fragment in fragments)
 
 
 def test_only_what_differs_from_the_defaults_was_asked():
-    assert as_asked(Options()) == {}
+    assert as_asked(GateOptions()) == {}
     asked = {"batch": "1", "quick": True, "axis": ["sampler=greedy"], "timeout": 60.0}
     assert as_asked(SweepOptions(**asked)) == asked
 
@@ -216,7 +219,7 @@ def test_every_option_has_a_help_and_a_panel():
 
 
 def test_the_default_isolation_is_one_of_the_choices():
-    assert Options().isolation in ISOLATIONS
+    assert GateOptions().isolation in ISOLATIONS
 
 
 def toml(tmp_path, text, kind=SweepOptions, command="kv-sweep"):
@@ -298,7 +301,7 @@ def test_a_wrong_toml_file_is_answered_with_its_name_the_key_and_the_value(tmp_p
 
 
 def test_an_option_of_another_command_is_unknown(tmp_path):
-    assert "'launches'" in refusal(toml, tmp_path, "launches = 3", Options, "verify")
+    assert "'launches'" in refusal(toml, tmp_path, "launches = 3", GateOptions, "verify")
 
 
 def test_a_missing_toml_file_is_answered_with_its_path_and_where_to_look(tmp_path):

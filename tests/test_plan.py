@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanobench.errors import UserError
-from nanobench.options import AUTOMATIC, Options, SweepOptions
+from nanobench.options import AUTOMATIC, GateOptions, SweepOptions, TrainOptions
 from nanobench.plan import Plan, expected_s, make_plan, question
 from nanobench.schema import Arm, GPTShape, Point, Trial
 
 GIB = 2**30
-SIZES = {"gpt2-nano": 256, "gpt2-mini": 1024, "gpt2": 1024}
+SIZES = {"gpt2-nano": 256, "gpt2-char": 256, "gpt2-mini": 1024, "gpt2": 1024}
 
 
 def shape(block_size):
@@ -71,19 +71,58 @@ def many_points(seed=0, launches=4):
 
 
 def test_the_question_gives_each_kind_of_device_its_own_default_model():
-    asked = question(Options(device="cuda:1", model="gpt2-nano,auto,my_lab.my_gpt:build"))
+    asked = question(GateOptions(device="cuda:1", model="gpt2-nano,auto,my_lab.my_gpt:build"))
     assert asked == {
         "device": "cuda:1",
         "models": {
             "cpu": ["gpt2-nano", "gpt2-mini", "my_lab.my_gpt:build"],
             "cuda": ["gpt2-nano", "gpt2", "my_lab.my_gpt:build"],
         },
+        "texts": [],
     }
+
+
+def test_a_text_is_asked_for_with_each_tokenizer_and_refused_where_a_model_lacks_its_tokens(tmp_path):
+    path = str(tmp_path / "text")
+    asked = TrainOptions(data=f"synthetic,{path}", tokenizer="bytes,gpt2", model="gpt2-nano", seq_len="64")
+    assert question(asked)["texts"] == [[path, "bytes"], [path, "gpt2"]]
+    found = {f"bytes {path}": {"tokens": 9, "largest": 3}, f"gpt2 {path}": {"tokens": 9, "largest": 3}}
+    assert len(make_plan(asked, {**machine(), "texts": found}).points) == 3 * 2
+    found[f"gpt2 {path}"]["largest"] = machine()["models"]["gpt2-nano"]["vocab_size"]
+    assert "as gpt2 has token" in refusal(make_plan, asked, {**machine(), "texts": found})
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"dtype": "float16"}, "dtype 'float16' is not for training: its gradients vanish"),
+        ({"compile_mode": "off,freeze"}, "compile mode 'freeze' is not for training"),
+        ({"phase": "sft"}, "no phase is called 'sft'"),
+        ({"checkpointing": "on"}, "no checkpointing is called 'on'"),
+        ({"optimizer_kernel": "fuse"}, "no optimizer kernel is called 'fuse'; did you mean 'fused'?"),
+        ({"optimizer": "adam"}, "no optimizer is called 'adam'; did you mean 'adamw'?"),
+        ({"seq_len": "4096", "model": "gpt2-nano"}, "seq_len 4096 > block_size"),
+        ({"grad_accum": "0"}, "--grad-accum 0 is below 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(asked, words):
+    assert words in refusal(plan_of, kind=TrainOptions, **asked)
+
+
+def test_synthetic_data_has_no_tokenizer_and_no_point_twice():
+    points = plan_of(kind=TrainOptions, tokenizer="bytes,gpt2").points
+    assert [point.tokenizer for point in points] == ["", ""]
+
+
+def test_points_of_training_rise_in_their_work():
+    points = plan_of(kind=TrainOptions, batch="8,2", grad_accum="1,16", seq_len="64,32", model="gpt2-nano").points
+    assert [point.step_tokens for point in points] == sorted(point.step_tokens for point in points)
+    assert all(point.trains for point in points)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
 def test_a_device_that_may_exist_is_asked_for(device):
-    assert question(Options(device=device))["device"] == device
+    assert question(GateOptions(device=device))["device"] == device
 
 
 @pytest.mark.parametrize(
@@ -125,7 +164,10 @@ def test_auto_is_refused_where_nothing_is_automatic(name):
 @pytest.mark.parametrize("description", [machine("cpu"), machine("cuda", ["H100"])], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("name", [name for name in AUTOMATIC if name != "attention"])
 def test_every_kind_of_device_knows_what_is_automatic(description, name):
-    assert "auto" not in {getattr(point, name) for point in plan_of(description, **{name: "auto"}).points}
+    kinds = [kind for kind in (SweepOptions, TrainOptions) if hasattr(kind, name)]
+    assert kinds
+    for kind in kinds:
+        assert "auto" not in {getattr(point, name) for point in plan_of(description, kind, **{name: "auto"}).points}
 
 
 # What a plan holds
@@ -233,7 +275,7 @@ def test_quick_is_one_launch():
 
 
 def test_verify_is_one_launch_of_gates_alone():
-    plan = plan_of(kind=Options)
+    plan = plan_of(kind=GateOptions)
     assert (plan.launches, plan.gate_only) == (1, True)
     assert all(trial.gate_only for trials in plan.rounds() for trial in trials)
 
@@ -426,5 +468,5 @@ def test_more_work_and_more_phases_are_expected_to_take_longer():
     compiled = plan_of(prompt_len="50", new_tokens="100", compile=True)
     assert expected(compiled, launch=2) > expected(plan, launch=2) + 10
     assert expected(compiled, launch=1) - expected(compiled, launch=2) > 20
-    gates = plan_of(kind=Options, prompt_len="50", new_tokens="100")
+    gates = plan_of(kind=GateOptions, prompt_len="50", new_tokens="100")
     assert expected(gates) < expected(plan)

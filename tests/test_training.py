@@ -1,6 +1,7 @@
 """Batches of every phase, the trainer's step, and a gate that catches steps that do something else."""
 
 import copy
+import itertools
 import statistics
 from pathlib import Path
 
@@ -8,19 +9,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import lookup, schema, training_gate
-from nanobench.batches import IGNORED, PHASES, Corpus, Phase
+from nanobench import costs, lookup, schema, training_gate
+from nanobench.batches import IGNORED, Corpus, Load, Phase
 from nanobench.engines.base import Compiler
 from nanobench.errors import Skip, UserError
 from nanobench.record import Verdict
-from nanobench.trainer import Recipe, Trainer
+from nanobench.schema import PHASES, Arm, Point
+from nanobench.trainer import Trainer
 
 CPU = torch.device("cpu")
 TEXT = Path(__file__).parents[1] / "README.md"
 
 
-def phase(name, batch_size=4, seq_len=32, vocab=256, seed=0):
-    return Phase(name, Corpus.synthetic(vocab, seed), batch_size, seq_len, seed, CPU)
+def phase(name, batch_size=4, seq_len=32, vocab=256, seed=0, parts=1):
+    return Phase(name, Corpus.synthetic(vocab, seed), batch_size, seq_len, seed, CPU, parts)
+
+
+def point(name="gpt2-nano", **fields):
+    plain = {"dtype": "float32", "device": "cpu", "threads": 2, "batch_size": 4, "seq_len": 32, "phase": "pretrain"}
+    return Point(model=name, **{**plain, "data": "synthetic", "optimizer": "adamw", "grad_accum": 1, **fields})
 
 
 @pytest.fixture
@@ -37,114 +44,152 @@ def model(name="gpt2-nano"):
     return lookup.find("models", name)()
 
 
-def course(recipe=None, name="gpt2-nano", phase_name="pretrain", mode="off", spoil=None):
+def trainer_of(asked=None, arm=None, adapter=None):
+    arm = arm or Arm()
+    return Trainer(adapter or model(), asked or point(), arm, Compiler(arm.compile_mode))
+
+
+def gated(asked=None, arm=None, spoil=None):
     """The gate's verdict on a trainer, perhaps one with a fault."""
-    recipe = recipe or Recipe()
-    adapter = model(name)
-    batches = [phase(phase_name).batch(number) for number in range(training_gate.STEPS)]
-    expected = training_gate.expect(adapter, batches, recipe)
-    trainer = Trainer(copy.deepcopy(adapter), recipe, Compiler(mode), shapes_vary=phase_name == "sft-dynamic")
+    asked = asked or point()
+    adapter = model(asked.model)
+    numbered = phase(asked.phase, asked.batch_size, asked.seq_len, parts=asked.grad_accum)
+    steps = [numbered.step(number) for number in range(training_gate.STEPS)]
+    expected = training_gate.expect(adapter, steps, asked)
+    trainer = trainer_of(asked, arm, copy.deepcopy(adapter))
     if spoil:
         spoil(trainer)
-    return training_gate.judge(trainer, batches, expected)
+    return training_gate.judge(training_gate.taken(trainer, steps, adapter), expected)
+
+
+def batch_of(numbered, number=0):
+    (batch,) = numbered.step(number).batches
+    return batch
 
 
 @pytest.mark.parametrize("name", PHASES)
-def test_a_batch_is_known_by_its_number(name):
-    first, again, other = phase(name).batch(3), phase(name).batch(3), phase(name).batch(4)
+def test_a_step_is_known_by_its_number(name):
+    first, again, other = (batch_of(phase(name), number) for number in (3, 3, 4))
     assert torch.equal(first.tokens_BT, again.tokens_BT)
     assert not (first.tokens_BT.shape == other.tokens_BT.shape and torch.equal(first.tokens_BT, other.tokens_BT))
 
 
+def lengths_of(batch):
+    return (batch.targets_BT != IGNORED).sum(dim=1).tolist()
+
+
 @pytest.mark.parametrize("name", PHASES)
 def test_targets_are_the_next_tokens_and_padding_carries_no_loss(name):
-    batch = phase(name).batch(0)
-    for tokens_T, targets_T, length in zip(batch.tokens_BT, batch.targets_BT, batch.lengths, strict=True):
+    batch = batch_of(phase(name))
+    for tokens_T, targets_T, length in zip(batch.tokens_BT, batch.targets_BT, lengths_of(batch), strict=True):
         assert torch.equal(targets_T[: length - 1], tokens_T[1:length])
         assert (targets_T[:length] != IGNORED).all()
         assert (targets_T[length:] == IGNORED).all()
-    assert batch.useful == int((batch.targets_BT != IGNORED).sum())
-    assert batch.tokens == batch.tokens_BT.numel()
+    assert batch.useful == sum(lengths_of(batch))
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_a_load_counts_what_the_batches_hold(name):
+    step = phase(name, parts=3).step(0)
+    tokens, contexts, seen = 0, 0, 0
+    for batch in step.batches:
+        rows, width = batch.tokens_BT.shape
+        tokens += rows * width
+        contexts += rows * width * width
+        seen += sum(sum(range(1, length + 1)) for length in lengths_of(batch))
+    assert step.load == Load(tokens, sum(batch.useful for batch in step.batches), contexts, seen)
 
 
 @pytest.mark.parametrize("name", PHASES)
 def test_rows_are_not_copies(name):
-    batch = phase(name, batch_size=16).batch(0)
+    batch = batch_of(phase(name, batch_size=16))
     assert len({tuple(row.tolist()) for row in batch.tokens_BT}) == 16
 
 
 def test_widths_are_full_except_where_a_batch_is_padded_to_its_longest():
-    widths = {name: {phase(name).batch(number).tokens_BT.shape[1] for number in range(8)} for name in PHASES}
+    widths = {name: {batch_of(phase(name), number).tokens_BT.shape[1] for number in range(8)} for name in PHASES}
     assert widths["pretrain"] == widths["sft-padded"] == {32}
     assert len(widths["sft-dynamic"]) > 1
-    assert all(phase("pretrain").batch(number).useful == 4 * 32 for number in range(4))
+    assert all(batch_of(phase("pretrain"), number).useful == 4 * 32 for number in range(4))
 
 
 def test_conversations_have_the_stated_lengths():
-    lengths = phase("sft-padded", batch_size=4000, seq_len=1000, vocab=4).batch(0).lengths
+    lengths = lengths_of(batch_of(phase("sft-padded", batch_size=4000, seq_len=1000, vocab=4)))
     assert statistics.median(lengths) == pytest.approx(350, rel=0.05)
     assert min(lengths) >= 8
     assert max(lengths) == 1000
 
 
 def test_the_same_conversations_in_both_sft_phases():
-    dynamic, padded = phase("sft-dynamic").batch(2), phase("sft-padded").batch(2)
-    assert dynamic.lengths == padded.lengths
+    dynamic, padded = (batch_of(phase(name), 2) for name in ("sft-dynamic", "sft-padded"))
     width = dynamic.tokens_BT.shape[1]
     assert torch.equal(dynamic.tokens_BT, padded.tokens_BT[:, :width])
+    assert dynamic.useful == padded.useful
 
 
-def test_parts_of_a_batch_are_its_rows():
-    batch = phase("sft-padded").batch(0)
-    parts = batch.split(2)
-    assert torch.equal(torch.cat([part.tokens_BT for part in parts]), batch.tokens_BT)
-    assert sum(part.useful for part in parts) == batch.useful
+def test_ranks_share_a_step_between_them():
+    whole = phase("sft-dynamic", parts=4).step(7)
+    parts = [phase("sft-dynamic", parts=4).step(7, rank, 2) for rank in range(2)]
+    joined = [batch for part in parts for batch in part.batches]
+    assert all(torch.equal(a.tokens_BT, b.tokens_BT) for a, b in zip(whole.batches, joined, strict=True))
+    assert all(part.load == whole.load for part in parts)
 
 
 def test_a_text_is_its_bytes(tmp_path):
     (tmp_path / "text").write_text("hello, world")
-    assert bytes(Corpus.of_text(tmp_path / "text", 256).tokens_N.tolist()) == b"hello, world"
+    assert bytes(Corpus.of_text(tmp_path / "text", "bytes").tokens_N.tolist()) == b"hello, world"
+
+
+def test_a_text_is_read_by_tiktoken_where_that_is_at_hand(tmp_path, monkeypatch):
+    class Encoding:
+        def encode_ordinary(self, text):
+            return [len(word) for word in text.split()]
+
+    fake = type("tiktoken", (), {"get_encoding": staticmethod({"words": Encoding()}.__getitem__)})
+    monkeypatch.setitem(__import__("sys").modules, "tiktoken", fake)
+    (tmp_path / "text").write_text("a bb ccc " * 4)
+    assert Corpus.of_text(tmp_path / "text", "words").tokens_N.tolist() == [1, 2, 3] * 4
+    with pytest.raises(UserError, match="'none' is not at hand"):
+        Corpus.of_text(tmp_path / "text", "none")
 
 
 def test_a_text_that_cannot_serve_is_refused(tmp_path):
     (tmp_path / "short").write_text("hi")
     with pytest.raises(UserError, match="cannot be read"):
-        Corpus.of_text(tmp_path / "none", 256)
-    with pytest.raises(UserError, match="holds 2 bytes"):
-        Corpus.of_text(tmp_path / "short", 256)
-    with pytest.raises(UserError, match="needs 256 tokens and the model has 100"):
-        Corpus.of_text(TEXT, 100)
+        Corpus.of_text(tmp_path / "none", "bytes")
+    with pytest.raises(UserError, match="holds 2 tokens"):
+        Corpus.of_text(tmp_path / "short", "bytes")
 
 
 @pytest.mark.parametrize("name", ["gpt2-nano", "nanochat-nano"])
 @pytest.mark.parametrize("phase_name", PHASES)
 def test_a_step_is_a_plain_loops(name, phase_name):
-    verdict = course(name=name, phase_name=phase_name)
+    verdict = gated(point(name, phase=phase_name))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(optimizer="sgd"),
-        Recipe(fused=False),
-        Recipe(checkpointing=True),
-        Recipe(accumulate=2),
-        Recipe(accumulate=4, checkpointing=True),
-        Recipe(dtype="bfloat16"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("phase_name", ["pretrain", "sft-padded"])
-def test_every_recipe_takes_the_plain_loops_steps(recipe, phase_name):
-    verdict = course(recipe, phase_name=phase_name)
+RECIPES = [
+    ({"optimizer": "sgd"}, {}),
+    ({}, {"optimizer_kernel": "foreach"}),
+    ({}, {"checkpointing": "checkpointed"}),
+    ({"grad_accum": 3}, {}),
+    ({"grad_accum": 2}, {"checkpointing": "checkpointed"}),
+    ({"dtype": "bfloat16"}, {}),
+    ({}, {"attention": "sdpa-math"}),
+]
+
+
+@pytest.mark.parametrize(("asked", "arm"), RECIPES, ids=str)
+@pytest.mark.parametrize("phase_name", ["pretrain", "sft-dynamic"])
+def test_every_recipe_takes_the_plain_loops_steps(asked, arm, phase_name):
+    verdict = gated(point(phase=phase_name, **asked), Arm(**arm))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(checkpointing=True)], ids=str)
+@pytest.mark.parametrize("arm", [{}, {"checkpointing": "checkpointed"}], ids=str)
 @pytest.mark.parametrize("phase_name", PHASES)
-def test_a_compiled_step_is_a_plain_loops(captured, recipe, phase_name):
-    verdict = course(recipe, phase_name=phase_name, mode="default")
+def test_a_compiled_step_is_a_plain_loops(captured, arm, phase_name):
+    verdict = gated(point(phase=phase_name), Arm(compile_mode="default", **arm))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -157,9 +202,9 @@ def forgets(name):
 
 def counts_padding(trainer):
     def loss(tokens_BT, targets_BT):
-        return F.cross_entropy(trainer.adapter.forward(tokens_BT).flatten(0, 1), targets_BT.clamp(min=0).flatten())
+        return F.cross_entropy(adapter.forward(tokens_BT).flatten(0, 1), targets_BT.clamp(min=0).flatten())
 
-    trainer.loss = loss
+    adapter, trainer.loss = trainer.loss.adapter, loss
 
 
 def copies_rows(trainer):
@@ -172,38 +217,43 @@ def sees_the_answer(trainer):
     trainer.loss = lambda tokens_BT, targets_BT: loss(targets_BT.clamp(min=0), targets_BT)
 
 
+def forgets_a_part(trainer):
+    step = trainer.step
+    trainer.step = lambda whole: step(type(whole)(whole.batches[:1], whole.load))
+
+
 FAULTS = {
     "skips the optimizer": (forgets("step"), "pretrain", "loss"),
     "adds up old gradients": (forgets("zero_grad"), "pretrain", "weights|loss"),
     "counts padding": (counts_padding, "sft-padded", "loss"),
     "copies rows": (copies_rows, "pretrain", "loss|gradients"),
     "sees the answer": (sees_the_answer, "pretrain", "loss|gradients"),
+    "forgets a part of an accumulated batch": (forgets_a_part, "pretrain", "loss|gradients"),
 }
 
 
+@pytest.mark.parametrize("compile_mode", ["off", "default"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_gate_catches(fault):
+def test_the_gate_catches(captured, fault, compile_mode):
     spoil, phase_name, words = FAULTS[fault]
-    verdict = course(phase_name=phase_name, spoil=spoil)
+    verdict = gated(point(phase=phase_name, grad_accum=2), Arm(compile_mode=compile_mode), spoil)
     assert verdict.verdict is Verdict.WRONG
     assert any(word in verdict.note for word in words.split("|")), verdict.note
 
 
-def test_after_the_gate_a_trainer_is_as_new():
-    adapter, batches = model(), [phase("pretrain").batch(number) for number in range(2)]
-    trainer = Trainer(adapter, Recipe(), Compiler("off"), shapes_vary=False)
-    first = training_gate.taken(trainer, batches)
-    again = training_gate.taken(trainer, batches)
+def test_a_course_begins_where_it_is_told_to():
+    adapter, steps = model(), [phase("pretrain").step(number) for number in range(2)]
+    trainer = trainer_of(adapter=copy.deepcopy(adapter))
+    first, again = (training_gate.taken(trainer, steps, adapter) for _ in range(2))
     assert first.losses == again.losses
     assert torch.equal(first.moved, again.moved)
     assert first.moved.abs().max() > 0
 
 
 def test_the_loss_falls_over_fifty_steps_on_a_real_text():
-    corpus = Corpus.of_text(TEXT, 256)
-    text = Phase("pretrain", corpus, 8, 64, 0, CPU)
-    trainer = Trainer(model(), Recipe(), Compiler("off"), shapes_vary=False)
-    losses = [trainer.step(text.batch(number)).item() for number in range(50)]
+    text = Phase("pretrain", Corpus.of_text(TEXT, "bytes"), 8, 64, 0, CPU)
+    trainer = trainer_of()
+    losses = [trainer.step(text.step(number)).item() for number in range(50)]
     assert statistics.mean(losses[-5:]) < 0.8 * statistics.mean(losses[:5])
 
 
@@ -211,4 +261,21 @@ def test_checkpointing_needs_a_list_of_blocks():
     adapter = model()
     adapter.module.blocks = torch.nn.Sequential(*adapter.module.blocks)
     with pytest.raises(Skip, match="one list of"):
-        Trainer(adapter, Recipe(checkpointing=True), Compiler("off"), shapes_vary=False)
+        trainer_of(arm=Arm(checkpointing="checkpointed"), adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("name", "phase_name", "checkpointing"),
+    itertools.product(["gpt2-nano", "nanochat-nano", "gpt2-mini"], PHASES, schema.CHECKPOINTING),
+)
+def test_a_step_executes_what_the_closed_form_says(name, phase_name, checkpointing):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    adapter = model(name)
+    arm = Arm(attention="sdpa-math", checkpointing=checkpointing)
+    step = phase(phase_name, batch_size=2, parts=2).step(0)
+    trainer = trainer_of(point(name, grad_accum=2), arm, adapter)
+    with FlopCounterMode(display=False) as counter:
+        trainer.step(step)
+    foretold = costs.training_flops(adapter.shape, step.load.tokens, step.load.contexts, checkpointing != "off")
+    assert counter.get_total_flops() == pytest.approx(foretold, rel=0.02)

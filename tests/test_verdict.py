@@ -1,9 +1,12 @@
 """The closing sentences: they say what the intervals say, and no more."""
 
+from dataclasses import fields
+
 import pyarrow as pa
 import pytest
 
 from nanobench.analysis import verdict
+from nanobench.schema import Point
 from nanobench.store import cells_schema
 
 
@@ -19,7 +22,7 @@ def frame(rows):
 def pair(batch_size, *found, arm="cached", basis="launches", reference_status="ok", **setting):
     """The reference and one arm at a point."""
     point = {"model": "gpt2-mini", "dtype": "float32", "device": "cpu", "threads": 2, "prompt_len": 50, "new_tokens": 16}
-    point |= {"batch_size": batch_size, **setting}
+    point |= {**{f.name: f.default for f in fields(Point)}, **point, "batch_size": batch_size, **setting}
     slow = {**point, "engine": "uncached", "arm": "uncached", "arm_index": 0, "status": reference_status}
     fast = {**point, "engine": arm, "arm": arm, "arm_index": 1, "status": "ok"}
     if len(found) == 2:

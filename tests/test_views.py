@@ -578,7 +578,8 @@ def believed(run):
 def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
     section = believed(noisy)
     cells = load(noisy.folder)
-    assert section.splitlines()[0] == f"- the same everywhere: launches 2, protocol {cells['protocol'][0]}"
+    assert section.startswith("- the same everywhere: launches 2")
+    assert section.splitlines()[0].endswith(f", protocol {cells['protocol'][0]}")
     for line in verdict.disturbances(cells):
         assert f"- {line}" in section
     rows = {(int(row["batch"]), row["arm"]): row for row in read_table(section.partition("\n\n")[2].partition("\n\n")[0])}

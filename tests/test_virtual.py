@@ -10,7 +10,7 @@ from nanobench.probes.instruments import Instruments
 from nanobench.probes.virtual import VirtualClock, VirtualDevice
 from nanobench.record import raw_rows
 from nanobench.schema import Arm, Point, Trial
-from nanobench.workloads import generate
+from nanobench.workloads import timed
 
 REFERENCE, TWICE = "fakes:on_virtual_device", "fakes:twice"
 NEW = 4
@@ -103,8 +103,8 @@ class NeverWaits(VirtualClock):
 
 def test_a_timer_that_does_not_wait_is_caught(launch, monkeypatch):
     # To such a timer a call takes 20 us: by its own count half a second of warm-up would be 25,000 of them.
-    monkeypatch.setattr(generate, "WARMUP_S", 1e-4)
-    monkeypatch.setattr(generate, "MIN_REPETITION_S", 1e-4)
+    monkeypatch.setattr(timed, "WARMUP_S", 1e-4)
+    monkeypatch.setattr(timed, "MIN_REPETITION_S", 1e-4)
     rows = launch(clock=NeverWaits, max_seconds=1e-3)
     found = cell(rows, REFERENCE)
     assert {row["reason"] for row in of(rows, REFERENCE)} == {"the timer stopped before the device did"}

@@ -1,6 +1,6 @@
 """The columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
 
-from nanobench import costs, formulas, stats
+from nanobench import costs, formulas, stats, training_formulas
 from nanobench.cells import Cell
 
 UNEXPLAINED = 0.3
@@ -65,11 +65,15 @@ def bound_by(cell: Cell) -> str | None:
 
 def mfu(cell: Cell) -> float | None:
     """Useful operations over the datasheet's."""
+    if cell.point.trains:
+        return training_formulas.of_peak(training_formulas.useful_flops_per_s)(cell)
     return used_flops(cell, costs.useful_flops(cell.shape, cell.point)) if cell.shape else None
 
 
 def hfu(cell: Cell) -> float | None:
     """Executed operations over the datasheet's."""
+    if cell.point.trains:
+        return training_formulas.of_peak(training_formulas.executed_flops_per_s)(cell)
     if cell.shape is None or cell.path is None:
         return None
     return used_flops(

@@ -43,12 +43,14 @@ class Call:
 
 @dataclass
 class Cell:
-    """One point with one arm: its raw rows, those of the reference arm at the same point, and those of its uncompiled twin."""
+    """One point with one arm: its raw rows, and those of arms that it is held against."""
 
     rows: list[Row]
     reference_rows: list[Row]
     uncompiled_rows: list[Row]
     machine: Machine = field(default_factory=Machine)
+    alone_rows: list[Row] = field(default_factory=list)
+    """of the same arm, training on one rank"""
 
     @cached_property
     def point(self) -> Point:
@@ -79,6 +81,11 @@ class Cell:
     def reference(self) -> "Cell | None":
         """The reference arm's cell at this point; None for the reference itself."""
         return None if self.is_reference or not self.reference_rows else Cell(self.reference_rows, [], [], self.machine)
+
+    @property
+    def uncompiled(self) -> "Cell":
+        """The cell of the same arm, not compiled."""
+        return Cell(self.uncompiled_rows, [], [], self.machine)
 
     @cached_property
     def outcomes(self) -> list[Row]:
@@ -299,8 +306,14 @@ def make_cells(rows: list[Row], machine: Machine | None = None) -> list[Cell]:
         arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
         for arm_rows in arms.values():
             twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
-            cells.append(Cell(arm_rows, arms.get(0, []), twin, machine))
+            alone = [row for row in rows if arm_rows[0]["world_size"] > 1 and is_alone(row, arm_rows[0])]
+            cells.append(Cell(arm_rows, arms.get(0, []), twin, machine, alone))
     return cells
+
+
+def is_alone(row: Row, of: Row) -> bool:
+    """Whether a row is of the same arm at the same point, but on one rank."""
+    return row["world_size"] == 1 and all(row[n] == of[n] for n in (*POINT_FIELDS, *ARM_FIELDS) if n != "world_size")
 
 
 def is_uncompiled_twin(row: Row, of: Row) -> bool:

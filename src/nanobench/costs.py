@@ -190,3 +190,15 @@ def training_step(shape: GPTShape, dtype: str, batch_size: int, seq_len: int) ->
         optimizer_bytes=7 * DTYPE_BYTES["float32"] * shape.n_params,
         logits_bytes=2 * DTYPE_BYTES[dtype] * logits,
     )
+
+
+def training_flops(shape: GPTShape, tokens: int, contexts: int, recomputed: bool = False) -> float:
+    """Operations of forward and backward passes over tokens that look at so many positions together.
+
+    Where blocks are `recomputed` their forward pass is done twice, without its last product: nobody reads that one's output.
+    """
+    seen = 4.0 * contexts * shape.n_layer * shape.n_head * shape.head_dim
+    forward = 2.0 * tokens * (shape.block_params + shape.head_params) + seen
+    last_products = shape.n_layer * shape.n_embd * shape.mlp_width
+    again = 2.0 * tokens * (shape.block_params - last_products) + seen
+    return 3 * forward + (again if recomputed else 0.0)

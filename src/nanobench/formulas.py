@@ -94,7 +94,7 @@ def compile_s(cell: Cell, cold: bool) -> float | None:
 def breakeven_tokens(cell: Cell) -> float | None:
     """Tokens until the cold compile time is paid back; None where the arm is no faster than the same engine uncompiled."""
     cost_s, rate = compile_s(cell, cold=True), output_tok_s(cell)
-    plain_rate = output_tok_s(Cell(cell.uncompiled_rows, [], []))
+    plain_rate = output_tok_s(cell.uncompiled)
     if cost_s is None or rate is None or plain_rate is None or rate <= plain_rate:
         return None
     return cost_s / (1 / plain_rate - 1 / rate)
@@ -184,17 +184,21 @@ def energy_valid(cell: Cell) -> bool | None:
 
 
 def energy_j(cell: Cell) -> float | None:
-    """Energy of one call, from the sustained phases."""
-    per_token = energy_j_per_token(cell)
-    return None if per_token is None else per_token * cell.rows[0]["batch_size"] * cell.rows[0]["new_tokens"]
+    """Energy of one call or step, from the sustained phases."""
+    return energy_over("calls", cell)
 
 
 def energy_j_per_token(cell: Cell) -> float | None:
-    """Energy over generated tokens; None where the counter could not follow."""
+    """Energy of one token."""
+    return energy_over("tokens", cell)
+
+
+def energy_over(name: str, cell: Cell) -> float | None:
+    """Energy of the sustained phases over what they did; None where the counter could not follow."""
     if not energy_valid(cell):
         return None
     rows = [row for row in cell.sustained if row["energy_j"] is not None]
-    return sum(row["energy_j"] for row in rows) / sum(row["tokens"] for row in rows)
+    return sum(row["energy_j"] for row in rows) / sum(row[name] for row in rows)
 
 
 def reasons_seen(cell: Cell) -> str | None:

@@ -8,7 +8,17 @@ from typing import Any
 
 from nanobench import lookup
 from nanobench.errors import UserError
-from nanobench.schema import ATTENTIONS, COMPILE_MODES, DTYPES, Arm, Point
+from nanobench.schema import (
+    ATTENTIONS,
+    CHECKPOINTING,
+    COMPILE_MODES,
+    DTYPES,
+    OPTIMIZER_KERNELS,
+    PHASES,
+    SYNTHETIC,
+    Arm,
+    Point,
+)
 
 AXES = {
     "model": "model",
@@ -21,9 +31,18 @@ AXES = {
     "compile_mode": "compile_mode",
     "attention": "attention",
     "sampler": "sampler",
+    "seq_len": "seq_len",
+    "phase": "phase",
+    "data": "data",
+    "tokenizer": "tokenizer",
+    "optimizer": "optimizer",
+    "grad_accum": "grad_accum",
+    "nproc": "world_size",
+    "checkpointing": "checkpointing",
+    "optimizer_kernel": "optimizer_kernel",
 }
 """Option -> the field of Point or Arm whose values it lists."""
-AUTOMATIC = ("model", "dtype", "threads", "new_tokens", "attention")
+AUTOMATIC = ("model", "dtype", "threads", "new_tokens", "attention", "seq_len")
 """Fields whose value `auto` leaves to the device."""
 KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
 ISOLATIONS = ("forkserver", "spawn")
@@ -46,16 +65,12 @@ class Options:
 
     model: str = option("auto", "LIST of built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
     batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes", WHAT)
-    prompt_len: str = option("50", "LIST of prompt lengths in tokens", WHAT)
-    new_tokens: str = option("auto", "LIST of output lengths in tokens", WHAT)
     dtype: str = option("auto", f"LIST of {', '.join(DTYPES)}", WHAT)
     device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
     threads: str = option("auto", "LIST of CPU thread counts; auto is every core that the process may use", WHAT)
-    engine: str = option("uncached,cached", "LIST of engines; the first is the one that speed-ups refer to", HOW)
     compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
     compile: bool = option(False, "the same as --compile-mode off,default", HOW)
     attention: str = option("auto", f"LIST of {', '.join(ATTENTIONS)}; auto is torch's choice", HOW)
-    sampler: str = option("greedy", "LIST of samplers", HOW)
     axis: list[str] = option((), "FIELD=LIST for any column that is an axis, like batch_size=1,4; may be given again", HOW)
     memory_limit: str = option(
         "auto", "most memory of a worker, like 4GiB; auto is what is available, on a CPU; or none", MEASURING
@@ -67,18 +82,25 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(Options):
-    """What a sweep understands besides."""
+class GateOptions(Options):
+    """What generates, and is held against the gate."""
+
+    prompt_len: str = option("50", "LIST of prompt lengths in tokens", WHAT)
+    new_tokens: str = option("auto", "LIST of output lengths in tokens", WHAT)
+    engine: str = option("uncached,cached", "LIST of engines; the first is the one that speed-ups refer to", HOW)
+    sampler: str = option("greedy", "LIST of samplers", HOW)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedOptions(Options):
+    """What every command understands that measures over several launches and leaves a run behind."""
 
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
     quick: bool = option(False, "one launch; the intervals then say 'within one process'", MEASURING)
-    calibration: str = option(
-        "auto", "limits behind predictions: auto (measured once, checked every round), fresh or off", MEASURING
-    )
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
-    nvtx: bool = option(False, "name gate, warm-up, prefill and decode for Nsight; CUDA only", MEASURING)
+    nvtx: bool = option(False, "name gate, warm-up and what is timed for Nsight; CUDA only", MEASURING)
     wait: bool = option(False, "wait while another sweep holds the device, instead of refusing", MEASURING)
     out: str = option("", "folder of this run; default is a new one in results/", OUTPUT)
     resume: str = option("", "folder of an interrupted run: run what is missing there", OUTPUT)
@@ -86,10 +108,35 @@ class SweepOptions(Options):
     no_plot: bool = option(False, "draw no plots", OUTPUT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(TimedOptions, GateOptions):
+    """What a sweep over generation understands."""
+
+    calibration: str = option(
+        "auto", "limits behind predictions: auto (measured once, checked every round), fresh or off", MEASURING
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TimedOptions):
+    """What a sweep over training understands."""
+
+    batch: str = option("4,8", "LIST of batch sizes: rows of a rank at a time", WHAT)
+    dtype: str = option("auto", "LIST of float32, bfloat16 (autocast over float32 weights)", WHAT)
+    seq_len: str = option("auto", "LIST of tokens per full row", WHAT)
+    phase: str = option("pretrain", f"LIST of {', '.join(PHASES)}", WHAT)
+    data: str = option(SYNTHETIC, f"LIST of {SYNTHETIC} or paths of texts", WHAT)
+    tokenizer: str = option("bytes", "LIST of bytes or names of tiktoken's encodings, for texts", WHAT)
+    optimizer: str = option("adamw", "LIST of optimizers", WHAT)
+    grad_accum: str = option("1", "LIST of batches whose gradients are added up per step", WHAT)
+    checkpointing: str = option("off", f"LIST of {', '.join(CHECKPOINTING)}: activations kept or computed again", HOW)
+    optimizer_kernel: str = option("fused", f"LIST of {', '.join(OPTIMIZER_KERNELS)}", HOW)
+
+
 def read_axes(options: Options) -> dict[str, list[Any]]:
     """Field of a point or an arm -> the values asked for."""
     flags = {target: "--" + name.replace("_", "-") for name, target in AXES.items()}
-    asked = {target: getattr(options, name) for name, target in AXES.items()}
+    asked = {target: getattr(options, name) for name, target in AXES.items() if hasattr(options, name)}
     if options.compile and options.compile_mode == "off":
         asked["compile_mode"] = "off,default"
     for text in options.axis:

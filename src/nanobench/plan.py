@@ -6,20 +6,62 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nanobench import lookup
 from nanobench.errors import UserError
-from nanobench.options import CALIBRATIONS, ISOLATIONS, Options, SweepOptions, read_axes, read_memory_limit, read_positive
-from nanobench.schema import ATTENTIONS, COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
+from nanobench.options import (
+    AUTOMATIC,
+    CALIBRATIONS,
+    ISOLATIONS,
+    Options,
+    SweepOptions,
+    TimedOptions,
+    TrainOptions,
+    read_axes,
+    read_memory_limit,
+    read_positive,
+)
+from nanobench.schema import (
+    ATTENTIONS,
+    CHECKPOINTING,
+    COMPILE_MODES,
+    DTYPES,
+    OPTIMIZER_KERNELS,
+    PHASES,
+    SYNTHETIC,
+    Arm,
+    GPTShape,
+    Point,
+    Trial,
+)
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"model": "gpt2-mini", "dtype": "float32", "new_tokens": 16, "target_ci": 0.05, "max_seconds": 4.0},
     "cuda": {"model": "gpt2", "dtype": "bfloat16", "new_tokens": 200, "target_ci": 0.01, "max_seconds": 20.0},
 }
 """What `auto` means on each kind of device."""
+TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {**DEFAULTS["cpu"], "model": "gpt2-char", "seq_len": 256},
+    "cuda": {**DEFAULTS["cuda"], "seq_len": 1024},
+}
+"""The same where something is trained."""
+CHOICES: dict[str, tuple[str, Iterable[str]]] = {
+    "dtype": ("dtype", DTYPES),
+    "compile_mode": ("compile mode", COMPILE_MODES),
+    "attention": ("attention", ATTENTIONS),
+    "phase": ("phase", PHASES),
+    "checkpointing": ("checkpointing", CHECKPOINTING),
+    "optimizer_kernel": ("optimizer kernel", OPTIMIZER_KERNELS),
+}
+"""Field -> what it is called, and its values."""
+FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
+NOT_IN_TRAINING = {
+    "dtype": {"float16": "its gradients vanish without loss scaling; choose bfloat16"},
+    "compile_mode": {"freeze": "it takes the weights for constants; choose default"},
+}
 MOST_SECONDS = 1e6
 
 
@@ -79,22 +121,24 @@ class Plan:
         )
 
 
+def defaults(options: Options) -> dict[str, dict[str, Any]]:
+    """What `auto` means on each kind of device, for what the options ask."""
+    return TRAINING_DEFAULTS if isinstance(options, TrainOptions) else DEFAULTS
+
+
 def question(options: Options) -> dict[str, Any]:
     """What to ask a worker before planning. Raises UserError for all that is wrong without knowing the machine."""
     axes = read_axes(options)
-    for family, plural in (("engine", "engines"), ("sampler", "samplers"), ("model", "models")):
-        for name in axes[family]:
+    for field, family in FAMILIES.items():
+        for name in axes.get(field, ()):
             if name != "auto":
-                lookup.check(plural, name)
-    for name in axes["dtype"]:
-        if name not in (*DTYPES, "auto"):
-            raise lookup.unknown("dtype", name, DTYPES)
-    for name in axes["compile_mode"]:
-        if name not in COMPILE_MODES:
-            raise lookup.unknown("compile mode", name, COMPILE_MODES)
-    for name in axes["attention"]:
-        if name not in ATTENTIONS:
-            raise lookup.unknown("attention", name, ATTENTIONS)
+                lookup.check(family, name)
+    for field, (kind, choices) in CHOICES.items():
+        for name in axes.get(field, ()):
+            if name not in choices and not (name == "auto" and field in AUTOMATIC):
+                raise lookup.unknown(kind, name, choices)
+            if isinstance(options, TrainOptions) and name in NOT_IN_TRAINING.get(field, ()):
+                raise UserError(f"{kind} {name!r} is not for training: {NOT_IN_TRAINING[field][name]}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
         raise lookup.unknown("device", options.device, ("auto", "cpu", "cuda", "cuda:0"))
     if options.isolation not in ISOLATIONS:
@@ -102,17 +146,24 @@ def question(options: Options) -> dict[str, Any]:
     if not 0 < options.timeout <= MOST_SECONDS:
         raise UserError(f"--timeout {options.timeout:g} is not between 0 and {MOST_SECONDS:g}; give seconds, like 600")
     read_memory_limit(options.memory_limit, None)
-    if isinstance(options, SweepOptions):
+    if isinstance(options, TimedOptions):
         if options.launches < 1:
             raise UserError(f"--launches {options.launches} is below 1; give 1 or more (5 by default)")
-        if options.calibration not in CALIBRATIONS:
-            raise lookup.unknown("calibration", options.calibration, CALIBRATIONS)
         read_positive("target-ci", options.target_ci, DEFAULTS["cpu"]["target_ci"])
         read_positive("max-seconds", options.max_seconds, DEFAULTS["cpu"]["max_seconds"])
+    if isinstance(options, SweepOptions) and options.calibration not in CALIBRATIONS:
+        raise lookup.unknown("calibration", options.calibration, CALIBRATIONS)
+    auto = defaults(options)
     return {
         "device": options.device,
-        "models": {kind: [DEFAULTS[kind]["model"] if name == "auto" else name for name in axes["model"]] for kind in DEFAULTS},
+        "models": {kind: [auto[kind]["model"] if name == "auto" else name for name in axes["model"]] for kind in auto},
+        "texts": [list(text) for text in itertools.product(texts(axes), axes.get("tokenizer", ()))],
     }
+
+
+def texts(axes: dict[str, list[Any]]) -> list[str]:
+    """The files that are trained on."""
+    return [path for path in axes.get("data", ()) if path != SYNTHETIC]
 
 
 def make_plan(options: Options, description: dict[str, Any]) -> Plan:
@@ -124,32 +175,46 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    auto = {**DEFAULTS[kind], "threads": cores, "attention": "auto"}
-    if kind != "cuda" and isinstance(options, SweepOptions) and options.nvtx:
+    auto = {**defaults(options)[kind], "threads": cores, "attention": "auto"}
+    timed = options if isinstance(options, TimedOptions) else TimedOptions()
+    if kind != "cuda" and timed.nvtx:
         raise UserError(f"--nvtx names ranges for Nsight and works on CUDA only, not on {device}; use --trace")
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
-    points = dict.fromkeys(Point(**values) for values in product({**axes, "device": [device]}, Point))
+    points = dict.fromkeys(point_of(values) for values in product({**axes, "device": [device]}, Point))
     shapes = {name: GPTShape(**shape) for name, shape in description["models"].items()}
     for point in points:
         refuse_too_long(point, shapes[point.model])
-    sweep = options if isinstance(options, SweepOptions) else SweepOptions()
-    ordered = sorted(points, key=lambda p: shapes[p.model].n_params * p.batch_size * p.total_len * p.new_tokens)
+        refuse_unknown_tokens(point, shapes[point.model], description.get("texts", {}))
+    ordered = sorted(points, key=lambda point: work(point, shapes[point.model]))
     return Plan(
         points=tuple(ordered),
         identities=tuple(identity_of(point, description) for point in ordered),
         arms=tuple(Arm(**values) for values in product(axes, Arm)),
-        launches=1 if sweep.quick or not isinstance(options, SweepOptions) else sweep.launches,
+        launches=1 if timed.quick or timed is not options else timed.launches,
         seed=options.seed,
-        target_ci=read_positive("target-ci", sweep.target_ci, auto["target_ci"]),
-        max_seconds=read_positive("max-seconds", sweep.max_seconds, auto["max_seconds"]),
+        target_ci=read_positive("target-ci", timed.target_ci, auto["target_ci"]),
+        max_seconds=read_positive("max-seconds", timed.max_seconds, auto["max_seconds"]),
         memory_limit_bytes=read_memory_limit(options.memory_limit, description["available_bytes"] if kind == "cpu" else None),
         timeout_s=options.timeout,
         isolation=options.isolation,
-        gate_only=not isinstance(options, SweepOptions),
-        trace=sweep.trace,
-        nvtx=sweep.nvtx,
-        calibration=sweep.calibration,
+        gate_only=timed is not options,
+        trace=timed.trace,
+        nvtx=timed.nvtx,
+        calibration=options.calibration if isinstance(options, SweepOptions) else "off",
     )
+
+
+def point_of(values: dict[str, Any]) -> Point:
+    """A point; synthetic data has no tokenizer."""
+    point = Point(**values)
+    return replace(point, tokenizer="") if point.data == SYNTHETIC else point
+
+
+def work(point: Point, shape: GPTShape) -> float:
+    """Operations of a point, roughly: what grows faster comes later."""
+    if point.trains:
+        return 6.0 * shape.n_params * point.step_tokens
+    return 2.0 * shape.n_params * point.batch_size * point.total_len * point.new_tokens
 
 
 def identity_of(point: Point, description: dict[str, Any]) -> str:
@@ -160,12 +225,17 @@ def identity_of(point: Point, description: dict[str, Any]) -> str:
 
 def product(axes: dict[str, list[Any]], noun: type) -> Iterator[dict[str, Any]]:
     """Every combination of the values of a noun's fields."""
-    names = [field.name for field in fields(noun)]
+    names = [field.name for field in fields(noun) if field.name in axes]
     return (dict(zip(names, values, strict=True)) for values in itertools.product(*(axes[name] for name in names)))
 
 
 def refuse_too_long(point: Point, shape: GPTShape) -> None:
     """Raises UserError where a sequence would not fit into the model's positions."""
+    if point.trains:
+        if point.seq_len > shape.block_size:
+            what = f"seq_len {point.seq_len} > block_size {shape.block_size} of {point.model}"
+            raise UserError(f"{what}; give --seq-len {shape.block_size} or less")
+        return
     room = shape.block_size - point.prompt_len
     if point.new_tokens > room:
         shorter = f"--prompt-len {shape.block_size - point.new_tokens} or less" if point.new_tokens < shape.block_size else ""
@@ -176,12 +246,25 @@ def refuse_too_long(point: Point, shape: GPTShape) -> None:
         )
 
 
+def refuse_unknown_tokens(point: Point, shape: GPTShape, found: dict[str, dict[str, int]]) -> None:
+    """Raises UserError where a text has tokens that a model does not know."""
+    if (
+        point.data
+        and point.data != SYNTHETIC
+        and (largest := found[f"{point.tokenizer} {point.data}"]["largest"]) >= shape.vocab_size
+    ):
+        what = f"{point.data} as {point.tokenizer} has token {largest}, and {point.model} a vocabulary of {shape.vocab_size}"
+        raise UserError(f"{what}; give a model that knows it, another --tokenizer or --data {SYNTHETIC}")
+
+
 def expected_s(plan: Plan, point: Point, launch: int, description: dict[str, Any]) -> float:
     """About how long a launch of a point takes, from a rough matmul rate: at half of it, never faster than 2 ms per token.
 
     The first launch passes the gates besides.
     """
     rate = description["matmul_flops_per_s"] / 2
+    if point.trains:
+        return expected_training_s(plan, point, launch, work(point, GPTShape(**description["models"][point.model])) / rate)
     flops_per_token = 2 * description["models"][point.model]["n_params"] * point.batch_size
     round_s = compile_s = 0.0
     for arm in plan.arms:
@@ -192,3 +275,12 @@ def expected_s(plan: Plan, point: Point, launch: int, description: dict[str, Any
         compile_s += 0.0 if arm.compile_mode == "off" else (30.0 if launch == 1 else 10.0)
     pairs_s = 0.0 if plan.gate_only else max(round_s, min(plan.max_seconds, 10 * round_s))
     return 0.5 + compile_s + round_s + pairs_s + (2 * round_s if launch == 1 else 0.0)
+
+
+def expected_training_s(plan: Plan, point: Point, launch: int, step_s: float) -> float:
+    """The same of training: in the first launch a plain loop's steps, in float64 too, and each arm's beside them."""
+    steps, arms = 1 if point.phase == "pretrain" else 4, len(plan.arms)
+    compiling = sum(arm.compile_mode != "off" for arm in plan.arms) * (25.0 if launch == 1 else 8.0)
+    gates_s = (12 + 6 * arms) * step_s if launch == 1 else 0.0
+    round_s = arms * steps * step_s
+    return 0.5 + compiling + gates_s + round_s + max(round_s, min(plan.max_seconds, 10 * round_s))

@@ -87,7 +87,7 @@ class Readings:
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition(Readings):
-    """One timed stretch of work: `calls` generate calls back to back. Times in seconds since the start of the repetition."""
+    """One timed stretch of work: `calls` generate calls or optimizer steps back to back. Times in seconds since its start."""
 
     kind: str
     """import, load, build, first_call, gate, warmup, steady, sustained (untimed work for the GPU's slow counters) or sample"""
@@ -102,8 +102,17 @@ class Repetition(Readings):
     device_s: float | None = None
     enqueue_s: float | None = None
     marks_s: tuple[float, ...] | None = None
-    """when each token of all rows was ready: calls x new_tokens values, counted from the start of the repetition"""
+    """when each token of all rows was ready, calls x new_tokens values; or each training step, calls values"""
     tokens: int = 0
+    """generated; or trained on, padding included, over all ranks"""
+    useful_tokens: int | None = None
+    """training: those that carry loss"""
+    contexts: int | None = None
+    """training: positions that all tokens look at together, padding and masked ones included"""
+    useful_contexts: int | None = None
+    """the same of those that a causal mask leaves to tokens that carry loss"""
+    loss: float | None = None
+    """training: of the last step"""
     valid: bool = True
     reason: str | None = None
 
@@ -129,6 +138,10 @@ class Outcome:
     prefill_peak_bytes: int | None = None
     decode_peak_bytes: int | None = None
     kv_cache_expected_bytes: int | None = None
+    gradient_bytes: int | None = None
+    optimizer_bytes: int | None = None
+    activation_bytes: int | None = None
+    """the allocator's peak in a forward pass"""
     rss_peak_bytes: int | None = None
     probe_note: str | None = None
     """why readings are missing"""

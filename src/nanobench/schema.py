@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 PROTOCOL = 3
@@ -29,6 +29,14 @@ ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
 """Kernels of scaled_dot_product_attention; `auto` is torch's own choice."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes that capture CUDA graphs."""
+PHASES = ("pretrain", "sft-dynamic", "sft-padded")
+"""Rows of full length; conversations padded to the batch's longest; conversations padded to the full length."""
+CHECKPOINTING = ("off", "checkpointed")
+"""Whether a block's activations are computed again in the backward pass instead of kept."""
+OPTIMIZER_KERNELS = ("fused", "foreach")
+"""One kernel over all parameters, or torch's list-wise operations."""
+SYNTHETIC = "synthetic"
+"""Training data that is drawn, not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,10 @@ class GPTShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is run. Every field is an axis of the sweep, a column and a part of the resume key."""
+    """What is run. Every field is an axis of the sweep, a column and a part of the resume key.
+
+    A point is generation or training; the fields of the other are left at their defaults.
+    """
 
     model: str
     """built-in name or dotted path"""
@@ -102,31 +113,67 @@ class Point:
     threads: int
     """CPU threads of the worker"""
     batch_size: int
-    prompt_len: int
+    """rows; in training of one rank's part of an accumulated batch"""
+    prompt_len: int = 0
     """prompt tokens per row"""
-    new_tokens: int
+    new_tokens: int = 0
     """tokens generated per row"""
+    seq_len: int = 0
+    """tokens per full row of a training batch"""
+    phase: str = ""
+    """one of PHASES"""
+    data: str = ""
+    """synthetic, or the path of a text"""
+    tokenizer: str = ""
+    """bytes, or the name of one of tiktoken's encodings; empty for synthetic data"""
+    optimizer: str = ""
+    grad_accum: int = 0
+    """batches whose gradients are added up before the optimizer's step"""
+    world_size: int = 1
+    """processes that train together"""
+
+    @property
+    def trains(self) -> bool:
+        """Whether this is training."""
+        return self.seq_len > 0
 
     @property
     def total_len(self) -> int:
         """Tokens per row at the end of a call: prompt and output."""
         return self.prompt_len + self.new_tokens
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step over all ranks, if all rows are full."""
+        return self.batch_size * self.seq_len * self.grad_accum * self.world_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """How a point is run."""
+    """How a point is run. An engine is for generation, checkpointing and the optimizer's kernel for training."""
 
-    engine: str
+    engine: str = ""
     compile_mode: str = "off"
     attention: str = "auto"
     sampler: str = "greedy"
+    checkpointing: str = "off"
+    optimizer_kernel: str = "fused"
 
     @property
     def label(self) -> str:
-        """How tables and plots name the arm: the engine, then whatever differs from the plain way."""
-        plain = Arm(engine=self.engine)
-        return " ".join([self.engine, *(value for name, value in vars(self).items() if value != getattr(plain, name))])
+        """How tables and plots name the arm: the engine, or eager or compiled, then whatever differs from the plain way."""
+        name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
+        return " ".join([name, *unusual(self, but=("engine",)).values()])
+
+
+def unusual(noun: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, or have none."""
+    plain = {field.name: field.default for field in fields(noun)}
+    return {
+        name: value
+        for name, value in vars(noun).items()
+        if name not in but and (plain[name] is MISSING or value != plain[name])
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +201,10 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that name this trial and no other."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that name this trial and no other; what is at its default names nothing."""
+        asked = {**unusual(self), "point": unusual(self.point), "arms": [unusual(arm) for arm in self.arms]}
+        asked["protocol"] = self.protocol
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Trial":

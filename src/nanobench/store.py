@@ -17,7 +17,7 @@ from nanobench.errors import UserError
 from nanobench.machine import Machine
 from nanobench.plan import Plan
 from nanobench.record import RAW_COLUMNS
-from nanobench.schema import PROTOCOL, Arm, Trial
+from nanobench.schema import PROTOCOL, Arm, Point, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,8 @@ class Run:
     def raw_file(self, trial: Trial) -> Path:
         """Where a finished trial's rows lie; its presence is what `--resume` looks at."""
         point = trial.point
-        return self.raw / f"{trial.launch:02d}-b{point.batch_size}-p{point.prompt_len}-n{point.new_tokens}-{trial.key}.parquet"
+        lengths = f"s{point.seq_len}" if point.trains else f"p{point.prompt_len}-n{point.new_tokens}"
+        return self.raw / f"{trial.launch:02d}-b{point.batch_size}-{lengths}-{trial.key}.parquet"
 
     def read_about(self) -> dict[str, Any]:
         """run.json as a dictionary. Raises UserError where there is none or it is no run's."""
@@ -117,9 +118,9 @@ class Run:
         write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
 
     def read_raw(self) -> list[dict[str, Any]]:
-        """All raw rows, in the order of the launches. What an older file lacks is null, or an arm's plain value."""
+        """All raw rows, in the order of the launches. What an older file lacks is null, or a field's plain value."""
         rows: list[dict[str, Any]] = []
-        missing = {**dict.fromkeys(RAW_COLUMNS), **{f.name: f.default for f in fields(Arm) if f.default is not MISSING}}
+        missing = {**dict.fromkeys(RAW_COLUMNS), **plain_values()}
         for path in sorted(self.raw.glob("*.parquet")):
             try:
                 rows.extend({**missing, **row} for row in pq.read_table(path).to_pylist())
@@ -138,6 +139,11 @@ class Run:
     def clear_scratch(self) -> None:
         """Removes what only a running sweep needs."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def plain_values() -> dict[str, Any]:
+    """The defaults of the fields of points and arms."""
+    return {each.name: each.default for noun in (Point, Arm) for each in fields(noun) if each.default is not MISSING}
 
 
 def cells_schema() -> pa.Schema:

@@ -6,7 +6,7 @@ three things: the loss of every step, the first step's gradients, and how far al
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,20 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench import lookup
-from nanobench.batches import IGNORED, Batch
+from nanobench.batches import IGNORED, Batch, Step
 from nanobench.models.base import Adapter
 from nanobench.record import Gate, Verdict
-from nanobench.trainer import CLIP, Recipe, Trainer
+from nanobench.schema import Point
+from nanobench.trainer import CLIP, Trainer, precision
 
 STEPS = 3
+ROWS = 4
+"""Rows that the plain loop holds at once: float64 asks for twice the memory."""
+LEAST_OFF = {"loss": 1e-5, "gradients": 1e-4, "weights": 1e-2}
+"""Tolerances in float32. Weights have the widest: AdamW turns a gradient near zero into a whole step of either sign."""
 SLACK = 4
-"""Tolerance: so many times the plain loop's own error in the arm's dtype."""
-FLOOR = {
-    "float32": {"loss": 1e-5, "gradients": 1e-4, "weights": 1e-2},
-    "bfloat16": {"loss": 1e-2, "gradients": 5e-2, "weights": 2e-1},
-    "float16": {"loss": 2e-3, "gradients": 1e-2, "weights": 1e-1},
-}
-"""Least tolerances. Weights are the widest: AdamW turns a gradient near zero into a whole step of either sign."""
+"""In a narrower dtype: so many times the plain loop's own error, or LEAST_OFF."""
 
 
 @dataclass(frozen=True)
@@ -57,47 +56,54 @@ def distance(vector: Tensor, right: Tensor) -> float:
 
 
 def joined(tensors: Sequence[Tensor | None]) -> Tensor:
-    """All values in one vector, a copy."""
-    return torch.cat([tensor.detach().flatten().clone() for tensor in tensors if tensor is not None])
+    """All values in one vector on the host, a copy."""
+    return torch.cat([tensor.detach().flatten().cpu() for tensor in tensors if tensor is not None])
 
 
-def plain(adapter: Adapter, batches: Sequence[Batch], recipe: Recipe, dtype: torch.dtype) -> Course:
+def plain(adapter: Adapter, steps: Sequence[Step], point: Point, dtype: str) -> Course:
     """The steps of a plain loop over a copy of the model, in a dtype or, where it is narrower than float32, under autocast."""
     model = copy.deepcopy(adapter)
-    narrow = dtype in (torch.bfloat16, torch.float16)
-    model.module.to(torch.float32 if narrow else dtype).train().requires_grad_(True)
+    narrow = dtype in ("bfloat16", "float16")
+    model.module.to(torch.float32 if narrow else getattr(torch, dtype)).train().requires_grad_(True)
     parameters = list(model.module.parameters())
-    optimizer = lookup.find("optimizers", recipe.optimizer)(parameters, fused=False)
+    optimizer = lookup.find("optimizers", point.optimizer)(parameters, fused=False)
     before, losses, gradients = joined(parameters), [], None
-    for batch in batches:
-        kept_BT = batch.targets_BT != IGNORED
-        with torch.autocast(batch.tokens_BT.device.type, dtype=dtype if narrow else torch.bfloat16, enabled=narrow):
-            logits_BTV = model.forward(batch.tokens_BT)
-            loss = F.cross_entropy(logits_BTV[kept_BT].to(torch.promote_types(dtype, torch.float32)), batch.targets_BT[kept_BT])
-        loss.backward()
+    for step in steps:
+        useful = sum(int((batch.targets_BT != IGNORED).sum()) for batch in step.batches)
+        total = 0.0
+        for tokens_BT, targets_BT in few_rows(step.batches):
+            kept_BT = targets_BT != IGNORED
+            with precision(tokens_BT.device.type, dtype if narrow else "float32"):
+                logits_KV = model.forward(tokens_BT)[kept_BT]
+            wide = torch.promote_types(logits_KV.dtype, torch.float32)
+            loss = F.cross_entropy(logits_KV.to(wide), targets_BT[kept_BT], reduction="sum") / useful
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(parameters, CLIP)
         gradients = joined([each.grad for each in parameters]) if gradients is None else gradients
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(total)
     assert gradients is not None
     return Course(losses, gradients, joined(parameters) - before)
 
 
-def taken(trainer: Trainer, batches: Sequence[Batch]) -> Course:
-    """The steps of a trainer. Afterwards its weights are what they were, and its optimizer has seen nothing."""
+def few_rows(batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and targets of all batches, a few rows at a time."""
+    for batch in batches:
+        yield from zip(batch.tokens_BT.split(ROWS), batch.targets_BT.split(ROWS), strict=True)
+
+
+def taken(trainer: Trainer, steps: Sequence[Step], start: Adapter) -> Course:
+    """The steps of a trainer from a model's weights on."""
+    trainer.reset(start)
     seen: list[Tensor] = []
     hook = trainer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(joined([each.grad for each in trainer.parameters])) if not seen else None
     )
-    before = [each.detach().clone() for each in trainer.parameters]
-    losses = [trainer.step(batch).item() for batch in batches]
+    losses = [sum(trainer.world.heard(trainer.step(step).item())) for step in steps]
     hook.remove()
-    moved = joined(trainer.parameters) - joined(before)
-    with torch.no_grad():
-        for each, old in zip(trainer.parameters, before, strict=True):
-            each.copy_(old)
-    trainer.optimizer.state.clear()
+    moved = joined(trainer.parameters) - joined(list(start.module.parameters()))
     return Course(losses, seen[0] if seen else torch.full_like(moved, float("nan")), moved)
 
 
@@ -109,20 +115,22 @@ class Expected:
     tolerances: dict[str, float]
 
 
-def expect(adapter: Adapter, batches: Sequence[Batch], recipe: Recipe) -> Expected:
-    """What every arm of a point is held against."""
-    wide = plain(adapter, batches, recipe, torch.float64)
-    own = plain(adapter, batches, recipe, getattr(torch, recipe.dtype)).off(wide)
-    return Expected(wide, {name: max(SLACK * own[name], floor) for name, floor in FLOOR[recipe.dtype].items()})
+def expect(adapter: Adapter, steps: Sequence[Step], point: Point) -> Expected:
+    """What every arm of a point is held against; `steps` are whole, of all ranks."""
+    wide = plain(adapter, steps, point, "float64")
+    if point.dtype == "float32":
+        return Expected(wide, LEAST_OFF)
+    own = plain(adapter, steps, point, point.dtype).off(wide)
+    return Expected(wide, {name: max(SLACK * own[name], least) for name, least in LEAST_OFF.items()})
 
 
-def judge(trainer: Trainer, batches: Sequence[Batch], expected: Expected) -> Gate:
-    """The verdict on one arm: exact within tolerance, or wrong with the first thing that is off."""
-    off = taken(trainer, batches).off(expected.course)
+def judge(course: Course, expected: Expected) -> Gate:
+    """The verdict on one arm's course: exact within tolerance, or wrong with the first thing that is off."""
+    off = course.off(expected.course)
     for name, error in off.items():
         if not error <= expected.tolerances[name]:
-            note = f"{name} off by {error:.2g} of the plain loop's over {len(batches)} steps"
+            note = f"{name} off by {error:.2g} of the plain loop's over {len(course.losses)} steps"
             return Gate(Verdict.WRONG, note, error, expected.tolerances[name])
     told = ", ".join(f"{name} within {error:.1g}" for name, error in off.items())
-    note = f"{len(batches)} steps as a plain loop's: {told}"
+    note = f"{len(course.losses)} steps as a plain loop's: {told}"
     return Gate(Verdict.EXACT, note, off["gradients"], expected.tolerances["gradients"])

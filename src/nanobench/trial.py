@@ -27,6 +27,7 @@ from nanobench.record import ArmRecord, Gate, Outcome, Repetition, Status, Verdi
 from nanobench.schema import Trial
 from nanobench.workloads.base import Stage, Workload
 from nanobench.workloads.generation import Generation
+from nanobench.workloads.training import Training
 
 IMPORT_S = process_age_s()
 """From the start of the interpreter to here; the children of a fork server share their server's."""
@@ -122,7 +123,7 @@ def measure(
     started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(trial.memory_limit_bytes):
-            stage: Stage = Generation(trial)
+            stage: Stage = Training(trial) if trial.point.trains else Generation(trial)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
             stage.ready(known)
     except Exception as error:

@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from nanobench import lookup
+from nanobench.batches import Corpus
 from nanobench.errors import UserError
 from nanobench.probes import hardware, memory
 from nanobench.probes.host import HostProbe
@@ -78,7 +79,14 @@ def describe(question: dict[str, Any]) -> dict[str, Any]:
         "available_bytes": memory.available_bytes(),
         "matmul_flops_per_s": hardware.matmul_flops_per_s(device) if there else None,
         "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},
+        "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in question.get("texts", ())},
     }
+
+
+def tokens_of(path: str, tokenizer: str) -> dict[str, int]:
+    """How many tokens a text has, and the largest of them. Raises UserError as Corpus.of_text."""
+    tokens_N = Corpus.of_text(Path(path), tokenizer).tokens_N
+    return {"tokens": len(tokens_N), "largest": int(tokens_N.max())}
 
 
 def shape_of(name: str) -> GPTShape:

@@ -1,6 +1,7 @@
 """Figures that somebody else published, judged by a datasheet alone. docs/explain.md has the rules."""
 
 import math
+from dataclasses import replace
 
 from nanobench import costs, datasheet, lookup
 from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, Row, flatness, mean_cost, mends, of_setting, over
@@ -87,7 +88,8 @@ def published_row(row: dict[str, str], index: int, sheet: Sheet) -> Row:
     sizes = {"n_kv_head": lookup.presets()[name]["n_head"], **lookup.presets()[name]}
     shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
     lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
-    passes = costs.PATHS[PATHS[row["arm"]]](Point(model=name, dtype=dtype, device="cuda", threads=1, **lengths))
+    point = replace(Point(model=name, dtype=dtype, device="cuda", threads=1, batch_size=0), **lengths)  # type: ignore[arg-type]
+    passes = costs.PATHS[PATHS[row["arm"]]](point)
     weights, moved, flops = (mean_cost(shape, dtype, passes, part) for part in ("weight_bytes", "bytes", "flops"))
     rate_tok_s = number(row, "value")
     step_s = lengths["batch_size"] / rate_tok_s

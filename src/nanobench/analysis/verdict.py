@@ -3,9 +3,10 @@
 import pandas as pd
 
 from nanobench import stability
+from nanobench.cells import POINT_FIELDS
 from nanobench.record import JUDGED, MEASURED, Status
 
-SETTING = ["model", "dtype", "device", "threads", "prompt_len", "new_tokens"]
+SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
 
 
 def sentences(cells: pd.DataFrame) -> list[str]:

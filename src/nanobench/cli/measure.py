@@ -1,4 +1,4 @@
-"""Commands that measure: kv-sweep, verify, run."""
+"""Commands that measure: kv-sweep, train-throughput, verify, run."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ import typer
 from nanobench import lookup
 from nanobench.cli.base import INTERRUPTED, app, command
 from nanobench.errors import UserError
-from nanobench.options import Options, SweepOptions, as_asked, from_toml, read_toml
+from nanobench.options import GateOptions, Options, SweepOptions, TimedOptions, TrainOptions, as_asked, from_toml, read_toml
 
 if TYPE_CHECKING:
     from nanobench.executors.base import Executor
@@ -31,30 +31,41 @@ Row = dict[str, Any]
 @command(SweepOptions, "kv-sweep")
 def kv_sweep(options: SweepOptions) -> None:
     """Measure cached against uncached generation over batch sizes, lengths, compile modes, samplers and dtypes."""
+    sweep(options, "kv-sweep")
+
+
+@command(TrainOptions, "train-throughput")
+def train_throughput(options: TrainOptions) -> None:
+    """Measure training steps, optimizer included: eager against compiled, over batch sizes, lengths and phases."""
+    sweep(options, "train-throughput")
+
+
+def sweep(options: TimedOptions, name: str) -> None:
+    """Plans, measures and shows a run; or goes on with one; or shows the plan alone."""
     from nanobench import store
     from nanobench.views import console as views
 
     console = views.make_console()
     if options.dry_run:
-        plan, description = reopen(options)[1:] if options.resume else make(options)
+        plan, description = reopen(options, name)[1:] if options.resume else make(options)
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         return
-    folder = Path(options.resume) if options.resume else store.choose(options.out, "kv-sweep")
+    folder = Path(options.resume) if options.resume else store.choose(options.out, name)
     with held(device_of(options), options.wait, console):
         if options.resume:
-            run, plan, description = reopen(options)
+            run, plan, description = reopen(options, name)
         else:
             plan, description = make(options)
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         if not options.resume:
-            run = store.create(folder, store.about_new("kv-sweep", as_asked(options), plan, description))
-        with interruptible(run, plan.launches * len(plan.points)) as go_on:
+            run = store.create(folder, store.about_new(name, as_asked(options), plan, description))
+        with interruptible(run, name, plan.launches * len(plan.points)) as go_on:
             cells = measure(run, plan, description, console, go_on)
     finish(run, cells, options, console)
 
 
-@command(Options, "verify")
-def verify(options: Options) -> None:
+@command(GateOptions, "verify")
+def verify(options: GateOptions) -> None:
     """Pass the correctness gates alone, for a model and its arms; exit 1 if one computes something else."""
     from nanobench import store
     from nanobench.views import console as views
@@ -81,15 +92,19 @@ def run_config(
     named = Path("configs") / f"{config}.toml"
     if not path.exists() and named.exists():
         path = named
-    commands = {"kv-sweep": (SweepOptions, kv_sweep.__wrapped__), "verify": (Options, verify.__wrapped__)}  # type: ignore[attr-defined]
+    commands: dict[str, tuple[type[Options], Any]] = {
+        "kv-sweep": (SweepOptions, kv_sweep),
+        "train-throughput": (TrainOptions, train_throughput),
+        "verify": (GateOptions, verify),
+    }
     name = read_toml(path).get("command", "kv-sweep")
     if name not in commands:
         raise lookup.unknown(f"command in {path}", str(name), commands)
     kind, function = commands[name]
     given = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
-    if given and kind is Options:
+    if given and kind is GateOptions:
         raise UserError(f"--{next(iter(given)).replace('_', '-')} is not for {name}, which keeps no results; leave it away")
-    function(kind(**{**from_toml(path, kind, name), **given}))
+    function.__wrapped__(kind(**{**from_toml(path, kind, name), **given}))
 
 
 @contextmanager
@@ -101,7 +116,7 @@ def held(device: str, wait: bool, console: Any) -> Iterator[None]:
         yield
 
 
-def device_of(options: SweepOptions) -> str:
+def device_of(options: TimedOptions) -> str:
     """The device to hold, told without torch. Raises UserError for options that no device could serve."""
     from nanobench import lock
     from nanobench import plan as planning
@@ -124,7 +139,7 @@ def make(options: Options) -> tuple["Plan", Row]:
     return planning.make_plan(options, description), description
 
 
-def reopen(options: SweepOptions) -> tuple["Run", "Plan", Row]:
+def reopen(options: TimedOptions, name: str) -> tuple["Run", "Plan", Row]:
     """The run that --resume names, with its own plan. Raises UserError where other options or another machine contradict it."""
     from nanobench import runner
     from nanobench.executors import local
@@ -133,12 +148,17 @@ def reopen(options: SweepOptions) -> tuple["Run", "Plan", Row]:
 
     run = Run(Path(options.resume))
     about = run.read_about()
+    if about["command"] != name:
+        raise UserError(f"{run.folder} is a run of {about['command']}: nanobench {about['command']} --resume {run.folder}")
     free = ("resume", "json", "no_plot", "dry_run", "wait")
     other = [name for name, value in as_asked(options).items() if name not in free and about["asked"].get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
         raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")
     plan = Plan.from_json(about["plan"])
+    keys = {trial.key for trials in plan.rounds() for trial in trials}
+    if any(path.stem.rpartition("-")[2] not in keys for path in run.raw.glob("*.parquet")):
+        raise UserError(f"--resume {run.folder} was measured by another version of nanobench; start a new run with --out")
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         question = {"device": about["device"], "models": {about["device"].partition(":")[0]: list(about["models"])}}
         description = runner.describe(local.build("spawn", plan.seed, Path(folder)), question, Path(folder))
@@ -158,7 +178,7 @@ def expected_total_s(plan: "Plan", description: Row) -> float:
 
 
 @contextmanager
-def interruptible(run: "Run", total: int) -> Iterator[Callable[[], None]]:
+def interruptible(run: "Run", name: str, total: int) -> Iterator[Callable[[], None]]:
     """On Ctrl-C or SIGTERM says what is saved and how to go on, and exits with 130.
 
     The function that it gives raises KeyboardInterrupt if one was swallowed, as happens to one raised in a callback.
@@ -178,7 +198,7 @@ def interruptible(run: "Run", total: int) -> Iterator[Callable[[], None]]:
         yield go_on
     except KeyboardInterrupt:
         saved = len(list(run.raw.glob("*.parquet")))
-        typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench kv-sweep --resume {run.folder}")
+        typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench {name} --resume {run.folder}")
         sys.exit(INTERRUPTED)
     finally:
         for number, handler in before.items():
@@ -209,7 +229,7 @@ def measure(run: "Run", plan: "Plan", description: Row, console: Any, go_on: Cal
     return cells
 
 
-def finish(run: "Run", cells: list[Row], options: SweepOptions, console: Any) -> None:
+def finish(run: "Run", cells: list[Row], options: TimedOptions, console: Any) -> None:
     """Prints the result, draws the plots, and exits with 1 where an arm was wrong."""
     from nanobench import metrics, store
     from nanobench.analysis import verdict

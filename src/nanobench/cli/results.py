@@ -107,7 +107,7 @@ def cells_of(run: "Run") -> "pd.DataFrame":
 
     cells = store.load(run.folder)
     if cells.empty:
-        mend = f"nanobench kv-sweep --resume {run.folder}"
+        mend = f"nanobench {run.read_about()['command']} --resume {run.folder}"
         raise UserError(f"{run.folder} holds no finished trial yet; go on with it: {mend}")
     return cells
 

@@ -5,10 +5,11 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 T = TypeVar("T")
@@ -76,6 +77,35 @@ def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]
         held += change.nbytes()
         peak = max(peak, held)
     return result, peak
+
+
+def tensor_bytes(holder: Any) -> int:
+    """Bytes of all floating-point tensors that an object holds, each storage counted once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return
+        parts: Any = ()
+        if isinstance(value, torch.nn.Module):
+            parts = (*value.parameters(), *value.buffers())
+        elif isinstance(value, dict):
+            parts = value.values()
+        elif isinstance(value, list | tuple):
+            parts = value
+        elif hasattr(value, "__dict__"):
+            parts = vars(value).values()
+        for part in parts:
+            visit(part)
+
+    visit(holder)
+    return sum(found.values())
 
 
 def alloc_retries(device: torch.device) -> int | None:

@@ -13,8 +13,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from nanobench.cells import POINT_FIELDS
+from nanobench.metrics import BY_NAME
 from nanobench.record import MEASURED
-from nanobench.schema import Arm, GPTShape
+from nanobench.schema import Arm, GPTShape, Point
 from nanobench.views import units
 
 STATUS_STYLE = {
@@ -42,13 +44,11 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
         text = f"{sizes.n_params / 1e6:,.1f}M parameters, {sizes.n_layer} layers x {sizes.n_embd}, {sizes.n_head} heads"
         grid.add_row("model", f"{name}: {text}")
         for dtype in dtypes:
-            weights, per_token = units.size(sizes.weight_bytes(dtype)), units.size(sizes.kv_bytes_per_token(dtype))
-            grid.add_row("", f"{dtype}: weights {weights}, KV cache {per_token} per token of a row")
+            grid.add_row("", f"{dtype}: {memory_of(sizes, dtype, trains(plan))}")
     identity = description["identity"]
     machine = ", ".join(identity["gpus"]) if description["device"].startswith("cuda") else identity["cpu"]
     grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
-    points = f"batch {spread(plan, 'batch_size')}; prompt {spread(plan, 'prompt_len')}; new tokens {spread(plan, 'new_tokens')}"
-    grid.add_row("points", points)
+    grid.add_row("points", points_of(plan))
     grid.add_row("arms", ", ".join(Arm(**arm).label for arm in plan["arms"]) + " (ratios refer to the first)")
     cells = len(plan["points"]) * len(plan["arms"])
     launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
@@ -63,6 +63,30 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
     return Panel(grid, title="nanobench", expand=False)
 
 
+def trains(plan: Row) -> bool:
+    """Whether a plan's points train."""
+    return Point(**plan["points"][0]).trains
+
+
+def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
+    """What a model holds in words."""
+    if not training:
+        weights, per_token = units.size(shape.weight_bytes(dtype)), units.size(shape.kv_bytes_per_token(dtype))
+        return f"weights {weights}, KV cache {per_token} per token of a row"
+    held = f"weights and gradients {units.size(shape.weight_bytes('float32'))} each, in float32"
+    return held if dtype == "float32" else f"{held}; forward passes under autocast"
+
+
+def points_of(plan: Row) -> str:
+    """The axes of the points in words."""
+    names = {"batch_size": "batch", "prompt_len": "prompt", "new_tokens": "new tokens"}
+    if trains(plan):
+        names = {"phase": "phase", "batch_size": "batch", "seq_len": "sequence", "optimizer": "optimizer", "data": "data"}
+        varied = {"grad_accum": "accumulated", "world_size": "ranks", "tokenizer": "tokens"}
+        names |= {name: words for name, words in varied.items() if spread(plan, name) not in ("1", "")}
+    return "; ".join(f"{words} {spread(plan, name)}" for name, words in names.items())
+
+
 def spread(plan: Row, name: str) -> str:
     """The values of a field over the points."""
     return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
@@ -74,28 +98,41 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
+GENERATION = {"output tok/s": "output_tok_s", "TTFT": "ttft_s", "TPOT": "tpot_s"}
+TRAINING = {"tok/s": "train_tok_s", "useful tok/s": "useful_tok_s", "step": "step_s"}
+"""Column of the table -> the metric that it shows."""
+
+
+def rates(cells: list[Row]) -> dict[str, str]:
+    """What the table shows of cells like these."""
+    if not cells or not cells[0]["seq_len"]:
+        return GENERATION
+    padded = any(cell["padding_fraction"] for cell in cells)
+    return {name: column for name, column in TRAINING.items() if padded or column != "useful_tok_s"}
+
+
 def result_table(cells: list[Row]) -> Table:
     """One row per cell: throughput, latencies, speedup, memory, gate, status."""
-    varying = varying_fields(cells)
+    varying, shown = varying_fields(cells), rates(cells)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for name in (*varying, "batch"):
         table.add_column(name.replace("_", " "), justify="right", no_wrap=name != "model")
     table.add_column("arm", no_wrap=True)
-    for name in ("output tok/s", "TTFT", "TPOT", "speedup [95 %]", "memory"):
-        table.add_column(name, justify="right", no_wrap=name in ("TTFT", "TPOT", "memory"))
+    for name in (*shown, "speedup [95 %]", "memory"):
+        table.add_column(name, justify="right", no_wrap=name not in ("output tok/s", "speedup [95 %]"))
     for name in ("gate", "status"):
         table.add_column(name, min_width=9 if name == "status" else 8)
     last = None
     for cell in cells:
         head = [*(str(cell[name]) for name in varying), str(cell["batch_size"])]
-        table.add_row(*(head if head != last else [""] * len(head)), cell["arm"], *figures(cell))
+        table.add_row(*(head if head != last else [""] * len(head)), cell["arm"], *figures(cell, shown))
         last = head
     return table
 
 
 def varying_fields(cells: list[Row]) -> list[str]:
     """The fields of a point, beside its batch size, in which cells differ."""
-    fields = ("model", "dtype", "threads", "prompt_len", "new_tokens")
+    fields = [name for name in POINT_FIELDS if name not in ("device", "batch_size")]
     return [name for name in fields if len({cell[name] for cell in cells}) > 1]
 
 
@@ -116,15 +153,13 @@ def gate_table(cells: list[Row]) -> Table:
     return table
 
 
-def figures(cell: Row) -> list[Any]:
+def figures(cell: Row, shown: dict[str, str]) -> list[Any]:
     """The measured part of a cell's row; the reason of a failure stands in its status."""
     status = Text(cell["status"], style=STATUS_STYLE.get(cell["status"], ""))
     if cell["reason"] and cell["status"] not in MEASURED:
         status.append(f": {cell['reason']}", style="dim")
     return [
-        units.text(cell["output_tok_s"], "tok/s"),
-        units.text(cell["ttft_s"], "s"),
-        units.text(cell["tpot_s"], "s"),
+        *(units.text(cell[name], BY_NAME[name].unit) for name in shown.values()),
         speedup(cell),
         units.text(cell["peak_memory_bytes"], "B"),
         cell["gate"] or units.MISSING,
@@ -135,7 +170,7 @@ def figures(cell: Row) -> list[Any]:
 def speedup(cell: Row) -> str:
     """5.31 [4.92, 5.70]; the reference arm reads 'reference'."""
     if cell["arm_index"] == 0:
-        return "(reference)" if cell["output_tok_s"] is not None else units.MISSING
+        return "(reference)" if cell["status"] in MEASURED else units.MISSING
     if cell["speedup"] is None:
         return units.MISSING
     low, high = units.text(cell["speedup_lo"], "ratio"), units.text(cell["speedup_hi"], "ratio")
@@ -162,7 +197,7 @@ class Screen:
     def show(self, progress: Any) -> None:
         """Draws once. `progress` is a runner.Progress."""
         point, report = progress.trial.point, progress.report
-        tokens = f"prompt {point.prompt_len}, new {point.new_tokens}"
+        tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
         where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}"
         if self.live is None:
             if report is None:
@@ -193,11 +228,9 @@ def latest(progress: Any) -> str:
         return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
-        rate = units.text(cell["output_tok_s"], "tok/s")
+        rate = units.text(cell[next(iter(rates([cell]).values()))], "tok/s")
         ratio = f" ({speedup(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
-        parts.append(
-            f"{cell['arm']} {rate} tok/s{ratio}" if cell["output_tok_s"] is not None else f"{cell['arm']} {cell['status']}"
-        )
+        parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from nanobench.analysis.verdict import SETTING
 from nanobench.record import MEASURED
+from nanobench.schema import Point
 from nanobench.views import believed, console, units
 from nanobench.views.plots import PLOTS
 from nanobench.views.tables import Row, escaped, grid, pairs, records, words
 
-FIGURES = ["output tok/s", "TTFT", "TPOT", "speedup [95 %]", "peak memory"]
 PAIRINGS = {
     "block": "the arms of a point take turns within one process, and neighbours in time are compared",
     "launch": "where arms could not share a process, launch is compared with launch",
@@ -45,18 +45,20 @@ def markdown(
 def table(cells: pd.DataFrame) -> str:
     """The cells as a Markdown table: where they lie, what they reached, and what became of them."""
     varying = [name for name in ("run", *SETTING) if name in cells and cells[name].nunique() > 1]
-    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *FIGURES, "gate", "status"]
+    found = records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
+    shown = console.rates(found)
+    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *shown, "speedup [95 %]", "peak memory"]
     rows = [
-        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *console.figures(cell)[:-1], cell["status"]]
-        for cell in records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
+        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *console.figures(cell, shown)[:-1], cell["status"]]
+        for cell in found
     ]
-    return "\n".join(grid(heads, rows))
+    return "\n".join(grid([*heads, "gate", "status"], rows))
 
 
 def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
     """The request, the models, the sizes and the arms."""
     models = {f"model {name}": model_words(shape) for name, shape in about["models"].items()}
-    fields = [*(name for name in SETTING if name != "model"), "batch_size"]
+    fields = [name for name in (*SETTING, "batch_size") if name != "model" and not is_plain(name, cells)]
     points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
     when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {units.duration(about['wall_s'])} of measuring"
@@ -67,6 +69,11 @@ def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
         **points,
         "arms": f"{words(arms)} (ratios refer to the first)",
     }
+
+
+def is_plain(name: str, cells: pd.DataFrame) -> bool:
+    """Whether a field of a point is at its default in every cell, as those of the other workload are."""
+    return bool(cells[name].eq(getattr(Point, name, None)).all())
 
 
 def model_words(shape: Row) -> str:

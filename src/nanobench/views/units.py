@@ -17,6 +17,8 @@ def text(value: Any, unit: str) -> str:
         return size(float(value))
     if unit == "tok/s":
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if unit == "FLOP/s":
+        return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
     if unit == "ratio":
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if unit in ("count", "tokens"):

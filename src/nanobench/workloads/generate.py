@@ -1,7 +1,5 @@
 """Generation: a prefill over the prompt and a decode of `new_tokens`, timed as a user would see it."""
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,34 +15,25 @@ from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
 from nanobench.probes.clock import Clock, mark_cost_s
-from nanobench.probes.nvtx import spans
 from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point
+from nanobench.workloads.timed import Timed
 
-WARMUP_S = 0.5
-MIN_REPETITION_S = 0.02
-TIMER_SLACK = 0.01
 PROFILED_STEPS = 8
 
 
-class Generate:
+class Generate(Timed):
     """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
 
     def __init__(
         self, adapter: Adapter, reference: Reference, point: Point, arm: Arm, clock: Clock, nvtx: bool = False
     ) -> None:
-        self.adapter, self.reference, self.point, self.arm, self.clock = adapter, reference, point, arm, clock
         self.prompt_BT = reference.prompt_BT
-        self.span = spans(nvtx)
-        self.phases: list[Repetition] = []
-        self.calls = 1
-        self.compiler = Compiler(arm.compile_mode, point.device.partition(":")[0])
+        super().__init__(arm, clock, self.prompt_BT.device, nvtx)
+        self.adapter, self.reference, self.point = adapter, reference, point
         self.sampler = lookup.find("samplers", arm.sampler)()
-        self.compilation = compilation.Compilation()
         self.peaks_bytes: dict[str, int] = {}
-        self.dispatched: dict[str, Any] = {}
-        self.retries_before = 0
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
@@ -58,16 +47,9 @@ class Generate:
             self.gate = known
         return self.gate
 
-    def phase(self, kind: str, work: Callable[[], None]) -> None:
-        """Runs `work` and keeps how long it took."""
-        started_at, start = time.time(), self.clock.now()
-        work()
-        self.clock.sync()
-        self.phases.append(Repetition(kind=kind, started_at=started_at, wall_s=self.clock.now() - start))
-
     def build(self) -> None:
         """Makes the engine, which allocates its tokens and its cache."""
-        attention.refuse_elsewhere(self.arm.attention, self.prompt_BT.device.type)
+        attention.refuse_elsewhere(self.arm.attention, self.device.type)
         with attention.only(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
 
@@ -81,60 +63,21 @@ class Generate:
         compiler, sampler = (self.compiler, self.sampler) if measured else (Compiler("off"), greedy.build())
         return lookup.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
 
-    def first_call(self) -> None:
-        """The first call at the measured shape: it compiles, fills the allocator and chooses kernels."""
-        if not self.compiler.compiles:
-            self.phases.append(self.time("first_call", 0, None, marked=False))
-            return
-        tally, mode = compilation.Tally(), self.arm.compile_mode
-        self.phases.append(self.time("first_call", 0, None, marked=False))
-        if not tally.graphs:
-            raise RuntimeError(f"compile mode {mode!r} compiled no graph: the arm would run eagerly")
-        if tally.eager:
-            raise RuntimeError(f"compile mode {mode!r} left functions to run eagerly ({tally.eager}): {tally.cause}")
-        recompiles = compilation.recompiles_of(self.compiler.code_names)
-        self.compilation = compilation.Compilation(tally.graphs, recompiles, tally.breaks)
-
     def judge(self, digest: str) -> None:
         """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
-        scales = Scales(self.engine, self.arm.attention, self.prompt_BT.device, last_step=self.point.new_tokens - 1)
+        scales = Scales(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = gate.judge(self.reference, self.build_engine, scales, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
-            verdict = draws.judge(self.sampler, verdict, self.prompt_BT.device, self.compiler)
+            verdict = draws.judge(self.sampler, verdict, self.device, self.compiler)
         self.gate = replace(verdict, digest=digest)
         if not scales.complete:
             gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
-        held = tensor_bytes(self.adapter.module) + linear.packed_bytes(self.adapter.module) + (self.cache_bytes() or 0)
+        held = memory.tensor_bytes(self.adapter.module) + linear.packed_bytes(self.adapter.module) + (self.cache_bytes() or 0)
         self.peaks_bytes = {phase: held + peak for phase, peak in scales.peaks_bytes.items()}
-
-    def warm_up(self) -> None:
-        """At the measured shape, for half a second and one repetition (two on CUDA) at least.
-
-        The first call counts as one where nothing compiled.
-        """
-        done = [] if self.compiler.compiles else [phase for phase in self.phases if phase.kind == "first_call"]
-        least = 2 if self.clock.enqueues else 1
-        with self.span("warm-up"):
-            while len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S:
-                done.append(self.time("warmup", len(done), None, marked=False))
-                self.phases.append(done[-1])
-        self.retries_before = memory.alloc_retries(self.prompt_BT.device) or 0
-        self.calls = math.ceil(MIN_REPETITION_S / (done[-1].wall_s or MIN_REPETITION_S))
-
-    def repeat(self, repetition: int, block: int, marked: bool) -> Repetition:
-        """See Workload.repeat."""
-        if not self.compiler.compiles:
-            return self.time("steady", repetition, block, marked)
-        tally = compilation.Tally()
-        timed = self.time("steady", repetition, block, marked)
-        if not tally.graphs:
-            return timed
-        self.compilation = replace(self.compilation, recompiles=compilation.recompiles_of(self.compiler.code_names))
-        return replace(timed, valid=False, reason="recompiled in the steady phase")
 
     def profile(self, trace: Path | None) -> None:
         """Counts what a prefill and a step dispatch, untimed; keeps Chrome's trace of them where asked for."""
-        device, steps = self.prompt_BT.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
+        device, steps = self.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
         with attention.only(self.arm.attention):
             prefill = dispatches.count(lambda: self.engine.prefill(self.prompt_BT), device)
         attention.check(self.arm.attention, prefill.names, self.compiler.compiles)
@@ -153,28 +96,15 @@ class Generate:
             if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
                 raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
 
-    def sustain(self, seconds: float) -> Repetition:
-        """See Workload.sustain."""
-        once = self.time("sustained", 0, None, marked=False)
-        plain, self.calls = self.calls, self.calls * math.ceil(seconds / once.wall_s)  # type: ignore[operator]
-        try:
-            return self.time("sustained", 0, None, marked=False)
-        finally:
-            self.calls = plain
-
     def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
-        """One repetition, with the arm's kernels of attention; they are chosen before its clock starts."""
+        """`calls` generate calls, with the arm's kernels of attention; they are chosen before the clock starts."""
+        tokens = self.calls * self.point.batch_size * self.point.new_tokens
         with attention.only(self.arm.attention):
-            return self.run_calls(kind, repetition, block, marked)
+            return self.run(self.run_calls, marked, kind=kind, repetition=repetition, block=block, tokens=tokens)
 
-    def run_calls(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
-        """Times `calls` generate calls.
-
-        From: device idle, prompt on the device. To: all tokens of all rows on the device; nothing is read back.
-        """
+    def run_calls(self, marks: list[Any], marked: bool) -> None:
+        """Generate calls from prompts on the device to all tokens of all rows on the device; nothing is read back."""
         clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
-        clock.sync()
-        started_at, start, marks = time.time(), clock.now(), [clock.mark()]
         for _ in range(self.calls):
             with self.span("prefill"):
                 engine.prefill(self.prompt_BT)
@@ -187,42 +117,16 @@ class Generate:
                     made += new
                     if marked:
                         marks.extend([clock.mark()] * new)
-        marks.append(clock.mark())
-        enqueue_s = clock.now() - start
-        clock.sync()
-        wall_s = clock.now() - start
-        times = clock.resolve(marks)
-        waited = not clock.enqueues or times[-1] <= wall_s * (1 + TIMER_SLACK)
-        return Repetition(
-            kind=kind,
-            repetition=repetition,
-            block=block,
-            calls=self.calls,
-            marked=marked,
-            started_at=started_at,
-            wall_s=wall_s,
-            device_s=times[-1] if clock.enqueues else None,
-            enqueue_s=enqueue_s if clock.enqueues else None,
-            marks_s=tuple(times[1:-1]) if marked else None,
-            tokens=self.calls * self.point.batch_size * new_tokens,
-            valid=waited,
-            reason=None if waited else "the timer stopped before the device did",
-        )
 
     def cache_bytes(self) -> int | None:
         """Bytes of the engine's cache as allocated; 0 for an engine that keeps none, None for one that doesn't show it."""
-        return tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
+        return memory.tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
 
     def expected_cache_bytes(self) -> int | None:
         """The closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
         point = self.point
         per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
         return self.cache_bytes() and point.batch_size * per_row
-
-    def alloc_retries(self) -> int | None:
-        """Retries of CUDA's allocator since the warm-up; None on a CPU."""
-        so_far = memory.alloc_retries(self.prompt_BT.device)
-        return None if so_far is None else so_far - self.retries_before
 
     def outcome(self) -> Outcome:
         """See Workload.outcome."""
@@ -240,7 +144,7 @@ class Generate:
             mark_cost_s=mark_cost_s(self.clock),
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
-            weight_bytes=tensor_bytes(self.adapter.module),
+            weight_bytes=memory.tensor_bytes(self.adapter.module),
             packed_bytes=linear.packed_bytes(self.adapter.module),
             peak_memory_bytes=max(self.peaks_bytes.values(), default=None),
             prefill_peak_bytes=self.peaks_bytes.get("prefill"),
@@ -294,29 +198,3 @@ class Scales:
         self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
         self.complete |= self.steps == self.last_step
         return result
-
-
-def tensor_bytes(holder: Any) -> int:
-    """Bytes of all floating-point tensors that an object holds, each storage counted once."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            if value.is_floating_point():
-                found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, torch.nn.Module):
-            visit([*value.parameters(), *value.buffers()])
-        elif isinstance(value, dict):
-            visit(list(value.values()))
-        elif isinstance(value, list | tuple):
-            for item in value:
-                visit(item)
-        elif hasattr(value, "__dict__"):
-            visit(vars(value))
-
-    visit(holder)
-    return sum(found.values())

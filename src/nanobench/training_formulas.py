@@ -1,0 +1,107 @@
+"""What the columns of training are computed by: functions of a cell. Each gives None where the cell cannot know."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from nanobench import costs, formulas, stats
+from nanobench.cells import Cell, Row, by_key, steady_rows
+from nanobench.schema import GPTShape
+
+
+def rate(name: str) -> Callable[[list[Row]], float]:
+    """A count summed over repetitions, per second of theirs."""
+    return lambda rows: sum(row[name] for row in rows) / sum(row["wall_s"] for row in rows)
+
+
+def over_launches(compute: Callable[[list[Row]], float], part: str = "value") -> Callable[[Cell], float | None]:
+    """A figure of all plain repetitions together, or a bound of it: t interval over its logs, launch by launch, or repetition
+    by repetition of a lone launch.
+    """
+
+    def found(cell: Cell) -> float | None:
+        if not cell.plain:
+            return None
+        value = compute(cell.plain)
+        launches = list(by_key(cell.plain, "launch").values())
+        units = [[rows] for rows in launches] if len(launches) > 1 else [[[row] for row in launches[0]]]
+        ratio = stats.ratio([[math.log(compute(rows)) for rows in unit] for unit in units])
+        bound = getattr(ratio, part)
+        return value if part == "value" else None if bound is None else value * bound / ratio.value
+
+    return found
+
+
+def per_second(name: str, part: str = "value") -> Callable[[Cell], float | None]:
+    """Tokens of one kind per second."""
+    return over_launches(rate(name), part)
+
+
+def step_s(part: str) -> Callable[[Cell], float | None]:
+    """Mean seconds of a step."""
+    return over_launches(lambda rows: 1 / rate("calls")(rows), part)
+
+
+def padding_fraction(cell: Cell) -> float | None:
+    """Tokens that carry no loss over all."""
+    tokens = sum(row["tokens"] for row in cell.plain)
+    return 1 - sum(row["useful_tokens"] for row in cell.plain) / tokens if tokens else None
+
+
+def loss(kind: str, last: bool) -> Callable[[Cell], float | None]:
+    """The median over launches of the loss that a launch began or ended with."""
+
+    def compute(cell: Cell) -> float | None:
+        launches = by_key([row for row in cell.of_kind(kind) if row["loss"] is not None], "launch").values()
+        return stats.median([rows[-1 if last else 0]["loss"] for rows in launches])
+
+    return compute
+
+
+def executed_flops_per_s(cell: Cell) -> float | None:
+    """Operations that the steps execute over all ranks, padding and recomputation included, per second."""
+    recomputed = cell.rows[0]["checkpointing"] != "off"
+    return flops_per_s(cell, lambda shape, row: costs.training_flops(shape, row["tokens"], row["contexts"], recomputed))
+
+
+def useful_flops_per_s(cell: Cell) -> float | None:
+    """The least operations for the tokens that carry loss, per second."""
+    return flops_per_s(cell, lambda shape, row: costs.training_flops(shape, row["useful_tokens"], row["useful_contexts"]))
+
+
+def flops_per_s(cell: Cell, flops: Callable[[GPTShape, Row], float]) -> float | None:
+    """Operations of the plain repetitions over their time."""
+    wall_s, shape = sum(row["wall_s"] for row in cell.plain), cell.shape
+    return sum(flops(shape, row) for row in cell.plain) / wall_s if wall_s and shape is not None else None
+
+
+def of_peak(compute: Callable[[Cell], float | None]) -> Callable[[Cell], float | None]:
+    """A rate over the datasheets' peak of all devices; None where that is unknown."""
+
+    def share(cell: Cell) -> float | None:
+        found, sheet = compute(cell), cell.machine.sheet
+        peak = sheet.flops.get(cell.point.dtype) if sheet else None
+        return found / (peak * cell.point.world_size) if found and peak else None
+
+    return share
+
+
+def breakeven_steps(cell: Cell) -> float | None:
+    """Steps until the cold compile time is paid back; None where the arm is no faster than the same one uncompiled."""
+    cost_s, mine, plain = formulas.compile_s(cell, cold=True), step_s("value")(cell), step_s("value")(cell.uncompiled)
+    return None if cost_s is None or not mine or not plain or mine >= plain else cost_s / (plain - mine)
+
+
+def scaling(part: str) -> Callable[[Cell], float | None]:
+    """Tokens per second of all ranks over as many times those of one alone, launch by launch; None without one alone."""
+
+    def compute(cell: Cell) -> float | None:
+        if cell.point.world_size == 1 or not cell.alone_rows:
+            return None
+        alone = {launch: rate("tokens")(rows) for launch, rows in by_key(steady_rows(cell.alone_rows), "launch").items()}
+        mine = {launch: rate("tokens")(rows) for launch, rows in by_key(cell.plain, "launch").items()}
+        logs = [[float(np.log(mine[n] / alone[n] / cell.point.world_size))] for n in mine if n in alone]
+        return getattr(stats.ratio(logs), part) if logs else None
+
+    return compute

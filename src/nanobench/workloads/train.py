@@ -1,0 +1,161 @@
+"""Training: whole optimizer steps over numbered batches, the same for every arm."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanobench import attention, training_gate
+from nanobench.batches import Load, Phase, Step
+from nanobench.models.base import Adapter
+from nanobench.probes import compilation, dispatches, memory
+from nanobench.probes.clock import Clock, mark_cost_s
+from nanobench.ranks import ALONE, World
+from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
+from nanobench.schema import GRAPH_MODES, Arm, Point
+from nanobench.trainer import Trainer
+from nanobench.training_gate import Expected
+from nanobench.workloads.timed import Timed
+
+POOL = 4
+"""Different steps that a launch repeats. In the sft phases all of them are one repetition, so that repetitions are alike."""
+GATED = 1_000_000
+"""The number of the first step of the gate: no launch is timed on it."""
+
+
+class Train(Timed):
+    """One arm: its own copy of the model, its optimizer, and the steps that it repeats."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        phase: Phase,
+        expect: Callable[[], Expected | None],
+        point: Point,
+        arm: Arm,
+        clock: Clock,
+        launch: int,
+        nvtx: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        super().__init__(arm, clock, phase.device, nvtx, world)
+        self.adapter, self.steps, self.expect, self.point = adapter, phase, expect, point
+        self.first_number = POOL * launch
+        self.least_calls = 1 if point.phase == "pretrain" else POOL
+        self.memory: dict[str, Any] = {}
+
+    def prepare(self, known: Gate | None) -> Gate:
+        """See Workload.prepare. The full gate is run unless this launch begins with the loss of one that passed it."""
+        self.phase("build", self.build)
+        self.pool = self.gated
+        self.first_call()
+        digest = f"{self.phases[-1].loss:.3g}"
+        if known is None or known.digest != digest:
+            with self.span("gate"):
+                self.phase("gate", lambda: self.judge(digest))
+        else:
+            self.gate = known
+        self.trainer.reset(self.adapter)
+        self.pool = [self.number(self.first_number + number) for number in range(POOL)]
+        return self.gate
+
+    def build(self) -> None:
+        """Copies the model, makes the optimizer, and draws the steps of the gate."""
+        attention.refuse_elsewhere(self.arm.attention, self.device.type)
+        self.trainer = Trainer(copy.deepcopy(self.adapter), self.point, self.arm, self.compiler, self.world)
+        self.gated = [self.number(GATED + number) for number in range(training_gate.STEPS)]
+
+    def number(self, number: int) -> Step:
+        """This rank's part of a numbered step."""
+        return self.steps.step(number, self.world.rank, self.world.size)
+
+    def judge(self, digest: str) -> None:
+        """Asks the gate, then weighs a forward pass and a whole step."""
+        expected = self.expect()
+        course = training_gate.taken(self.trainer, self.gated, self.adapter)
+        verdict = training_gate.judge(course, expected) if expected is not None else None
+        found = self.world.decided(verdict)
+        assert found is not None
+        self.gate = replace(found, digest=digest)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """The peaks of torch's allocator in a forward pass and in a whole step, and what is held besides."""
+        trainer, step = self.trainer, self.gated[0]
+        batch = step.batches[0]
+        with attention.only(self.arm.attention):
+            loss, forward_bytes = memory.allocator_peak(lambda: trainer.loss(batch.tokens_BT, batch.targets_BT), self.device)
+            loss.backward()
+        gradient_bytes = memory.tensor_bytes([each.grad for each in trainer.parameters])
+        trainer.optimizer.zero_grad(set_to_none=True)
+        del loss
+        _, step_bytes = memory.allocator_peak(lambda: trainer.step(step), self.device)
+        weight_bytes, optimizer_bytes = (memory.tensor_bytes(each) for each in (self.adapter.module, trainer.optimizer.state))
+        self.memory = {
+            "gradient_bytes": gradient_bytes,
+            "optimizer_bytes": optimizer_bytes,
+            "activation_bytes": forward_bytes,
+            "peak_memory_bytes": weight_bytes + optimizer_bytes + step_bytes,
+        }
+
+    def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
+        """`calls` optimizer steps; the pool's, round and round."""
+        first = 0 if block is None or self.least_calls > 1 else block * self.calls
+        steps = [self.pool[(first + number) % len(self.pool)] for number in range(self.calls)]
+        losses: list[torch.Tensor] = []
+
+        def work(marks: list[Any], marked: bool) -> None:
+            for step in steps:
+                losses.append(self.trainer.step(step))
+                if marked:
+                    marks.append(self.clock.mark())
+
+        load = reduce(add, (step.load for step in steps), Load(0, 0, 0, 0))
+        timed = self.run(work, marked, kind=kind, repetition=repetition, block=block, **vars(load))
+        loss = sum(self.world.heard(losses[-1].item()))
+        timed = replace(timed, loss=loss if math.isfinite(loss) else None)
+        return timed if math.isfinite(loss) else replace(timed, valid=False, reason=f"the loss is {loss}")
+
+    def profile(self, trace: Path | None) -> None:
+        """Counts what a step dispatches, untimed; keeps Chrome's trace of it where asked for."""
+        found = dispatches.count(lambda: self.trainer.step(self.pool[0]), self.device, trace)
+        if not found.graph_launches:
+            attention.check(self.arm.attention, found.names, self.compiler.compiles)
+        self.dispatched = {
+            "operations_per_step": float(found.operations),
+            "kernels_per_step": float(found.kernels),
+            "graph_launches_per_step": float(found.graph_launches),
+            "device_busy": found.busy,
+        }
+        if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
+            raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
+
+    def outcome(self) -> Outcome:
+        """See Workload.outcome."""
+        found = self.gate
+        wrong = found.verdict is Verdict.WRONG
+        if self.compiler.compiles:
+            # In the gate and in the warm-up too: that is where shapes change for the first time.
+            self.compilation = replace(self.compilation, recompiles=self.recompiles())
+        return Outcome(
+            status=Status.WRONG if wrong else Status.OK,
+            reason=found.note if wrong else None,
+            gate=found.verdict,
+            gate_note=found.note,
+            gate_max_error=found.max_error,
+            gate_tolerance=found.tolerance,
+            digest=found.digest,
+            mark_cost_s=mark_cost_s(self.clock),
+            weight_bytes=memory.tensor_bytes(self.adapter.module),
+            rss_peak_bytes=memory.rss_peak_bytes(),
+            alloc_retries=self.alloc_retries(),
+            **self.memory,
+            **self.dispatched,
+            **vars(self.compilation),
+        )

@@ -1,0 +1,50 @@
+"""What the arms of a trial share that train: a model in its first state, numbered steps, and a plain loop's course."""
+
+import torch
+
+from nanobench import lookup, training_gate
+from nanobench.batches import Corpus, Phase
+from nanobench.models.base import Adapter
+from nanobench.probes.clock import Clock
+from nanobench.ranks import ALONE, World
+from nanobench.record import Gate
+from nanobench.schema import Arm, Point, Trial
+from nanobench.training_gate import Expected
+from nanobench.workloads.train import GATED, Train
+
+
+def load(point: Point, seed: int) -> Adapter:
+    """The model of a point on its device in float32; with random weights from the seed unless it brings its own."""
+    torch.manual_seed(seed)
+    adapter: Adapter = lookup.find("models", point.model)()
+    adapter.module.to(device=point.device, dtype=torch.float32)
+    return adapter
+
+
+class Training:
+    """See Stage."""
+
+    inference = False
+
+    def __init__(self, trial: Trial, world: World = ALONE) -> None:
+        point = trial.point
+        self.trial, self.world, self.adapter = trial, world, load(point, trial.seed)
+        corpus = Corpus.of(point, self.adapter.shape.vocab_size, trial.seed)
+        device, parts = torch.device(point.device), point.grad_accum * point.world_size
+        self.phase = Phase(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts)
+        self.expected: Expected | None = None
+
+    def ready(self, known: dict[str, Gate]) -> None:
+        """See Stage. The plain loop waits until an arm has found its memory: it asks for little, and takes long."""
+
+    def expect(self) -> Expected | None:
+        """What the plain loop makes of the gate's steps, computed once; None on a rank that does not lead."""
+        if self.expected is None and self.world.leads:
+            whole = [self.phase.step(GATED + number) for number in range(training_gate.STEPS)]
+            self.expected = training_gate.expect(self.adapter, whole, self.trial.point)
+        return self.expected
+
+    def arm(self, arm: Arm, clock: Clock) -> Train:
+        """See Stage."""
+        trial = self.trial
+        return Train(self.adapter, self.phase, self.expect, trial.point, arm, clock, trial.launch, trial.nvtx, self.world)

@@ -1,0 +1,151 @@
+"""Training through the command line: what is measured, what is refused, and what becomes a row."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from nanobench import store
+from nanobench.record import MEASURED
+
+SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.2, "--launches", 2)
+BATCH = ("--batch", 2)
+
+
+@pytest.fixture(scope="module")
+def trained(nanobench, tmp_path_factory):
+    """Three phases, two recipes, two launches."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    phases = ("--phase", "pretrain,sft-dynamic,sft-padded", "--checkpointing", "off,checkpointed", "--grad-accum", 2)
+    done = nanobench("train-throughput", *SMALL, *BATCH, *phases, "--out", folder, "--json", cwd=folder.parent, code=0)
+    return folder, done.stdout
+
+
+def cells_of(folder):
+    return pd.read_parquet(folder / "cells.parquet").set_index(["phase", "arm"])
+
+
+def test_every_phase_and_arm_is_a_cell_with_its_interval(trained):
+    cells = cells_of(trained[0])
+    assert len(cells) == 6
+    assert set(cells["status"]) <= set(MEASURED)
+    assert set(cells["gate"]) == {"exact"}
+    amounts = ["train_tok_s", "useful_tok_s", "step_s", "executed_flops_per_s", "useful_flops_per_s", "peak_memory_bytes"]
+    assert (cells[amounts] > 0).all().all()
+    for low, value, high in (("step_lo_s", "step_s", "step_hi_s"), ("train_tok_s_lo", "train_tok_s", "train_tok_s_hi")):
+        assert (cells[low] <= cells[value]).all()
+        assert (cells[value] <= cells[high]).all()
+    again = cells.xs("eager checkpointed", level="arm")
+    assert (again["speedup_lo"] <= again["speedup"]).all()
+
+
+def test_tokens_per_second_are_tokens_of_a_step_over_its_time(trained):
+    cells = cells_of(trained[0])
+    full = cells.loc[["pretrain", "sft-padded"]]
+    assert (full["train_tok_s"] * full["step_s"]).tolist() == pytest.approx([2 * 2 * 32] * 4)
+    assert (cells["useful_tok_s"] / cells["train_tok_s"]).tolist() == pytest.approx((1 - cells["padding_fraction"]).tolist())
+    assert set(cells.loc["pretrain", "padding_fraction"]) == {0.0}
+    assert (cells.loc["sft-padded", "padding_fraction"] > cells.loc["sft-dynamic", "padding_fraction"]).all()
+
+
+def test_memory_is_split_and_checkpointing_keeps_fewer_activations(trained):
+    cells = cells_of(trained[0])
+    weights = cells["weight_bytes"]
+    assert (cells["gradient_bytes"] == weights).all()
+    assert cells["optimizer_bytes"].tolist() == pytest.approx((2 * weights).tolist(), rel=0.01)
+    kept, again = (cells.xs(arm, level="arm")["activation_bytes"] for arm in ("eager", "eager checkpointed"))
+    assert (again < kept).all()
+    assert (cells["peak_memory_bytes"] > 3 * weights).all()
+
+
+def test_generation_has_no_columns_here_and_training_none_there(trained, small_run):
+    trains, generates = cells_of(trained[0]), pd.read_parquet(small_run[0] / "cells.parquet")
+    for column in ("output_tok_s", "ttft_s", "tpot_s", "itl_p50_s", "kv_cache_bytes", "mbu"):
+        assert trains[column].isna().all()
+    for column in ("train_tok_s", "useful_tok_s", "step_s", "loss_first", "optimizer_bytes"):
+        assert generates[column].isna().all()
+    assert trains["loss_last"].notna().all()
+
+
+def test_both_kinds_of_run_load_together(trained, small_run, nanobench, tmp_path):
+    cells = pd.concat([store.load(trained[0]), store.load(small_run[0])])
+    assert cells["prompt_len"].dtype == cells["seq_len"].dtype == "int64"
+
+
+@pytest.mark.parametrize("command", ["report", "export", "explain", "cost"])
+def test_what_reads_runs_reads_this_one_or_says_why_not(nanobench, trained, command):
+    done = nanobench(command, trained[0], cwd=trained[0].parent)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 2)
+
+
+def test_the_last_line_is_one_document(trained):
+    document = json.loads(trained[1].strip().splitlines()[-1])
+    assert len(document["cells"]) == 6
+    assert all(cell["train_tok_s"] > 0 for cell in document["cells"])
+
+
+def test_a_run_is_resumed_by_its_own_command_alone(nanobench, trained):
+    folder = trained[0]
+    before = len(list((folder / "raw").iterdir()))
+    removed = sorted((folder / "raw").iterdir())[0]
+    removed.unlink()
+    assert "train-throughput --resume" in nanobench("kv-sweep", "--resume", folder, cwd=folder.parent, code=2).stderr
+    nanobench("train-throughput", "--resume", folder, "--no-plot", cwd=folder.parent, code=0)
+    assert len(list((folder / "raw").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--model", "fakes:copying"), "off by"),
+        (("--model", "fakes:miscounting", "--phase", "sft-padded"), "loss off by"),
+        (("--optimizer", "fakes:lazy"), "off by"),
+    ],
+)
+def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench, tmp_path, asked, words):
+    done = nanobench("train-throughput", *SMALL, *BATCH, *asked, "--no-plot", "--out", "run", cwd=tmp_path, code=1)
+    cells = pd.read_parquet(tmp_path / "run" / "cells.parquet")
+    assert set(cells["status"]) == {"wrong"}
+    assert words in cells["reason"][0]
+    assert cells["train_tok_s"].isna().all()
+    assert "wrong" in done.stdout
+
+
+def test_a_model_that_fails_is_a_row_with_its_own_words(nanobench, tmp_path):
+    asked = ("--model", "fakes:failing", "--no-plot", "--out", "run")
+    nanobench("train-throughput", *SMALL, *BATCH, *asked, cwd=tmp_path, code=0)
+    (cell,) = pd.read_parquet(tmp_path / "run" / "cells.parquet").to_dict("records")
+    assert (cell["status"], cell["reason"]) == ("error", "ValueError: no loss here")
+
+
+def test_a_batch_that_finds_no_memory_is_a_row(nanobench, tmp_path):
+    asked = ("--model", "gpt2-nano", "--seq-len", 256, "--batch", "1,2000", "--memory-limit", "2GiB", "--launches", 1)
+    nanobench("train-throughput", *asked, "--max-seconds", 0.2, "--no-plot", "--out", "run", cwd=tmp_path, code=0)
+    cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index("batch_size")
+    assert cells.loc[1, "status"] in MEASURED
+    assert cells.loc[2000, "status"] == "oom"
+
+
+def test_a_text_is_trained_on(nanobench, tmp_path):
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    asked = (*SMALL[:6], "--batch", 8, "--data", "text", "--max-seconds", 1, "--launches", 1, "--no-plot", "--out", "run")
+    nanobench("train-throughput", *asked, cwd=tmp_path, code=0)
+    (cell,) = pd.read_parquet(tmp_path / "run" / "cells.parquet").to_dict("records")
+    assert (cell["data"], cell["tokenizer"]) == ("text", "bytes")
+    assert cell["loss_last"] < cell["loss_first"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--data", "nowhere"), "nowhere cannot be read"),
+        (("--dtype", "float16"), "is not for training"),
+        (("--seq-len", "1000"), "give --seq-len 256 or less"),
+        (("--engine", "cached"), "No such option"),
+    ],
+)
+def test_a_mistake_gets_one_line(nanobench, tmp_path, asked, words):
+    done = nanobench("train-throughput", "--model", "gpt2-nano", *asked, cwd=tmp_path, code=2)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
