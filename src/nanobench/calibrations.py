@@ -1,13 +1,12 @@
 """Calibrations: measured by a worker, kept once per machine, looked at again before and after every trial of a sweep."""
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nanobench import cache
 from nanobench.errors import UserError
 from nanobench.executors.base import Executor
 from nanobench.machine import setting
@@ -42,35 +41,15 @@ def settings(points: Iterable[Point]) -> list[Setting]:
     return sorted({Setting.of(point) for point in points})
 
 
-def folder() -> Path:
-    """Where calibrations are kept: NANOBENCH_CACHE, or nanobench in the user's cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanobench"
-    return Path(os.environ.get("NANOBENCH_CACHE") or base)
-
-
 def file_of(identity: str, asked: Setting) -> Path:
     """The file of one machine's calibration."""
-    return folder() / f"calibration-{PROTOCOL}-{identity}-{asked.name.replace(' ', '-').replace(':', '')}.json"
+    return cache.folder() / f"calibration-{PROTOCOL}-{identity}-{asked.name.replace(' ', '-').replace(':', '')}.json"
 
 
 def kept(identity: str, asked: Setting) -> Row | None:
     """A calibration of this machine; None where there is none that can be read."""
-    try:
-        return {**json.loads(file_of(identity, asked).read_text()), "looks": {}}
-    except (OSError, json.JSONDecodeError):
-        return None
-
-
-def keep(identity: str, asked: Setting, calibration: Row) -> None:
-    """Keeps a calibration for later runs, if the folder can be written."""
-    path = file_of(identity, asked)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(calibration))
-        part.replace(path)
-    except OSError:
-        return
+    found = cache.read(file_of(identity, asked))
+    return None if found is None else {**found, "looks": {}}
 
 
 def full(executor: Executor, identity: str, asked: Setting, scratch: Path, fresh: bool) -> Row:
@@ -83,7 +62,7 @@ def full(executor: Executor, identity: str, asked: Setting, scratch: Path, fresh
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         found = {**measured(executor, asked, scratch, brief=False), "measured_at": stamp, "looks": {}}
         if not disturbed(found):
-            keep(identity, asked, found)
+            cache.write(file_of(identity, asked), found)
     return found
 
 

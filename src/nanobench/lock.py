@@ -84,6 +84,18 @@ def guess(device: str) -> str:
     return "cuda:0" if there and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
 
 
+def gpu_of(device: str) -> dict[str, str | int]:
+    """A GPU's name and memory by NVML; empty where that does not tell."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(physical(device).partition(":")[2] or 0))
+        return {"name": str(pynvml.nvmlDeviceGetName(handle)), "bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)}
+    except (pynvml.NVMLError, ValueError):
+        return {}
+
+
 def myself() -> dict[str, str | int]:
     """Who holds the lock."""
     command = " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])

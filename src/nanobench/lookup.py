@@ -4,7 +4,10 @@ Listing reads file names and package metadata and imports nothing.
 """
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
+import json
 import os
 import sys
 import tomllib
@@ -86,3 +89,13 @@ def dotted(path: str) -> Callable[..., Any]:
         own = [name for name, value in vars(module).items() if isfunction(value) and value.__module__ == module_name]
         raise UserError(f"{module_name} has no function {attribute!r} (it has: {', '.join(own[:8]) or 'none'})")
     return getattr(module, attribute)
+
+
+def source(family: str, name: str) -> str:
+    """What a member is made from, told without an import: a preset's sizes, a dotted path's file as a hash, or its name."""
+    if family == "models" and name in presets():
+        return json.dumps(presets()[name])
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    spec = importlib.util.find_spec(name.partition(":")[0]) if ":" in name else None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin else name

@@ -42,9 +42,10 @@ AXES = {
     "optimizer_kernel": "optimizer_kernel",
 }
 """Option -> the field of Point or Arm whose values it lists."""
-AUTOMATIC = ("model", "dtype", "threads", "new_tokens", "attention", "seq_len")
+AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
 """Fields whose value `auto` leaves to the device."""
 KINDS: dict[str, Any] = {field.name: field.type for noun in (Point, Arm) for field in fields(noun)}
+MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
 CALIBRATIONS = ("auto", "fresh", "off")
 MOST_VALUES = 1000
@@ -64,7 +65,7 @@ class Options:
     """What every command that runs a model understands. A LIST is 1,4,8 or a range: 1-64*2 doubles, 8-64+8 steps."""
 
     model: str = option("auto", "LIST of built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
-    batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes", WHAT)
+    batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes; auto is what nanobench autobatch finds", WHAT)
     dtype: str = option("auto", f"LIST of {', '.join(DTYPES)}", WHAT)
     device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
     threads: str = option("auto", "LIST of CPU thread counts; auto is every core that the process may use", WHAT)
@@ -121,7 +122,7 @@ class SweepOptions(TimedOptions, GateOptions):
 class TrainOptions(TimedOptions):
     """What a sweep over training understands."""
 
-    batch: str = option("4,8", "LIST of batch sizes: rows of a rank at a time", WHAT)
+    batch: str = option("4,8", "LIST of batch sizes, rows of a rank at a time; auto is what nanobench autobatch finds", WHAT)
     dtype: str = option("auto", "LIST of float32, bfloat16 (autocast over float32 weights)", WHAT)
     seq_len: str = option("auto", "LIST of tokens per full row", WHAT)
     phase: str = option("pretrain", f"LIST of {', '.join(PHASES)}", WHAT)
@@ -131,6 +132,51 @@ class TrainOptions(TimedOptions):
     grad_accum: str = option("1", "LIST of batches whose gradients are added up per step", WHAT)
     checkpointing: str = option("off", f"LIST of {', '.join(CHECKPOINTING)}: activations kept or computed again", HOW)
     optimizer_kernel: str = option("fused", f"LIST of {', '.join(OPTIMIZER_KERNELS)}", HOW)
+
+
+def same(kind: type, name: str) -> Any:
+    """An option as another command has it, for one value."""
+    of = next(each for each in fields(kind) if each.name == name)
+    return option(of.default, of.metadata["help"].removeprefix("LIST of "), of.metadata["panel"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutobatchOptions:
+    """What autobatch understands: one point without its batch size, and one arm."""
+
+    mode: str = option("train", f"what the batch is for: {' or '.join(MODES)}", WHAT)
+    model: str = same(Options, "model")
+    dtype: str = same(Options, "dtype")
+    device: str = same(Options, "device")
+    threads: str = same(Options, "threads")
+    seq_len: str = same(TrainOptions, "seq_len")
+    phase: str = same(TrainOptions, "phase")
+    optimizer: str = same(TrainOptions, "optimizer")
+    prompt_len: str = same(GateOptions, "prompt_len")
+    new_tokens: str = same(GateOptions, "new_tokens")
+    engine: str = option("cached", "the engine, where something is generated", HOW)
+    sampler: str = same(GateOptions, "sampler")
+    compile_mode: str = same(Options, "compile_mode")
+    attention: str = same(Options, "attention")
+    checkpointing: str = same(TrainOptions, "checkpointing")
+    optimizer_kernel: str = same(TrainOptions, "optimizer_kernel")
+    margin: float = option(0.85, "share of the largest batch that fits which is recommended", MEASURING)
+    total_batch: int = option(0, "rows of an optimizer step, which the batch must divide; 0 for any", MEASURING)
+    most: int = option(4096, "the largest batch that is tried", MEASURING)
+    max_seconds: float = option(600.0, "seconds after which no further batch is tried", MEASURING)
+    memory_limit: str = same(Options, "memory_limit")
+    timeout: float = same(Options, "timeout")
+    seed: int = same(Options, "seed")
+    fresh: bool = option(False, "look again, whatever was found before", MEASURING)
+    wait: bool = same(TimedOptions, "wait")
+    out: str = option("", "DIR for autobatch.json and the figure; default is none", OUTPUT)
+    json: bool = same(Options, "json")
+
+    def as_sweep(self) -> Options:
+        """The sweep over this one point and arm."""
+        kind = TrainOptions if self.mode == "train" else SweepOptions
+        shared = {each.name for each in fields(kind)} & {each.name for each in fields(self)} - {"max_seconds"}
+        return kind(**{name: getattr(self, name) for name in shared}, batch="auto")
 
 
 def read_axes(options: Options) -> dict[str, list[Any]]:
@@ -216,7 +262,7 @@ def as_asked(options: Options) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if value != getattr(plain, name)}
 
 
-def from_toml(path: Path, kind: type[Options], command: str) -> dict[str, Any]:
+def from_toml(path: Path, kind: type, command: str) -> dict[str, Any]:
     """The options in a TOML file. Raises UserError for whatever is not an option, and for a `command` that is another."""
     settings = read_toml(path)
     named = settings.pop("command", command)

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -166,21 +166,42 @@ def texts(axes: dict[str, list[Any]]) -> list[str]:
     return [path for path in axes.get("data", ()) if path != SYNTHETIC]
 
 
-def make_plan(options: Options, description: dict[str, Any]) -> Plan:
-    """The plan that the options mean on the machine described. Raises UserError for what that machine or a model can't do."""
+def asked(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ...]]:
+    """The points and arms that the options mean on a device; a batch size that is automatic is 0 here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    auto = {**defaults(options)[device.partition(":")[0]], "threads": cores, "attention": "auto", "batch_size": 0}
+    axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
+    points = dict.fromkeys(point_of(values) for values in product({**axes, "device": [device]}, Point))
+    return list(points), tuple(Arm(**values) for values in product(axes, Arm))
+
+
+FindBatch = Callable[[Point, tuple[Arm, ...]], int]
+
+
+def nowhere(point: Point, arms: tuple[Arm, ...]) -> int:
+    """For those who cannot look for a batch size."""
+    raise UserError("--batch auto is looked for by trying, which is not done here; find it with: nanobench autobatch")
+
+
+def make_plan(options: Options, description: dict[str, Any], find: FindBatch = nowhere) -> Plan:
+    """The plan that the options mean on the machine described; `find` tells an automatic batch size.
+
+    Raises UserError for what that machine or a model can't do.
+    """
     device = description["device"]
     kind = device.partition(":")[0]
     gpus = description["gpus"]
     if kind == "cuda" and int(device.partition(":")[2] or 0) >= len(gpus):
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    auto = {**defaults(options)[kind], "threads": cores, "attention": "auto"}
     timed = options if isinstance(options, TimedOptions) else TimedOptions()
     if kind != "cuda" and timed.nvtx:
         raise UserError(f"--nvtx names ranges for Nsight and works on CUDA only, not on {device}; use --trace")
-    axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
-    points = dict.fromkeys(point_of(values) for values in product({**axes, "device": [device]}, Point))
+    auto = defaults(options)[kind]
+    points, arms = asked(options, device)
+    points = list(
+        dict.fromkeys(point if point.batch_size else replace(point, batch_size=find(point, arms)) for point in points)
+    )
     shapes = {name: GPTShape(**shape) for name, shape in description["models"].items()}
     for point in points:
         refuse_too_long(point, shapes[point.model])
@@ -189,7 +210,7 @@ def make_plan(options: Options, description: dict[str, Any]) -> Plan:
     return Plan(
         points=tuple(ordered),
         identities=tuple(identity_of(point, description) for point in ordered),
-        arms=tuple(Arm(**values) for values in product(axes, Arm)),
+        arms=arms,
         launches=1 if timed.quick or timed is not options else timed.launches,
         seed=options.seed,
         target_ci=read_positive("target-ci", timed.target_ci, auto["target_ci"]),

@@ -100,6 +100,11 @@ class Arms:
         ]
 
 
+def stage_of(trial: Trial) -> Stage:
+    """What the arms of a trial share, with the model loaded."""
+    return Training(trial) if trial.point.trains else Generation(trial)
+
+
 def outcome_of(error: Exception) -> Outcome:
     """The status that an exception stands for, with its own words as the reason."""
     if isinstance(error, Skip):
@@ -123,9 +128,9 @@ def measure(
     started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(trial.memory_limit_bytes):
-            stage: Stage = Training(trial) if trial.point.trains else Generation(trial)
+            stage = stage_of(trial)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
-            stage.ready(known)
+            stage.ready(gated=bool(known))
     except Exception as error:
         traceback.print_exc()
         instruments.close()

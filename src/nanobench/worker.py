@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from nanobench import lookup
+from nanobench.attempt import attempt
 from nanobench.batches import Corpus
 from nanobench.errors import UserError
 from nanobench.probes import hardware, memory
@@ -120,6 +121,8 @@ def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]
             return {"user_error": str(error)}
     if "calibrate" in request:
         return calibrate(request["calibrate"])
+    if "attempt" in request:
+        return attempt(Trial.from_json(request["attempt"]))
     trial = Trial.from_json(request["trial"])
     known = {label: Gate(**gate) for label, gate in request["gates"].items()}
     return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}

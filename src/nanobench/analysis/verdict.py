@@ -5,8 +5,14 @@ import pandas as pd
 from nanobench import stability
 from nanobench.cells import POINT_FIELDS
 from nanobench.record import JUDGED, MEASURED, Status
+from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
+
+
+def stated(cells: pd.DataFrame) -> list[str]:
+    """The fields of a setting that say something: not those at their default everywhere, as the other workload's are."""
+    return [name for name in SETTING if not cells[name].eq(getattr(Point, name, None)).all()]
 
 
 def sentences(cells: pd.DataFrame) -> list[str]:

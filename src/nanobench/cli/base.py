@@ -6,18 +6,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from nanobench.errors import UserError
-from nanobench.options import Options, from_toml
+from nanobench.options import from_toml
 
 INTERRUPTED = 130
 # Newer typers carry their own copy of click, older ones use the package: one of their errors leads to the right base.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-T = TypeVar("T", bound=Options)
 
 
 class OneLineErrors(TyperGroup):
@@ -51,10 +50,10 @@ app = typer.Typer(
 )
 
 
-def command(kind: type[T], name: str) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+def command(kind: Any, name: str) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """A command whose options are the fields of a dataclass; --config FILE stands between the defaults and the arguments."""
 
-    def decorate(function: Callable[[T], None]) -> Callable[..., None]:
+    def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(context: typer.Context, **arguments: Any) -> None:
             given = {

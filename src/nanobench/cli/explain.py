@@ -59,8 +59,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     from nanobench.analysis.explain import explained
     from nanobench.analysis.waterfall import waterfalls
     from nanobench.cells import make_cells
-    from nanobench.views import console as views
-    from nanobench.views import why
+    from nanobench.views import terminal, why
     from nanobench.views.tables import records
 
     cells, raw_rows, about = in_order(cells_of(run)), run.read_raw(), run.read_about()
@@ -75,7 +74,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
         "unknown": list(why.unknown(rows, about["asked"], again(about))),
         "paths": [],
     }
-    console = views.make_console()
+    console = terminal.make_console()
     if named:
         console.print(str(run.folder), style="bold", soft_wrap=True)
     why.show(console, rows, document["sentences"], pays, factors)
@@ -109,8 +108,7 @@ def of_published(results: str, gpu: str) -> Document:
     from nanobench import datasheet
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.published import published
-    from nanobench.views import console as views
-    from nanobench.views import why
+    from nanobench.views import terminal, why
 
     sheet = datasheet.named(gpu)
     found = tables(results) if results else []
@@ -120,7 +118,7 @@ def of_published(results: str, gpu: str) -> Document:
     figures = [row for path in found for row in read_table(path)]
     rows = published(figures, sheet)
     pays, sentences = crossovers(rows, []), why.sentences(rows)
-    console = views.make_console()
+    console = terminal.make_console()
     console.print(why.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
     why.show(console, rows, sentences, pays, [])
     return {"cells": rows, "crossovers": [asdict(each) for each in pays], "sentences": sentences}

@@ -27,8 +27,7 @@ def predict(
     from nanobench.errors import UserError
     from nanobench.machine import hardware
     from nanobench.schema import DTYPES
-    from nanobench.views import console as views
-    from nanobench.views import foretold
+    from nanobench.views import foretold, terminal
 
     if not gpu:
         raise UserError(f"--gpu is missing; give one or more of {', '.join(datasheet.names())}")
@@ -37,7 +36,7 @@ def predict(
     sheets = [datasheet.named(name.strip()) for name in gpu.split(",")]
     run = store.find_runs(results)[-1]
     cells, here = make_cells(run.read_raw(), run.machine()), hardware(run.read_about())
-    console, found = views.make_console(), []
+    console, found = terminal.make_console(), []
     for sheet in sheets:
         runs = [each for each in store.runs_below(measured) if elsewhere.is_on(each.read_about(), sheet)]
         seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanobench import lookup
+from nanobench.cli import fit
 from nanobench.cli.base import INTERRUPTED, app, command
+from nanobench.cli.prepare import held, make
 from nanobench.errors import UserError
 from nanobench.options import GateOptions, Options, SweepOptions, TimedOptions, TrainOptions, as_asked, from_toml, read_toml
 
@@ -44,8 +46,9 @@ def sweep(options: TimedOptions, name: str) -> None:
     """Plans, measures and shows a run; or goes on with one; or shows the plan alone."""
     from nanobench import store
     from nanobench.views import console as views
+    from nanobench.views import terminal
 
-    console = views.make_console()
+    console = terminal.make_console()
     if options.dry_run:
         plan, description = reopen(options, name)[1:] if options.resume else make(options)
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
@@ -55,7 +58,7 @@ def sweep(options: TimedOptions, name: str) -> None:
         if options.resume:
             run, plan, description = reopen(options, name)
         else:
-            plan, description = make(options)
+            plan, description = make(options, fit.finder(options, console))
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         if not options.resume:
             run = store.create(folder, store.about_new(name, as_asked(options), plan, description))
@@ -69,9 +72,10 @@ def verify(options: GateOptions) -> None:
     """Pass the correctness gates alone, for a model and its arms; exit 1 if one computes something else."""
     from nanobench import store
     from nanobench.views import console as views
+    from nanobench.views import terminal
 
     plan, description = make(options)
-    console = views.make_console()
+    console = terminal.make_console()
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         run = store.create(Path(folder) / "run", store.about_new("verify", as_asked(options), plan, description))
         cells = measure(run, plan, description, console)
@@ -107,15 +111,6 @@ def run_config(
     function.__wrapped__(kind(**{**from_toml(path, kind, name), **given}))
 
 
-@contextmanager
-def held(device: str, wait: bool, console: Any) -> Iterator[None]:
-    """Holds a device before anything is started on it. Ctrl-C ends a wait with 130."""
-    from nanobench import lock
-
-    with lock.hold(device, wait, lambda text: console.print(text, highlight=False, soft_wrap=True)):
-        yield
-
-
 def device_of(options: TimedOptions) -> str:
     """The device to hold, told without torch. Raises UserError for options that no device could serve."""
     from nanobench import lock
@@ -124,19 +119,6 @@ def device_of(options: TimedOptions) -> str:
 
     planning.question(options)
     return Run(Path(options.resume)).read_about()["device"] if options.resume else lock.guess(options.device)
-
-
-def make(options: Options) -> tuple["Plan", Row]:
-    """Asks a worker what this machine and the models are, and plans."""
-    from nanobench import plan as planning
-    from nanobench import runner
-    from nanobench.executors import local
-
-    question = planning.question(options)
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        executor = local.build("spawn", options.seed, Path(folder))
-        description = runner.describe(executor, question, Path(folder))
-    return planning.make_plan(options, description), description
 
 
 def reopen(options: TimedOptions, name: str) -> tuple["Run", "Plan", Row]:

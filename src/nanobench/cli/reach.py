@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nanobench.cli.base import app
-from nanobench.cli.measure import held, make
+from nanobench.cli.prepare import held, make
 
 
 @app.command("calibrate")
@@ -26,10 +26,9 @@ def calibrate(
     from nanobench.executors import local
     from nanobench.limits import Limits
     from nanobench.options import SweepOptions
-    from nanobench.views import console as views
-    from nanobench.views import reached
+    from nanobench.views import reached, terminal
 
-    console = views.make_console()
+    console = terminal.make_console()
     options = SweepOptions(device=device, dtype=dtype, threads=threads, batch="1")
     planning.question(options)
     documents = []

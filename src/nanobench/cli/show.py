@@ -8,7 +8,7 @@ import typer
 from nanobench import lookup
 from nanobench.cli.base import app
 
-LISTS = ("models", "engines", "samplers", "metrics", "plots", "executors", "configs")
+LISTS = ("models", "engines", "samplers", "optimizers", "metrics", "plots", "executors", "configs")
 
 
 @app.command("list")

@@ -36,8 +36,7 @@ def cost(
     import pandas as pd
 
     from nanobench.analysis import cost as prices
-    from nanobench.views import console as views
-    from nanobench.views import spending
+    from nanobench.views import spending, terminal
     from nanobench.views.tables import records
 
     asked = prices.Asked(
@@ -53,7 +52,7 @@ def cost(
     )
     found = prices.costs(pd.concat([cells_of(run) for run in chosen(results)], ignore_index=True), asked)
     choice, rows = prices.choose(found, asked), records(found)
-    console, sentences = views.make_console(), list(spending.sentences(rows, choice, asked))
+    console, sentences = terminal.make_console(), list(spending.sentences(rows, choice, asked))
     table, *notes = spending.fitting(rows, asked, console)
     console.print(table)
     for line in [*notes, *sentences]:

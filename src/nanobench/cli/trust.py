@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanobench.cli.base import app
-from nanobench.cli.measure import held, make, measure
+from nanobench.cli.measure import measure
+from nanobench.cli.prepare import held, make
 from nanobench.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="print one JSON doc
     """Show the machine's identity and its state, and for each problem what it does to the numbers and how to mend it."""
     from nanobench.analysis import advice
     from nanobench.views import console as views
+    from nanobench.views import terminal
 
     description = describe("auto")
     problems = advice.problems(description["identity"], description["state"])
@@ -30,7 +32,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="print one JSON doc
         told = {name: description[name] for name in ("identity", "state")}
         typer.echo(json.dumps({**told, "problems": [asdict(problem) for problem in problems]}))
         return
-    console = views.make_console()
+    console = terminal.make_console()
     for table in (views.facts("identity", description["identity"]), views.facts("state", description["state"])):
         console.print(table)
     console.print(views.problems(problems))
@@ -48,8 +50,9 @@ def selftest(
     from nanobench import lock, stability, store
     from nanobench import selftest as asks
     from nanobench.views import console as views
+    from nanobench.views import terminal
 
-    console = views.make_console()
+    console = terminal.make_console()
     with tempfile.TemporaryDirectory(prefix="nanobench-") as spare:
         folder = store.choose(out, "selftest") if out else Path(spare)
         with held(lock.guess(device), wait, console):

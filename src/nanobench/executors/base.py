@@ -24,6 +24,8 @@ class Ended:
     record: dict[str, Any] | None
     timed_out: bool = False
     reason: str | None = None
+    killed: bool = False
+    """by SIGKILL, and not for its time: as the kernel does where memory runs out"""
     running: int | None = None
     """index of the arm that ran when the worker died; None if none had begun"""
 
@@ -126,7 +128,8 @@ def ended(folder: Path, code: int, timed_out: bool, timeout_s: float) -> Ended:
         running = int((folder / "running").read_text())
     except (FileNotFoundError, ValueError):
         running = None
-    return Ended(record=None, timed_out=timed_out, reason=reason, running=running)
+    killed = code == -signal.SIGKILL and not timed_out
+    return Ended(record=None, timed_out=timed_out, reason=reason, killed=killed, running=running)
 
 
 def death(code: int) -> str:

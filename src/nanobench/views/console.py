@@ -92,12 +92,6 @@ def spread(plan: Row, name: str) -> str:
     return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
 
 
-def make_console() -> Console:
-    """The terminal as wide as it is; 120 columns for a pipe or a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
-
-
 GENERATION = {"output tok/s": "output_tok_s", "TTFT": "ttft_s", "TPOT": "tpot_s"}
 TRAINING = {"tok/s": "train_tok_s", "useful tok/s": "useful_tok_s", "step": "step_s"}
 """Column of the table -> the metric that it shows."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanobench.analysis.verdict import SETTING
+from nanobench.analysis.verdict import SETTING, stated
 from nanobench.record import MEASURED
-from nanobench.schema import Point
 from nanobench.views import believed, console, units
 from nanobench.views.plots import PLOTS
 from nanobench.views.tables import Row, escaped, grid, pairs, records, words
@@ -58,7 +57,7 @@ def table(cells: pd.DataFrame) -> str:
 def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
     """The request, the models, the sizes and the arms."""
     models = {f"model {name}": model_words(shape) for name, shape in about["models"].items()}
-    fields = [name for name in (*SETTING, "batch_size") if name != "model" and not is_plain(name, cells)]
+    fields = [*(name for name in stated(cells) if name != "model"), "batch_size"]
     points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
     when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {units.duration(about['wall_s'])} of measuring"
@@ -69,11 +68,6 @@ def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
         **points,
         "arms": f"{words(arms)} (ratios refer to the first)",
     }
-
-
-def is_plain(name: str, cells: pd.DataFrame) -> bool:
-    """Whether a field of a point is at its default in every cell, as those of the other workload are."""
-    return bool(cells[name].eq(getattr(Point, name, None)).all())
 
 
 def model_words(shape: Row) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import SETTING
+from nanobench.analysis.verdict import SETTING, stated
 from nanobench.record import JUDGED, MEASURED
 
 STYLE: Any = {
@@ -36,7 +36,16 @@ STYLE: Any = {
 COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPX"
 LINES = ("-", "-", "--", "-.", ":")
-WORDS = {"prompt_len": "prompt {}", "new_tokens": "{} new tokens", "threads": "{} threads", "batch_size": "batch {}"}
+WORDS = {
+    "prompt_len": "prompt {}",
+    "new_tokens": "{} new tokens",
+    "threads": "{} threads",
+    "batch_size": "batch {}",
+    "seq_len": "sequence {}",
+    "data": "data {}",
+    "grad_accum": "{} accumulated",
+    "world_size": "{} ranks",
+}
 AXIS = {"batch_size": "batch size (rows)", "prompt_len": "prompt length (tokens)", "new_tokens": "new tokens (per row)"}
 CROSS = "×"
 """Stands for a cell that was not measured."""
@@ -193,7 +202,7 @@ def run_words(cells: pd.DataFrame) -> str:
     launches = cells.loc[cells["status"].isin(MEASURED), "launches_ok"]
     few, many = (launches.min(), launches.max()) if len(launches) else (0, 0)
     count = f"{many} launch{'' if many == 1 else 'es'}" if few == many else f"{few} to {many} launches"
-    return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in SETTING), count])
+    return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in stated(cells)), count])
 
 
 def left_out(what: str, shown: list[Any], of: list[Any]) -> str:

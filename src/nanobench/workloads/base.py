@@ -14,6 +14,14 @@ class Workload(Protocol):
     phases: list[Repetition]
     """What happened before the steady phase: build, first_call, gate, warmup."""
 
+    def begin(self) -> None:
+        """Builds, and runs once at the measured shape."""
+        ...
+
+    def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
+        """One repetition of any kind."""
+        ...
+
     def prepare(self, known: Gate | None) -> Gate:
         """Builds, runs once and passes the gate; `known` is an earlier launch's verdict. Raises Skip if infeasible."""
         ...
@@ -45,8 +53,8 @@ class Stage(Protocol):
     inference: bool
     """whether nothing asks for gradients"""
 
-    def ready(self, known: dict[str, Gate]) -> None:
-        """Whatever must be done before the first arm; `known` are the verdicts of earlier launches, by arm."""
+    def ready(self, gated: bool) -> None:
+        """Whatever must be done before the first arm; `gated` where none will ask the gate for the first time."""
         ...
 
     def arm(self, arm: Arm, clock: Clock) -> Workload:

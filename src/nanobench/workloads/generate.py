@@ -37,8 +37,7 @@ class Generate(Timed):
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
-        self.phase("build", self.build)
-        self.first_call()
+        self.begin()
         digest = gate.digest(self.engine.tokens_BN)
         if known is None or known.digest != digest:
             with self.span("gate"):

@@ -9,7 +9,6 @@ from nanobench.gate import Reference
 from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.probes.clock import Clock
-from nanobench.record import Gate
 from nanobench.schema import Arm, Point, Trial
 from nanobench.workloads.generate import Generate
 
@@ -34,11 +33,11 @@ class Generation:
         self.adapter = load(trial.point, trial.seed)
         self.reference = Reference(self.adapter, trial.point, trial.seed)
 
-    def ready(self, known: dict[str, Gate]) -> None:
+    def ready(self, gated: bool) -> None:
         """Where no arm was gated in an earlier launch the reference is computed now, before packed weights take the memory
         that the wider model needs.
         """
-        if not known:
+        if not gated:
             # What fails here fails again for each arm that asks, and becomes its outcome.
             with contextlib.suppress(Exception), torch.inference_mode():
                 self.reference.compute()

@@ -42,6 +42,15 @@ class Timed(ABC):
     def time(self, kind: str, repetition: int, block: int | None, marked: bool) -> Repetition:
         """One repetition."""
 
+    @abstractmethod
+    def build(self) -> None:
+        """Makes what runs, and allocates what it needs once."""
+
+    def begin(self) -> None:
+        """Builds, and runs once."""
+        self.phase("build", self.build)
+        self.first_call()
+
     def phase(self, kind: str, work: Callable[[], None]) -> None:
         """Runs `work` and keeps how long it took."""
         started_at, start = time.time(), self.clock.now()

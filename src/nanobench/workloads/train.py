@@ -52,9 +52,7 @@ class Train(Timed):
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch begins with the loss of one that passed it."""
-        self.phase("build", self.build)
-        self.pool = self.gated
-        self.first_call()
+        self.begin()
         digest = f"{self.phases[-1].loss:.3g}"
         if known is None or known.digest != digest:
             with self.span("gate"):
@@ -69,7 +67,7 @@ class Train(Timed):
         """Copies the model, makes the optimizer, and draws the steps of the gate."""
         attention.refuse_elsewhere(self.arm.attention, self.device.type)
         self.trainer = Trainer(copy.deepcopy(self.adapter), self.point, self.arm, self.compiler, self.world)
-        self.gated = [self.number(GATED + number) for number in range(training_gate.STEPS)]
+        self.gated = self.pool = [self.number(GATED + number) for number in range(training_gate.STEPS)]
 
     def number(self, number: int) -> Step:
         """This rank's part of a numbered step."""

@@ -7,7 +7,6 @@ from nanobench.batches import Corpus, Phase
 from nanobench.models.base import Adapter
 from nanobench.probes.clock import Clock
 from nanobench.ranks import ALONE, World
-from nanobench.record import Gate
 from nanobench.schema import Arm, Point, Trial
 from nanobench.training_gate import Expected
 from nanobench.workloads.train import GATED, Train
@@ -34,7 +33,7 @@ class Training:
         self.phase = Phase(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts)
         self.expected: Expected | None = None
 
-    def ready(self, known: dict[str, Gate]) -> None:
+    def ready(self, gated: bool) -> None:
         """See Stage. The plain loop waits until an arm has found its memory: it asks for little, and takes long."""
 
     def expect(self) -> Expected | None:

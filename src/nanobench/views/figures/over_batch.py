@@ -64,6 +64,10 @@ ON_CPU = (
 
 def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     """Output tokens per second, time to first token and peak memory of each arm, by batch size."""
+    if cells["output_tok_s"].isna().all():
+        raise UserError(
+            "throughput_ttft_memory_vs_batch needs cells that generate; nanobench plot training_vs_batch draws training"
+        )
     bytes_name, bytes_per = ("GiB", 1024**3) if cells["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
     quantities = (
         Quantity("output_tok_s", "output (tok/s)"),

@@ -1,0 +1,185 @@
+"""The largest batch that fits, and the one after which throughput stops growing: a search that tries each in a process.
+
+It doubles the batch until one finds no memory, then halves what is between. Every try takes two full steps, or calls, of the
+arm as it will be measured: compiled, with the optimizer in. Out-of-memory ends a try; any other error ends the search.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nanobench import cache, lock, lookup
+from nanobench.errors import UserError
+from nanobench.executors.base import Executor
+from nanobench.knee import knee
+from nanobench.record import Status
+from nanobench.schema import PROTOCOL, Arm, Point, Trial
+
+MARGIN = 0.85
+"""Share of the largest batch that fits which is recommended: memory in use elsewhere, and fragments, vary."""
+MOST = 4096
+"""The largest batch that is tried where nothing runs out."""
+NEAR = 16
+"""The search ends where the smallest batch that failed is within this part of the largest that fits."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a batch is looked for by."""
+
+    margin: float = MARGIN
+    total_batch: int | None = None
+    """rows of an optimizer step over all ranks, which the batch must divide; None for any batch"""
+    most: int = MOST
+    max_seconds: float = 600.0
+    """no try begins later than this"""
+
+    def fitting(self, batch_size: int, ranks: int) -> int:
+        """The largest batch not above this one that may be used; 0 where there is none."""
+        if self.total_batch is None:
+            return batch_size
+        return max((n for n in range(1, batch_size + 1) if self.total_batch % (n * ranks) == 0), default=0)
+
+
+@dataclass(frozen=True)
+class Try:
+    """What became of one batch size."""
+
+    batch_size: int
+    tok_s: float | None
+    """None where it found no memory"""
+    peak_bytes: int | None = None
+    reason: str | None = None
+
+
+class Search:
+    """Tries batch sizes, each once, and remembers what became of them."""
+
+    def __init__(self, attempt: Callable[[int], Try], wish: Wish, ranks: int = 1, tell: Callable[[Try], None] = lambda t: None):
+        self.attempt, self.wish, self.ranks, self.tell = attempt, wish, ranks, tell
+        self.tries: dict[int, Try] = {}
+        self.begun = time.monotonic()
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether a batch of this size finds its memory."""
+        if batch_size not in self.tries:
+            self.tries[batch_size] = self.attempt(batch_size)
+            self.tell(self.tries[batch_size])
+        return self.tries[batch_size].tok_s is not None
+
+    @property
+    def late(self) -> bool:
+        """Whether time is up."""
+        return time.monotonic() - self.begun >= self.wish.max_seconds
+
+    def run(self) -> Row:
+        """The answer. Raises UserError where not even the smallest batch fits."""
+        low, high = 0, None
+        for batch_size in self.doubling():
+            if not self.fits(batch_size):
+                high = batch_size
+                break
+            low = batch_size
+        while high is not None and low and high - low > max(1, low // NEAR) and not self.late:
+            middle = self.usable((low + high) // 2)
+            if middle <= low:
+                break
+            low, high = (middle, high) if self.fits(middle) else (low, middle)
+        if not low:
+            raise UserError(self.too_big())
+        return self.answer(low, high)
+
+    def doubling(self) -> Iterator[int]:
+        """1, 2, 4, ..., of those that may be used, until the largest that is asked for or time is up."""
+        batch_size = 1
+        while not (self.late and self.tries):
+            usable = self.usable(min(batch_size, self.wish.most))
+            if usable and usable not in self.tries:
+                yield usable
+            if batch_size >= self.wish.most:
+                return
+            batch_size *= 2
+
+    def usable(self, batch_size: int) -> int:
+        """See Wish.fitting."""
+        return self.wish.fitting(batch_size, self.ranks)
+
+    def too_big(self) -> str:
+        """Why there is no answer."""
+        failed = next(iter(self.tries.values()), None)
+        if failed is None:
+            return (
+                f"--total-batch {self.wish.total_batch} cannot be shared by {self.ranks} ranks; give a multiple of {self.ranks}"
+            )
+        return f"batch {failed.batch_size} finds no memory ({failed.reason}); give more --memory-limit, or a smaller model"
+
+    def answer(self, largest: int, failed: int | None) -> Row:
+        """What fits, what is recommended of it, and where throughput stops growing."""
+        batch_size = max(self.usable(max(1, int(self.wish.margin * largest))), min(self.tries))
+        if not self.fits(batch_size):
+            batch_size = max(n for n, each in self.tries.items() if each.tok_s is not None and n < batch_size)
+        curve = [self.tries[n] for n in sorted(self.tries) if self.tries[n].tok_s is not None]
+        rates = {each.batch_size: each.tok_s for each in curve if each.tok_s is not None and each.batch_size <= batch_size}
+        total = self.wish.total_batch
+        return {
+            "batch_size": batch_size,
+            "knee_batch_size": knee(rates),
+            "largest_batch_size": largest,
+            "failed_batch_size": failed,
+            "failed_reason": None if failed is None else self.tries[failed].reason,
+            "bounded_by": "memory" if failed is not None else "time" if largest < self.usable(self.wish.most) else "--most",
+            "grad_accum": None if total is None else total // (batch_size * self.ranks),
+            "margin": self.wish.margin,
+            "curve": [{name: value for name, value in asdict(each).items() if name != "reason"} for each in curve],
+            "seconds": time.monotonic() - self.begun,
+        }
+
+
+def attempt_in(executor: Executor, trial: Trial, folder: Path, timeout_s: float) -> Callable[[int], Try]:
+    """Tries a batch size of a trial's point in a process of its own. Raises UserError for whatever is not out-of-memory."""
+
+    def attempt(batch_size: int) -> Try:
+        sized = replace(trial, point=replace(trial.point, batch_size=batch_size))
+        log = folder / "autobatch.log"
+        ended = executor.run({"attempt": asdict(sized)}, folder / f"batch-{batch_size}", log, timeout_s, lambda report: None)
+        if ended.record is None:
+            # Whom the kernel's out-of-memory killer takes can leave no record.
+            if ended.killed:
+                return Try(batch_size, None, reason=ended.reason)
+            raise UserError(f"batch {batch_size}: {ended.reason}")
+        found = ended.record
+        if found["status"] == Status.OK:
+            return Try(batch_size, found["tok_s"], found["peak_bytes"])
+        if found["status"] == Status.OOM:
+            return Try(batch_size, None, reason=found["reason"])
+        raise UserError(f"batch {batch_size}: {found['reason']}")
+
+    return attempt
+
+
+def file_of(point: Point, arm: Arm, wish: Wish, limit: str) -> Path:
+    """Where an answer is kept: by model, dtype, optimizer, compile mode, lengths, device, memory, versions and margin."""
+    asked = {name: value for name, value in asdict(point).items() if name != "batch_size"}
+    facts = {"point": asked, "arm": asdict(arm), "wish": asdict(wish), "limit": limit}
+    known = {**facts, "model": lookup.source("models", point.model), "machine": machine_of(point.device)}
+    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    return cache.folder() / f"autobatch-{PROTOCOL}-{name}.json"
+
+
+def machine_of(device: str) -> Row:
+    """Memory and versions, told without torch."""
+    facts: Row = {
+        "torch": importlib.metadata.version("torch"),
+        "python": platform.python_version(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cores": os.cpu_count(),
+    }
+    return facts if device == "cpu" else {**facts, "gpu": lock.gpu_of(device)}

@@ -1,0 +1,213 @@
+"""The search for a batch size: its rules on imagined memory, and the command on real memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import environment
+from nanobench import autobatch
+from nanobench.autobatch import NEAR, Search, Try, Wish
+from nanobench.errors import UserError
+from nanobench.knee import knee
+
+fixed = settings(derandomize=True, deadline=None, database=None, max_examples=200)
+HUGE = 10**9
+
+
+def searched(room, wish=None, ranks=1, rate=lambda n: float(n)):
+    """The answer on a device that has room for so many rows, and the batch sizes tried, in order."""
+    tried = []
+
+    def attempt(batch_size):
+        tried.append(batch_size)
+        return (
+            Try(batch_size, rate(batch_size), 100 * batch_size) if batch_size <= room else Try(batch_size, None, reason="full")
+        )
+
+    return Search(attempt, wish or Wish(), ranks).run(), tried
+
+
+@fixed
+@given(room=st.integers(1, 5000), margin=st.floats(0.05, 1.0))
+def test_what_is_named_fits_and_what_failed_did_not(room, margin):
+    found, tried = searched(room, Wish(margin=margin))
+    assert 1 <= found["batch_size"] <= found["largest_batch_size"] <= room
+    assert found["batch_size"] in tried
+    assert found["batch_size"] == max(1, int(margin * found["largest_batch_size"]))
+    if room < autobatch.MOST:
+        assert found["failed_batch_size"] == min(n for n in tried if n > room)
+        assert found["failed_batch_size"] - found["largest_batch_size"] <= max(1, found["largest_batch_size"] // NEAR)
+        assert found["bounded_by"] == "memory"
+    else:
+        assert found["failed_batch_size"] is None
+        assert found["bounded_by"] == "--most"
+
+
+@fixed
+@given(room=st.integers(1, 3000), total=st.integers(1, 3000), ranks=st.integers(1, 4))
+def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks):
+    wish = Wish(total_batch=total * ranks)
+    found, tried = searched(room, wish, ranks)
+    assert all(total % n == 0 for n in tried)
+    assert found["grad_accum"] * found["batch_size"] * ranks == total * ranks
+
+
+def test_no_batch_size_is_tried_twice_and_few_are():
+    for room in (1, 2, 3, 93, 100, 1000, HUGE):
+        _, tried = searched(room)
+        assert len(tried) == len(set(tried))
+        assert len(tried) <= 20
+
+
+def test_a_search_where_nothing_runs_out_is_bounded():
+    found, tried = searched(HUGE, Wish(most=100))
+    assert max(tried) == found["largest_batch_size"] == 100
+    assert found["bounded_by"] == "--most"
+
+
+def test_a_search_ends_when_its_time_is_up(monkeypatch):
+    now = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(autobatch.time, "monotonic", lambda: float(next(now)))
+    found, tried = searched(HUGE, Wish(max_seconds=35.0))
+    assert found["bounded_by"] == "time"
+    assert len(tried) < 8
+
+
+def test_a_model_that_is_too_big_for_one_row_is_an_error_with_its_reason():
+    with pytest.raises(UserError, match=r"batch 1 finds no memory \(full\); give more --memory-limit"):
+        searched(0)
+
+
+def test_a_total_that_ranks_cannot_share_is_an_error():
+    with pytest.raises(UserError, match="--total-batch 3 cannot be shared by 2 ranks"):
+        searched(10, Wish(total_batch=3), ranks=2)
+
+
+def test_an_error_that_is_not_out_of_memory_ends_the_search_as_itself():
+    def attempt(batch_size):
+        raise UserError("batch 1: ValueError: no loss here")
+
+    with pytest.raises(UserError, match="ValueError: no loss here"):
+        Search(attempt, Wish()).run()
+
+
+def test_a_recommended_batch_that_fails_after_all_gives_way_to_one_that_did_not():
+    room = {1: True, 2: True, 4: True, 8: True, 16: False, 12: True, 14: True, 15: True}
+    search = Search(lambda n: Try(n, 1.0, 1) if room.get(n, False) else Try(n, None, reason="full"), Wish(margin=0.9))
+    assert search.run()["batch_size"] == 12
+
+
+def test_the_knee_is_the_smallest_batch_near_the_best():
+    assert knee({1: 10.0, 2: 19.0, 4: 30.0, 8: 30.5, 16: 30.1}) == 4
+    assert knee({1: 10.0, 2: 9.0}) == 1
+    found, _ = searched(1000, rate=lambda n: min(n, 32.0))
+    assert found["knee_batch_size"] == 32
+
+
+SMALL = ("--model", "fakes:tiny", "--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs the command with a cache of its own."""
+    kept = tmp_path_factory.mktemp("kept")
+
+    def run(*arguments, code=0):
+        line = [sys.executable, "-m", "nanobench", "autobatch", *map(str, arguments)]
+        own = {**environment(), "NANOBENCH_CACHE": str(kept)}
+        done = subprocess.run(line, cwd=kept, env=own, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    run.folder = kept
+    return run
+
+
+def document(done):
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("mode", ["train", "generate"])
+def test_the_command_answers_and_remembers(command, mode):
+    lengths = () if mode == "train" else ("--prompt-len", 16, "--new-tokens", 4)
+    asked = (*SMALL, *lengths, "--mode", mode, "--most", 8, "--json")
+    found = document(command(*asked, "--out", mode))
+    assert {"batch_size", "knee_batch_size", "failed_batch_size", "curve"} < set(found)
+    assert found["largest_batch_size"] == 8
+    assert found["batch_size"] == 6
+    assert found["bounded_by"] == "--most"
+    assert not found["cached"]
+    assert [each["batch_size"] for each in found["curve"]] == [1, 2, 4, 6, 8]
+    assert all(each["tok_s"] > 0 and each["peak_bytes"] > 1 << 20 for each in found["curve"])
+    assert json.loads((command.folder / mode / "autobatch.json").read_text()) == found
+    assert (command.folder / mode / "autobatch.png").stat().st_size > 0
+    again = document(command(*asked))
+    assert again == {**found, "cached": True}
+    other = document(command(*asked, "--margin", 1))
+    assert not other["cached"]
+    assert other["batch_size"] == 8
+
+
+def test_what_was_found_is_found_without_torch(command):
+    asked = (*SMALL, "--most", 1, "--json")
+    command(*asked)
+    code = f"import sys; sys.argv = {['nanobench', 'autobatch', *map(str, asked)]}\nfrom nanobench.cli import app\n"
+    code += "try:\n app()\nexcept SystemExit: pass\nprint(bool({'torch', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    own = {**environment(), "NANOBENCH_CACHE": str(command.folder)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.folder, env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_path):
+    """The failed batch fails again, in the sweep, and the recommended one trains, under the same limit."""
+    asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "900MiB")
+    found = document(command(*asked, "--margin", 0.8, "--json"))
+    batches = f"{found['batch_size']},{found['failed_batch_size']}"
+    run = ("train-throughput", *asked, "--batch", batches, "--launches", 1, "--max-seconds", 0.1, "--no-plot", "--out", "run")
+    done = nanobench(*run, "--json", cwd=tmp_path, code=0)
+    cells = {cell["batch_size"]: cell["status"] for cell in document(done)["cells"]}
+    assert cells[found["batch_size"]] in ("ok", "unstable", "imprecise")
+    assert cells[found["failed_batch_size"]] == "oom"
+
+
+def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
+    """--batch auto is looked for where it is not kept, for every arm, and stands beside others."""
+    line = ("train-throughput", *SMALL[:-2], "--batch", "2,auto", "--memory-limit", "400MiB")
+    own = {**environment(), "NANOBENCH_CACHE": str(tmp_path / "kept")}
+    full = [sys.executable, "-m", "nanobench", *map(str, line), "--launches", "1", "--max-seconds", "0.1", "--no-plot"]
+    full += ["--checkpointing", "off,checkpointed", "--out", "run", "--json"]
+    done = subprocess.run(full, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = [json.loads(path.read_text())["batch_size"] for path in (tmp_path / "kept").glob("autobatch-*.json")]
+    assert len(kept) == 2
+    assert {cell["batch_size"] for cell in document(done)["cells"]} == {2, min(kept)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--model", "fakes:failing"), "batch 1: ValueError: no loss here"),
+        (("--memory-limit", "60MiB"), "batch 1 finds no memory"),
+        (("--margin", "1.5"), "--margin 1.5 is not above 0 and at most 1"),
+        (("--most", "0"), "--most 0 is below 1"),
+        (("--total-batch", "-4"), "--total-batch -4 is below 0"),
+        (("--max-seconds", "0"), "--max-seconds 0 is not above 0"),
+        (("--mode", "trian"), "no mode is called 'trian'; did you mean 'train'?"),
+        (("--compile-mode", "off,default"), "one batch size at a time; give one value for compile_mode"),
+        (("--dtype", "float16"), "is not for training"),
+        (("--model", "fakes:nobody"), "has no function 'nobody'"),
+    ],
+)
+def test_a_mistake_gets_one_line(command, asked, words):
+    done = command(*SMALL, *asked, code=2)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_dry_run_does_not_search(nanobench, tmp_path):
+    done = nanobench("train-throughput", *SMALL, "--batch", "auto", "--dry-run", cwd=tmp_path, code=2)
+    assert "find it with: nanobench autobatch" in done.stderr
