@@ -20,7 +20,7 @@ class Adapter(Protocol):
     shape: GPTShape
 
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
-        """Logits [B, T, V], or [B, 1, V] where `last_only`; with targets the mean loss, a scalar. A target of -1 carries none."""
+        """Logits [B, T, V], or [B, 1, V] where `last_only`; with targets the mean loss (none where one is -1), a scalar."""
         ...
 
     def make_cache(self, batch_size: int, max_len: int, kind: str) -> Any:

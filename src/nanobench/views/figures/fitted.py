@@ -43,7 +43,8 @@ def throughput_memory_vs_batch(found: dict[str, Any], title: str) -> Figure:
         title_fontproperties=bold,
     )  # fmt: skip
     share = f"{found['margin']:.0%}"
-    foot = f"a process per batch size, two full steps or calls, then some that are timed for half a second; recommended: {share} of the largest"
+    tried = "a process per batch size, two full steps or calls, then some that are timed for half a second"
+    foot = f"{tried}; recommended: {share} of the largest"
     drawing.supxlabel(foot, x=0.012, ha="left", fontsize=7.5, color="0.35")
     return drawing
 
