@@ -120,11 +120,11 @@ def test_a_model_that_fails_is_a_row_with_its_own_words(nanobench, tmp_path):
 
 
 def test_a_batch_that_finds_no_memory_is_a_row(nanobench, tmp_path):
-    asked = ("--model", "gpt2-nano", "--seq-len", 256, "--batch", "1,2000", "--memory-limit", "2GiB", "--launches", 1)
+    asked = ("--model", "gpt2-nano", "--seq-len", 128, "--batch", "1,600", "--memory-limit", "900MiB", "--launches", 1)
     nanobench("train-throughput", *asked, "--max-seconds", 0.2, "--no-plot", "--out", "run", cwd=tmp_path, code=0)
     cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index("batch_size")
     assert cells.loc[1, "status"] in MEASURED
-    assert cells.loc[2000, "status"] == "oom"
+    assert cells.loc[600, "status"] == "oom"
 
 
 def test_a_text_is_trained_on(nanobench, tmp_path):

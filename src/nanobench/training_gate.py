@@ -56,8 +56,8 @@ def distance(vector: Tensor, right: Tensor) -> float:
 
 
 def joined(tensors: Sequence[Tensor | None]) -> Tensor:
-    """All values in one vector on the host, a copy."""
-    return torch.cat([tensor.detach().flatten().cpu() for tensor in tensors if tensor is not None])
+    """All values in one float32 vector on the host, a copy."""
+    return torch.cat([tensor.detach().flatten().to("cpu", torch.float32) for tensor in tensors if tensor is not None])
 
 
 def plain(adapter: Adapter, steps: Sequence[Step], point: Point, dtype: str) -> Course:

@@ -48,11 +48,11 @@ class Arms:
         self.running = os.open(out / "running", os.O_WRONLY | os.O_CREAT, 0o644)
         self.reported_at = 0.0
 
-    def guard(self, index: int, work: Callable[[], Any]) -> Any:
+    def guard(self, index: int, work: Callable[[], Any], limited: bool = True) -> Any:
         """Runs an arm's work under the memory limit. An exception ends this arm, becomes its outcome and spares the others."""
         os.pwrite(self.running, f"{index:<4}".encode(), 0)
         try:
-            with memory.limited(self.trial.memory_limit_bytes):
+            with memory.limited(self.trial.memory_limit_bytes if limited else None):
                 return work()
         except Exception as error:
             outcome = outcome_of(error)
@@ -199,12 +199,12 @@ def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
 
 
 def profile(trial: Trial, out: Path, arms: Arms) -> None:
-    """In the first launch, after all that is timed: counts what each arm dispatches."""
+    """In the first launch, after all that is timed: counts what each arm dispatches. The profiler's memory is not the arm's."""
     if trial.launch > 1:
         return
     for index in list(arms.live):
         trace = out / f"trace-{index}.json" if trial.trace else None
-        arms.guard(index, functools.partial(arms.live[index].profile, trace))
+        arms.guard(index, functools.partial(arms.live[index].profile, trace), limited=False)
 
 
 def enough(trial: Trial, arms: Arms, spent_s: float, blocks: int, mark_interval: int) -> bool:

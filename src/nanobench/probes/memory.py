@@ -54,11 +54,25 @@ def keep_freed() -> None:
 
     Else an arm pays for fresh pages or doesn't, up to twice the time of a prefill, depending on what ran before it.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # Not all: kept blocks of several hundred MiB fit together badly. Old versions of glibc take 32 MiB at most, and a
-        # threshold of trimming alone would fix that of mmap where it is.
-        if libc.mallopt(M_MMAP_THRESHOLD, 128 << 20) or libc.mallopt(M_MMAP_THRESHOLD, 32 << 20):
-            libc.mallopt(M_TRIM_THRESHOLD, -1)
+    # Not all: kept blocks of several hundred MiB fit together badly. Old versions of glibc take 32 MiB at most, and a
+    # threshold of trimming alone would fix that of mmap where it is.
+    if set_malloc(M_MMAP_THRESHOLD, 128 << 20) or set_malloc(M_MMAP_THRESHOLD, 32 << 20):
+        set_malloc(M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Whatever larger than 1 MiB is allocated meanwhile goes back to the kernel once it is freed."""
+    set_malloc(M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        keep_freed()
+
+
+def set_malloc(parameter: int, value: int) -> bool:
+    """Sets one of glibc's parameters; False where there is none that takes it."""
+    return sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt") and bool(libc.mallopt(parameter, value))
 
 
 def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]:

@@ -74,18 +74,17 @@ class Train(Timed):
         return self.steps.step(number, self.world.rank, self.world.size)
 
     def judge(self, digest: str) -> None:
-        """Asks the gate, then weighs a forward pass and a whole step."""
+        """Asks the gate."""
         expected = self.expect()
         course = training_gate.taken(self.trainer, self.gated, self.adapter)
         verdict = training_gate.judge(course, expected) if expected is not None else None
         found = self.world.decided(verdict)
         assert found is not None
         self.gate = replace(found, digest=digest)
-        self.weigh()
 
     def weigh(self) -> None:
         """The peaks of torch's allocator in a forward pass and in a whole step, and what is held besides."""
-        trainer, step = self.trainer, self.gated[0]
+        trainer, step = self.trainer, self.pool[0]
         batch = step.batches[0]
         with attention.only(self.arm.attention):
             loss, forward_bytes = memory.allocator_peak(lambda: trainer.loss(batch.tokens_BT, batch.targets_BT), self.device)
@@ -121,7 +120,8 @@ class Train(Timed):
         return timed if math.isfinite(loss) else replace(timed, valid=False, reason=f"the loss is {loss}")
 
     def profile(self, trace: Path | None) -> None:
-        """Counts what a step dispatches, untimed; keeps Chrome's trace of it where asked for."""
+        """Counts what a step dispatches and weighs it, untimed; keeps Chrome's trace of it where asked for."""
+        self.weigh()
         found = dispatches.count(lambda: self.trainer.step(self.pool[0]), self.device, trace)
         if not found.graph_launches:
             attention.check(self.arm.attention, found.names, self.compiler.compiles)

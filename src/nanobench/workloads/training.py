@@ -1,10 +1,13 @@
 """What the arms of a trial share that train: a model in its first state, numbered steps, and a plain loop's course."""
 
+import contextlib
+
 import torch
 
 from nanobench import lookup, training_gate
 from nanobench.batches import Corpus, Phase
 from nanobench.models.base import Adapter
+from nanobench.probes import memory
 from nanobench.probes.clock import Clock
 from nanobench.ranks import ALONE, World
 from nanobench.schema import Arm, Point, Trial
@@ -34,13 +37,18 @@ class Training:
         self.expected: Expected | None = None
 
     def ready(self, gated: bool) -> None:
-        """See Stage. The plain loop waits until an arm has found its memory: it asks for little, and takes long."""
+        """Where an arm will ask the gate the plain loop runs now: its float64 takes the memory that arms then take."""
+        if not gated:
+            # What fails here fails again for each arm that asks, and becomes its outcome.
+            with contextlib.suppress(Exception):
+                self.expect()
 
     def expect(self) -> Expected | None:
         """What the plain loop makes of the gate's steps, computed once; None on a rank that does not lead."""
         if self.expected is None and self.world.leads:
             whole = [self.phase.step(GATED + number) for number in range(training_gate.STEPS)]
-            self.expected = training_gate.expect(self.adapter, whole, self.trial.point)
+            with memory.given_back():
+                self.expected = training_gate.expect(self.adapter, whole, self.trial.point)
         return self.expected
 
     def arm(self, arm: Arm, clock: Clock) -> Train:
