@@ -8,15 +8,24 @@ import pytest
 from nanobench import store
 from nanobench.record import MEASURED
 
-SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.2, "--launches", 2)
+SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
 BATCH = ("--batch", 2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(nanobench, tmp_path_factory):
     """Three phases, two recipes, two launches."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    phases = ("--phase", "pretrain,sft-dynamic,sft-padded", "--checkpointing", "off,checkpointed", "--grad-accum", 2)
+    phases = (
+        "--launches",
+        2,
+        "--phase",
+        "pretrain,sft-dynamic,sft-padded",
+        "--checkpointing",
+        "off,checkpointed",
+        "--grad-accum",
+        2,
+    )
     done = nanobench("train-throughput", *SMALL, *BATCH, *phases, "--out", folder, "--json", cwd=folder.parent, code=0)
     return folder, done.stdout
 
@@ -72,8 +81,15 @@ def test_both_kinds_of_run_load_together(trained, small_run, nanobench, tmp_path
     assert cells["prompt_len"].dtype == cells["seq_len"].dtype == "int64"
 
 
-@pytest.mark.parametrize("command", ["report", "export", "explain", "cost"])
-def test_what_reads_runs_reads_this_one_or_says_why_not(nanobench, trained, command):
+def test_a_report_is_written_of_it(trained, nanobench):
+    nanobench("report", trained[0], cwd=trained[0].parent, code=0)
+    written = (trained[0] / "report.md").read_text()
+    assert "useful tok/s" in written
+    assert "prompt" not in written
+
+
+@pytest.mark.parametrize("command", ["explain", "cost"])
+def test_what_cannot_be_said_of_training_is_said_in_one_line(nanobench, trained, command):
     done = nanobench(command, trained[0], cwd=trained[0].parent)
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 2)
@@ -120,11 +136,11 @@ def test_a_model_that_fails_is_a_row_with_its_own_words(nanobench, tmp_path):
 
 
 def test_a_batch_that_finds_no_memory_is_a_row(nanobench, tmp_path):
-    asked = ("--model", "gpt2-nano", "--seq-len", 128, "--batch", "1,600", "--memory-limit", "900MiB", "--launches", 1)
+    asked = ("--model", "gpt2-nano", "--seq-len", 128, "--batch", "1,400", "--memory-limit", "700MiB", "--launches", 1)
     nanobench("train-throughput", *asked, "--max-seconds", 0.2, "--no-plot", "--out", "run", cwd=tmp_path, code=0)
     cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index("batch_size")
     assert cells.loc[1, "status"] in MEASURED
-    assert cells.loc[600, "status"] == "oom"
+    assert cells.loc[400, "status"] == "oom"
 
 
 def test_a_text_is_trained_on(nanobench, tmp_path):

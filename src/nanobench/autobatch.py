@@ -147,7 +147,9 @@ def attempt_in(executor: Executor, trial: Trial, folder: Path, timeout_s: float)
     """Tries a batch size of a trial's point in a process of its own. Raises UserError for whatever is not out-of-memory."""
 
     def attempt(batch_size: int) -> Try:
-        sized = replace(trial, point=replace(trial.point, batch_size=batch_size))
+        # The longest conversation fills its row: what is padded to the longest may need as much as what is padded in full.
+        phase = trial.point.phase.replace("sft-dynamic", "sft-padded")
+        sized = replace(trial, point=replace(trial.point, batch_size=batch_size, phase=phase))
         log = folder / "autobatch.log"
         ended = executor.run({"attempt": asdict(sized)}, folder / f"batch-{batch_size}", log, timeout_s, lambda report: None)
         if ended.record is None:

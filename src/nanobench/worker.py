@@ -8,6 +8,7 @@ between repetitions and waits for the answer, so that whatever its parent draws 
 import argparse
 import ctypes
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -142,6 +143,7 @@ def serve(channel: Channel) -> None:
         request = json.loads(line)
         if "request" not in request:
             continue
+        preload(Path(request["request"]))
         child = os.fork()
         if child == 0:
             die_with_parent()
@@ -152,6 +154,13 @@ def serve(channel: Channel) -> None:
         channel.send({"started": child})
         _, status = os.waitpid(child, 0)
         channel.send({"exit": os.waitstatus_to_exitcode(status)})
+
+
+def preload(request_path: Path) -> None:
+    """Imports in the server what a trial will need, once for all children: dynamo takes a second."""
+    trial = json.loads(request_path.read_text()).get("trial")
+    if trial and (trial["point"]["seq_len"] or any(arm["compile_mode"] != "off" for arm in trial["arms"])):
+        importlib.import_module("torch._dynamo")
 
 
 def die_with_parent() -> None:
