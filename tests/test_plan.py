@@ -162,12 +162,25 @@ def test_auto_is_refused_where_nothing_is_automatic(name):
 
 
 @pytest.mark.parametrize("description", [machine("cpu"), machine("cuda", ["H100"])], ids=["cpu", "cuda"])
-@pytest.mark.parametrize("name", [name for name in AUTOMATIC if name != "attention"])
+@pytest.mark.parametrize("name", [name for name in AUTOMATIC if name not in ("attention", "batch_size")])
 def test_every_kind_of_device_knows_what_is_automatic(description, name):
     kinds = [kind for kind in (SweepOptions, TrainOptions) if hasattr(kind, name)]
     assert kinds
     for kind in kinds:
         assert "auto" not in {getattr(point, name) for point in plan_of(description, kind, **{name: "auto"}).points}
+
+
+def test_an_automatic_batch_size_is_asked_for_with_the_arms_and_stands_once():
+    asked = []
+
+    def find(point, arms):
+        asked.append((point.batch_size, len(arms)))
+        return 4
+
+    plan = make_plan(TrainOptions(batch="4,auto,2", compile=True), machine(), find)
+    assert [point.batch_size for point in plan.points] == [2, 4]
+    assert asked == [(0, 2)]
+    assert "nanobench autobatch" in refusal(plan_of, kind=TrainOptions, batch="auto")
 
 
 # What a plan holds
