@@ -29,26 +29,37 @@ def tokens_per_s(tokens: Callable[[Row], int], seconds: Callable[[Call], float])
     return compute
 
 
-def output_tok_s(cell: Cell) -> float | None:
-    """All tokens of the plain repetitions over all their wall time."""
-    wall_s = sum(row["wall_s"] for row in cell.plain)
-    return sum(row["tokens"] for row in cell.plain) / wall_s if wall_s else None
+def rate(name: str) -> Callable[[list[Row]], float]:
+    """A count summed over repetitions, per second of theirs."""
+    return lambda rows: sum(row[name] for row in rows) / sum(row["wall_s"] for row in rows)
+
+
+def over_launches(compute: Callable[[list[Row]], float], part: str = "value") -> Callable[[Cell], float | None]:
+    """A figure of all plain repetitions together, or a bound of it: t interval over its logs, launch by launch, or repetition
+    by repetition of a lone launch.
+    """
+
+    def found(cell: Cell) -> float | None:
+        if not cell.plain:
+            return None
+        value = compute(cell.plain)
+        launches = list(by_key(cell.plain, "launch").values())
+        units = [[rows] for rows in launches] if len(launches) > 1 else [[[row] for row in launches[0]]]
+        ratio = stats.ratio([[math.log(compute(rows)) for rows in unit] for unit in units])
+        bound = getattr(ratio, part)
+        return value if part == "value" else None if bound is None else value * bound / ratio.value
+
+    return found
 
 
 def rate_bound(part: str) -> Callable[[Cell], float | None]:
-    """A bound of the throughput: t interval over the launches' log rates, or over the repetitions of a lone launch."""
+    """A bound of the throughput."""
+    return over_launches(rate("tokens"), part)
 
-    def compute(cell: Cell) -> float | None:
-        launches = by_key(cell.plain, "launch").values()
-        if len(launches) > 1:
-            logs = [[math.log(sum(r["tokens"] for r in rows) / sum(r["wall_s"] for r in rows))] for rows in launches]
-        else:
-            logs = [[math.log(row["tokens"] / row["wall_s"]) for row in rows] for rows in launches]
-        found = stats.ratio(logs) if logs else None
-        bound, rate = getattr(found, part, None), output_tok_s(cell)
-        return None if found is None or bound is None or rate is None else rate * bound / found.value
 
-    return compute
+def output_tok_s(cell: Cell) -> float | None:
+    """All tokens of the plain repetitions over all their wall time."""
+    return over_launches(rate("tokens"))(cell)
 
 
 def tpot_s(cell: Cell) -> float | None:

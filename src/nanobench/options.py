@@ -124,6 +124,7 @@ class TrainOptions(TimedOptions):
 
     batch: str = option("4,8", "LIST of batch sizes, rows of a rank at a time; auto is what nanobench autobatch finds", WHAT)
     dtype: str = option("auto", "LIST of float32, bfloat16 (autocast over float32 weights)", WHAT)
+    compile_mode: str = option("off", f"LIST of {', '.join(name for name in COMPILE_MODES if name != 'freeze')}", HOW)
     seq_len: str = option("auto", "LIST of tokens per full row", WHAT)
     phase: str = option("pretrain", f"LIST of {', '.join(PHASES)}", WHAT)
     data: str = option(SYNTHETIC, f"LIST of {SYNTHETIC} or paths of texts", WHAT)

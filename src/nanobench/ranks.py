@@ -1,16 +1,11 @@
 """Ranks that train together under torchrun: who am I, what rank 0 decided, who was slowest."""
 
-import os
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
-PATIENCE = timedelta(seconds=120)
-"""How long a rank waits for another that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +43,3 @@ class World:
 
 
 ALONE = World()
-
-
-def join(device: torch.device) -> World:
-    """The world that torchrun started this process in; alone without one."""
-    if "RANK" not in os.environ:
-        return ALONE
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    return World(dist.get_rank(), dist.get_world_size())

@@ -127,7 +127,7 @@ class Point:
     tokenizer: str = ""
     """bytes, or the name of one of tiktoken's encodings; empty for synthetic data"""
     optimizer: str = ""
-    grad_accum: int = 0
+    grad_accum: int = 1
     """batches whose gradients are added up before the optimizer's step"""
     world_size: int = 1
     """processes that train together"""

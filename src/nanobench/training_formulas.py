@@ -1,6 +1,5 @@
 """What the columns of training are computed by: functions of a cell. Each gives None where the cell cannot know."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,37 +9,14 @@ from nanobench.cells import Cell, Row, by_key, steady_rows
 from nanobench.schema import GPTShape
 
 
-def rate(name: str) -> Callable[[list[Row]], float]:
-    """A count summed over repetitions, per second of theirs."""
-    return lambda rows: sum(row[name] for row in rows) / sum(row["wall_s"] for row in rows)
-
-
-def over_launches(compute: Callable[[list[Row]], float], part: str = "value") -> Callable[[Cell], float | None]:
-    """A figure of all plain repetitions together, or a bound of it: t interval over its logs, launch by launch, or repetition
-    by repetition of a lone launch.
-    """
-
-    def found(cell: Cell) -> float | None:
-        if not cell.plain:
-            return None
-        value = compute(cell.plain)
-        launches = list(by_key(cell.plain, "launch").values())
-        units = [[rows] for rows in launches] if len(launches) > 1 else [[[row] for row in launches[0]]]
-        ratio = stats.ratio([[math.log(compute(rows)) for rows in unit] for unit in units])
-        bound = getattr(ratio, part)
-        return value if part == "value" else None if bound is None else value * bound / ratio.value
-
-    return found
-
-
 def per_second(name: str, part: str = "value") -> Callable[[Cell], float | None]:
     """Tokens of one kind per second."""
-    return over_launches(rate(name), part)
+    return formulas.over_launches(formulas.rate(name), part)
 
 
 def step_s(part: str) -> Callable[[Cell], float | None]:
     """Mean seconds of a step."""
-    return over_launches(lambda rows: 1 / rate("calls")(rows), part)
+    return formulas.over_launches(lambda rows: 1 / formulas.rate("calls")(rows), part)
 
 
 def padding_fraction(cell: Cell) -> float | None:
@@ -99,8 +75,10 @@ def scaling(part: str) -> Callable[[Cell], float | None]:
     def compute(cell: Cell) -> float | None:
         if cell.point.world_size == 1 or not cell.alone_rows:
             return None
-        alone = {launch: rate("tokens")(rows) for launch, rows in by_key(steady_rows(cell.alone_rows), "launch").items()}
-        mine = {launch: rate("tokens")(rows) for launch, rows in by_key(cell.plain, "launch").items()}
+        alone = {
+            launch: formulas.rate("tokens")(rows) for launch, rows in by_key(steady_rows(cell.alone_rows), "launch").items()
+        }
+        mine = {launch: formulas.rate("tokens")(rows) for launch, rows in by_key(cell.plain, "launch").items()}
         logs = [[float(np.log(mine[n] / alone[n] / cell.point.world_size))] for n in mine if n in alone]
         return getattr(stats.ratio(logs), part) if logs else None
 

@@ -14,8 +14,8 @@ from nanobench.gate import Reference
 from nanobench.models import linear
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
-from nanobench.probes.clock import Clock, mark_cost_s
-from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
+from nanobench.probes.clock import Clock
+from nanobench.record import Gate, Outcome, Repetition, Verdict
 from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point
 from nanobench.workloads.timed import Timed
@@ -129,18 +129,9 @@ class Generate(Timed):
 
     def outcome(self) -> Outcome:
         """See Workload.outcome."""
-        found = self.gate
-        wrong = found.verdict is Verdict.WRONG
         build = next(phase for phase in self.phases if phase.kind == "build")
         return Outcome(
-            status=Status.WRONG if wrong else Status.OK,
-            reason=found.note if wrong else None,
-            gate=found.verdict,
-            gate_note=found.note,
-            gate_max_error=found.max_error,
-            gate_tolerance=found.tolerance,
-            digest=found.digest,
-            mark_cost_s=mark_cost_s(self.clock),
+            **self.verdict(),
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),
@@ -149,9 +140,7 @@ class Generate(Timed):
             prefill_peak_bytes=self.peaks_bytes.get("prefill"),
             decode_peak_bytes=self.peaks_bytes.get("decode"),
             kv_cache_expected_bytes=self.expected_cache_bytes(),
-            rss_peak_bytes=memory.rss_peak_bytes(),
             path=getattr(self.engine, "path", None),
-            alloc_retries=self.alloc_retries(),
             graph_bytes=getattr(self.engine, "graph_bytes", None),
             **self.dispatched,
             **vars(self.compilation),

@@ -11,10 +11,10 @@ import torch
 
 from nanobench.engines.base import Compiler
 from nanobench.probes import compilation, memory
-from nanobench.probes.clock import Clock
+from nanobench.probes.clock import Clock, mark_cost_s
 from nanobench.probes.nvtx import spans
 from nanobench.ranks import ALONE, World
-from nanobench.record import Repetition
+from nanobench.record import Gate, Repetition, Status, Verdict
 from nanobench.schema import Arm
 
 WARMUP_S = 0.5
@@ -26,6 +26,8 @@ LEFT_EAGER = "compile mode {!r} left functions to run eagerly ({}): {}"
 class Timed(ABC):
     """One arm. `calls` generate calls, or optimizer steps, make a repetition; a member says what they are in `time`."""
 
+    gate: Gate
+    """the verdict on this arm, once it has one"""
     least_calls = 1
 
     def __init__(self, arm: Arm, clock: Clock, device: torch.device, nvtx: bool = False, world: World = ALONE) -> None:
@@ -135,6 +137,22 @@ class Timed(ABC):
             reason=None if waited else "the timer stopped before the device did",
             **facts,
         )
+
+    def verdict(self) -> dict[str, Any]:
+        """What an outcome says of the gate, the marks and the process, whatever the workload."""
+        found, wrong = self.gate, self.gate.verdict is Verdict.WRONG
+        return {
+            "status": Status.WRONG if wrong else Status.OK,
+            "reason": found.note if wrong else None,
+            "gate": found.verdict,
+            "gate_note": found.note,
+            "gate_max_error": found.max_error,
+            "gate_tolerance": found.tolerance,
+            "digest": found.digest,
+            "mark_cost_s": mark_cost_s(self.clock),
+            "rss_peak_bytes": memory.rss_peak_bytes(),
+            "alloc_retries": self.alloc_retries(),
+        }
 
     def alloc_retries(self) -> int | None:
         """Retries of CUDA's allocator since the warm-up; None on a CPU."""

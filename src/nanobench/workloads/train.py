@@ -15,9 +15,9 @@ from nanobench import attention, training_gate
 from nanobench.batches import Load, Phase, Step
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, dispatches, memory
-from nanobench.probes.clock import Clock, mark_cost_s
+from nanobench.probes.clock import Clock
 from nanobench.ranks import ALONE, World
-from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
+from nanobench.record import Gate, Outcome, Repetition
 from nanobench.schema import GRAPH_MODES, Arm, Point
 from nanobench.trainer import Trainer
 from nanobench.training_gate import Expected
@@ -136,23 +136,12 @@ class Train(Timed):
 
     def outcome(self) -> Outcome:
         """See Workload.outcome."""
-        found = self.gate
-        wrong = found.verdict is Verdict.WRONG
         if self.compiler.compiles:
             # In the gate and in the warm-up too: that is where shapes change for the first time.
             self.compilation = replace(self.compilation, recompiles=self.recompiles())
         return Outcome(
-            status=Status.WRONG if wrong else Status.OK,
-            reason=found.note if wrong else None,
-            gate=found.verdict,
-            gate_note=found.note,
-            gate_max_error=found.max_error,
-            gate_tolerance=found.tolerance,
-            digest=found.digest,
-            mark_cost_s=mark_cost_s(self.clock),
+            **self.verdict(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),
-            rss_peak_bytes=memory.rss_peak_bytes(),
-            alloc_retries=self.alloc_retries(),
             **self.memory,
             **self.dispatched,
             **vars(self.compilation),

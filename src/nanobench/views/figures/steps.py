@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanobench.errors import UserError
 from nanobench.knee import NEAR_BEST, knee
@@ -45,35 +46,32 @@ def knees(cells: pd.DataFrame) -> str:
 
 
 def compile_breakeven(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
-    """Seconds of training, compiling included, over steps: where the lines cross, compiling has paid."""
+    """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
     trained = trains(cells, "compile_breakeven")
     paid = trained[trained["breakeven_steps"].notna()]
     if paid.empty:
         raise UserError("compile_breakeven needs an arm that compiling made faster and this run has none")
     looks = sheet.arm_looks(trained)
-    places = [(title, here) for title, here in panels_of(trained) if here["breakeven_steps"].notna().any()]
+    places = panels_of(paid)
     shown = places[-MOST_COLUMNS:]
-    drawing, grid = sheet.make(len(shown), len(shown), [2.8])
+    drawing, grid = sheet.make(len(shown), len(shown), [2.6])
     for axes, (title, here) in zip(grid[0], shown, strict=True):
-        last = 2.5 * here["breakeven_steps"].max()
-        steps = np.linspace(0, last, 50)
-        for row in here.dropna(subset=["step_s"]).to_dict("records"):
-            start_s = 0.0 if pd.isna(row["compile_s"]) else row["compile_s"]
-            panel.curve(axes, looks[row["arm"]], steps, start_s + steps * row["step_s"])
-            if not pd.isna(row["breakeven_steps"]):
-                axes.axvline(row["breakeven_steps"], color=looks[row["arm"]].colour, linewidth=0.9, linestyle=":")
-                axes.annotate(
-                    f"{row['breakeven_steps']:,.0f}", (row["breakeven_steps"], 0.02), xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points", xytext=(3, 0), fontsize=7, color="0.35",
-                )  # fmt: skip
+        steps = np.linspace(0, 2.5 * here["breakeven_steps"].max(), 3)
+        for row in here.to_dict("records"):
+            doubtful = not row["speedup_lo"] > 1
+            saved_s = row["compile_s"] * (steps / row["breakeven_steps"] - 1)
+            axes.plot(steps, saved_s, color=looks[row["arm"]].colour, linestyle="--" if doubtful else "-")
+            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
+            axes.annotate(f"{row['breakeven_steps']:,.0f} steps", (row["breakeven_steps"], 0), **place)
+        axes.axhline(0, color="0.4", linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: panel.plain(value)))
         panel.entitle(axes, title, len(shown))
-        axes.set_xlim(0, last)
-        axes.set_ylim(0, None)
-    panel.outer_labels(grid, len(shown), "steps", "time with compiling (s)")
-    handles = [look.handle(arm, marked=False) for arm, look in looks.items()]
-    title = "When compiling has paid: seconds of training over steps"
-    note = "dotted: steps to break even, from the cold compile time and the mean step"
-    return sheet.frame(drawing, title, handles, trained, note, sheet.left_out("points", shown, places))
+    panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
+    handles = [looks[arm].handle(arm, marked=False) for arm in paid["arm"].drop_duplicates()]
+    note = "from the cold compile time and mean steps; dashed: the interval of its speedup holds 1, so it may never pay"
+    return sheet.frame(drawing, "When compiling has paid", handles, paid, note, sheet.left_out("points", shown, places))
 
 
 def panels_of(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
