@@ -168,7 +168,7 @@ def test_what_is_no_number_above_0_is_refused_with_an_example(text):
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
     names = {field.name for noun in (Point, Arm) for field in fields(noun)}
     generation, training = set(read_axes(GateOptions())), set(read_axes(TrainOptions()))
-    assert generation | training == names - {"device", "world_size"}
+    assert generation | training == names - {"device"}
     assert generation - training == {"prompt_len", "new_tokens", "engine", "sampler"}
 
 

@@ -131,6 +131,7 @@ class TrainOptions(TimedOptions):
     tokenizer: str = option("bytes", "LIST of bytes or names of tiktoken's encodings, for texts", WHAT)
     optimizer: str = option("adamw", "LIST of optimizers", WHAT)
     grad_accum: str = option("1", "LIST of batches whose gradients are added up per step", WHAT)
+    nproc: str = option("1", "LIST of ranks that train together, each with its own batch (DDP)", WHAT)
     checkpointing: str = option("off", f"LIST of {', '.join(CHECKPOINTING)}: activations kept or computed again", HOW)
     optimizer_kernel: str = option("fused", f"LIST of {', '.join(OPTIMIZER_KERNELS)}", HOW)
 
@@ -153,6 +154,7 @@ class AutobatchOptions:
     seq_len: str = same(TrainOptions, "seq_len")
     phase: str = same(TrainOptions, "phase")
     optimizer: str = same(TrainOptions, "optimizer")
+    nproc: str = same(TrainOptions, "nproc")
     prompt_len: str = same(GateOptions, "prompt_len")
     new_tokens: str = same(GateOptions, "new_tokens")
     engine: str = option("cached", "the engine, where something is generated", HOW)

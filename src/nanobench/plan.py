@@ -168,8 +168,10 @@ def texts(axes: dict[str, list[Any]]) -> list[str]:
 
 def asked(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ...]]:
     """The points and arms that the options mean on a device; a batch size that is automatic is 0 here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    auto = {**defaults(options)[device.partition(":")[0]], "threads": cores, "attention": "auto", "batch_size": 0}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # As many for a rank alone as for each of many: then the two tell what more ranks give.
+    threads = max(1, cores // max(read_axes(options).get("world_size", [1])))
+    auto = {**defaults(options)[device.partition(":")[0]], "threads": threads, "attention": "auto", "batch_size": 0}
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in read_axes(options).items()}
     points = dict.fromkeys(point_of(values) for values in product({**axes, "device": [device]}, Point))
     return list(points), tuple(Arm(**values) for values in product(axes, Arm))

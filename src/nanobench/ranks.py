@@ -1,11 +1,19 @@
 """Ranks that train together under torchrun: who am I, what rank 0 decided, who was slowest."""
 
+import json
+import os
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
+import torch
+import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+PATIENCE = timedelta(minutes=15)
+"""How long ranks wait for one that says nothing; one that died is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def heard(self, value: T) -> list[T]:
@@ -43,3 +51,32 @@ class World:
 
 
 ALONE = World()
+
+
+def here() -> World:
+    """What torchrun says of this process; alone without it."""
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if "RANK" in os.environ else ALONE
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this rank: on CUDA each has its own."""
+    local = os.environ.get("LOCAL_RANK")
+    return torch.device(f"cuda:{local}" if local is not None and name.startswith("cuda") else name)
+
+
+def join(device: torch.device) -> World:
+    """Meets the other ranks; alone without torchrun."""
+    world = here()
+    if world.size > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return world
+
+
+def give_up(folder: Path, failure: dict[str, str | None]) -> NoReturn:
+    """Leaves why this rank failed, and ends: its peers wait for it in the middle of a step, and torchrun ends them."""
+    try:
+        with open(folder / "failure.json", "x") as file:
+            json.dump(failure, file)
+    except FileExistsError:
+        pass
+    os._exit(1)

@@ -244,6 +244,8 @@ def records_of(company: tuple[Arm, ...], ended: Ended) -> list[ArmRecord]:
         records = [ArmRecord.from_json(record) for record in ended.record["arms"]]
         return [record for record in records if record.arm in company]
     outcome = Outcome(status=Status.TIMEOUT if ended.timed_out else Status.ERROR, reason=ended.reason)
+    if ended.failure is not None:
+        outcome = Outcome(status=Status(ended.failure["status"]), reason=ended.failure["reason"])
     return [ArmRecord(arm=arm, outcome=outcome) for arm in company]
 
 

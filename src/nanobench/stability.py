@@ -90,9 +90,10 @@ def moving_clocks(cell: Cell) -> Iterator[str]:
 
 
 def on_cpu_fraction(cell: Cell) -> float | None:
-    """CPU time of the main thread over wall time; None on CUDA, where the thread may rightly sleep."""
+    """CPU time of the main thread over wall time; None on CUDA and among ranks, where the thread may rightly sleep."""
     share = cell.per_second("cpu_s")
-    return None if share is None or cell.rows[0]["device"] != "cpu" else min(1.0, share)
+    waits = cell.rows[0]["device"] != "cpu" or cell.point.world_size > 1
+    return None if share is None or waits else min(1.0, share)
 
 
 def steal_fraction(cell: Cell) -> float | None:

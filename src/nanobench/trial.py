@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from nanobench import stats
+from nanobench import ranks, stats
 from nanobench.errors import Skip
 from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
+from nanobench.ranks import ALONE, World
 from nanobench.record import ArmRecord, Gate, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Trial
 from nanobench.workloads.base import Stage, Workload
@@ -39,25 +40,27 @@ Report = Callable[[dict[str, Any]], None]
 class Arms:
     """The arms of one trial: who is still running, what became of the others, and a note on disk of who runs now."""
 
-    def __init__(self, trial: Trial, out: Path, report: Report) -> None:
-        self.trial, self.report = trial, report
+    def __init__(self, trial: Trial, out: Path, report: Report, world: World = ALONE) -> None:
+        self.trial, self.report, self.world, self.out = trial, report, world, out
         self.shared: list[Repetition] = []
         self.live: dict[int, Workload] = {}
         self.done: dict[int, tuple[list[Repetition], Outcome]] = {}
         self.steady: dict[int, list[Repetition]] = {index: [] for index in range(len(trial.arms))}
-        self.running = os.open(out / "running", os.O_WRONLY | os.O_CREAT, 0o644)
+        self.running = os.open(out / "running" if world.leads else os.devnull, os.O_WRONLY | os.O_CREAT, 0o644)
         self.reported_at = 0.0
 
     def guard(self, index: int, work: Callable[[], Any], limited: bool = True) -> Any:
         """Runs an arm's work under the memory limit. An exception ends this arm, becomes its outcome and spares the others."""
         os.pwrite(self.running, f"{index:<4}".encode(), 0)
         try:
-            with memory.limited(self.trial.memory_limit_bytes if limited else None):
+            with memory.limited(limit_of(self.trial) if limited else None):
                 return work()
         except Exception as error:
             outcome = outcome_of(error)
             if outcome.status is Status.ERROR:
                 traceback.print_exc()
+            if self.world.size > 1 and outcome.status is not Status.SKIPPED:
+                ranks.give_up(self.out, {"status": outcome.status, "reason": outcome.reason})
         self.end(index, outcome)
         return None
 
@@ -100,9 +103,15 @@ class Arms:
         ]
 
 
-def stage_of(trial: Trial) -> Stage:
+def limit_of(trial: Trial) -> int | None:
+    """Bytes that this process may take: ranks share what a worker may."""
+    limit = trial.memory_limit_bytes
+    return None if limit is None else limit // trial.point.world_size
+
+
+def stage_of(trial: Trial, world: World) -> Stage:
     """What the arms of a trial share, with the model loaded."""
-    return Training(trial) if trial.point.trains else Generation(trial)
+    return Training(trial, world) if trial.point.trains else Generation(trial)
 
 
 def outcome_of(error: Exception) -> Outcome:
@@ -119,21 +128,25 @@ def measure(
 ) -> list[ArmRecord]:
     """Gate, warm-up and interleaved pairs of all arms of one trial; `instruments` are the device's own unless given."""
     torch.set_num_threads(trial.point.threads)
-    device = torch.device(trial.point.device)
+    device = ranks.device_of(trial.point.device)
     # Before the first use of CUDA, or the probe could not tell our own process from foreign ones.
     instruments = instruments or make_instruments(device, out)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    arms = Arms(trial, out, report)
+    world = ranks.join(device)
+    arms = Arms(trial, out, report if world.leads else lambda progress: None, world)
     started_at, start = time.time(), time.perf_counter()
     try:
-        with memory.limited(trial.memory_limit_bytes):
-            stage = stage_of(trial)
+        with memory.limited(limit_of(trial)):
+            stage = stage_of(trial, world)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
             stage.ready(gated=bool(known))
     except Exception as error:
         traceback.print_exc()
         instruments.close()
+        if world.size > 1:
+            outcome = outcome_of(error)
+            ranks.give_up(out, {"status": outcome.status, "reason": outcome.reason})
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
@@ -172,7 +185,7 @@ def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
     """Runs every arm once a block until the pairs are narrow enough or time is up. The clock says which blocks carry marks."""
     spent_s, mark_interval = 0.0, instruments.clock.mark_interval
     for block, order in enumerate(stats.orders(len(trial.arms), trial.key)):
-        if not arms.live or enough(trial, arms, spent_s, block, mark_interval):
+        if not arms.live or arms.world.decided(enough(trial, arms, spent_s, block, mark_interval)):
             return
         marked = block % mark_interval == 0
         for index in order:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from nanobench import lookup
+from nanobench import lookup, ranks
 from nanobench.attempt import attempt
 from nanobench.batches import Corpus
 from nanobench.errors import UserError
@@ -123,7 +123,7 @@ def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]
     if "calibrate" in request:
         return calibrate(request["calibrate"])
     if "attempt" in request:
-        return attempt(Trial.from_json(request["attempt"]))
+        return attempt(Trial.from_json(request["attempt"]), out)
     trial = Trial.from_json(request["trial"])
     known = {label: Gate(**gate) for label, gate in request["gates"].items()}
     return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}
@@ -133,6 +133,8 @@ def run(request_path: Path, out: Path, report: Report) -> None:
     """Answers one request file with `out/record.json`, written whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     record = answer(json.loads(request_path.read_text()), out, report)
+    if not ranks.here().leads:
+        return
     (out / "record.part").write_text(json.dumps(record))
     (out / "record.part").rename(out / "record.json")
 
@@ -187,6 +189,10 @@ def main() -> None:
     arguments = parser.parse_args()
     faulthandler.enable()
     memory.keep_freed()
+    if not ranks.here().leads:
+        die_with_parent()
+        os.dup2(2, 1)
+        return run(arguments.request, arguments.out, lambda progress: None)
     if not (arguments.serve or arguments.channel):
         return run(arguments.request, arguments.out, lambda progress: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

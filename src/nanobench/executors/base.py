@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -24,6 +25,8 @@ class Ended:
     record: dict[str, Any] | None
     timed_out: bool = False
     reason: str | None = None
+    failure: dict[str, str] | None = None
+    """status and reason that one of several ranks left behind"""
     killed: bool = False
     """by SIGKILL, and not for its time: as the kernel does where memory runs out"""
     running: int | None = None
@@ -42,19 +45,27 @@ class Executor(Protocol):
         ...
 
 
-def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder."""
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--max-restarts=0")
+
+
+def start(arguments: list[str], seed: int, cache: Path, log: Path, ranks: int = 1) -> subprocess.Popen[bytes]:
+    """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder;
+    where it has several ranks torchrun starts and watches them.
+    """
     generator = random.Random(seed)
     environment = {
         **os.environ,
         "PYTHONHASHSEED": str(generator.randrange(2**32)),
         "NANOBENCH_PADDING": "x" * generator.randrange(4096),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        # Ranks of one machine meet on its loopback, whatever its name resolves to.
+        **({"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")} if ranks > 1 and sys.platform == "linux" else {}),
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as errors:
+        launcher = [] if ranks == 1 else [*TORCHRUN, f"--nproc-per-node={ranks}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "nanobench.worker", *arguments],
+            [sys.executable, *launcher, "-m", "nanobench.worker", *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -93,7 +104,7 @@ class Line:
         return json.loads(line)
 
 
-def follow(line: Line, folder: Path, timeout_s: float, progress: Progress) -> Ended:
+def follow(line: Line, folder: Path, log: Path, timeout_s: float, progress: Progress) -> Ended:
     """Listens to a worker until it ends, answering each report once `progress` has shown it; kills it at the time limit."""
     deadline, pid, timed_out, code = time.monotonic() + timeout_s, line.process.pid, False, None
     while True:
@@ -114,22 +125,33 @@ def follow(line: Line, folder: Path, timeout_s: float, progress: Progress) -> En
         elif "exit" in message:
             code = message["exit"]
             break
-    return ended(folder, code, timed_out, timeout_s)
+    return ended(folder, log, code, timed_out, timeout_s)
 
 
-def ended(folder: Path, code: int, timed_out: bool, timeout_s: float) -> Ended:
+def ended(folder: Path, log: Path, code: int, timed_out: bool, timeout_s: float) -> Ended:
     """Reads what the worker left behind."""
     try:
         return Ended(record=json.loads((folder / "record.json").read_text()))
     except FileNotFoundError:
         pass
-    reason = f"no answer within {timeout_s:g} s" if timed_out else death(code)
+    reason = f"no answer within {timeout_s:g} s" if timed_out else death_of_rank(log) or death(code)
     try:
         running = int((folder / "running").read_text())
     except (FileNotFoundError, ValueError):
         running = None
     killed = code == -signal.SIGKILL and not timed_out
-    return Ended(record=None, timed_out=timed_out, reason=reason, killed=killed, running=running)
+    try:
+        failure = json.loads((folder / "failure.json").read_text())
+    except FileNotFoundError:
+        failure = None
+    return Ended(None, timed_out, reason, failure, killed, running)
+
+
+def death_of_rank(log: Path) -> str | None:
+    """The first of several ranks that ended, and how, by torchrun's summary at the end of the log; None without one."""
+    tail = log.read_text(errors="replace")[-4000:] if log.exists() else ""
+    found = re.search(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", tail[tail.rfind("Root Cause") :])
+    return f"rank {found[1]}: {death(int(found[2]))}" if found and "Root Cause" in tail else None
 
 
 def death(code: int) -> str:

@@ -17,22 +17,24 @@ class Local:
     def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> Ended:
         """See Executor.run."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "record.json").unlink(missing_ok=True)
+        for name in ("record.json", "failure.json"):
+            (folder / name).unlink(missing_ok=True)
         trial = folder / "trial.json"
         trial.write_text(json.dumps(request))
-        if self.isolation == "spawn":
+        ranks = ranks_of(request)
+        if self.isolation == "spawn" or ranks > 1:
             self.seed += 1
-            process = start([str(trial), str(folder), "--channel"], self.seed, self.cache, log)
-            return self.finish(Line(process), folder, timeout_s, progress)
+            process = start([str(trial), str(folder), "--channel"], self.seed, self.cache, log, ranks)
+            return self.finish(Line(process), folder, log, timeout_s, progress)
         if self.server is None or self.server.process.poll() is not None:
             self.server = Line(start(["--serve"], self.seed, self.cache, log))
         self.server.send({"request": str(trial), "out": str(folder), "log": str(log)})
-        return follow(self.server, folder, timeout_s, progress)
+        return follow(self.server, folder, log, timeout_s, progress)
 
-    def finish(self, line: Line, folder: Path, timeout_s: float, progress: Progress) -> Ended:
+    def finish(self, line: Line, folder: Path, log: Path, timeout_s: float, progress: Progress) -> Ended:
         """Follows a process that answers one request, and ends with it."""
         try:
-            return follow(line, folder, timeout_s, progress)
+            return follow(line, folder, log, timeout_s, progress)
         finally:
             line.process.kill()
             line.process.wait()
@@ -43,6 +45,12 @@ class Local:
             self.server.process.kill()
             self.server.process.wait()
             self.server = None
+
+
+def ranks_of(request: dict[str, Any]) -> int:
+    """How many processes answer a request together."""
+    trial = request.get("trial") or request.get("attempt")
+    return trial["point"]["world_size"] if trial else 1
 
 
 def build(isolation: str, seed: int, cache: Path) -> Executor:

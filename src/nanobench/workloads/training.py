@@ -9,7 +9,7 @@ from nanobench.batches import Corpus, Phase
 from nanobench.models.base import Adapter
 from nanobench.probes import memory
 from nanobench.probes.clock import Clock
-from nanobench.ranks import ALONE, World
+from nanobench.ranks import ALONE, World, device_of
 from nanobench.schema import Arm, Point, Trial
 from nanobench.training_gate import Expected
 from nanobench.workloads.train import GATED, Train
@@ -19,7 +19,7 @@ def load(point: Point, seed: int) -> Adapter:
     """The model of a point on its device in float32; with random weights from the seed unless it brings its own."""
     torch.manual_seed(seed)
     adapter: Adapter = lookup.find("models", point.model)()
-    adapter.module.to(device=point.device, dtype=torch.float32)
+    adapter.module.to(device=device_of(point.device), dtype=torch.float32)
     return adapter
 
 
@@ -32,7 +32,7 @@ class Training:
         point = trial.point
         self.trial, self.world, self.adapter = trial, world, load(point, trial.seed)
         corpus = Corpus.of(point, self.adapter.shape.vocab_size, trial.seed)
-        device, parts = torch.device(point.device), point.grad_accum * point.world_size
+        device, parts = next(self.adapter.module.parameters()).device, point.grad_accum * point.world_size
         self.phase = Phase(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts)
         self.expected: Expected | None = None
 
