@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
-import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
