@@ -231,6 +231,50 @@ class Failing(GPTAdapter):
         return super().forward(idx_BT, targets_BT, last_only)
 
 
+class SecondRank(GPTAdapter):
+    """Among ranks the second one does something else in its training; a rank alone is as any other."""
+
+    odd = staticmethod(lambda loss: loss)
+    steps = 0
+
+    def forward(self, idx_BT, targets_BT=None, last_only=False):
+        found = super().forward(idx_BT, targets_BT, last_only)
+        if targets_BT is None or os.environ.get("RANK") != "1":
+            return found
+        SecondRank.steps += 1
+        return type(self).odd(found)
+
+
+class Lopsided(SecondRank):
+    """Its gradients are twice as long."""
+
+    odd = staticmethod(lambda loss: 2 * loss)
+
+
+class DyingRank(SecondRank):
+    """It is killed behind the gate, as somebody's hand would."""
+
+    odd = staticmethod(lambda loss: os.kill(os.getpid(), signal.SIGKILL) if SecondRank.steps > 6 else loss)
+
+
+class HangingRank(SecondRank):
+    """It never comes back."""
+
+    odd = staticmethod(lambda loss: time.sleep(3600))
+
+
+class HoardingRank(SecondRank):
+    """It wants 64 GiB."""
+
+    odd = staticmethod(lambda loss: loss + torch.empty(1 << 34).sum())
+
+
+class FailingRank(SecondRank):
+    """It raises."""
+
+    odd = staticmethod(lambda loss: {}["no loss on this rank"])
+
+
 def _tiny(kind):
     inner = build_gpt2(**TINY)
     return kind(inner.module, inner.shape)
@@ -246,6 +290,26 @@ def copying():
 
 def failing():
     return _tiny(Failing)
+
+
+def lopsided():
+    return _tiny(Lopsided)
+
+
+def dying_rank():
+    return _tiny(DyingRank)
+
+
+def hanging_rank():
+    return _tiny(HangingRank)
+
+
+def hoarding_rank():
+    return _tiny(HoardingRank)
+
+
+def failing_rank():
+    return _tiny(FailingRank)
 
 
 def lazy(parameters, *, fused):

@@ -19,6 +19,7 @@ from nanobench.machine import Machine
 from nanobench.plan import Plan
 from nanobench.probes import dispatches, virtual
 from nanobench.probes.virtual import VirtualClock, VirtualDevice
+from nanobench.record import Status
 from nanobench.runner import Sweep
 from nanobench.schema import Point
 
@@ -34,7 +35,7 @@ class Worker:
 
     def run(self, request, folder, log, timeout_s, progress):
         self.asked.append(request["calibrate"])
-        return Ended(self.record or None, reason="worker ended with exit code 1; see its log")
+        return Ended(self.record or None, Status.ERROR, "worker ended with exit code 1; see its log")
 
 
 @pytest.fixture

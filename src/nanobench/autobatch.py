@@ -154,11 +154,9 @@ def attempt_in(executor: Executor, trial: Trial, folder: Path, timeout_s: float)
         ended = executor.run({"attempt": asdict(sized)}, folder / f"batch-{batch_size}", log, timeout_s, lambda report: None)
         if ended.record is None:
             # Whom the kernel's out-of-memory killer takes can leave no record.
-            out_of_memory = ended.killed or (ended.failure or {}).get("status") == Status.OOM
-            reason = ended.failure["reason"] if ended.failure else ended.reason
-            if out_of_memory:
-                return Try(batch_size, None, reason=reason)
-            raise UserError(f"batch {batch_size}: {reason}")
+            if ended.killed or ended.status is Status.OOM:
+                return Try(batch_size, None, reason=ended.reason)
+            raise UserError(f"batch {batch_size}: {ended.reason}")
         found = ended.record
         if found["status"] == Status.OK:
             return Try(batch_size, found["tok_s"], found["peak_bytes"])

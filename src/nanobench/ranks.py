@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -69,6 +70,19 @@ def join(device: torch.device) -> World:
     if world.size > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return world
+
+
+def launch(size: int, arguments: list[str]) -> None:
+    """Has torchrun start and watch a worker as ranks on this machine. It never restarts them, and Ctrl-C is not for it: the
+    worker's parent decides when it ends.
+    """
+    from torch.distributed import run
+
+    os.setsid()
+    if sys.platform == "linux":
+        # Ranks of one machine meet on its loopback, whatever its name resolves to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    run.main(["--standalone", "--max-restarts=0", f"--nproc-per-node={size}", "-m", "nanobench.worker", *arguments])
 
 
 def give_up(folder: Path, failure: dict[str, str | None]) -> NoReturn:

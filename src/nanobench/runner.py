@@ -178,6 +178,8 @@ class Sweep:
                 rest = tuple(arm for arm in company if arm != company[ended.running])
                 company = (company[ended.running],)
                 companies = [rest, *companies] if rest else companies
+                if rest and ended.status is Status.OOM:
+                    companies, company = [*companies, company], ()
             elif ended.record is not None and len(company) > 1:
                 crowded = tuple(r.arm for r in records_of(company, ended) if r.outcome.status is Status.OOM)
                 companies += [(arm,) for arm in crowded]
@@ -243,10 +245,7 @@ def records_of(company: tuple[Arm, ...], ended: Ended) -> list[ArmRecord]:
     if ended.record is not None:
         records = [ArmRecord.from_json(record) for record in ended.record["arms"]]
         return [record for record in records if record.arm in company]
-    outcome = Outcome(status=Status.TIMEOUT if ended.timed_out else Status.ERROR, reason=ended.reason)
-    if ended.failure is not None:
-        outcome = Outcome(status=Status(ended.failure["status"]), reason=ended.failure["reason"])
-    return [ArmRecord(arm=arm, outcome=outcome) for arm in company]
+    return [ArmRecord(arm=arm, outcome=Outcome(status=ended.status, reason=ended.reason)) for arm in company]
 
 
 def is_at(row: Row, point: Point) -> bool:

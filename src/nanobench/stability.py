@@ -63,7 +63,7 @@ def disturbances(cell: Cell) -> Iterator[str]:
     for share, limit, words in (
         (throttled(cell), MOST_THROTTLED, "clocks or CPU quota were held down in {:.0%} of the repetitions"),
         (steal_fraction(cell), MOST_STEAL, "the hypervisor took {:.1%} of the time"),
-        (cell.per_second("pressure_s"), MOST_PRESSURE, "tasks waited for a core in {:.0%} of the time"),
+        (pressure_fraction(cell), MOST_PRESSURE, "tasks waited for a core in {:.0%} of the time"),
         (spin_drift(cell), MOST_SPIN_DRIFT, "a loop of fixed length drifted by {:.0%} within a launch"),
     ):
         if share is not None and share > limit:
@@ -87,6 +87,11 @@ def moving_clocks(cell: Cell) -> Iterator[str]:
     others = [row["clock_sm_hz"] for row in steady_rows(cell.reference_rows) if row["clock_sm_hz"]]
     if clocks and others and abs(apart := float(np.median(clocks) / np.median(others)) - 1) > MOST_CLOCK_SPREAD:
         yield f"the SM clock differs by {apart:+.0%} from the reference's (limit {MOST_CLOCK_SPREAD:.0%})"
+
+
+def pressure_fraction(cell: Cell) -> float | None:
+    """Share of the time in which tasks waited for a core; None among ranks, whose own threads of communication wait too."""
+    return None if cell.point.world_size > 1 else cell.per_second("pressure_s")
 
 
 def on_cpu_fraction(cell: Cell) -> float | None:

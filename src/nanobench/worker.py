@@ -186,8 +186,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", help="folder that receives record.json")
     parser.add_argument("--channel", action="store_true", help="report on standard output, wait for answers on standard input")
     parser.add_argument("--serve", action="store_true", help="fork a child per request read from standard input")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that answer together")
     arguments = parser.parse_args()
     faulthandler.enable()
+    if arguments.ranks > 1:
+        die_with_parent()
+        return ranks.launch(arguments.ranks, [str(arguments.request), str(arguments.out), "--channel"])
     memory.keep_freed()
     if not ranks.here().leads:
         die_with_parent()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -25,6 +26,7 @@ class OneLineErrors(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command and exits."""
         try:
+            refuse_ranks()
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             fail(str(error))
@@ -33,6 +35,13 @@ class OneLineErrors(TyperGroup):
         except (typer.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def refuse_ranks() -> None:
+    """Raises UserError inside torchrun: every rank would measure for itself, beside the others."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        size = os.environ.get("WORLD_SIZE", "2")
+        raise UserError(f"nanobench starts torchrun itself, once a trial: run it by itself, as train-throughput --nproc {size}")
 
 
 def fail(message: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """Commands that measure: kv-sweep, train-throughput, verify, run."""
 
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -49,9 +48,6 @@ def sweep(options: TimedOptions, name: str) -> None:
     from nanobench.views import console as views
     from nanobench.views import terminal
 
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        ranks = os.environ.get("WORLD_SIZE", "2")
-        raise UserError(f"nanobench starts torchrun itself, once a trial; run it alone, with train-throughput --nproc {ranks}")
     console = terminal.make_console()
     if options.dry_run:
         plan, description = reopen(options, name)[1:] if options.resume else make(options)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanobench.record import Status
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -23,10 +25,8 @@ class Ended:
     """How a worker ended: its record, or why there is none."""
 
     record: dict[str, Any] | None
-    timed_out: bool = False
+    status: Status = Status.OK
     reason: str | None = None
-    failure: dict[str, str] | None = None
-    """status and reason that one of several ranks left behind"""
     killed: bool = False
     """by SIGKILL, and not for its time: as the kernel does where memory runs out"""
     running: int | None = None
@@ -45,27 +45,19 @@ class Executor(Protocol):
         ...
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--max-restarts=0")
-
-
-def start(arguments: list[str], seed: int, cache: Path, log: Path, ranks: int = 1) -> subprocess.Popen[bytes]:
-    """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder;
-    where it has several ranks torchrun starts and watches them.
-    """
+def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder."""
     generator = random.Random(seed)
     environment = {
         **os.environ,
         "PYTHONHASHSEED": str(generator.randrange(2**32)),
         "NANOBENCH_PADDING": "x" * generator.randrange(4096),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        # Ranks of one machine meet on its loopback, whatever its name resolves to.
-        **({"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")} if ranks > 1 and sys.platform == "linux" else {}),
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as errors:
-        launcher = [] if ranks == 1 else [*TORCHRUN, f"--nproc-per-node={ranks}"]
         return subprocess.Popen(
-            [sys.executable, *launcher, "-m", "nanobench.worker", *arguments],
+            [sys.executable, "-m", "nanobench.worker", *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -130,28 +122,38 @@ def follow(line: Line, folder: Path, log: Path, timeout_s: float, progress: Prog
 
 def ended(folder: Path, log: Path, code: int, timed_out: bool, timeout_s: float) -> Ended:
     """Reads what the worker left behind."""
+    record = left(folder / "record.json")
+    if record is not None:
+        return Ended(record)
+    running = left(folder / "running")
+    if timed_out:
+        return Ended(None, Status.TIMEOUT, f"no answer within {timeout_s:g} s", running=running)
+    rank, code = (first_death(log) if code > 0 else None) or (None, code)
+    failure = left(folder / "failure.json") if code >= 0 else None
+    if failure is not None:
+        return Ended(None, Status(failure["status"]), failure["reason"], running=running)
+    reason = death(code) if rank is None else f"rank {rank}: {death(code)}"
+    return Ended(None, Status.ERROR, reason, killed=code == -signal.SIGKILL, running=running)
+
+
+def left(path: Path) -> Any:
+    """What a worker wrote there; None if nothing, or nothing whole."""
     try:
-        return Ended(record=json.loads((folder / "record.json").read_text()))
-    except FileNotFoundError:
-        pass
-    reason = f"no answer within {timeout_s:g} s" if timed_out else death_of_rank(log) or death(code)
-    try:
-        running = int((folder / "running").read_text())
+        return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
-        running = None
-    killed = code == -signal.SIGKILL and not timed_out
-    try:
-        failure = json.loads((folder / "failure.json").read_text())
-    except FileNotFoundError:
-        failure = None
-    return Ended(None, timed_out, reason, failure, killed, running)
+        return None
 
 
-def death_of_rank(log: Path) -> str | None:
-    """The first of several ranks that ended, and how, by torchrun's summary at the end of the log; None without one."""
-    tail = log.read_text(errors="replace")[-4000:] if log.exists() else ""
-    found = re.search(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", tail[tail.rfind("Root Cause") :])
-    return f"rank {found[1]}: {death(int(found[2]))}" if found and "Root Cause" in tail else None
+def first_death(log: Path) -> tuple[str, int] | None:
+    """Which of several ranks brought the others down, and its exit code, by the summary that torchrun ends a log with; None
+    without one. Whom a signal took goes first, as its peers only lost a connection; SIGTERM is how torchrun ends the rest.
+    """
+    tail = log.read_text(errors="replace")[-4000:].rstrip() if log.exists() else ""
+    if not tail.endswith("=" * 60):
+        return None
+    deaths = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", tail[tail.rfind("Failures:") :])
+    by_signal = [(rank, int(code)) for rank, code in deaths if int(code) < 0 and int(code) != -signal.SIGTERM]
+    return next(iter(by_signal), None) or (deaths[-1][0], int(deaths[-1][1])) if deaths else None
 
 
 def death(code: int) -> str:

@@ -24,7 +24,7 @@ class Local:
         ranks = ranks_of(request)
         if self.isolation == "spawn" or ranks > 1:
             self.seed += 1
-            process = start([str(trial), str(folder), "--channel"], self.seed, self.cache, log, ranks)
+            process = start([str(trial), str(folder), "--channel", f"--ranks={ranks}"], self.seed, self.cache, log)
             return self.finish(Line(process), folder, log, timeout_s, progress)
         if self.server is None or self.server.process.poll() is not None:
             self.server = Line(start(["--serve"], self.seed, self.cache, log))

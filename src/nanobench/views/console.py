@@ -192,7 +192,8 @@ class Screen:
         """Draws once. `progress` is a runner.Progress."""
         point, report = progress.trial.point, progress.report
         tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
-        where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}"
+        ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
+        where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
         if self.live is None:
             if report is None:
                 done = f"[{progress.done}/{progress.total}]"

@@ -1,0 +1,146 @@
+"""Ranks that train together: two of them on gloo do what one does with all the rows, and none hangs when one of them ends."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import environment
+from nanobench.executors import base
+from nanobench.record import MEASURED, Status
+
+TINY = ("--seq-len", 32, "--threads", 1, "--batch", 2, "--launches", 1, "--max-seconds", 0.05, "--no-plot", "--out", "run")
+
+
+def cells_of(folder):
+    return pd.read_parquet(folder / "run" / "cells.parquet").set_index(["world_size", "phase", "arm"])
+
+
+@pytest.fixture(scope="session")
+def scaled(nanobench, tmp_path_factory):
+    """One rank and two, over rows that carry padding and gradients that are added up over two batches."""
+    folder = tmp_path_factory.mktemp("scaled")
+    asked = ("--nproc", "1,2", "--grad-accum", 2, "--phase", "sft-dynamic", "--launches", 2)
+    done = nanobench("train-throughput", "--model", "fakes:tiny", *TINY, *asked, "--json", cwd=folder, code=0)
+    return cells_of(folder), done.stdout
+
+
+def test_ranks_do_what_one_does_with_all_the_rows(scaled):
+    """The gate holds losses, gradients and weights of both ranks against a plain loop over the joined batch."""
+    cells = scaled[0]
+    assert len(cells) == 2
+    assert set(cells["status"]) <= set(MEASURED)
+    assert set(cells["gate"]) == {"exact"}
+    assert (cells["gate_max_error"] < 1e-4).all()
+
+
+def test_efficiency_has_an_interval_and_a_rank_alone_has_none(scaled):
+    alone, both = scaled[0]["scaling_efficiency"]
+    assert np.isnan(alone)
+    (low,), (high,) = (scaled[0][f"scaling_efficiency_{part}"].dropna() for part in ("lo", "hi"))
+    assert 0 < low < both < high
+
+
+def test_compiled_ranks_do_what_a_plain_loop_does(nanobench, tmp_path):
+    asked = ("--nproc", 2, "--compile-mode", "default", "--model", "fakes:tiny")
+    nanobench("train-throughput", *TINY, *asked, cwd=tmp_path, code=0)
+    (cell,) = cells_of(tmp_path).to_dict("records")
+    assert cell["status"] in MEASURED
+    assert (cell["gate"], cell["graphs"]) == ("exact", 1)
+    tokens_of_both = 2 * 2 * 32
+    assert cell["train_tok_s"] * cell["step_s"] == pytest.approx(tokens_of_both)
+
+
+def test_the_terminal_tells_ranks_apart(scaled):
+    assert "2 ranks" in scaled[1]
+    assert {cell["world_size"] for cell in json.loads(scaled[1].strip().splitlines()[-1])["cells"]} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "words"),
+    [
+        ("lopsided", "wrong", "off by"),
+        ("dying_rank", "error", "rank 1: worker killed by SIGKILL"),
+        ("failing_rank", "error", "KeyError: 'no loss on this rank'"),
+        ("hoarding_rank", "oom", "DefaultCPUAllocator"),
+        ("hanging_rank", "timeout", "no answer within 20 s"),
+    ],
+)
+def test_what_one_rank_does_is_a_row_and_no_hang(nanobench, tmp_path, model, status, words):
+    """All but the last must end by themselves: the time limit would make them `timeout`."""
+    asked = ("--model", f"fakes:{model}", *TINY, "--nproc", 2, "--timeout", 20, "--memory-limit", "4GiB")
+    nanobench("train-throughput", *asked, cwd=tmp_path, code=1 if status == "wrong" else 0)
+    (cell,) = cells_of(tmp_path).to_dict("records")
+    assert cell["status"] == status
+    assert words in cell["reason"]
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in left
+
+
+def test_autobatch_is_agreed_over_ranks(nanobench, tmp_path):
+    asked = ("--model", "fakes:tiny", "--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB", "--nproc", 2, "--most", 1)
+    found = json.loads(
+        nanobench("autobatch", *asked, "--json", "--fresh", cwd=tmp_path, code=0).stdout.strip().splitlines()[-1]
+    )
+    assert found["largest_batch_size"] == 1
+    assert found["curve"][0]["tok_s"] > 0
+
+
+def test_a_search_says_what_a_rank_said(nanobench, tmp_path):
+    asked = ("--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB", "--nproc", 2, "--fresh")
+    done = nanobench("autobatch", "--model", "fakes:failing_rank", *asked, cwd=tmp_path, code=2)
+    assert "batch 1: KeyError: 'no loss on this rank'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train-throughput", "kv-sweep", "autobatch"])
+def test_inside_torchrun_it_names_its_own_option(tmp_path, command):
+    own = {**environment(), "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"}
+    line = [sys.executable, "-m", "nanobench", command, "--dry-run"]
+    done = subprocess.run(line if command != "autobatch" else line[:-1], cwd=tmp_path, env=own, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "train-throughput --nproc 4" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+SUMMARY = """
+Failures:
+[1]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code} (pid: 2)  (what it was)
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : {first} (pid: 1)
+============================================================
+"""
+
+
+def summary(code, first=1):
+    """What torchrun writes behind all; of ends within a tenth of a second it may call either the first."""
+    return SUMMARY.format(code=code, first=first)
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "failure", "expected"),
+    [
+        (summary(-9), 1, True, (Status.ERROR, "rank 1: worker killed by SIGKILL", True)),
+        (summary(1), 1, True, (Status.OOM, "no memory", False)),
+        (summary(-15, 3), 1, False, (Status.ERROR, "rank 0: worker ended with exit code 3", False)),
+        (summary(-9) + "another one began", 1, True, (Status.OOM, "no memory", False)),
+        (summary(-9), -9, False, (Status.ERROR, "worker killed by SIGKILL", True)),
+        ("", 5, False, (Status.ERROR, "worker ended with exit code 5", False)),
+    ],
+)
+def test_how_ranks_ended_is_what_the_first_of_them_did(tmp_path, log, code, failure, expected):
+    """Its peers lose a connection, and say so; a summary that something was written behind is an older one."""
+    (tmp_path / "log").write_text(log)
+    if failure:
+        (tmp_path / "failure.json").write_text(json.dumps({"status": "oom", "reason": "no memory"}))
+    ended = base.ended(tmp_path, tmp_path / "log", code, False, 1.0)
+    status, words, killed = expected
+    assert (ended.status, ended.killed) == (status, killed)
+    assert ended.reason.startswith(words)
