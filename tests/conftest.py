@@ -26,16 +26,6 @@ SMALL = (
 )
 
 
-RUNS = {"small_run", "trained", "scaled"}
-"""Measured once, for many tests."""
-
-
-def pytest_itemcollected(item):
-    """One process takes all tests that read a run (with --dist loadgroup), so that only one measures it."""
-    if RUNS & set(item.fixturenames):
-        item.add_marker(pytest.mark.xdist_group("runs"))
-
-
 @pytest.fixture(autouse=True)
 def few_threads(monkeypatch):
     """Tests run side by side: more threads than cores would only slow them down."""
