@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results
-# What `make gpu` runs: configurations and the seconds after which each is stopped.
-GPU ?= gpu-seeds:170 gpu-modes:95 gpu-samplers:45 gpu-attention:35 gpu-context:55 gpu-batch:50
+# What `make gpu` runs: configurations and the seconds after which each is stopped; a part of them with GPU="gpu-train:330".
+GPU ?= gpu-seeds:170 gpu-modes:95 gpu-samplers:45 gpu-attention:35 gpu-context:55 gpu-batch:50 gpu-train:330 gpu-train-auto:560
 # The limits that they all are held against; they are kept for all of them.
 CALIBRATE ?= timeout 50 $(PYTHON) -m nanobench calibrate --device cuda --dtype bfloat16
 STAMP := $(shell date +%Y%m%d-%H%M%S)

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from conftest import environment
+from nanobench.errors import UserError
 from nanobench.executors import base
 from nanobench.record import MEASURED, Status
+from nanobench.views import plots
 
 TINY = ("--seq-len", 32, "--threads", 1, "--batch", 2, "--launches", 1, "--max-seconds", 0.05, "--no-plot", "--out", "run")
 
@@ -44,6 +46,15 @@ def test_efficiency_has_an_interval_and_a_rank_alone_has_none(scaled):
     assert 0 < low < both < high
 
 
+def test_scaling_is_drawn_with_what_it_is_over_one_rank(scaled):
+    cells = scaled[0].reset_index()
+    drawn = plots.figure("scaling_vs_ranks", cells, [])
+    words = [text.get_text() for axes in drawn.axes for text in axes.texts]
+    assert words == [f"{cells['scaling_efficiency'].iloc[1]:.0%}"]
+    with pytest.raises(UserError, match="--nproc 1,2"):
+        plots.figure("scaling_vs_ranks", cells[cells["world_size"].eq(1)], [])
+
+
 def test_compiled_ranks_do_what_a_plain_loop_does(nanobench, tmp_path):
     asked = ("--nproc", 2, "--compile-mode", "default", "--model", "fakes:tiny")
     nanobench("train-throughput", *TINY, *asked, cwd=tmp_path, code=0)
@@ -64,8 +75,8 @@ def test_the_terminal_tells_ranks_apart(scaled):
     [
         ("lopsided", "wrong", "off by"),
         ("dying_rank", "error", "rank 1: worker killed by SIGKILL"),
-        ("failing_rank", "error", "KeyError: 'no loss on this rank'"),
-        ("hoarding_rank", "oom", "DefaultCPUAllocator"),
+        ("failing_rank", "error", "rank 1: KeyError: 'no loss on this rank'"),
+        ("hoarding_rank", "oom", "rank 1: RuntimeError: [enforce failAllocator"),
         ("hanging_rank", "timeout", "no answer within 20 s"),
     ],
 )
@@ -92,7 +103,7 @@ def test_autobatch_is_agreed_over_ranks(nanobench, tmp_path):
 def test_a_search_says_what_a_rank_said(nanobench, tmp_path):
     asked = ("--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB", "--nproc", 2, "--fresh")
     done = nanobench("autobatch", "--model", "fakes:failing_rank", *asked, cwd=tmp_path, code=2)
-    assert "batch 1: KeyError: 'no loss on this rank'" in done.stderr
+    assert "batch 1: rank 1: KeyError: 'no loss on this rank'" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["train-throughput", "kv-sweep", "autobatch"])

@@ -26,7 +26,7 @@ from nanobench.record import ArmRecord, Outcome, Repetition, Status, Verdict, ra
 from nanobench.schema import Arm, Point
 from nanobench.views import plots, report, sheet, units
 
-TRAINING = {"training_vs_batch", "compile_breakeven"}
+TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
 GENERATION = [name for name in plots.PLOTS if name not in TRAINING]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))

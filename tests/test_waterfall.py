@@ -62,6 +62,21 @@ def run(times, arms=None, **others):
     return [row for (arm, batch), launches in times.items() for row in rows_of(arm, batch, launches, arms, **others)]
 
 
+def steps_of(times, seq_len=32):
+    """Raw rows of a run that trains: (arm, batch size) -> launches of seconds per step; half of the tokens carry loss."""
+    arms, found = tuple(dict.fromkeys(arm for arm, _ in times)), []
+    for (arm, batch), launches in times.items():
+        where = {"batch_size": batch, "seq_len": seq_len, "phase": "sft-padded", "optimizer": "adamw"}
+        point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, **where)
+        counts = {"tokens": batch * seq_len, "useful_tokens": batch * seq_len // 2, "contexts": 1, "useful_contexts": 1}
+        for launch, walls_s in enumerate(launches, start=1):
+            trial = Trial(point=point, arms=arms, launch=launch, seed=0, target_ci=0.05, max_seconds=1.0)
+            timed = [Repetition(kind="steady", block=n, wall_s=wall_s, **counts) for n, wall_s in enumerate(walls_s)]
+            ended = Outcome(status=Status.OK, gate=Verdict.EXACT)
+            found += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=tuple(timed), outcome=ended))
+    return found
+
+
 def frame(rows):
     return pa.Table.from_pylist(metrics.derive(rows), schema=cells_schema()).to_pandas()
 
@@ -106,6 +121,39 @@ def test_both_ways_lead_from_the_first_arm_at_the_smallest_batch_to_the_last_at_
 def test_the_interaction_is_what_the_cache_is_worth_at_the_largest_batch_over_what_it_is_at_the_smallest():
     assert only(TWO).interaction.ratio.value == pytest.approx(4)
     assert (only(TWO).interaction.from_batch, only(TWO).interaction.to_batch) == (1, 4)
+
+
+EAGER, FASTER = Arm(engine=""), Arm(engine="", compile_mode="default")
+
+
+def test_training_has_a_chain_of_its_own():
+    """Compiling is worth 2 at batch 4 and 1.6 at batch 16, the batch 2 to an eager step: together 3.2, and not 4."""
+    times = {
+        (EAGER, 4): [[4.0] * 2] * 2,
+        (FASTER, 4): [[2.0] * 2] * 2,
+        (EAGER, 16): [[8.0] * 2] * 2,
+        (FASTER, 16): [[5.0] * 2] * 2,
+    }
+    rows = steps_of(times)
+    (one,) = found(rows)
+    assert one.arms == ["eager", "compiled default"]
+    assert values(one.arms_first) == pytest.approx({"compile": 2, BATCH: 1.6})
+    assert values(one.batch_first) == pytest.approx({BATCH: 2, "compile": 1.6})
+    assert one.total.ratio.value == pytest.approx(3.2)
+    assert one.interaction.ratio.value == pytest.approx(0.8)
+    assert (one.left_out, one.aside) == ([], [])
+    assert plots.figure("waterfall", frame(rows), rows)
+
+
+def test_a_recipe_of_another_kind_is_no_step_of_training():
+    kept, again = (
+        Arm(engine="", checkpointing="checkpointed"),
+        Arm(engine="", checkpointing="checkpointed", compile_mode="default"),
+    )
+    rows = steps_of({(arm, 4): [[1.0] * 2] * 2 for arm in (EAGER, FASTER, kept, again)})
+    (one,) = found(rows)
+    assert one.arms == ["eager", "compiled default"]
+    assert one.aside == [kept.label, again.label]
 
 
 def test_the_interval_is_student_over_the_launches_mean_logs():

@@ -35,7 +35,7 @@ def attempt(trial: Trial, out: Path) -> dict[str, Any]:
     except Exception as error:
         outcome = outcome_of(error)
         if world.size > 1:
-            ranks.give_up(out, {"status": outcome.status, "reason": outcome.reason})
+            ranks.give_up(out, outcome.status, outcome.reason)
         return {"status": outcome.status, "reason": outcome.reason}
     wall_s = sum(each.wall_s or 0.0 for each in done)
     return {

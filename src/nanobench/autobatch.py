@@ -61,52 +61,66 @@ class Try:
 
 
 class Search:
-    """Tries batch sizes, each once, and remembers what became of them."""
+    """Tries batch sizes and remembers what became of them."""
 
     def __init__(self, attempt: Callable[[int], Try], wish: Wish, ranks: int = 1, tell: Callable[[Try], None] = lambda t: None):
         self.attempt, self.wish, self.ranks, self.tell = attempt, wish, ranks, tell
         self.tries: dict[int, Try] = {}
+        self.failed_again: set[int] = set()
         self.begun = time.monotonic()
 
     def fits(self, batch_size: int) -> bool:
-        """Whether a batch of this size finds its memory."""
+        """Whether a batch of this size finds its memory, the last time that it was tried."""
         if batch_size not in self.tries:
-            self.tries[batch_size] = self.attempt(batch_size)
-            self.tell(self.tries[batch_size])
+            self.take(batch_size)
         return self.tries[batch_size].tok_s is not None
+
+    def take(self, batch_size: int) -> None:
+        """Tries a batch size. One that fails for the second time has failed for good."""
+        had_failed = batch_size in self.tries
+        self.tries[batch_size] = self.attempt(batch_size)
+        if had_failed and not self.fits(batch_size):
+            self.failed_again.add(batch_size)
+        self.tell(self.tries[batch_size])
 
     @property
     def late(self) -> bool:
         """Whether time is up."""
-        return time.monotonic() - self.begun >= self.wish.max_seconds
+        return bool(self.tries) and time.monotonic() - self.begun >= self.wish.max_seconds
 
     def run(self) -> Row:
         """The answer. Raises UserError where not even the smallest batch fits."""
-        low, high = 0, None
-        for batch_size in self.doubling():
-            if not self.fits(batch_size):
-                high = batch_size
-                break
-            low = batch_size
-        while high is not None and low and high - low > max(1, low // NEAR) and not self.late:
-            middle = self.usable((low + high) // 2)
-            if middle <= low:
-                break
-            low, high = (middle, high) if self.fits(middle) else (low, middle)
+        while not self.late and (batch_size := self.next_batch()):
+            self.take(batch_size)
+        low, high = self.bounds()
         if not low:
             raise UserError(self.too_big())
         return self.answer(low, high)
 
+    def bounds(self) -> tuple[int, int | None]:
+        """The largest batch that fits, 0 where none was found, and the smallest above it that failed."""
+        low = max((n for n in self.tries if self.fits(n)), default=0)
+        return low, min((n for n in self.tries if n > low), default=None)
+
+    def next_batch(self) -> int | None:
+        """The next of 1, 2, 4, ... until one fails, then the middle of what is between; at last the one that failed once more,
+        as fragments of memory are chance. None where the search has ended.
+        """
+        low, high = self.bounds()
+        if high is None:
+            return next((n for n in self.doubling() if n > low), None)
+        middle = self.usable((low + high) // 2)
+        if high - low > max(1, low // NEAR) and middle > low:
+            return middle
+        return None if high in self.failed_again else high
+
     def doubling(self) -> Iterator[int]:
-        """1, 2, 4, ..., of those that may be used, until the largest that is asked for or time is up."""
+        """1, 2, 4, ..., up to the largest that is asked for, each made one that may be used."""
         batch_size = 1
-        while not (self.late and self.tries):
-            usable = self.usable(min(batch_size, self.wish.most))
-            if usable and usable not in self.tries:
-                yield usable
-            if batch_size >= self.wish.most:
-                return
+        while batch_size < self.wish.most:
+            yield self.usable(batch_size)
             batch_size *= 2
+        yield self.usable(self.wish.most)
 
     def usable(self, batch_size: int) -> int:
         """See Wish.fitting."""

@@ -85,11 +85,11 @@ def launch(size: int, arguments: list[str]) -> None:
     run.main(["--standalone", "--max-restarts=0", f"--nproc-per-node={size}", "-m", "nanobench.worker", *arguments])
 
 
-def give_up(folder: Path, failure: dict[str, str | None]) -> NoReturn:
+def give_up(folder: Path, status: str, reason: str | None) -> NoReturn:
     """Leaves why this rank failed, and ends: its peers wait for it in the middle of a step, and torchrun ends them."""
     try:
         with open(folder / "failure.json", "x") as file:
-            json.dump(failure, file)
+            json.dump({"status": status, "reason": f"rank {here().rank}: {reason}"}, file)
     except FileExistsError:
         pass
     os._exit(1)

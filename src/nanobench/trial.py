@@ -60,7 +60,7 @@ class Arms:
             if outcome.status is Status.ERROR:
                 traceback.print_exc()
             if self.world.size > 1 and outcome.status is not Status.SKIPPED:
-                ranks.give_up(self.out, {"status": outcome.status, "reason": outcome.reason})
+                ranks.give_up(self.out, outcome.status, outcome.reason)
         self.end(index, outcome)
         return None
 
@@ -146,7 +146,7 @@ def measure(
         instruments.close()
         if world.size > 1:
             outcome = outcome_of(error)
-            ranks.give_up(out, {"status": outcome.status, "reason": outcome.reason})
+            ranks.give_up(out, outcome.status, outcome.reason)
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]

@@ -1,6 +1,7 @@
 """What each change contributes to the whole: one factor per change, and their product is the measured total.
 
-The chain of arms is fixed: logits at every position, at the last one alone, a cache, a compiled step, a captured CUDA graph.
+The chains of arms are fixed. Generation: logits at every position, at the last one alone, a cache, a compiled step, a captured
+CUDA graph. Training: a step run eagerly, a compiled one.
 From the first arm at the smallest batch size to the last one at the largest two ways lead: the arms first, then the batch, or
 the batch first. Where a change is worth more at one batch size than at another, the two ways tell it.
 """
@@ -28,7 +29,12 @@ STEPS = {
     "compiled": "compile",
     "graph": "CUDA graph",
 }
-"""Link of the chain -> the change that leads to it."""
+TRAINING_STEPS = {"eager": "eager", "compiled": "compile"}
+"""Link of a chain -> the change that leads to it."""
+MAIN_STEPS = (STEPS["cached"], TRAINING_STEPS["compiled"])
+"""The change of each chain that is asked whether it multiplies with the batch."""
+ALIKE = ["sampler", "checkpointing", "optimizer_kernel"]
+"""What all arms of a chain have in common with the first arm."""
 MOST_GAP = 0.01
 """Products and total that differ by more are not of the same calls."""
 Place = tuple[str, int]
@@ -66,7 +72,7 @@ class Waterfall:
     """the first arm's batch, then the arms at the largest batch size; empty for a single batch size"""
     total: Factor
     interaction: Factor | None
-    """the cache's factor at the largest batch size over that at the smallest"""
+    """the cache's factor, or in training compiling's, at the largest batch size over that at the smallest"""
     left_out: list[str]
     """links without an arm"""
     aside: list[str]
@@ -100,6 +106,7 @@ def waterfalls(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> list[Waterfall]:
 
 def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Waterfall | None:
     """The factors of one setting; None where there are no two arms to compare."""
+    steps = steps_of(cells)
     chain, batches = common(cells, links(cells))
     if len(chain) < 2:
         return None
@@ -117,9 +124,14 @@ def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Wa
         batch_first=ways[1] if len(batches) > 1 else [],
         total=look.factor(TOGETHER, first, last),
         interaction=look.interaction(*ways) if len(batches) > 1 else None,
-        left_out=[link for link in STEPS if link not in chain],
+        left_out=[link for link in steps if link not in chain],
         aside=[arm for arm in in_order(cells) if arm not in arms],
     )
+
+
+def steps_of(cells: pd.DataFrame) -> dict[str, str]:
+    """The chain of what a setting measures."""
+    return TRAINING_STEPS if cells["seq_len"].iloc[0] else STEPS
 
 
 def in_order(cells: pd.DataFrame) -> list[str]:
@@ -129,19 +141,21 @@ def in_order(cells: pd.DataFrame) -> list[str]:
 
 def links(cells: pd.DataFrame) -> dict[str, str]:
     """Link -> its arm, in the order of the chain; of several the one listed first, all with the sampler of the first arm."""
-    sampler = cells.sort_values("arm_index", kind="stable")["sampler"].iloc[0]
+    first = cells.sort_values("arm_index", kind="stable")[ALIKE].iloc[0]
     found: dict[str, str] = {}
     for arm in in_order(cells):
-        rows = cells[cells["arm"].eq(arm) & cells["sampler"].eq(sampler)]
+        rows = cells[cells["arm"].eq(arm) & cells[ALIKE].eq(first).all(axis=1)]
         name = link(rows) if len(rows) else None
         if name:
             found.setdefault(name, arm)
-    return {name: found[name] for name in STEPS if name in found}
+    return {name: found[name] for name in steps_of(cells) if name in found}
 
 
 def link(cells: pd.DataFrame) -> str | None:
     """Which link the cells of an arm are; what replays CUDA graphs is one, whichever way it came to them."""
     engine, plain = cells["engine"].iloc[0], cells["compile_mode"].iloc[0] == "off"
+    if cells["seq_len"].iloc[0]:
+        return "eager" if plain else "compiled"
     replays = bool(cells["graph_launches_per_step"].astype(float).gt(0).any())
     if engine == "cuda-graph" or (engine == "cached" and replays):
         return "graph"
@@ -188,17 +202,19 @@ class Look:
     def arm_steps(self, chain: dict[str, str], batch: int) -> list[Factor]:
         """From each arm of the chain to the next, at one batch size."""
         steps = zip(chain.values(), list(chain.items())[1:], strict=False)
-        return [self.factor(STEPS[name], (before, batch), (after, batch)) for before, (name, after) in steps]
+        names = STEPS | TRAINING_STEPS
+        return [self.factor(names[name], (before, batch), (after, batch)) for before, (name, after) in steps]
 
     def interaction(self, small: list[Factor], large: list[Factor]) -> Factor | None:
-        """What the cache is worth at the largest batch size over what it is worth at the smallest, launch by launch."""
-        ends = [each for each in (*small, *large) if each.step == STEPS["cached"]]
+        """What the main change is worth at the largest batch size over what it is worth at the smallest, launch by launch."""
+        main = next((step for step in MAIN_STEPS if any(each.step == step for each in small)), None)
+        ends = [each for each in (*small, *large) if each.step == main]
         if len(ends) < 2:
             return None
         low, high = (self.logs((each.before, each.from_batch), (each.after, each.to_batch)) for each in ends)
         logs = [[float(np.mean(high[launch]) - np.mean(low[launch]))] for launch in low if launch in high]
         ratio, judged = stats.ratio(logs) if logs else None, all(each.judged for each in ends)
-        return Factor("interaction", ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
+        return Factor(ends[0].step, ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
 
 
 def pairs(before: list[raw.Row], after: list[raw.Row]) -> Logs:
@@ -214,11 +230,13 @@ def pairs(before: list[raw.Row], after: list[raw.Row]) -> Logs:
 
 
 def rates(rows: list[raw.Row]) -> dict[int, float]:
-    """Launch -> mean over its repetitions of the log of output tokens per second."""
+    """Launch -> mean over its repetitions of the log of tokens per second: output tokens, or in training those with loss."""
     launches = raw.by_key(raw.steady_rows(rows), "launch").items()
     logs = {launch: list(raw.mean_logs(raw.call_times(each)).values()) for launch, each in launches}
-    return {
-        launch: math.log(rows[0]["batch_size"] * rows[0]["new_tokens"]) - float(np.mean(each))
-        for launch, each in logs.items()
-        if each
-    }
+    tokens = {launch: each[0][tokens_of(each[0])] / each[0]["calls"] for launch, each in launches}
+    return {launch: math.log(tokens[launch]) - float(np.mean(each)) for launch, each in logs.items() if each}
+
+
+def tokens_of(row: raw.Row) -> str:
+    """Which tokens of a repetition count."""
+    return "useful_tokens" if row["seq_len"] else "tokens"

@@ -15,7 +15,7 @@ from nanobench.views import sheet
 from nanobench.views.figures.latency import token_latency
 from nanobench.views.figures.over_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
-from nanobench.views.figures.steps import compile_breakeven, training_vs_batch
+from nanobench.views.figures.steps import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.timeline import timeline
 from nanobench.views.figures.waterfall import waterfall
 
@@ -33,6 +33,7 @@ PLOTS: dict[str, Plot] = {
         waterfall,
         training_vs_batch,
         compile_breakeven,
+        scaling_vs_ranks,
     )
 }
 

@@ -179,7 +179,8 @@ def head_of(found: Waterfall, names: list[str]) -> Text:
     """The title of a waterfall."""
     total = found.total
     ends = f"from {total.before} at batch {total.from_batch} to {total.after} at batch {total.to_batch}"
-    return Text(f"what each change multiplies the output by, {ends}{in_words(found.where, names)}", style="bold")
+    what = "training throughput" if found.where.get("seq_len") else "output"
+    return Text(f"what each change multiplies the {what} by, {ends}{in_words(found.where, names)}", style="bold")
 
 
 def factors(found: Waterfall) -> Table:
@@ -215,10 +216,10 @@ def factor(found: Factor) -> str:
 
 
 def notes(found: Waterfall) -> Iterator[str]:
-    """What cache and batch do together, what is left out, and where factors do not multiply to the total."""
+    """What cache, or compiling, and batch do together, what is left out, and where factors do not multiply to the total."""
     both = found.interaction
     if both and both.ratio:
-        yield f"at batch {both.to_batch} the cache's factor is {factor(both)} that at batch {both.from_batch}"
+        yield f"at batch {both.to_batch} the factor of {both.step} is {factor(both)} that at batch {both.from_batch}"
     if not all(each.judged for each in (*found.arms_first, *found.batch_first)):
         yield f"{DOUBT.strip()} not judged: one of the two cells is not to be believed"
     if found.left_out:

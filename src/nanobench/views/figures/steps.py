@@ -1,9 +1,11 @@
-"""Training: what it reaches and holds over batch sizes, and after how many steps compiling has paid."""
+"""Training: what it reaches and holds over batch sizes, when compiling has paid, and what more ranks give."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -74,10 +76,53 @@ def compile_breakeven(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Fi
     return sheet.frame(drawing, "When compiling has paid", handles, paid, note, sheet.left_out("points", shown, places))
 
 
-def panels_of(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def scaling_vs_ranks(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """How many times as fast as one rank several are, by their number, with intervals and efficiency."""
+    trained = trains(cells, "scaling_vs_ranks")
+    if trained["scaling_efficiency"].isna().all():
+        raise UserError(
+            "scaling_vs_ranks needs one rank and several of them; measure with nanobench train-throughput --nproc 1,2"
+        )
+    looks, sizes = sheet.arm_looks(trained), sorted(trained["world_size"].unique())
+    places = panels_of(trained, apart=["world_size"])
+    shown = places[-MOST_COLUMNS:]
+    rows_failed, row_in = panel.failing(shown, "arm"), 3.0
+    drawing, grid = sheet.make(len(shown), len(shown), [row_in + panel.room_in(rows_failed)], sharey=True)
+    for axes, (title, here) in zip(grid[0], shown, strict=True):
+        panel.steps(axes, sizes, len(shown))
+        axes.plot(sizes, sizes, color="0.6", linewidth=1, linestyle=":", zorder=1.5)
+        lines = [(looks[arm], rows.sort_values("world_size")) for arm, rows in here.groupby("arm", sort=False)]
+        for number, (look, rows) in enumerate(lines):
+            draw_scaling(axes, look, rows, panel.beside(rows["world_size"], number, len(lines), sizes, crowd=len(shown)))
+        panel.failures(axes, [(look, rows["world_size"], rows["status"]) for look, rows in lines])
+        panel.scale(axes, [1.0, *sizes], panel.times, ratio=True)
+        panel.entitle(axes, title, len(shown))
+    panel.make_room(grid[0][0], rows_failed, row_in)
+    panel.outer_labels(grid, len(shown), "ranks", "throughput over one rank's (x)")
+    handles = [looks[arm].handle(arm) for arm in trained["arm"].drop_duplicates()]
+    note = "percentages: scaling efficiency, the throughput over that of as many ranks alone; dotted: 100 %; 95 % t intervals"
+    return sheet.frame(drawing, "What more ranks give", handles, trained, note, sheet.left_out("points", shown, places))
+
+
+def draw_scaling(axes: Axes, look: sheet.Look, rows: pd.DataFrame, place: Any) -> None:
+    """The line of one arm; one rank is as fast as itself."""
+    sizes = rows["world_size"]
+    times, low, high = (
+        (sizes * rows[f"scaling_efficiency{bound}"]).where(sizes > 1, 1.0 if not bound else np.nan)
+        for bound in ("", "_lo", "_hi")
+    )
+    panel.curve(axes, look, place, times, low, high, sheet.unjudged(rows))
+    for x, y, share in zip(place, times, rows["scaling_efficiency"], strict=True):
+        if not pd.isna(share):
+            axes.annotate(
+                f"{share:.0%}", (x, y), (-6, 5), textcoords="offset points", ha="right", fontsize=8, color=look.colour
+            )
+
+
+def panels_of(cells: pd.DataFrame, apart: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
     """A panel per setting and batch size."""
     return [
         (", ".join(filter(None, (title, f"batch {batch}"))), rows)
-        for title, here in sheet.panels(cells)
+        for title, here in sheet.panels(cells, apart)
         for batch, rows in here.groupby("batch_size")
     ]

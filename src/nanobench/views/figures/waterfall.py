@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, Factor, Waterfall, waterfalls
+from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, TRAINING_STEPS, Factor, Waterfall, waterfalls
 from nanobench.errors import UserError
 from nanobench.views import panel, sheet, units
 from nanobench.views.sheet import MOST_PANELS
@@ -42,7 +42,10 @@ def waterfall(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     """What each change multiplies the output by, the arms first and the batch first."""
     found = waterfalls(cells, raw_rows)
     if not found:
-        raise UserError(f"waterfall needs two arms of {', '.join(STEPS)} at one batch size; give --engine uncached,cached")
+        arms = ", ".join(STEPS)
+        raise UserError(
+            f"waterfall needs two arms of {arms} at one batch size, or in training --compile; give --engine uncached,cached"
+        )
     ways = [(each, way) for each in found for way in (each.arms_first, each.batch_first) if way]
     shown = (ways if len(ways) <= MOST_PANELS else [(each, each.arms_first) for each in found])[:MOST_PANELS]
     columns, rows = min(2, len(shown)), max(len(bars(each, way)) for each, way in shown)
@@ -54,11 +57,12 @@ def waterfall(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
         axes.set_title(fill(title(each, way, found), 84 // columns))
     factors = [factor for each, way in shown for factor in bars(each, way)]
     scale(grid.flat[0], reach(bars(each, way) for each, way in shown), columns)
-    panel.outer_labels(grid, len(shown), "output relative to the first bar's start (x)", "")
+    what = "training throughput" if found[0].where["seq_len"] else "output"
+    panel.outer_labels(grid, len(shown), f"{what} relative to the first bar's start (x)", "")
     notes = (*words(found, factors), sheet.left_out("panels", shown, ways))
     handles = marks(factors, colours, cells)
     return sheet.frame(
-        drawing, "What each change multiplies the output by", handles, cells, *notes, sheet.unmeasured_words(cells)
+        drawing, f"What each change multiplies the {what} by", handles, cells, *notes, sheet.unmeasured_words(cells)
     )
 
 
@@ -165,7 +169,9 @@ def words(found: list[Waterfall], factors: list[Factor]) -> list[str]:
     bases = dict.fromkeys(each.ratio.basis for each in factors if each.ratio and each.ratio.low is not None)
     said = {
         "line: 95 % interval over": list(bases),
-        "left out, for no arm is one:": [name for name in STEPS if all(name in each.left_out for each in found)],
+        "left out, for no arm is one:": [
+            name for name in STEPS | TRAINING_STEPS if all(name in each.left_out for each in found)
+        ],
         "no bar for": list(dict.fromkeys(arm for each in found for arm in each.aside)),
     }
     bare = any(each.ratio and each.ratio.low is None for each in factors)
@@ -177,6 +183,8 @@ def marks(factors: list[Factor], colours: dict[str, Any], cells: pd.DataFrame) -
     """The legend: to which arm each change leads, and what is hollow."""
     steps = {each.step: each for each in factors if each.step != TOGETHER}
     labels = {name: name if name == BATCH else f"{name}: to {each.after}" for name, each in steps.items()}
-    order = sorted(steps, key=lambda name: (name == BATCH, list(STEPS.values()).index(name) if name != BATCH else 0))
+    order = sorted(
+        steps, key=lambda name: (name == BATCH, list((STEPS | TRAINING_STEPS).values()).index(name) if name != BATCH else 0)
+    )
     found = [Line2D([], [], color=colour_of(steps[name], colours), linewidth=7, label=labels[name]) for name in order]
     return found if all(each.judged for each in factors) else [*found, sheet.unjudged_handle(cells)]
