@@ -149,13 +149,13 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
 
 @pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
 def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
-    arms = ("--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 30)
+    arms = ("--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 20)
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert cells.loc[(4, "fakes:dying"), "status"] == "error"
     assert "SIGKILL" in cells.loc[(4, "fakes:dying"), "reason"]
     assert cells.loc[(4, "fakes:hanging"), "status"] == "timeout"
-    assert "30 s" in cells.loc[(4, "fakes:hanging"), "reason"]
+    assert "20 s" in cells.loc[(4, "fakes:hanging"), "reason"]
     assert cells.loc[(4, "cached"), "speedup"] > 0
     assert cells.loc[(4, "cached"), "pairing"] == "block"
 
@@ -327,13 +327,12 @@ def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench, tmp_path):
     assert pd.isna(cell["output_tok_s"])
 
 
-@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
-def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench, tmp_path, mode):
-    arms = ("--engine", "cached", "--compile-mode", f"off,{mode}")
+def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench, tmp_path):
+    arms = ("--engine", "cached", "--compile-mode", "off,reduce-overhead,max-autotune")
     nanobench("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
-    cell = store.load(tmp_path / "run").set_index("arm").loc[f"cached {mode}"]
-    assert cell["status"] == "skipped"
-    assert "captures CUDA graphs, which a CPU has not: it would be" in cell["reason"]
+    cells = store.load(tmp_path / "run").set_index("arm").loc[["cached reduce-overhead", "cached max-autotune"]]
+    assert set(cells["status"]) == {"skipped"}
+    assert cells["reason"].str.contains("captures CUDA graphs, which a CPU has not: it would be").all()
 
 
 def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_eager_arm(nanobench, tmp_path):

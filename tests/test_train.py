@@ -111,28 +111,21 @@ def test_a_run_is_resumed_by_its_own_command_alone(nanobench, trained):
     assert len(list((folder / "raw").iterdir())) == before
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        (("--model", "fakes:copying"), "off by"),
-        (("--model", "fakes:miscounting", "--phase", "sft-padded"), "loss off by"),
-        (("--optimizer", "fakes:lazy"), "off by"),
-    ],
-)
-def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench, tmp_path, asked, words):
-    done = nanobench("train-throughput", *SMALL, *BATCH, *asked, "--no-plot", "--out", "run", cwd=tmp_path, code=1)
-    cells = pd.read_parquet(tmp_path / "run" / "cells.parquet")
-    assert set(cells["status"]) == {"wrong"}
-    assert words in cells["reason"][0]
-    assert cells["train_tok_s"].isna().all()
+def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench, tmp_path):
+    """Rows that are copies, a loss that counts padding, an optimizer that does nothing; and a model that says why it can't."""
+    wrong = {("fakes:copying", "adamw"), ("fakes:miscounting", "adamw"), ("fakes:tiny", "fakes:lazy")}
+    models = "fakes:tiny,fakes:copying,fakes:miscounting,fakes:failing"
+    asked = ("--model", models, "--optimizer", "adamw,fakes:lazy", "--phase", "sft-padded", "--no-plot", "--out", "run")
+    done = nanobench("train-throughput", *SMALL[2:], *BATCH, *asked, cwd=tmp_path, code=1)
+    cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index(["model", "optimizer"])
+    assert wrong <= set(cells[cells["status"].eq("wrong")].index)
+    assert cells.loc[("fakes:tiny", "adamw"), "status"] in MEASURED
+    assert cells.loc[list(wrong), "reason"].str.contains(r"(?:loss|gradients|weights) off by").all()
+    assert "loss off by" in cells.loc[("fakes:miscounting", "adamw"), "reason"]
+    assert cells.loc[list(wrong), "train_tok_s"].isna().all()
+    failed = cells.loc[("fakes:failing", "adamw")]
+    assert (failed["status"], failed["reason"]) == ("error", "ValueError: no loss here")
     assert "wrong" in done.stdout
-
-
-def test_a_model_that_fails_is_a_row_with_its_own_words(nanobench, tmp_path):
-    asked = ("--model", "fakes:failing", "--no-plot", "--out", "run")
-    nanobench("train-throughput", *SMALL, *BATCH, *asked, cwd=tmp_path, code=0)
-    (cell,) = pd.read_parquet(tmp_path / "run" / "cells.parquet").to_dict("records")
-    assert (cell["status"], cell["reason"]) == ("error", "ValueError: no loss here")
 
 
 def test_a_batch_that_finds_no_memory_is_a_row(nanobench, tmp_path):

@@ -2,7 +2,9 @@
 
     python tests/bench/hand_training_loop.py [OUT]        about six minutes on two cores
 
-Prints, per batch and arm, tok/s of both with the spread of the loop's own runs, and both speedups with their intervals.
+Prints, per batch and arm, tok/s of both and their ratio: launch by launch over the loop's mean right before and behind it, with
+its interval, as a shared machine changes its speed within minutes; and the ratio of the fastest steps. Then both speedups. At
+last what is timed in an eager step and a loop's step take turns in one process.
 The loop runs in processes of its own and uses nothing of nanobench but the model and the way in which a worker keeps freed
 memory: cross entropy, backward, clip, fused AdamW, over random tokens, with torch.compile or without.
 """
@@ -16,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-BATCHES, LENGTH, LAUNCHES, STEPS = (4, 8), 256, 5, 3
+BATCHES, LENGTH, LAUNCHES, STEPS, TURNS = (4,), 256, 8, 4, 10
 MODEL = "gpt2-char"
 
 
@@ -53,14 +55,57 @@ def loop(cache: str) -> None:
     print(json.dumps(seconds))
 
 
+def in_turns() -> None:
+    """One process: the loop's step and the one that a sweep times, one after the other; the ratio of their mean times."""
+    import torch
+
+    from nanobench import lookup
+    from nanobench.batches import Corpus, Phase
+    from nanobench.engines.base import Compiler
+    from nanobench.probes import memory
+    from nanobench.schema import Arm, Point
+    from nanobench.trainer import Trainer
+
+    memory.keep_freed()
+    sizes = {"batch_size": BATCHES[0], "seq_len": LENGTH, "phase": "pretrain", "optimizer": "adamw", "data": "synthetic"}
+    point = Point(model=MODEL, dtype="float32", device="cpu", threads=torch.get_num_threads(), **sizes)
+    made = [lookup.find("models", MODEL)() for _ in range(2)]
+    corpus = Corpus.of(point, made[0].shape.vocab_size, 0)
+    step = Phase("pretrain", corpus, point.batch_size, LENGTH, 0, torch.device("cpu"), 1).step(0)
+    trainer, parameters = Trainer(made[0], point, Arm(engine=""), Compiler("off", "cpu")), list(made[1].module.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
+    (batch,) = step.batches
+
+    def by_hand() -> None:
+        made[1].forward(batch.tokens_BT, batch.targets_BT).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    seconds = {by_hand: [], trainer.step: []}
+    for number in range(TURNS + 2):
+        for run in list(seconds)[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            run(step) if run == trainer.step else run()
+            if number > 1:
+                seconds[run].append(time.perf_counter() - start)
+    print(json.dumps(statistics.mean(seconds[by_hand]) / statistics.mean(seconds[trainer.step])))
+
+
+def run_in_turns() -> float:
+    """The same in a fresh process."""
+    done = subprocess.run([sys.executable, __file__, "--in-turns"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def run_loop(cache: str) -> dict:
     """The loop in a fresh process."""
     done = subprocess.run([sys.executable, __file__, "--loop", cache], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict]]:
-    """The cells of a sweep, and what the loop measured before, between and after its rounds of launches."""
+def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict], list[dict]]:
+    """Cells and raw rows of a sweep, and what the loop measured before, between and after its rounds of launches."""
     from nanobench import runner, store
     from nanobench.executors import local
     from nanobench.options import TrainOptions
@@ -79,7 +124,17 @@ def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict]]:
 
     cells = runner.Sweep(run, plan, description, make_executor, lambda progress: None).measure()
     loops.append(run_loop(cache))
-    return cells, loops
+    return cells, run.read_raw(), loops
+
+
+def launches_of(raw_rows: list[dict], cell: dict) -> list[list[dict]]:
+    """The timed repetitions of a cell, launch by launch."""
+    mine = [
+        row
+        for row in raw_rows
+        if row["kind"] == "steady" and (row["batch_size"], row["arm_index"]) == (cell["batch_size"], cell["arm_index"])
+    ]
+    return [[row for row in mine if row["launch"] == launch] for launch in sorted({row["launch"] for row in mine})]
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -94,17 +149,18 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "run"
     with tempfile.TemporaryDirectory() as cache:
         run_loop(cache)
-        cells, loops = sweep(folder, cache)
+        cells, raw_rows, loops = sweep(folder, cache)
     print(f"{MODEL}, sequence {LENGTH}, {LAUNCHES} launches, {len(loops)} loop processes; {folder}")
-    print("batch arm                nanobench tok/s   loop tok/s [min .. max of its processes]   ratio")
+    print("batch arm                nanobench tok/s  loop tok/s   ratio [95 %]           of the fastest steps")
     for cell in cells:
         key, tokens = f"{cell['batch_size']} {cell['arm']}", cell["batch_size"] * LENGTH
-        rates = [tokens * len(each[key]) / sum(each[key]) for each in loops]
-        middle = tokens / statistics.mean(second for each in loops for second in each[key])
-        print(
-            f"{cell['batch_size']:5} {cell['arm']:18} {cell['train_tok_s']:15.1f} {middle:12.1f} "
-            f"[{min(rates):.1f} .. {max(rates):.1f}] {cell['train_tok_s'] / middle:22.3f}"
-        )
+        steps = [[row["wall_s"] / row["calls"] for row in rows] for rows in launches_of(raw_rows, cell)]
+        loop_s = [statistics.mean(each[key]) for each in loops]
+        logs = [math.log(math.sqrt(loop_s[n] * loop_s[n + 1]) / statistics.mean(each)) for n, each in enumerate(steps)]
+        fastest = min(second for each in loops for second in each[key]) / min(second for each in steps for second in each)
+        text = "{:.3f} [{:.3f}, {:.3f}]".format(*interval(logs))
+        rates = f"{cell['train_tok_s']:15.1f} {tokens / statistics.mean(loop_s):11.1f}"
+        print(f"{cell['batch_size']:5} {cell['arm']:18} {rates}   {text:22} {fastest:.3f}")
     print("batch  nanobench speedup       loop speedup")
     for cell in (cell for cell in cells if cell["arm"] != "eager"):
         mean = {
@@ -115,7 +171,15 @@ def main() -> None:
         overlap = ours[1] <= own[2] and own[1] <= ours[2]
         texts = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in (ours, own)]
         print(f"{cell['batch_size']:5}  {texts[0]:22}  {texts[1]:22}  {'overlap' if overlap else 'APART'}")
+    ratios = [run_in_turns() for _ in range(5)]
+    text = "{:.3f} [{:.3f}, {:.3f}]".format(*interval([math.log(ratio) for ratio in ratios]))
+    print(f"in turns in one process, eager, batch {BATCHES[0]}: {text} over {len(ratios)} processes")
 
 
 if __name__ == "__main__":
-    loop(sys.argv[2]) if "--loop" in sys.argv else main()
+    if "--loop" in sys.argv:
+        loop(sys.argv[2])
+    elif "--in-turns" in sys.argv:
+        in_turns()
+    else:
+        main()

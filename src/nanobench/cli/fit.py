@@ -11,12 +11,13 @@ import typer
 
 from nanobench import lookup
 from nanobench.cli.base import command
-from nanobench.cli.prepare import held, make
+from nanobench.cli.prepare import first_workers, held, make
 from nanobench.errors import UserError
 from nanobench.options import MODES, AutobatchOptions, Options, read_memory_limit
 
 if TYPE_CHECKING:
     from nanobench.autobatch import Wish
+    from nanobench.executors.base import Executor
     from nanobench.plan import FindBatch
     from nanobench.schema import Arm, Point
 
@@ -39,9 +40,9 @@ def autobatch(options: AutobatchOptions) -> None:
     path = fitting.file_of(point, arm, wish, options.memory_limit)
     found = None if options.fresh else cache.read(path)
     if found is None:
-        with held(device, options.wait, console):
-            plan, description = make(asked, lambda description: lambda point, arms: 1)
-            found = search(plan.points[0], arm, wish, asked, description, console)
+        with held(device, options.wait, console), first_workers(asked) as executor:
+            plan, description = make(asked, executor, lambda description: lambda point, arms: 1)
+            found = search(plan.points[0], arm, wish, asked, executor, description, console)
         cache.write(path, found)
     else:
         found = {**found, "cached": True}
@@ -81,24 +82,21 @@ def the_only(points: list["Point"], arms: tuple["Arm", ...]) -> tuple["Point", "
     return points[0], arms[0]
 
 
-def search(point: "Point", arm: "Arm", wish: "Wish", asked: Options, description: Row, console: Any) -> Row:
-    """Tries batch sizes of an arm at a point."""
+def search(
+    point: "Point", arm: "Arm", wish: "Wish", asked: Options, executor: "Executor", description: Row, console: Any
+) -> Row:
+    """Tries batch sizes of an arm at a point, each in a process."""
     from nanobench import autobatch as fitting
-    from nanobench.executors import local
     from nanobench.schema import Trial
     from nanobench.views import fitted
 
     available = description["available_bytes"] if point.device == "cpu" else None
     limit = read_memory_limit(asked.memory_limit, available)
     trial = Trial(point=point, arms=(arm,), launch=1, seed=asked.seed, target_ci=1.0, max_seconds=1.0, memory_limit_bytes=limit)
+    tell = lambda each: console.print(fitted.line(each), highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        executor = local.build(asked.isolation, asked.seed, Path(folder) / "inductor")
-        try:
-            attempt = fitting.attempt_in(executor, trial, Path(folder), asked.timeout)
-            tell = lambda each: console.print(fitted.line(each), highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-            found = fitting.Search(attempt, wish, point.world_size, tell).run()
-        finally:
-            executor.close()
+        attempt = fitting.attempt_in(executor, trial, Path(folder), asked.timeout)
+        found = fitting.Search(attempt, wish, point.world_size, tell).run()
     return {**found, "memory_limit_bytes": limit, "cached": False}
 
 
@@ -115,7 +113,10 @@ def finder(options: Options, console: Any) -> "Callable[[Row], FindBatch]":
                 found = cache.read(path)
                 if found is None:
                     console.print(f"looking for the batch size of {point.model}, {arm.label}", highlight=False)
-                    found = search(replace(point, batch_size=1), arm, fitting.Wish(), options, description, console)
+                    alone, wish = replace(point, batch_size=1), fitting.Wish()
+                    # Not the sweep's workers: what these compiled must not be found by the sweep's cold start.
+                    with first_workers(options) as own:
+                        found = search(alone, arm, wish, options, own, description, console)
                     cache.write(path, found)
                 sizes.append(found["batch_size"])
             return min(sizes)

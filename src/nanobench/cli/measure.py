@@ -17,7 +17,7 @@ import typer
 from nanobench import lookup
 from nanobench.cli import fit
 from nanobench.cli.base import INTERRUPTED, app, command
-from nanobench.cli.prepare import held, make
+from nanobench.cli.prepare import first_workers, held, make, workers
 from nanobench.errors import UserError
 from nanobench.options import GateOptions, Options, SweepOptions, TimedOptions, TrainOptions, as_asked, from_toml, read_toml
 
@@ -54,16 +54,16 @@ def sweep(options: TimedOptions, name: str) -> None:
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         return
     folder = Path(options.resume) if options.resume else store.choose(options.out, name)
-    with held(device_of(options), options.wait, console):
+    with held(device_of(options), options.wait, console), first_workers(options, folder) as first:
         if options.resume:
             run, plan, description = reopen(options, name)
         else:
-            plan, description = make(options, fit.finder(options, console))
+            plan, description = make(options, first, fit.finder(options, console))
         console.print(views.card(asdict(plan), description, expected_total_s(plan, description)))
         if not options.resume:
             run = store.create(folder, store.about_new(name, as_asked(options), plan, description))
         with interruptible(run, name, plan.launches * len(plan.points)) as go_on:
-            cells = measure(run, plan, description, console, go_on)
+            cells = measure(run, plan, description, console, None if options.resume else first, go_on)
     finish(run, cells, options, console)
 
 
@@ -74,11 +74,11 @@ def verify(options: GateOptions) -> None:
     from nanobench.views import console as views
     from nanobench.views import terminal
 
-    plan, description = make(options)
     console = terminal.make_console()
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        run = store.create(Path(folder) / "run", store.about_new("verify", as_asked(options), plan, description))
-        cells = measure(run, plan, description, console)
+    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder, first_workers(options, Path(folder)) as first:
+        plan, description = make(options, first)
+        run = store.create(Path(folder), store.about_new("verify", as_asked(options), plan, description))
+        cells = measure(run, plan, description, console, first)
     console.print(views.gate_table(cells))
     if options.json:
         typer.echo(json.dumps({"cells": cells}))
@@ -187,16 +187,24 @@ def interruptible(run: "Run", name: str, total: int) -> Iterator[Callable[[], No
             signal.signal(number, handler)
 
 
-def measure(run: "Run", plan: "Plan", description: Row, console: Any, go_on: Callable[[], None] = lambda: None) -> list[Row]:
-    """Runs what is missing of the plan and keeps run.json up to date; `go_on` is asked again and again and may raise."""
-    from nanobench.executors import local
+def measure(
+    run: "Run",
+    plan: "Plan",
+    description: Row,
+    console: Any,
+    first: "Executor | None" = None,
+    go_on: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Runs what is missing of the plan and keeps run.json up to date; `first` are the workers of the first round, where they
+    are there already. `go_on` is asked again and again and may raise.
+    """
     from nanobench.runner import Sweep
     from nanobench.views.console import Screen
 
     start, before_s = time.monotonic(), run.read_about()["wall_s"]
 
     def make_executor(launch: int) -> "Executor":
-        return local.build(plan.isolation, 1000 * plan.seed + launch, run.scratch / "inductor")
+        return first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder)
 
     def watch(progress: "Progress") -> None:
         go_on()

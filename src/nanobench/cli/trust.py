@@ -10,7 +10,7 @@ import typer
 
 from nanobench.cli.base import app
 from nanobench.cli.measure import measure
-from nanobench.cli.prepare import held, make
+from nanobench.cli.prepare import first_workers, held, make
 from nanobench.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,9 +88,10 @@ def sweep(options: "SweepOptions", folder: Path, console: Any) -> list[Row]:
     from nanobench import store
     from nanobench.options import as_asked
 
-    plan, description = make(options)
-    run = store.create(folder, store.about_new("selftest", as_asked(options), plan, description))
-    cells = measure(run, plan, description, console)
+    with first_workers(options, folder) as first:
+        plan, description = make(options, first)
+        run = store.create(folder, store.about_new("selftest", as_asked(options), plan, description))
+        cells = measure(run, plan, description, console, first)
     if all(cell["output_tok_s"] is None for cell in cells):
         raise UserError(f"nothing could be measured: {cells[0]['status']}, {cells[0]['reason']}; see nanobench env")
     return cells
