@@ -174,6 +174,8 @@ def bound(found: Pays) -> str:
 
 # Waterfall
 
+WHOSE = {"cache": "the cache's", "compile": "compiling's"}
+
 
 def head_of(found: Waterfall, names: list[str]) -> Text:
     """The title of a waterfall."""
@@ -219,7 +221,7 @@ def notes(found: Waterfall) -> Iterator[str]:
     """What cache, or compiling, and batch do together, what is left out, and where factors do not multiply to the total."""
     both = found.interaction
     if both and both.ratio:
-        yield f"at batch {both.to_batch} the factor of {both.step} is {factor(both)} that at batch {both.from_batch}"
+        yield f"at batch {both.to_batch} {WHOSE[both.step]} factor is {factor(both)} that at batch {both.from_batch}"
     if not all(each.judged for each in (*found.arms_first, *found.batch_first)):
         yield f"{DOUBT.strip()} not judged: one of the two cells is not to be believed"
     if found.left_out:
