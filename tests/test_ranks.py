@@ -137,19 +137,20 @@ def summary(code, first=1):
 @pytest.mark.parametrize(
     ("log", "code", "failure", "expected"),
     [
-        (summary(-9), 1, True, (Status.ERROR, "rank 1: worker killed by SIGKILL", True)),
-        (summary(1), 1, True, (Status.OOM, "no memory", False)),
-        (summary(-15, 3), 1, False, (Status.ERROR, "rank 0: worker ended with exit code 3", False)),
-        (summary(-9) + "another one began", 1, True, (Status.OOM, "no memory", False)),
-        (summary(-9), -9, False, (Status.ERROR, "worker killed by SIGKILL", True)),
-        ("", 5, False, (Status.ERROR, "worker ended with exit code 5", False)),
+        (summary(-9), 1, "error", (Status.ERROR, "rank 1: worker killed by SIGKILL", True)),
+        (summary(-9), 1, "oom", (Status.OOM, "what it said", False)),
+        (summary(1), 1, "oom", (Status.OOM, "what it said", False)),
+        (summary(-15, 3), 1, None, (Status.ERROR, "rank 0: worker ended with exit code 3", False)),
+        (summary(-9) + "another one began", 1, "error", (Status.ERROR, "what it said", False)),
+        (summary(-9), -9, None, (Status.ERROR, "worker killed by SIGKILL", True)),
+        ("", 5, None, (Status.ERROR, "worker ended with exit code 5", False)),
     ],
 )
 def test_how_ranks_ended_is_what_the_first_of_them_did(tmp_path, log, code, failure, expected):
     """Its peers lose a connection, and say so; a summary that something was written behind is an older one."""
     (tmp_path / "log").write_text(log)
     if failure:
-        (tmp_path / "failure.json").write_text(json.dumps({"status": "oom", "reason": "no memory"}))
+        (tmp_path / "failure.json").write_text(json.dumps({"status": failure, "reason": "what it said"}))
     ended = base.ended(tmp_path, tmp_path / "log", code, False, 1.0)
     status, words, killed = expected
     assert (ended.status, ended.killed) == (status, killed)

@@ -19,6 +19,7 @@ def attempt(trial: Trial, out: Path) -> dict[str, Any]:
     """Whether the trial's only arm finds its memory, with tokens per second and the peak; else the status and the reason."""
     device = ranks.device_of(trial.point.device)
     torch.set_num_threads(trial.point.threads)
+    ranks.settle_on(device)
     world = ranks.join(device)
     try:
         with memory.limited(limit_of(trial)):

@@ -137,6 +137,7 @@ class Search:
 
     def answer(self, largest: int, failed: int | None) -> Row:
         """What fits, what is recommended of it, and where throughput stops growing."""
+        bounded_by = "time" if self.next_batch() else "memory" if failed is not None else "--most"
         batch_size = max(self.usable(max(1, int(self.wish.margin * largest))), min(self.tries))
         if not self.fits(batch_size):
             batch_size = max(n for n, each in self.tries.items() if each.tok_s is not None and n < batch_size)
@@ -149,7 +150,7 @@ class Search:
             "largest_batch_size": largest,
             "failed_batch_size": failed,
             "failed_reason": None if failed is None else self.tries[failed].reason,
-            "bounded_by": "memory" if failed is not None else "time" if largest < self.usable(self.wish.most) else "--most",
+            "bounded_by": bounded_by,
             "grad_accum": None if total is None else total // (batch_size * self.ranks),
             "margin": self.wish.margin,
             "curve": [{name: value for name, value in asdict(each).items() if name != "reason"} for each in curve],

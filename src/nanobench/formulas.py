@@ -205,8 +205,10 @@ def energy_j_per_token(cell: Cell) -> float | None:
 
 
 def energy_over(name: str, cell: Cell) -> float | None:
-    """Energy of the sustained phases over what they did; None where the counter could not follow."""
-    if not energy_valid(cell):
+    """Energy of the sustained phases over what they did; None where the counter could not follow, and among ranks, as it
+    counts one GPU of theirs.
+    """
+    if not energy_valid(cell) or cell.point.world_size > 1:
         return None
     rows = [row for row in cell.sustained if row["energy_j"] is not None]
     return sum(row["energy_j"] for row in rows) / sum(row[name] for row in rows)

@@ -68,7 +68,9 @@ class Options:
     batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes; auto is what nanobench autobatch finds", WHAT)
     dtype: str = option("auto", f"LIST of {', '.join(DTYPES)}", WHAT)
     device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
-    threads: str = option("auto", "LIST of CPU thread counts; auto is every core that the process may use", WHAT)
+    threads: str = option(
+        "auto", "LIST of CPU thread counts; auto is every core that the process may use, shared by its ranks", WHAT
+    )
     compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
     compile: bool = option(False, "the same as --compile-mode off,default", HOW)
     attention: str = option("auto", f"LIST of {', '.join(ATTENTIONS)}; auto is torch's choice", HOW)

@@ -196,6 +196,11 @@ def make_plan(options: Options, description: dict[str, Any], find: FindBatch = n
     if kind == "cuda" and int(device.partition(":")[2] or 0) >= len(gpus):
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
+    ranks = max(read_axes(options).get("world_size", [1]))
+    if kind == "cuda" and ranks > 1 and (ranks > len(gpus) or ":" in device):
+        raise UserError(
+            f"--nproc {ranks} on {device}: each rank takes a GPU of its own; choose cuda and at most {len(gpus)} ranks"
+        )
     timed = options if isinstance(options, TimedOptions) else TimedOptions()
     if kind != "cuda" and timed.nvtx:
         raise UserError(f"--nvtx names ranges for Nsight and works on CUDA only, not on {device}; use --trace")

@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=15)
-"""How long ranks wait for one that says nothing; one that died is noticed at once."""
+PATIENCE = timedelta(days=12)
+"""How long ranks wait for one that says nothing: longer than any --timeout. One that died is noticed at once."""
+LAUNCHER = "NANOBENCH_LAUNCHER"
+"""The variable that tells a rank which process it must not outlive."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def device_of(name: str) -> torch.device:
     return torch.device(f"cuda:{local}" if local is not None and name.startswith("cuda") else name)
 
 
+def settle_on(device: torch.device) -> None:
+    """Makes a numbered GPU the one that this process means by CUDA."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def folder_of(out: Path) -> Path:
+    """Where this rank's probes may write: the one that leads into the trial's folder, each other one into its own."""
+    rank = here().rank
+    own = out / f"rank-{rank}" if rank else out
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
 def join(device: torch.device) -> World:
     """Meets the other ranks; alone without torchrun."""
     world = here()
@@ -79,10 +95,16 @@ def launch(size: int, arguments: list[str]) -> None:
     from torch.distributed import run
 
     os.setsid()
+    os.environ[LAUNCHER] = str(os.getpid())
     if sys.platform == "linux":
         # Ranks of one machine meet on its loopback, whatever its name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     run.main(["--standalone", "--max-restarts=0", f"--nproc-per-node={size}", "-m", "nanobench.worker", *arguments])
+
+
+def is_orphan() -> bool:
+    """Whether this rank's launcher died before the rank could ask to die with it."""
+    return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
 
 
 def give_up(folder: Path, status: str, reason: str | None) -> NoReturn:

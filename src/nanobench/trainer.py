@@ -60,7 +60,7 @@ class Trainer:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.loss: nn.Module = Loss(adapter, point.dtype, compiler, shapes_vary=point.phase == "sft-dynamic")
         if world.size > 1:
-            self.loss = DistributedDataParallel(self.loss)
+            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
 
     def step(self, step: Step) -> Tensor:
         """One optimizer step; returns this rank's part of the mean loss over all useful tokens, a scalar on the device."""

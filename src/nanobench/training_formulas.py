@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nanobench import costs, formulas, stats
-from nanobench.cells import Cell, Row, by_key, steady_rows
+from nanobench.cells import Cell, Row, by_key, plain, steady_rows
 from nanobench.schema import GPTShape
 
 
@@ -76,7 +76,8 @@ def scaling(part: str) -> Callable[[Cell], float | None]:
         if cell.point.world_size == 1 or not cell.alone_rows:
             return None
         alone = {
-            launch: formulas.rate("tokens")(rows) for launch, rows in by_key(steady_rows(cell.alone_rows), "launch").items()
+            launch: formulas.rate("tokens")(rows)
+            for launch, rows in by_key(plain(steady_rows(cell.alone_rows)), "launch").items()
         }
         mine = {launch: formulas.rate("tokens")(rows) for launch, rows in by_key(cell.plain, "launch").items()}
         logs = [[float(np.log(mine[n] / alone[n] / cell.point.world_size))] for n in mine if n in alone]

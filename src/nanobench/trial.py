@@ -130,9 +130,8 @@ def measure(
     torch.set_num_threads(trial.point.threads)
     device = ranks.device_of(trial.point.device)
     # Before the first use of CUDA, or the probe could not tell our own process from foreign ones.
-    instruments = instruments or make_instruments(device, out)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+    instruments = instruments or make_instruments(device, ranks.folder_of(out))
+    ranks.settle_on(device)
     world = ranks.join(device)
     arms = Arms(trial, out, report if world.leads else lambda progress: None, world)
     started_at, start = time.time(), time.perf_counter()
@@ -216,7 +215,7 @@ def profile(trial: Trial, out: Path, arms: Arms) -> None:
     if trial.launch > 1:
         return
     for index in list(arms.live):
-        trace = out / f"trace-{index}.json" if trial.trace else None
+        trace = out / f"trace-{index}.json" if trial.trace and arms.world.leads else None
         arms.guard(index, functools.partial(arms.live[index].profile, trace), limited=False)
 
 

@@ -145,11 +145,11 @@ def serve(channel: Channel) -> None:
         request = json.loads(line)
         if "request" not in request:
             continue
+        redirect_output(Path(request["log"]))
         preload(Path(request["request"]))
         child = os.fork()
         if child == 0:
             die_with_parent()
-            redirect_output(Path(request["log"]))
             run(Path(request["request"]), Path(request["out"]), channel.report)
             sys.stdout.flush()
             os._exit(0)
@@ -177,6 +177,7 @@ def redirect_output(log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    os.close(file)
 
 
 def main() -> None:
@@ -195,12 +196,16 @@ def main() -> None:
     memory.keep_freed()
     if not ranks.here().leads:
         die_with_parent()
+        if ranks.is_orphan():
+            return None
         os.dup2(2, 1)
         return run(arguments.request, arguments.out, lambda progress: None)
     if not (arguments.serve or arguments.channel):
         return run(arguments.request, arguments.out, lambda progress: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    if ranks.is_orphan():
+        return None
     # Unbuffered, because the server and its child read the same pipe in turns.
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)

@@ -31,8 +31,6 @@ STEPS = {
 }
 TRAINING_STEPS = {"eager": "eager", "compiled": "compile"}
 """Link of a chain -> the change that leads to it."""
-MAIN_STEPS = (STEPS["cached"], TRAINING_STEPS["compiled"])
-"""The change of each chain that is asked whether it multiplies with the batch."""
 ALIKE = ["sampler", "checkpointing", "optimizer_kernel"]
 """What all arms of a chain have in common with the first arm."""
 MOST_GAP = 0.01
@@ -107,6 +105,7 @@ def waterfalls(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> list[Waterfall]:
 def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Waterfall | None:
     """The factors of one setting; None where there are no two arms to compare."""
     steps = steps_of(cells)
+    main = steps["compiled"] if steps is TRAINING_STEPS else steps["cached"]
     chain, batches = common(cells, links(cells))
     if len(chain) < 2:
         return None
@@ -123,7 +122,7 @@ def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Wa
         arms_first=ways[0],
         batch_first=ways[1] if len(batches) > 1 else [],
         total=look.factor(TOGETHER, first, last),
-        interaction=look.interaction(*ways) if len(batches) > 1 else None,
+        interaction=look.interaction(main, *ways) if len(batches) > 1 else None,
         left_out=[link for link in steps if link not in chain],
         aside=[arm for arm in in_order(cells) if arm not in arms],
     )
@@ -205,9 +204,8 @@ class Look:
         names = STEPS | TRAINING_STEPS
         return [self.factor(names[name], (before, batch), (after, batch)) for before, (name, after) in steps]
 
-    def interaction(self, small: list[Factor], large: list[Factor]) -> Factor | None:
-        """What the main change is worth at the largest batch size over what it is worth at the smallest, launch by launch."""
-        main = next((step for step in MAIN_STEPS if any(each.step == step for each in small)), None)
+    def interaction(self, main: str, small: list[Factor], large: list[Factor]) -> Factor | None:
+        """What a change is worth at the largest batch size over what it is worth at the smallest, launch by launch."""
         ends = [each for each in (*small, *large) if each.step == main]
         if len(ends) < 2:
             return None

@@ -48,8 +48,10 @@ class Executor(Protocol):
 def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess.Popen[bytes]:
     """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder."""
     generator = random.Random(seed)
+    # Some launchers of jobs name every process a rank; here only torchrun does, and for its own.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     environment = {
-        **os.environ,
+        **inherited,
         "PYTHONHASHSEED": str(generator.randrange(2**32)),
         "NANOBENCH_PADDING": "x" * generator.randrange(4096),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
@@ -128,9 +130,10 @@ def ended(folder: Path, log: Path, code: int, timed_out: bool, timeout_s: float)
     running = left(folder / "running")
     if timed_out:
         return Ended(None, Status.TIMEOUT, f"no answer within {timeout_s:g} s", running=running)
+    failure = left(folder / "failure.json")
     rank, code = (first_death(log) if code > 0 else None) or (None, code)
-    failure = left(folder / "failure.json") if code >= 0 else None
-    if failure is not None:
+    # Out of memory is never the echo of another rank's death, and what was killed left nothing else to say.
+    if failure is not None and (code >= 0 or failure["status"] == Status.OOM):
         return Ended(None, Status(failure["status"]), failure["reason"], running=running)
     reason = death(code) if rank is None else f"rank {rank}: {death(code)}"
     return Ended(None, Status.ERROR, reason, killed=code == -signal.SIGKILL, running=running)
@@ -148,10 +151,10 @@ def first_death(log: Path) -> tuple[str, int] | None:
     """Which of several ranks brought the others down, and its exit code, by the summary that torchrun ends a log with; None
     without one. Whom a signal took goes first, as its peers only lost a connection; SIGTERM is how torchrun ends the rest.
     """
-    tail = log.read_text(errors="replace")[-4000:].rstrip() if log.exists() else ""
-    if not tail.endswith("=" * 60):
+    text = log.read_text(errors="replace").rstrip() if log.exists() else ""
+    if "Failures:" not in text or not text.endswith("=" * 60):
         return None
-    deaths = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", tail[tail.rfind("Failures:") :])
+    deaths = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", text[text.rfind("Failures:") :])
     by_signal = [(rank, int(code)) for rank, code in deaths if int(code) < 0 and int(code) != -signal.SIGTERM]
     return next(iter(by_signal), None) or (deaths[-1][0], int(deaths[-1][1])) if deaths else None
 

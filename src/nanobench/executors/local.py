@@ -17,7 +17,7 @@ class Local:
     def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> Ended:
         """See Executor.run."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("record.json", "failure.json"):
+        for name in ("record.json", "failure.json", "running"):
             (folder / name).unlink(missing_ok=True)
         trial = folder / "trial.json"
         trial.write_text(json.dumps(request))

@@ -98,7 +98,7 @@ class Timed(ABC):
             return self.time("steady", repetition, block, marked)
         tally = compilation.Tally()
         timed = self.time("steady", repetition, block, marked)
-        if not tally.graphs:
+        if not any(self.world.heard(bool(tally.graphs))):
             return timed
         self.compilation = replace(self.compilation, recompiles=self.recompiles())
         return replace(timed, valid=False, reason="recompiled in the steady phase")
