@@ -275,41 +275,17 @@ class FailingRank(SecondRank):
     odd = staticmethod(lambda loss: {}["no loss on this rank"])
 
 
-def _tiny(kind):
-    inner = build_gpt2(**TINY)
-    return kind(inner.module, inner.shape)
+def model(kind):
+    def build():
+        inner = build_gpt2(**TINY)
+        return kind(inner.module, inner.shape)
+
+    return build
 
 
-def miscounting():
-    return _tiny(Miscounting)
-
-
-def copying():
-    return _tiny(Copying)
-
-
-def failing():
-    return _tiny(Failing)
-
-
-def lopsided():
-    return _tiny(Lopsided)
-
-
-def dying_rank():
-    return _tiny(DyingRank)
-
-
-def hanging_rank():
-    return _tiny(HangingRank)
-
-
-def hoarding_rank():
-    return _tiny(HoardingRank)
-
-
-def failing_rank():
-    return _tiny(FailingRank)
+miscounting, copying, failing = map(model, (Miscounting, Copying, Failing))
+lopsided, dying_rank, hanging_rank = map(model, (Lopsided, DyingRank, HangingRank))
+hoarding_rank, failing_rank = map(model, (HoardingRank, FailingRank))
 
 
 def lazy(parameters, *, fused):
