@@ -178,7 +178,7 @@ def test_what_was_found_is_found_without_torch(command):
 
 def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_path):
     """The failed batch fails again, in the sweep, and the recommended one trains, under the same limit."""
-    asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "500MiB")
+    asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "700MiB")
     found = document(command(*asked, "--margin", 0.8, "--json"))
     batches = f"{found['batch_size']},{found['failed_batch_size']}"
     run = ("train-throughput", *asked, "--batch", batches, "--launches", 1, "--max-seconds", 0.1, "--no-plot", "--out", "run")
@@ -189,15 +189,21 @@ def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_p
 
 
 def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
-    """--batch auto is looked for where it is not kept, and stands beside others."""
+    """--batch auto is looked for where it is not kept, for all arms that can run here together, and stands beside others."""
     line = ("train-throughput", *SMALL[:-2], "--batch", "2,auto", "--memory-limit", "400MiB")
+    line += ("--compile-mode", "off,reduce-overhead", "--checkpointing", "off,checkpointed")
     own = {**environment(), "NANOBENCH_CACHE": str(tmp_path / "kept")}
     full = [sys.executable, "-m", "nanobench", *map(str, line), "--launches", "1", "--max-seconds", "0.1", "--no-plot"]
     full += ["--out", "run", "--json"]
     done = subprocess.run(full, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     (kept,) = (tmp_path / "kept").glob("autobatch-*.json")
-    assert [cell["batch_size"] for cell in document(done)["cells"]] == [2, json.loads(kept.read_text())["batch_size"]]
+    cells, found = document(done)["cells"], json.loads(kept.read_text())["batch_size"]
+    assert found > 2
+    for arm in (("off", "off"), ("off", "checkpointed"), ("reduce-overhead", "off")):
+        seen = {cell["batch_size"]: cell["status"] for cell in cells if (cell["compile_mode"], cell["checkpointing"]) == arm}
+        assert set(seen) == {2, found}
+        assert set(seen.values()) <= ({"skipped"} if arm[0] == "reduce-overhead" else {"ok", "unstable", "imprecise"})
 
 
 @pytest.mark.parametrize(

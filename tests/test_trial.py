@@ -1,6 +1,8 @@
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,6 +199,18 @@ def test_the_memory_limit_is_lifted_again():
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with memory.limited(None):
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_what_lies_on_disk_is_no_private_memory():
+    vector = torch.arange(1 << 25, dtype=torch.float32)
+    kept = memory.on_disk(vector)
+    assert torch.equal(kept, vector)
+    private = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    with memory.limited(private + vector.nbytes // 2):
+        again = memory.on_disk(vector)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            vector.clone()
+    assert torch.equal(again, vector)
 
 
 def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):

@@ -1,4 +1,4 @@
-"""One try of a batch size: the arm as it will be measured takes two full steps, or calls, and then some that are timed."""
+"""One try of a batch size: the arms as they will be measured take two full steps, or calls, and then some that are timed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,33 +6,35 @@ from typing import Any
 import torch
 
 from nanobench import ranks
+from nanobench.errors import Skip
 from nanobench.probes import memory
-from nanobench.probes.clock import make_clock
-from nanobench.record import Status
+from nanobench.probes.clock import Clock, make_clock
+from nanobench.record import Repetition, Status
 from nanobench.schema import Trial
 from nanobench.trial import limit_of, outcome_of, stage_of
+from nanobench.workloads.base import Stage, Workload
 
 TIMED_S = 0.5
 
 
 def attempt(trial: Trial, out: Path) -> dict[str, Any]:
-    """Whether the trial's only arm finds its memory, with tokens per second and the peak; else the status and the reason."""
+    """Whether all arms of a trial find their memory together, with tokens per second and the peak; else the status and why."""
     device = ranks.device_of(trial.point.device)
     torch.set_num_threads(trial.point.threads)
     ranks.settle_on(device)
     world = ranks.join(device)
     try:
         with memory.limited(limit_of(trial)):
-            stage = stage_of(trial, world)
+            stage, clock = stage_of(trial, world), make_clock(device)
             stage.ready(gated=True)
-            workload = stage.arm(trial.arms[0], make_clock(device))
             with torch.inference_mode(stage.inference):
-                workload.begin()
+                workloads = begun(stage, trial, clock)
                 # The second is full too, and not timed: a compiler may still be busy beside it.
-                workload.time("warmup", 0, None, marked=False)
-                done = [workload.time("warmup", 1, None, marked=False)]
+                for workload in workloads:
+                    workload.time("warmup", 0, None, marked=False)
+                done: list[Repetition] = []
                 while world.decided(sum(each.wall_s or 0.0 for each in done) < TIMED_S):
-                    done.append(workload.time("warmup", len(done) + 1, None, marked=False))
+                    done += [workload.time("warmup", 1, None, marked=False) for workload in workloads]
     except Exception as error:
         outcome = outcome_of(error)
         if world.size > 1:
@@ -44,6 +46,21 @@ def attempt(trial: Trial, out: Path) -> dict[str, Any]:
         "tok_s": sum(each.tokens for each in done) / wall_s,
         "peak_bytes": sum(world.heard(peak_bytes(device))),
     }
+
+
+def begun(stage: Stage, trial: Trial, clock: Clock) -> list[Workload]:
+    """The arms that have run once, less those that cannot run here. Raises Skip where none can."""
+    workloads, reason = [], Skip()
+    for arm in trial.arms:
+        workload = stage.arm(arm, clock)
+        try:
+            workload.begin()
+            workloads.append(workload)
+        except Skip as skip:
+            reason = skip
+    if not workloads:
+        raise reason
+    return workloads
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -1,7 +1,8 @@
 """The largest batch that fits, and the one after which throughput stops growing: a search that tries each in a process.
 
-It doubles the batch until one finds no memory, then halves what is between. Every try takes two full steps, or calls, of the
-arm as it will be measured: compiled, with the optimizer in. Out-of-memory ends a try; any other error ends the search.
+It doubles the batch until one finds no memory, then halves what is between. Every try takes full steps, or calls, of the
+arms as they will be measured: compiled, with the optimizer in, side by side. Out-of-memory ends a try, any other error the
+search.
 """
 
 import hashlib
@@ -182,10 +183,10 @@ def attempt_in(executor: Executor, trial: Trial, folder: Path, timeout_s: float)
     return attempt
 
 
-def file_of(point: Point, arm: Arm, wish: Wish, limit: str) -> Path:
-    """Where an answer is kept: by model, dtype, optimizer, compile mode, lengths, device, memory, versions and margin."""
+def file_of(point: Point, arms: tuple[Arm, ...], wish: Wish, limit: str) -> Path:
+    """Where an answer is kept: by model, dtype, optimizer, compile modes, lengths, device, memory, versions and margin."""
     asked = {name: value for name, value in asdict(point).items() if name != "batch_size"}
-    facts = {"point": asked, "arm": asdict(arm), "wish": asdict(wish), "limit": limit}
+    facts = {"point": asked, "arms": [asdict(arm) for arm in arms], "wish": asdict(wish), "limit": limit}
     known = {**facts, "model": lookup.source("models", point.model), "machine": machine_of(point.device)}
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     return cache.folder() / f"autobatch-{PROTOCOL}-{name}.json"

@@ -47,8 +47,8 @@ def unknown(kind: str, value: str, choices: Iterable[str], mend: str = "") -> Us
     """The one-line answer to a name that nobody has."""
     known = list(choices)
     close = difflib.get_close_matches(value, known, n=1)
-    guess = f" did you mean {close[0]!r}?" if close else ""
-    return UserError(f"no {kind} is called {value!r};{guess} (known: {', '.join(known)}){mend}")
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return UserError(f"no {kind} is called {value!r}{guess} (known: {', '.join(known)}){mend}")
 
 
 def check(family: str, name: str) -> None:

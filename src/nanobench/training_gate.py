@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nanobench import lookup
 from nanobench.batches import IGNORED, Batch, Step
 from nanobench.models.base import Adapter
+from nanobench.probes import memory
 from nanobench.record import Gate, Verdict
 from nanobench.schema import Point
 from nanobench.trainer import CLIP, Trainer, precision
@@ -112,12 +113,15 @@ class Expected:
     """The plain loop's course in float64, and how far another may be from it."""
 
     course: Course
+    """kept where it takes nothing from the arms"""
     tolerances: dict[str, float]
 
 
 def expect(adapter: Adapter, steps: Sequence[Step], point: Point) -> Expected:
     """What every arm of a point is held against; `steps` are whole, of all ranks."""
-    wide = plain(adapter, steps, point, "float64")
+    found = plain(adapter, steps, point, "float64")
+    wide = Course(found.losses, memory.on_disk(found.gradients), memory.on_disk(found.moved))
+    del found
     if point.dtype == "float32":
         return Expected(wide, LEAST_OFF)
     own = plain(adapter, steps, point, point.dtype).off(wide)

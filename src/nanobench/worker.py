@@ -160,7 +160,8 @@ def serve(channel: Channel) -> None:
 
 def preload(request_path: Path) -> None:
     """Imports in the server what a trial will need, once for all children: dynamo takes a second."""
-    trial = json.loads(request_path.read_text()).get("trial")
+    request = json.loads(request_path.read_text())
+    trial = request.get("trial") or request.get("attempt")
     if trial and (trial["point"]["seq_len"] or any(arm["compile_mode"] != "off" for arm in trial["arms"])):
         importlib.import_module("torch._dynamo")
 

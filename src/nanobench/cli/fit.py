@@ -37,12 +37,12 @@ def autobatch(options: AutobatchOptions) -> None:
     planning.question(asked)
     device = lock.guess(options.device)
     point, arm = the_only(*planning.asked(asked, device))
-    path = fitting.file_of(point, arm, wish, options.memory_limit)
+    path = fitting.file_of(point, (arm,), wish, options.memory_limit)
     found = None if options.fresh else cache.read(path)
     if found is None:
         with held(device, options.wait, console), first_workers(asked) as executor:
             plan, description = make(asked, executor, lambda description: lambda point, arms: 1)
-            found = search(plan.points[0], arm, wish, asked, executor, description, console)
+            found = search(plan.points[0], (arm,), wish, asked, executor, description, console)
         cache.write(path, found)
     else:
         found = {**found, "cached": True}
@@ -83,16 +83,16 @@ def the_only(points: list["Point"], arms: tuple["Arm", ...]) -> tuple["Point", "
 
 
 def search(
-    point: "Point", arm: "Arm", wish: "Wish", asked: Options, executor: "Executor", description: Row, console: Any
+    point: "Point", arms: "tuple[Arm, ...]", wish: "Wish", asked: Options, executor: "Executor", description: Row, console: Any
 ) -> Row:
-    """Tries batch sizes of an arm at a point, each in a process."""
+    """Tries batch sizes of some arms at a point, each in a process."""
     from nanobench import autobatch as fitting
     from nanobench.schema import Trial
     from nanobench.views import fitted
 
     available = description["available_bytes"] if point.device == "cpu" else None
     limit = read_memory_limit(asked.memory_limit, available)
-    trial = Trial(point=point, arms=(arm,), launch=1, seed=asked.seed, target_ci=1.0, max_seconds=1.0, memory_limit_bytes=limit)
+    trial = Trial(point=point, arms=arms, launch=1, seed=asked.seed, target_ci=1.0, max_seconds=1.0, memory_limit_bytes=limit)
     tell = lambda each: console.print(fitted.line(each), highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         attempt = fitting.attempt_in(executor, trial, Path(folder), asked.timeout)
@@ -101,25 +101,23 @@ def search(
 
 
 def finder(options: Options, console: Any) -> "Callable[[Row], FindBatch]":
-    """Who tells the batch size that all arms of a point have room for, each of them alone."""
+    """Who tells the batch size that all arms of a point have room for together, as they are measured in turns."""
     from nanobench import autobatch as fitting
     from nanobench import cache
 
     def of(description: Row) -> "FindBatch":
         def find(point: "Point", arms: "tuple[Arm, ...]") -> int:
-            sizes = []
-            for arm in arms:
-                path = fitting.file_of(point, arm, fitting.Wish(), options.memory_limit)
-                found = cache.read(path)
-                if found is None:
-                    console.print(f"looking for the batch size of {point.model}, {arm.label}", highlight=False)
-                    alone, wish = replace(point, batch_size=1), fitting.Wish()
-                    # Not the sweep's workers: what these compiled must not be found by the sweep's cold start.
-                    with first_workers(options) as own:
-                        found = search(alone, arm, wish, options, own, description, console)
-                    cache.write(path, found)
-                sizes.append(found["batch_size"])
-            return min(sizes)
+            wish = fitting.Wish()
+            path = fitting.file_of(point, arms, wish, options.memory_limit)
+            found = cache.read(path)
+            if found is None:
+                labels = ", ".join(arm.label for arm in arms)
+                console.print(f"looking for the batch size of {point.model}, {labels}", highlight=False, soft_wrap=True)
+                # Not the sweep's workers: what these compiled must not be found by the sweep's cold start.
+                with first_workers(options) as own:
+                    found = search(replace(point, batch_size=1), arms, wish, options, own, description, console)
+                cache.write(path, found)
+            return int(found["batch_size"])
 
         return find
 

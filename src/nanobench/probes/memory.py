@@ -1,8 +1,10 @@
 """Memory: a limit on the worker, the allocator's peak over a piece of work, and how to tell out-of-memory from other errors."""
 
 import ctypes
+import mmap
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -62,12 +64,21 @@ def keep_freed() -> None:
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Whatever larger than 1 MiB is allocated meanwhile goes back to the kernel once it is freed."""
+    """Whatever larger than 1 MiB is allocated meanwhile goes back to the kernel, or to the GPU, once it is freed."""
     set_malloc(M_MMAP_THRESHOLD, 1 << 20)
     try:
         yield
     finally:
         keep_freed()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def on_disk(vector: Tensor) -> Tensor:
+    """A copy in a file without a name, whose pages the kernel may take back: it is no part of the process's private memory."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(vector.nbytes)
+        return torch.frombuffer(mmap.mmap(file.fileno(), vector.nbytes), dtype=vector.dtype).copy_(vector)
 
 
 def set_malloc(parameter: int, value: int) -> bool:

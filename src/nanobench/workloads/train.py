@@ -63,6 +63,11 @@ class Train(Timed):
         self.pool = [self.number(self.first_number + number) for number in range(POOL)]
         return self.gate
 
+    def begin(self) -> None:
+        """Builds, runs once and forgets that it did: other arms begin beside an optimizer that has seen nothing."""
+        super().begin()
+        self.trainer.reset(self.adapter)
+
     def build(self) -> None:
         """Copies the model, makes the optimizer, and draws the steps of the gate."""
         attention.refuse_elsewhere(self.arm.attention, self.device.type)
@@ -76,8 +81,9 @@ class Train(Timed):
     def judge(self, digest: str) -> None:
         """Asks the gate."""
         expected = self.expect()
-        course = training_gate.taken(self.trainer, self.gated, self.adapter)
-        verdict = training_gate.judge(course, expected) if expected is not None else None
+        with memory.given_back():
+            course = training_gate.taken(self.trainer, self.gated, self.adapter)
+            verdict = training_gate.judge(course, expected) if expected is not None else None
         found = self.world.decided(verdict)
         assert found is not None
         self.gate = replace(found, digest=digest)
