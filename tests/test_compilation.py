@@ -1,5 +1,7 @@
 """What is compiled is compiled whole: every engine of ours over every model of ours, and one that is not is an error."""
 
+import os
+
 import pytest
 import torch
 
@@ -94,3 +96,21 @@ def test_an_error_is_told_in_brief():
     told = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
     assert compilation.in_brief(told) == "failed: a reason: f(x)"
     assert compilation.in_brief("") == ""
+
+
+def test_no_arm_finds_what_another_compiled(tmp_path, monkeypatch):
+    """The same code under two names is compiled twice; under one of them again it is found."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    found = []
+    for owner in ("one", "other", "one"):
+        torch._dynamo.reset()
+        counters.clear()
+        with compilation.own_cache(owner):
+            torch.compile(lambda values_N: (values_N * 3).sin())(torch.ones(64))
+        found.append(counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"])
+    assert (os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ.get("TRITON_CACHE_DIR")) == (str(tmp_path), None)
+    assert found[:2] == [0, 0]
+    assert found[2] > 0

@@ -88,7 +88,7 @@ def test_every_preset_names_a_file_that_builds_it():
     [
         ("engines", "cahced", "no engine is called 'cahced'; did you mean 'cached'?"),
         ("engines", "cached_cat", "no engine is called 'cached_cat'; did you mean 'cached-cat'?"),
-        ("engines", "base", "no engine is called 'base';"),
+        ("engines", "base", "no engine is called 'base' (known: "),
         ("samplers", "gredy", "no sampler is called 'gredy'; did you mean 'greedy'?"),
         ("models", "gtp2", "no model is called 'gtp2'; did you mean 'gpt2'?"),
         ("executors", "locl", "no executor is called 'locl'; did you mean 'local'?"),

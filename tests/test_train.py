@@ -88,11 +88,17 @@ def test_a_report_is_written_of_it(trained, nanobench):
     assert "prompt" not in written
 
 
-@pytest.mark.parametrize("command", ["explain", "cost"])
-def test_what_cannot_be_said_of_training_is_said_in_one_line(nanobench, trained, command):
-    done = nanobench(command, trained[0], cwd=trained[0].parent)
-    assert "Traceback" not in done.stderr
-    assert done.returncode in (0, 2)
+def test_explain_says_that_training_is_not_predicted(nanobench, trained):
+    told = nanobench("explain", trained[0], cwd=trained[0].parent, code=0).stdout
+    assert told.count("training is not predicted") == 6
+    assert "attribute path" not in told
+
+
+def test_training_is_priced_by_its_tokens(nanobench, trained):
+    priced = ("cost", trained[0], "--price-per-hour", 3)
+    assert "give --tokens N" in nanobench(*priced, cwd=trained[0].parent, code=0).stdout
+    assert "fewest GPU-hours for 1,000 tokens" in nanobench(*priced, "--tokens", 1000, cwd=trained[0].parent, code=0).stdout
+    assert "--price-per-hour" in nanobench("cost", trained[0], cwd=trained[0].parent, code=2).stderr
 
 
 def test_the_last_line_is_one_document(trained):

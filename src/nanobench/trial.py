@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.ranks import ALONE, World
 from nanobench.record import ArmRecord, Gate, Outcome, Repetition, Status, Verdict
-from nanobench.schema import Trial
+from nanobench.schema import Arm, Trial
 from nanobench.workloads.base import Stage, Workload
 from nanobench.workloads.generation import Generation
 from nanobench.workloads.training import Training
@@ -172,12 +173,20 @@ def prepare(trial: Trial, stage: Stage, clock: Clock, known: dict[str, Gate], ar
         arms.say("prepare", index, always=True)
         workload = stage.arm(arm, clock)
         arms.live[index] = workload
-        gate = arms.guard(index, functools.partial(workload.prepare, known.get(arm.label)))
+        with cache_of(trial, arm):
+            gate = arms.guard(index, functools.partial(workload.prepare, known.get(arm.label)))
         if gate is not None and gate.verdict is Verdict.WRONG:
             arms.end(index, workload.outcome())
     if not trial.gate_only:
         for index in list(arms.live):
             arms.guard(index, arms.live[index].warm_up)
+
+
+def cache_of(trial: Trial, arm: Arm) -> AbstractContextManager[None]:
+    """Else what one arm compiles another would find, and its first call would be no cold one; where nothing is timed it may."""
+    if trial.gate_only or arm.compile_mode == "off":
+        return nullcontext()
+    return compilation.own_cache(replace(trial, arms=(arm,), launch=1).key)
 
 
 def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:

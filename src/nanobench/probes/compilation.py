@@ -1,7 +1,11 @@
 """What torch.compile did for one arm: graphs, recompilations and graph breaks, from dynamo's own records."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 ADDED = ("Explanation:", "Developer debug context:")
 """How lines begin in which dynamo says more."""
@@ -14,6 +18,27 @@ class Compilation:
     graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None
+
+
+@contextmanager
+def own_cache(owner: str) -> Iterator[None]:
+    """Inductor finds what was compiled under this owner's name in an earlier process, and nothing that others compiled."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from torch._inductor.utils import clear_caches
+
+    # What the processor can do is found out by compiling, too: eleven seconds of whoever compiles first.
+    pick_vec_isa()
+    clear_caches()
+    folder, before = Path(cache_dir()) / owner, os.environ.copy()
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 class Tally:

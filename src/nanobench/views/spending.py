@@ -61,7 +61,8 @@ def shown(rows: list[Row], asked: Asked) -> list[str]:
 def sentences(rows: list[Row], choice: Choice, asked: Asked) -> Iterator[str]:
     """The cheapest cell, the cheapest within the limits or the one nearest to them, and what is not known."""
     if choice.by is None and choice.training is None:
-        yield f"nothing is named cheapest: none of the {len(rows)} cells is measured, stable and priced"
+        mend = "; training is priced by its tokens: give --tokens N" if any(row["seq_len"] for row in rows) else ""
+        yield f"nothing is named cheapest: none of the {len(rows)} cells is measured, stable and priced{mend}"
     if choice.cheapest is not None:
         yield f"cheapest: {cost_of(rows, choice.cheapest, choice.rivals, choice)}"
         if asked.requests_per_day:

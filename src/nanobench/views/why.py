@@ -119,7 +119,7 @@ def cause(row: Row) -> str:
     """What binds a cell."""
     bound = row["bound_by"]
     if bound is None:
-        return "no reason is known without a prediction"
+        return "training is not predicted" if row["seq_len"] else "no reason is known without a prediction"
     if row["status"] == PUBLISHED:
         return published_cause(row)
     if bound == "unexplained":
@@ -236,8 +236,8 @@ def notes(found: Waterfall) -> Iterator[str]:
 
 
 def unknown(rows: list[Row], asked: Row, command: str) -> Iterator[str]:
-    """What the cells lack, why, and the command that gives it."""
-    cells = [row for row in rows if row["status"] in MEASURED]
+    """What the cells lack, why, and the command that gives it. Training is not predicted by any."""
+    cells = [row for row in rows if row["status"] in MEASURED and not row["seq_len"]]
     bare = [row for row in cells if row["predicted_e2e_s"] is None]
     if not bare:
         return
