@@ -189,9 +189,9 @@ def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_p
 
 
 def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
-    """--batch auto is looked for where it is not kept, for all arms that can run here together, and stands beside others."""
+    """--batch auto is looked for where it is not kept, for all arms together, and stands beside others."""
     line = ("train-throughput", *SMALL[:-2], "--batch", "2,auto", "--memory-limit", "400MiB")
-    line += ("--compile-mode", "off,reduce-overhead", "--checkpointing", "off,checkpointed")
+    line += ("--checkpointing", "off,checkpointed")
     own = {**environment(), "NANOBENCH_CACHE": str(tmp_path / "kept")}
     full = [sys.executable, "-m", "nanobench", *map(str, line), "--launches", "1", "--max-seconds", "0.1", "--no-plot"]
     full += ["--out", "run", "--json"]
@@ -200,10 +200,10 @@ def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
     (kept,) = (tmp_path / "kept").glob("autobatch-*.json")
     cells, found = document(done)["cells"], json.loads(kept.read_text())["batch_size"]
     assert found > 2
-    for arm in (("off", "off"), ("off", "checkpointed"), ("reduce-overhead", "off")):
-        seen = {cell["batch_size"]: cell["status"] for cell in cells if (cell["compile_mode"], cell["checkpointing"]) == arm}
+    for arm in ("off", "checkpointed"):
+        seen = {cell["batch_size"]: cell["status"] for cell in cells if cell["checkpointing"] == arm}
         assert set(seen) == {2, found}
-        assert set(seen.values()) <= ({"skipped"} if arm[0] == "reduce-overhead" else {"ok", "unstable", "imprecise"})
+        assert set(seen.values()) <= {"ok", "unstable", "imprecise"}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
+import errno
 import math
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nanobench import attempt as attempts
 from nanobench import gate, stats
 from nanobench import trial as trials
 from nanobench.errors import Skip
@@ -201,12 +205,97 @@ def test_the_memory_limit_is_lifted_again():
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+class Compiled:
+    """An arm that only tells where inductor would look for what it compiles."""
+
+    def __init__(self):
+        self.phases, self.folder = [], None
+
+    def prepare(self, known):
+        self.folder = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        return Gate(Verdict.EXACT)
+
+    def warm_up(self):
+        pass
+
+
+def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+
+    def folders(launch, batch_size=1, **asked):
+        point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=batch_size, prompt_len=8)
+        names = tuple(Arm(engine="cached", compile_mode="default", sampler=sampler) for sampler in ("greedy", "top-k"))
+        trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1, **asked)
+        workloads = {arm: Compiled() for arm in names}
+        stage = SimpleNamespace(arm=lambda arm, clock: workloads[arm])
+        trials.prepare(trial, stage, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
+        return [workload.folder for workload in workloads.values()]
+
+    first, (shared,) = folders(1), {*folders(1, gate_only=True)}
+    assert shared == str(tmp_path / "inductor")
+    assert len({*first, *folders(1, batch_size=2), shared}) == 5
+    left = [Path(folder) / "graph" for folder in first]
+    for each in left:
+        each.parent.mkdir(parents=True)
+        each.touch()
+    assert folders(2) == first
+    assert all(each.exists() for each in left)
+    folders(1)
+    assert not any(each.exists() for each in left)
+
+
+def test_a_try_holds_all_arms_at_once(tmp_path, monkeypatch):
+    """There is room for one that can run here: two are too many, one that can't leaves nothing behind."""
+
+    class Hoarder:
+        def __init__(self, here):
+            self.here = here
+
+        def begin(self):
+            self.held = torch.zeros(1 << 26)
+            if not self.here:
+                raise Skip("not here")
+
+        def time(self, kind, repetition, block, marked):
+            return Repetition(kind=kind, wall_s=1.0, tokens=1)
+
+    def tried(*names):
+        stage = SimpleNamespace(inference=True, rehearse=lambda: None, arm=lambda arm, clock: Hoarder(arm.engine != "absent"))
+        monkeypatch.setattr(attempts, "stage_of", lambda trial, world: stage)
+        point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8)
+        asked = {
+            "launch": 1,
+            "seed": 0,
+            "target_ci": 0.1,
+            "max_seconds": 1,
+            "memory_limit_bytes": private_bytes() + (384 << 20),
+        }
+        return attempts.attempt(Trial(point=point, arms=tuple(Arm(engine=name) for name in names), **asked), tmp_path)["status"]
+
+    assert tried("one") == Status.OK
+    assert tried("one", "two") == Status.OOM
+    assert tried("absent", "one") == Status.OK
+    assert tried("absent") == Status.SKIPPED
+
+
+def private_bytes():
+    return int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def test_where_the_disk_has_no_room_a_vector_stays_where_it_is(monkeypatch):
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    vector = torch.ones(8)
+    assert memory.on_disk(vector) is vector
+
+
 def test_what_lies_on_disk_is_no_private_memory():
     vector = torch.arange(1 << 25, dtype=torch.float32)
     kept = memory.on_disk(vector)
     assert torch.equal(kept, vector)
-    private = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    with memory.limited(private + vector.nbytes // 2):
+    with memory.limited(private_bytes() + vector.nbytes // 2):
         again = memory.on_disk(vector)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             vector.clone()

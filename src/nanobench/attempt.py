@@ -1,5 +1,6 @@
 """One try of a batch size: the arms as they will be measured take two full steps, or calls, and then some that are timed."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from nanobench.probes import memory
 from nanobench.probes.clock import Clock, make_clock
 from nanobench.record import Repetition, Status
 from nanobench.schema import Trial
-from nanobench.trial import limit_of, outcome_of, stage_of
+from nanobench.trial import limit_of, outcome_of, settled, stage_of
 from nanobench.workloads.base import Stage, Workload
 
 TIMED_S = 0.5
@@ -19,14 +20,12 @@ TIMED_S = 0.5
 
 def attempt(trial: Trial, out: Path) -> dict[str, Any]:
     """Whether all arms of a trial find their memory together, with tokens per second and the peak; else the status and why."""
-    device = ranks.device_of(trial.point.device)
-    torch.set_num_threads(trial.point.threads)
-    ranks.settle_on(device)
+    device = settled(trial)
     world = ranks.join(device)
     try:
         with memory.limited(limit_of(trial)):
             stage, clock = stage_of(trial, world), make_clock(device)
-            stage.ready(gated=True)
+            stage.rehearse()
             with torch.inference_mode(stage.inference):
                 workloads = begun(stage, trial, clock)
                 # The second is full too, and not timed: a compiler may still be busy beside it.
@@ -57,7 +56,10 @@ def begun(stage: Stage, trial: Trial, clock: Clock) -> list[Workload]:
             workload.begin()
             workloads.append(workload)
         except Skip as skip:
-            reason = skip
+            # Its traceback holds the model that it was raised beside.
+            reason = Skip(str(skip))
+            del workload
+            gc.collect()
     if not workloads:
         raise reason
     return workloads

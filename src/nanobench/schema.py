@@ -5,7 +5,7 @@ import json
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}

@@ -24,6 +24,8 @@ from nanobench.trainer import CLIP, Trainer, precision
 STEPS = 3
 ROWS = 4
 """Rows that the plain loop holds at once: float64 asks for twice the memory."""
+PIECE = 1 << 20
+"""Values that are compared at once."""
 LEAST_OFF = {"loss": 1e-5, "gradients": 1e-4, "weights": 1e-2}
 """Tolerances in float32. Weights have the widest: AdamW turns a gradient near zero into a whole step of either sign."""
 SLACK = 4
@@ -40,6 +42,10 @@ class Course:
     moved: Tensor
     """weights behind the last step less those before the first, all in one vector"""
 
+    def on_disk(self) -> "Course":
+        """The same, where it takes nothing from what else runs."""
+        return Course(self.losses, memory.on_disk(self.gradients), memory.on_disk(self.moved))
+
     def off(self, wide: "Course") -> dict[str, float]:
         """Relative errors against another course."""
         losses = [abs(loss - right) / abs(right) for loss, right in zip(self.losses, wide.losses, strict=True)]
@@ -51,9 +57,16 @@ class Course:
 
 
 def distance(vector: Tensor, right: Tensor) -> float:
-    """Length of the difference over the length of the right one; infinite where either is not finite."""
-    off = float((vector.double() - right.double()).norm() / right.double().norm())
-    return off if off == off else float("inf")
+    """Length of the difference over the length of the right one; infinite where either is not finite.
+
+    Piece by piece: float64 copies of the whole would be more than a step holds.
+    """
+    off = length = torch.zeros((), dtype=torch.float64)
+    for piece, truth in zip(vector.split(PIECE), right.split(PIECE), strict=True):
+        off = off + (piece.double() - truth.double()).square().sum()
+        length = length + truth.double().square().sum()
+    ratio = float((off / length).sqrt())
+    return ratio if ratio == ratio else float("inf")
 
 
 def joined(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -86,7 +99,7 @@ def plain(adapter: Adapter, steps: Sequence[Step], point: Point, dtype: str) -> 
         optimizer.zero_grad()
         losses.append(total)
     assert gradients is not None
-    return Course(losses, gradients, joined(parameters) - before)
+    return Course(losses, gradients, joined(parameters).sub_(before))
 
 
 def few_rows(batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,7 +117,9 @@ def taken(trainer: Trainer, steps: Sequence[Step], start: Adapter) -> Course:
     )
     losses = [sum(trainer.world.heard(trainer.step(step).item())) for step in steps]
     hook.remove()
-    moved = joined(trainer.parameters) - joined(list(start.module.parameters()))
+    moved = joined(trainer.parameters)
+    for part, first in zip(moved.split([each.numel() for each in trainer.parameters]), start.module.parameters(), strict=True):
+        part -= first.detach().flatten().to(part)
     return Course(losses, seen[0] if seen else torch.full_like(moved, float("nan")), moved)
 
 
@@ -113,15 +128,12 @@ class Expected:
     """The plain loop's course in float64, and how far another may be from it."""
 
     course: Course
-    """kept where it takes nothing from the arms"""
     tolerances: dict[str, float]
 
 
 def expect(adapter: Adapter, steps: Sequence[Step], point: Point) -> Expected:
     """What every arm of a point is held against; `steps` are whole, of all ranks."""
-    found = plain(adapter, steps, point, "float64")
-    wide = Course(found.losses, memory.on_disk(found.gradients), memory.on_disk(found.moved))
-    del found
+    wide = plain(adapter, steps, point, "float64").on_disk()
     if point.dtype == "float32":
         return Expected(wide, LEAST_OFF)
     own = plain(adapter, steps, point, point.dtype).off(wide)

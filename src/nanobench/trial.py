@@ -8,10 +8,10 @@ import functools
 import gc
 import math
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,16 @@ class Arms:
         ]
 
 
+def settled(trial: Trial) -> torch.device:
+    """The trial's device, with its threads set and the compiler ready, for what follows may be under a limit."""
+    device = ranks.device_of(trial.point.device)
+    torch.set_num_threads(trial.point.threads)
+    ranks.settle_on(device)
+    if device.type == "cpu" and any(arm.compile_mode != "off" for arm in trial.arms):
+        compilation.know_processor()
+    return device
+
+
 def limit_of(trial: Trial) -> int | None:
     """Bytes that this process may take: ranks share what a worker may."""
     limit = trial.memory_limit_bytes
@@ -128,11 +138,9 @@ def measure(
     trial: Trial, known: dict[str, Gate], out: Path, report: Report, instruments: Instruments | None = None
 ) -> list[ArmRecord]:
     """Gate, warm-up and interleaved pairs of all arms of one trial; `instruments` are the device's own unless given."""
-    torch.set_num_threads(trial.point.threads)
-    device = ranks.device_of(trial.point.device)
     # Before the first use of CUDA, or the probe could not tell our own process from foreign ones.
-    instruments = instruments or make_instruments(device, ranks.folder_of(out))
-    ranks.settle_on(device)
+    instruments = instruments or make_instruments(ranks.device_of(trial.point.device), ranks.folder_of(out))
+    device = settled(trial)
     world = ranks.join(device)
     arms = Arms(trial, out, report if world.leads else lambda progress: None, world)
     started_at, start = time.time(), time.perf_counter()
@@ -173,8 +181,7 @@ def prepare(trial: Trial, stage: Stage, clock: Clock, known: dict[str, Gate], ar
         arms.say("prepare", index, always=True)
         workload = stage.arm(arm, clock)
         arms.live[index] = workload
-        with cache_of(trial, arm):
-            gate = arms.guard(index, functools.partial(workload.prepare, known.get(arm.label)))
+        gate = arms.guard(index, functools.partial(prepared, trial, arm, workload, known.get(arm.label), arms.world))
         if gate is not None and gate.verdict is Verdict.WRONG:
             arms.end(index, workload.outcome())
     if not trial.gate_only:
@@ -182,11 +189,25 @@ def prepare(trial: Trial, stage: Stage, clock: Clock, known: dict[str, Gate], ar
             arms.guard(index, arms.live[index].warm_up)
 
 
-def cache_of(trial: Trial, arm: Arm) -> AbstractContextManager[None]:
-    """Else what one arm compiles another would find, and its first call would be no cold one; where nothing is timed it may."""
+def prepared(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, world: World) -> Gate:
+    """See Workload.prepare. What an arm compiles it finds again in later launches, and no other arm does: or its first call
+    would be no cold one. Where nothing is timed all may find it.
+    """
     if trial.gate_only or arm.compile_mode == "off":
-        return nullcontext()
-    return compilation.own_cache(replace(trial, arms=(arm,), launch=1).key)
+        return workload.prepare(known)
+    owner = owner_of(trial, arm)
+    if trial.launch == 1:
+        # A trial that was cut off, or in which this arm found no memory beside others, was here before.
+        if world.leads:
+            shutil.rmtree(compilation.cache_of(owner), ignore_errors=True)
+        world.meet()
+    with compilation.own_cache(owner):
+        return workload.prepare(known)
+
+
+def owner_of(trial: Trial, arm: Arm) -> str:
+    """A name for an arm at a point in all launches."""
+    return replace(trial, arms=(arm,), launch=1).key
 
 
 def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:

@@ -104,10 +104,11 @@ def finder(options: Options, console: Any) -> "Callable[[Row], FindBatch]":
     """Who tells the batch size that all arms of a point have room for together, as they are measured in turns."""
     from nanobench import autobatch as fitting
     from nanobench import cache
+    from nanobench.views import fitted
 
     def of(description: Row) -> "FindBatch":
         def find(point: "Point", arms: "tuple[Arm, ...]") -> int:
-            wish = fitting.Wish()
+            wish = fitting.Wish(max_seconds=fitting.Wish.max_seconds * len(arms))
             path = fitting.file_of(point, arms, wish, options.memory_limit)
             found = cache.read(path)
             if found is None:
@@ -117,6 +118,8 @@ def finder(options: Options, console: Any) -> "Callable[[Row], FindBatch]":
                 with first_workers(options) as own:
                     found = search(replace(point, batch_size=1), arms, wish, options, own, description, console)
                 cache.write(path, found)
+                for line in fitted.sentences(found, labels):
+                    console.print(line, highlight=False, soft_wrap=True)
             return int(found["batch_size"])
 
         return find

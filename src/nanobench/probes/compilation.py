@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,25 +20,40 @@ class Compilation:
     graph_breaks: int | None = None
 
 
+def know_processor() -> None:
+    """Lets inductor find out what the processor can do, by compiling: seconds that are nobody's, once in a cache and a process.
+
+    Where that fails, whoever compiles says so.
+    """
+    with suppress(Exception):
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        pick_vec_isa()
+
+
 @contextmanager
 def own_cache(owner: str) -> Iterator[None]:
-    """Inductor finds what was compiled under this owner's name in an earlier process, and nothing that others compiled."""
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    """Inductor finds the graphs and kernels compiled under this owner's name in an earlier process, and nobody else's."""
     from torch._inductor.utils import clear_caches
 
-    # What the processor can do is found out by compiling, too: eleven seconds of whoever compiles first.
-    pick_vec_isa()
     clear_caches()
-    folder, before = Path(cache_dir()) / owner, os.environ.copy()
+    folder = cache_of(owner)
     own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
         yield
     finally:
-        for name in own:
+        for name, value in before.items():
             os.environ.pop(name)
-            os.environ.update({name: before[name]} if name in before else {})
+            os.environ.update({} if value is None else {name: value})
+
+
+def cache_of(owner: str) -> Path:
+    """The owner's folder in inductor's."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir()) / owner
 
 
 class Tally:

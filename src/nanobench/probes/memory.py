@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import resource
 import sys
 import tempfile
@@ -75,10 +76,19 @@ def given_back() -> Iterator[None]:
 
 
 def on_disk(vector: Tensor) -> Tensor:
-    """A copy in a file without a name, whose pages the kernel may take back: it is no part of the process's private memory."""
+    """A copy in a temporary file without a name, which is no part of the process's private memory, and is written before this
+    returns: not beside what is timed. The vector itself where the temporary folder has no room.
+    """
     with tempfile.TemporaryFile() as file:
-        file.truncate(vector.nbytes)
-        return torch.frombuffer(mmap.mmap(file.fileno(), vector.nbytes), dtype=vector.dtype).copy_(vector)
+        try:
+            # Else a full disk is found out by a signal, when a page is written to.
+            os.posix_fallocate(file.fileno(), 0, vector.nbytes)
+        except OSError:
+            return vector
+        pages = mmap.mmap(file.fileno(), vector.nbytes)
+    kept = torch.frombuffer(pages, dtype=vector.dtype).copy_(vector)
+    pages.flush()
+    return kept
 
 
 def set_malloc(parameter: int, value: int) -> bool:

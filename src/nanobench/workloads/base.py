@@ -57,6 +57,10 @@ class Stage(Protocol):
         """Whatever must be done before the first arm; `gated` where none will ask the gate for the first time."""
         ...
 
+    def rehearse(self) -> None:
+        """Takes what memory the gate takes before the first arm, in less time. Raises where it finds none."""
+        ...
+
     def arm(self, arm: Arm, clock: Clock) -> Workload:
         """One of its arms, not yet built."""
         ...

@@ -38,12 +38,7 @@ class Generate(Timed):
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
         self.begin()
-        digest = gate.digest(self.engine.tokens_BN)
-        if known is None or known.digest != digest:
-            with self.span("gate"):
-                self.phase("gate", lambda: self.judge(digest))
-        else:
-            self.gate = known
+        self.settle(gate.digest(self.engine.tokens_BN), known)
         return self.gate
 
     def build(self) -> None:
@@ -63,7 +58,7 @@ class Generate(Timed):
         return lookup.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
 
     def judge(self, digest: str) -> None:
-        """Asks the gate, and weighs the engine while it generates for it: memory costs no run of its own."""
+        """See Timed.judge. It also weighs the engine while it generates for it: memory costs no run of its own."""
         scales = Scales(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = gate.judge(self.reference, self.build_engine, scales, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":

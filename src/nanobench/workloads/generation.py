@@ -43,6 +43,12 @@ class Generation:
                 self.reference.compute()
         linear.pack(self.adapter.module)
 
+    def rehearse(self) -> None:
+        """See Stage. The reference is of a few rows only: all of it."""
+        with torch.inference_mode():
+            self.reference.compute()
+        linear.pack(self.adapter.module)
+
     def arm(self, arm: Arm, clock: Clock) -> Generate:
         """See Stage."""
         return Generate(self.adapter, self.reference, self.trial.point, arm, clock, self.trial.nvtx)

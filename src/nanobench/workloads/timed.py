@@ -48,6 +48,18 @@ class Timed(ABC):
     def build(self) -> None:
         """Makes what runs, and allocates what it needs once."""
 
+    @abstractmethod
+    def judge(self, digest: str) -> None:
+        """Asks the gate for a verdict on this arm, which is kept under the digest of its first call."""
+
+    def settle(self, digest: str, known: Gate | None) -> None:
+        """Takes an earlier launch's verdict where this one began alike, or asks the gate, which takes nothing from the arm."""
+        if known is not None and known.digest == digest:
+            self.gate = known
+            return
+        with self.span("gate"), memory.given_back():
+            self.phase("gate", lambda: self.judge(digest))
+
     def begin(self) -> None:
         """Builds, and runs once."""
         self.phase("build", self.build)

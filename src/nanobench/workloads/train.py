@@ -53,12 +53,7 @@ class Train(Timed):
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The full gate is run unless this launch begins with the loss of one that passed it."""
         self.begin()
-        digest = f"{self.phases[-1].loss:.3g}"
-        if known is None or known.digest != digest:
-            with self.span("gate"):
-                self.phase("gate", lambda: self.judge(digest))
-        else:
-            self.gate = known
+        self.settle(f"{self.phases[-1].loss:.3g}", known)
         self.trainer.reset(self.adapter)
         self.pool = [self.number(self.first_number + number) for number in range(POOL)]
         return self.gate
@@ -79,11 +74,10 @@ class Train(Timed):
         return self.steps.step(number, self.world.rank, self.world.size)
 
     def judge(self, digest: str) -> None:
-        """Asks the gate."""
+        """See Timed.judge."""
         expected = self.expect()
-        with memory.given_back():
-            course = training_gate.taken(self.trainer, self.gated, self.adapter)
-            verdict = training_gate.judge(course, expected) if expected is not None else None
+        course = training_gate.taken(self.trainer, self.gated, self.adapter)
+        verdict = training_gate.judge(course, expected) if expected is not None else None
         found = self.world.decided(verdict)
         assert found is not None
         self.gate = replace(found, digest=digest)

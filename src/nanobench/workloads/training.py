@@ -1,6 +1,7 @@
 """What the arms of a trial share that train: a model in its first state, numbered steps, and a plain loop's course."""
 
 import contextlib
+from dataclasses import replace
 
 import torch
 
@@ -40,15 +41,21 @@ class Training:
         """Where an arm will ask the gate the plain loop runs now: its float64 takes the memory that arms then take."""
         if not gated:
             # What fails here fails again for each arm that asks, and becomes its outcome.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), memory.given_back():
                 self.expect()
+
+    def rehearse(self) -> None:
+        """The plain loop over a few rows, twice, as its optimizer's state comes with its first step."""
+        if self.world.leads:
+            few = replace(self.phase, batch_size=min(training_gate.ROWS, self.phase.batch_size), parts=1)
+            with memory.given_back():
+                training_gate.plain(self.adapter, [few.step(0), few.step(1)], self.trial.point, "float64")
 
     def expect(self) -> Expected | None:
         """What the plain loop makes of the gate's steps, computed once; None on a rank that does not lead."""
         if self.expected is None and self.world.leads:
             whole = [self.phase.step(GATED + number) for number in range(training_gate.STEPS)]
-            with memory.given_back():
-                self.expected = training_gate.expect(self.adapter, whole, self.trial.point)
+            self.expected = training_gate.expect(self.adapter, whole, self.trial.point)
         return self.expected
 
     def arm(self, arm: Arm, clock: Clock) -> Train:
