@@ -20,7 +20,7 @@ report: $(VENV)/run  ## the report of the newest run in results/
 	$(BIN)/nanobench report
 
 test: $(VENV)/dev  ## install, then all tests
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev  ## style
 	$(BIN)/ruff check .

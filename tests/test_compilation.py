@@ -104,6 +104,7 @@ def test_no_arm_finds_what_another_compiled(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    compilation.know_processor()
     found = []
     for owner in ("one", "other", "one"):
         torch._dynamo.reset()

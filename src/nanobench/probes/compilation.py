@@ -21,14 +21,16 @@ class Compilation:
 
 
 def know_processor() -> None:
-    """Lets inductor find out what the processor can do, by compiling: seconds that are nobody's, once in a cache and a process.
+    """Lets inductor find out what the processor can do, by compiling: seconds that are nobody's, kept in the user's cache.
 
     Where that fails, whoever compiles says so.
     """
     with suppress(Exception):
         from torch._inductor.cpu_vec_isa import pick_vec_isa
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        pick_vec_isa()
+        with looking_in(Path(default_cache_dir())):
+            pick_vec_isa()
 
 
 @contextmanager
@@ -37,7 +39,13 @@ def own_cache(owner: str) -> Iterator[None]:
     from torch._inductor.utils import clear_caches
 
     clear_caches()
-    folder = cache_of(owner)
+    with looking_in(cache_of(owner)):
+        yield
+
+
+@contextmanager
+def looking_in(folder: Path) -> Iterator[None]:
+    """Inductor's cache is in a folder."""
     own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)

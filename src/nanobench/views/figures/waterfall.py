@@ -34,6 +34,8 @@ DIGITS: tuple[tuple[float, ...], ...] = (
     (1.0,),
 )
 """Leading digits that ticks may have, the most first."""
+EVEN = (0.05, 0.1, 0.2)
+"""Steps between ticks around 1, where factors are small."""
 LETTER = 0.02
 """Share of the width of a lone panel that a letter of a tick takes."""
 
@@ -144,7 +146,8 @@ def scale(axes: Axes, ends: tuple[float, float], columns: int) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [[digit * 10.0**power for power in powers for digit in digits] for digits in DIGITS]
+    choices = [np.arange(math.ceil(low / step) * step, high, step).round(2).tolist() for step in EVEN]
+    choices += [[digit * 10.0**power for power in powers for digit in digits] for digits in DIGITS]
     choices += [[10.0**power for power in powers if power % step == 0] for step in range(2, len(powers))]
     inside = [[tick for tick in ticks if low * 0.999 <= tick <= high * 1.001] for ticks in choices]
     letter = LETTER * columns * math.log(high / low)
