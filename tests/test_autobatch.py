@@ -178,7 +178,7 @@ def test_what_was_found_is_found_without_torch(command):
 
 def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_path):
     """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one finds no memory: how
-    memory lies in fragments is chance, and decides by some 15 MiB, which are four rows here.
+    memory lies in fragments is chance, and decides by a few rows.
     """
     asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "700MiB")
     found = document(command(*asked, "--margin", 0.8, "--json"))
