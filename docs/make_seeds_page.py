@@ -1,6 +1,7 @@
-"""Makes docs/seeds.md from the published figures in results/seeds: `python docs/make_seeds_page.py > docs/seeds.md`.
+"""Generates docs/seeds.md from the published baselines in results/seeds: `python docs/make_seeds_page.py > docs/seeds.md`.
 
-Everything is closed form: bytes and operations of nanochat-d12 from `nanobench.costs`, peaks from the A100's data sheet.
+Everything is closed form: bytes and operations of nanochat-d12 come from `nanobench.roofline.flops`, peaks from the A100's
+datasheet.
 """
 
 import csv
@@ -11,28 +12,54 @@ from pathlib import Path
 
 import torch
 
-from nanobench import costs, datasheet, lookup
-from nanobench.costs import NOTHING, Cost, Pass
-from nanobench.schema import DTYPE_BYTES, Point
+from nanobench import registry
+from nanobench.roofline import datasheet, flops
+from nanobench.roofline.flops import NOTHING, Cost, Pass
+from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 FIGURES = Path(__file__).parents[1] / "results" / "seeds" / "seed_results.csv"
 SHEET = datasheet.named("a100-80gb")
 MODEL, DTYPE = "nanochat-d12", "bfloat16"
 PEAK = SHEET.flops[DTYPE]
-PATHS = {"uncached": "uncached-full-logits", "cached": "cat"}
-"""The cached arm fills a preallocated cache and attends over the filled part: as `cat` does, without its copies."""
+KV_ACCESS_OF = {"uncached": "uncached-full-logits", "cached": "cat"}
+"""The cached arm fills a preallocated cache and attends over the filled part: like `cat`, but without its copies."""
 EXPLAINED = 0.5
-"""A floor explains a step that is at most twice as long."""
+"""A minimum time explains a step that is at most twice as long."""
 FLAT = 1.1
 with torch.device("meta"):
-    SHAPE = lookup.find("models", MODEL)().shape
+    SHAPE = registry.find("models", MODEL)().shape
 
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
+class TrainingStep:
+    """Operations and bytes of one optimizer step on one device, without recomputation."""
+
+    forward_flops: float
+    backward_flops: float
+    """twice the forward pass: gradients of inputs and of weights"""
+    optimizer_bytes: float
+    """AdamW reads parameters, gradients and both moments, and writes all but the gradients: seven times the parameters"""
+    logits_bytes: float
+    """written, and read by the loss, at every position"""
+
+
+def training_step(shape: GPTShape, dtype: str, batch_size: int, seq_len: int) -> TrainingStep:
+    """Cost of a step on `batch_size` rows of `seq_len` tokens; optimizer state in float32, causal attention counted in full."""
+    whole = flops.cost(shape, dtype, Pass(batch_size, seq_len, seq_len, seq_len))
+    logits = batch_size * seq_len * shape.vocab_size
+    return TrainingStep(
+        forward_flops=whole.flops,
+        backward_flops=2 * whole.flops,
+        optimizer_bytes=7 * DTYPE_BYTES["float32"] * shape.n_params,
+        logits_bytes=2 * DTYPE_BYTES[dtype] * logits,
+    )
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One published throughput, and what a pass of it costs on average."""
+    """One published throughput, and the mean cost of one of its passes."""
 
     arm: str
     point: Point
@@ -45,23 +72,23 @@ class Cell:
 
     @cached_property
     def passes(self) -> list[Pass]:
-        """The prefill and the steps behind it."""
-        return costs.PATHS[PATHS[self.arm]](self.point)
+        """The prefill and the steps after it."""
+        return flops.KV_ACCESS[KV_ACCESS_OF[self.arm]](self.point)
 
     @cached_property
     def cost(self) -> Cost:
-        """Of the whole call."""
+        """Cost of the whole call."""
         return executed(self.passes)
 
     @property
     def read_s(self) -> float:
-        """The least time to read a pass's weights and cache."""
+        """The minimum time to read the weights and the cache of a pass."""
         positions = sum(one.rows * one.context for one in self.passes) if self.arm == "cached" else 0
         return self.moving_s(self.cost.weight_bytes + positions * SHAPE.kv_bytes_per_token(DTYPE))
 
     @property
     def multiply_s(self) -> float:
-        """The least time to multiply what a pass multiplies."""
+        """The minimum time of the operations of a pass."""
         return self.cost.flops / PEAK / self.point.new_tokens
 
     @property
@@ -71,28 +98,28 @@ class Cell:
 
     @property
     def mfu(self) -> float:
-        """Useful operations over the peak."""
-        return costs.useful_flops(SHAPE, self.point) / PEAK / self.point.new_tokens / self.step_s
+        """Useful operations / peak / step."""
+        return flops.useful_flops(SHAPE, self.point) / PEAK / self.point.new_tokens / self.step_s
 
     def moving_s(self, moved_bytes: float) -> float:
-        """A pass's share of the least time to move so many bytes of a call."""
+        """The minimum time to move the bytes of a call, divided by its passes."""
         return moved_bytes / SHEET.bytes_per_s / self.point.new_tokens
 
     def bound_by(self, arm: list["Cell"]) -> str:
-        """The rule of the page, given all cells of the arm."""
+        """The rule of the page; `arm` has all cells of the arm."""
         if self.floor_s >= EXPLAINED * self.step_s:
             return "bandwidth" if self.read_s > self.multiply_s else "compute"
         return "host" if any(self.is_flat_to(other) for other in arm) else "unexplained"
 
     def is_flat_to(self, other: "Cell") -> bool:
-        """Whether at least twice the batch makes no difference."""
+        """Whether both steps take the same time, although one batch is at least twice the other."""
         fewer, more = sorted((self.point.batch_size, other.point.batch_size))
         return more >= 2 * fewer and max(self.step_s, other.step_s) <= FLAT * min(self.step_s, other.step_s)
 
 
 def executed(passes: Iterable[Pass]) -> Cost:
     """The cost of all passes."""
-    return sum((costs.cost(SHAPE, DTYPE, one) for one in passes), NOTHING)
+    return sum((flops.cost(SHAPE, DTYPE, one) for one in passes), NOTHING)
 
 
 def published() -> list[Row]:
@@ -102,7 +129,7 @@ def published() -> list[Row]:
 
 
 def is_generation(row: Row) -> bool:
-    """Whether a row gives a step: a throughput of known batch and lengths."""
+    """Whether a row has a step time: a throughput with known batch and lengths."""
     return row["unit"] == "output_tok_s" and row["prompt_len"] != ""
 
 
@@ -112,7 +139,7 @@ def is_training(row: Row) -> bool:
 
 
 def cells_of(arm: str) -> list[Cell]:
-    """All cells of an arm, in rising batch size."""
+    """All cells of an arm, by increasing batch size."""
     return [cell_of(row) for row in published() if is_generation(row) and row["arm"] == arm]
 
 
@@ -133,7 +160,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def table(header: str, rows: Iterable[list[str]]) -> str:
-    """A Markdown table; a colon behind a name puts the column to the right."""
+    """A Markdown table; a colon after a name aligns the column to the right."""
     names = [name.strip() for name in header.split("|")]
     rule = "|".join("--:" if name.endswith(":") else "---" for name in names)
     lines = [[name.removesuffix(":") for name in names], *rows]
@@ -159,23 +186,23 @@ def generation(arm: str) -> str:
         ]
         for cell in cells
     )
-    names = "batch:|tok/s:|ms per step:|reading, ms:|multiplying, ms:|step over the larger:|MBU:|MFU:|HFU:|bound by"
+    names = "batch:|tok/s:|ms per step:|min. read, ms:|min. compute, ms:|step / larger min.:|MBU:|MFU:|HFU:|bound by"
     return table(names, rows)
 
 
 def speedups() -> str:
-    """What was published beside what the floors would allow."""
+    """The published speedups next to other ratios."""
     rows = (
         [
             str(cached.point.batch_size),
             f"{cached.tok_s / uncached.tok_s:.2f}",
             f"{uncached.floor_s / cached.floor_s:.1f}",
             f"{uncached.cost.flops / cached.cost.flops:.1f}",
-            f"{costs.naive_speedup(cached.point):.1f}",
+            f"{flops.naive_speedup(cached.point):.1f}",
         ]
         for uncached, cached in zip(cells_of("uncached"), cells_of("cached"), strict=True)
     )
-    return table("batch:|published:|larger floors:|executed operations:|tokens read:", rows)
+    return table("batch:|published:|minimum times:|executed operations:|tokens read:", rows)
 
 
 def training() -> str:
@@ -186,40 +213,40 @@ def training() -> str:
 def training_row(row: Row) -> list[str]:
     """One row of training."""
     batch_size, seq_len, tok_s = int(row["batch_size"]), int(row["seq_len"]), float(row["value"])
-    step, seconds = costs.training_step(SHAPE, DTYPE, batch_size, seq_len), batch_size * seq_len / tok_s
+    step, seconds = training_step(SHAPE, DTYPE, batch_size, seq_len), batch_size * seq_len / tok_s
     hfu = (step.forward_flops + step.backward_flops) / PEAK / seconds
     return [row["what"], str(batch_size), str(seq_len), f"{tok_s:,.0f}", ms(seconds, 1), percent(hfu)]
 
 
 def left_out() -> str:
-    """Rows that give no step, each with the reason."""
+    """Rows without a step time, each with the reason."""
     rows = (
         [row["source"], row["what"], row["arm"], row["batch_size"], f"{row['value']} {row['unit']}", why_not(row)]
         for row in published()
         if not is_generation(row) and not is_training(row)
     )
-    return table("source|what|arm|batch:|published:|why it gives no step", rows)
+    return table("source|what|arm|batch:|published:|why there is no step time", rows)
 
 
 def why_not(row: Row) -> str:
-    """Why a row gives no step."""
+    """Why a row has no step time."""
     if row["unit"] in ("ratio", "seconds"):
         return "no throughput"
     if not row["kind"].startswith("measured"):
         return row["kind"]
     seconds = int(row["batch_size"]) / float(row["value"])
     unknown = "the CPU is" if row["hardware"].startswith("CPU") else "lengths are"
-    return f"{unknown} not named; {ms(seconds)} ms per step"
+    return f"{unknown} not stated; {ms(seconds)} ms per step"
 
 
 def facts() -> dict[str, str]:
-    """The figures in the page's sentences."""
+    """The figures in the sentences of the page."""
     uncached, cached = cells_of("uncached"), cells_of("cached")
     host = [cell for cell in uncached if cell.bound_by(uncached) == "host"]
     busy = [cell for cell in uncached if cell.bound_by(uncached) == "unexplained"]
     first, last, slowest = cached[0], cached[-1], uncached[-1]
     weights_s = SHAPE.read_params * DTYPE_BYTES[DTYPE] / SHEET.bytes_per_s
-    head = 1 - executed(costs.uncached(slowest.point)).matmul_flops / slowest.cost.matmul_flops
+    head = 1 - executed(flops.uncached(slowest.point)).matmul_flops / slowest.cost.matmul_flops
     return {
         "n_params": f"{SHAPE.n_params / 1e6:.1f}",
         "read_params": f"{SHAPE.read_params / 1e6:.1f}",
@@ -251,7 +278,7 @@ def facts() -> dict[str, str]:
         "attention": percent(slowest.cost.attention_flops / slowest.cost.flops),
         "tokens": f"{sum(one.tokens for one in slowest.passes):,}",
         "total_len": str(last.point.total_len),
-        "naive": f"{costs.naive_speedup(last.point):.1f}",
+        "naive": f"{flops.naive_speedup(last.point):.1f}",
         "speedup": f"{last.tok_s / slowest.tok_s:.2f}",
         "last_ms": ms(last.step_s, 1),
         "floors": f"{slowest.floor_s / last.floor_s:.0f}",
@@ -259,23 +286,28 @@ def facts() -> dict[str, str]:
 
 
 PAGE = """\
-# The seeds' table, explained
-nanobench grew from published figures of others, kept with their sources in [results/seeds](../results/seeds/README.md).
-This page asks what follows from them. **Nothing here was measured by us**: every figure is derived from a published one,
-from the closed forms in `nanobench.costs` and from a data sheet. `python docs/make_seeds_page.py > docs/seeds.md` makes it.
+# The published baselines, explained
+nanobench grew out of benchmark scripts that others published. Their figures and sources are in
+[results/seeds](../results/seeds/README.md). This page derives from these figures what limits each step.
+**Nothing here was measured by us**: every figure follows from a published figure, from the closed forms in
+`nanobench.roofline.flops` and from a datasheet. `python docs/make_seeds_page.py > docs/seeds.md` generates the page.
 
-nanochat d12 (12 layers, 768 wide, 12 heads over 6 key-value heads, vocabulary 65,536; {n_params}M parameters, of which
-every pass reads {read_params}M) in bfloat16 on an A100 80 GB SXM, prompt 50, 200 new tokens. The uncached arm computes logits
-at every position and throws all but the last away. Each cell was timed once: nothing is known of its spread.
+In short: the cached arm is host-bound at every batch size. The uncached arm is host-bound at batch {host_batches}, and its
+time from batch {busy_from} is unexplained. The published speedup of {speedup} therefore does not show what a cache gives.
 
-## How a row is read
-- *Step*: batch / (tok/s), the mean of a call's 200 passes, prefill included.
-- *Reading*: the weights, and in the cached arm the filled part of the cache, at {bandwidth} TB/s.
-  *Multiplying*: all operations that are executed, at {peak} TFLOP/s, dense ({sheet}). No step can be shorter than either.
-- MBU is reading / step, HFU is multiplying / step; MFU counts only what the same tokens need at least.
-- *Bound by*: `bandwidth` or `compute` where the larger of the two is at least half of the step. Otherwise `host` where the
-  step is flat: a cell of the same arm with at least twice or at most half the batch takes the same time within a tenth.
-  Otherwise `unexplained`: time grows with the work, and neither peak accounts for it.
+The model is nanochat d12 (12 layers, 768 wide, 12 heads over 6 key-value heads, vocabulary 65,536; {n_params}M parameters,
+of which every pass reads {read_params}M) in bfloat16 on an A100 80 GB SXM, prompt 50, 200 new tokens. The uncached arm
+computes logits at every position and discards all but the last. Each cell was timed once, so its variation is unknown.
+
+## How to read a row
+- *Step*: batch / (tok/s). This is the mean over the 200 passes of a call, including the prefill.
+- *Min. read*: the minimum time to read the weights, and in the cached arm the filled part of the cache, at {bandwidth} TB/s.
+  *Min. compute*: the minimum time of all executed operations, at {peak} TFLOP/s, dense ({sheet}).
+  No step can be shorter than either of these two.
+- MBU is min. read / step. HFU is min. compute / step. MFU counts only the operations that the same tokens need at least.
+- *Bound by*: `bandwidth` or `compute` if the larger minimum is at least half of the step. Otherwise `host` if the step is
+  flat: another cell of the same arm, with at least twice or at most half the batch, takes the same time within a tenth.
+  Otherwise `unexplained`: the time grows with the work, and neither peak explains it.
 
 ## Without a cache
 {uncached}
@@ -284,40 +316,44 @@ at every position and throws all but the last away. Each cell was timed once: no
 {cached}
 
 ## What follows
-- **The cached arm waits for its host at every batch size.** Its step takes {cached_ms} ms whatever the batch is: at batch 1
-  {over_weights} times the {weights_ms} ms that reading the weights takes, at batch {last}, with {last} times the work, still
-  {over_last} times what weights and cache take. What costs the same whatever the work is paid per operation: by the host,
-  which launches kernels one by one. A kernel's own shortest duration would look alike from here; a profiler tells them apart.
-- **At batch {host_batches} the uncached arm stands on the same floor**: {host_ms} ms, though it executes {more} times the
-  operations. Two arms that wait for the same launches take the same time: hence the published "no benefit".
-- **At batch 1 this GPU leaves a cache little to win even without that floor.** One reading of the weights serves {context}
-  tokens of the uncached arm, and the A100 multiplies about as many in the time ({balance} operations per byte): the floors of
-  the two arms are {first_floors} ms.
-- **Memory-bound at batch 1? No**: MBU is {first_mbu}. **Compute-bound at batch {last}? No**: MFU is {last_mfu}, MBU {last_mbu}.
-  The published utilization of about 90 % is no evidence: none of the scripts reads one, and a share of time in which some
-  kernel ran would not say how much it did.
-- **From batch {busy_from}, where that floor is left, the uncached arm is busy, with nothing that this table shows.** Its step
-  is {busy_low} to {busy_high} times what multiplying takes and grows with the batch. At batch {last} it takes {slowest_ms} ms;
-  multiplying takes {multiply_ms} ms, and moving what its products, norms, activations, additions and logits read and write
-  {moving_ms} ms. Slow kernels, an allocator that grows with each longer pass (the warm-up had one row and 5 new tokens) or a
-  shared GPU could be the reason. {head} of its products with weights give logits that nobody reads.
-- **{speedup} is therefore an unexplained {slowest_ms} ms over a host-bound {last_ms} ms**, not what a cache is worth. The
-  published bound of {naive} counts tokens read ({tokens} / {total_len}), as if time were tokens; the floors allow {floors}.
-  Attention's share explains nothing of the gap: it is {attention} of the uncached arm's operations.
-- **What would help is fewer launches.** A decode step that is compiled or captured as one can gain up to {over_first} times at
-  batch 1 and {over_last} times at batch {last} before memory binds it. The published scripts do not try it.
+- **The cached arm is host-bound at every batch size.** Its step takes {cached_ms} ms at every batch size. At batch 1 this is
+  {over_weights} times the {weights_ms} ms that reading the weights takes. At batch {last}, with {last} times the work, it is
+  still {over_last} times the time for reading weights and cache. A time that does not change with the work is a cost per
+  operation: the host launches the kernels one by one. The shortest possible duration of a kernel would look the same in this
+  table; a profiler can tell the two apart.
+- **At batch {host_batches} the uncached arm has the same limit**: {host_ms} ms, although it executes {more} times the
+  operations. Two arms that wait for the same launches take the same time. This explains the published "no benefit".
+- **At batch 1 a cache can gain little on this GPU, even without the cost of the launches.** One read of the weights serves
+  {context} tokens of the uncached arm. In that time the A100 can multiply for about as many tokens ({balance} operations per
+  byte). The minimum times of the two arms are {first_floors} ms.
+- **Is batch 1 memory-bound? No**: MBU is {first_mbu}. **Is batch {last} compute-bound? No**: MFU is {last_mfu}, MBU
+  {last_mbu}. The published utilization of about 90 % is no evidence: none of the scripts reads a utilization. A share of
+  time in which some kernel ran would not show how much work it did either.
+- **From batch {busy_from}, the uncached arm takes longer than its launches, and this table does not show why.** Its step is
+  {busy_low} to {busy_high} times the minimum compute time, and grows with the batch. At batch {last} it takes {slowest_ms} ms.
+  Its operations need {multiply_ms} ms. Its matmuls, norms, activations, additions and logits need {moving_ms} ms to read and
+  write their data. Possible reasons are slow kernels, an allocator that grows with each longer pass (the warm-up had one row
+  and 5 new tokens), or a shared GPU. {head} of the operations in matmuls with weights compute logits that are never used.
+- **{speedup} is therefore an unexplained {slowest_ms} ms divided by a host-bound {last_ms} ms**, not the gain from a cache.
+  The published upper bound of {naive} is a ratio of tokens read ({tokens} / {total_len}), as if each token took the same
+  time. The minimum times allow {floors}. Attention does not explain the difference: it is {attention} of the uncached arm's
+  operations.
+- **Fewer launches would help.** A decode step that is compiled, or captured as one graph, can be up to {over_first} times
+  as fast at batch 1 and {over_last} times as fast at batch {last}, before memory limits it. The published scripts do not try
+  this.
 
-Cached over uncached, as published and as a ratio of other things:
+Cached over uncached: the published ratio, and the ratios of the larger minimum times, of executed operations and of tokens
+read:
 
 {speedups}
 
 ## Training
-Forward and backward pass without an optimizer step, causal attention counted in full. The larger batch reaches a quarter of
-the peak; the utilizations printed beside these rows, up to 92 %, have no reading behind them.
+Forward and backward pass without an optimizer step. Causal attention is counted in full. The larger batch reaches a quarter
+of the peak. The utilizations printed next to these rows, up to 92 %, do not come from a measurement.
 
 {training}
 
-## Rows that give no step
+## Rows without a step time
 {left_out}
 """
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
-from nanobench.models.base import GPTAdapter
+from nanobench.models._gpt import GPTAdapter
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.probes.host import HostProbe
-from nanobench.probes.virtual import VirtualDevice
+from virtual_device import VirtualDevice
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 64, "block_size": 64}
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from nanobench.analysis import advice
+from nanobench.analysis import diagnostics
 from nanobench.probes import nvml
 
 IDENTITY = {"cores": 8, "cpu_quota": 8.0, "memory_gib": 100}
 GPU = {
     "name": "NVIDIA H100",
     "gpu_util": 0.0,
-    "throttle": "",
+    "clock_event_reasons": "",
     "persistence_mode": True,
     "power_limit_enforced_w": 700.0,
     "power_limit_default_w": 700.0,
@@ -32,7 +32,7 @@ STATE = {
 def found(state=(), gpu=(), **identity):
     """The problems of a machine that is healthy but for this."""
     gpus = [{**GPU, **dict(gpu)}] if gpu else STATE["gpus"]
-    return advice.problems({**IDENTITY, **identity}, {**STATE, "gpus": gpus, **dict(state)})
+    return diagnostics.problems({**IDENTITY, **identity}, {**STATE, "gpus": gpus, **dict(state)})
 
 
 def only(state=(), gpu=(), **identity):
@@ -132,14 +132,14 @@ def test_a_driver_that_is_loaded_anew_for_each_process_is_a_problem():
 
 @pytest.mark.parametrize("reason", ["hw_slowdown", "sw_thermal_slowdown,sw_power_cap"])
 def test_clocks_held_down_for_heat_or_by_the_hardware_are_a_problem(reason):
-    problem = only(gpu={"throttle": reason})
+    problem = only(gpu={"clock_event_reasons": reason})
     assert problem.what.startswith("NVIDIA H100: clocks held down (")
     assert "cool" in problem.mend
 
 
 @pytest.mark.parametrize("reason", ["applications_clocks", "sw_power_cap"])
 def test_clocks_that_someone_set_or_that_a_power_cap_holds_ask_for_no_cooling(reason):
-    assert not any("cool" in problem.mend or "heat" in problem.effect for problem in found(gpu={"throttle": reason}))
+    assert not any("cool" in problem.mend or "heat" in problem.effect for problem in found(gpu={"clock_event_reasons": reason}))
 
 
 def test_each_gpu_is_looked_at_by_itself():

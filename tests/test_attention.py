@@ -4,24 +4,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import attention
 from nanobench.errors import Skip
+from nanobench.models import _sdpa as sdpa
 from nanobench.schema import ATTENTIONS
 from test_kv_sweep import SMALL, cells_of
 
 
 def test_every_listed_choice_has_a_kernel():
-    assert set(attention.KERNELS) == set(ATTENTIONS) - {"auto"}
+    assert set(sdpa.KERNELS) == set(ATTENTIONS) - {"auto"}
 
 
 @pytest.mark.parametrize("choice", ATTENTIONS)
 def test_what_a_cpu_has_not_is_refused(choice):
-    if choice in ("auto", *attention.ON_CPU):
-        attention.refuse_elsewhere(choice, "cpu")
+    if choice in ("auto", *sdpa.ON_CPU):
+        sdpa.refuse_elsewhere(choice, "cpu")
     else:
         with pytest.raises(Skip, match=f"{choice} needs a CUDA device; a CPU has sdpa-math and sdpa-flash"):
-            attention.refuse_elsewhere(choice, "cpu")
-    attention.refuse_elsewhere(choice, "cuda")
+            sdpa.refuse_elsewhere(choice, "cpu")
+    sdpa.refuse_elsewhere(choice, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -37,28 +37,28 @@ def test_what_a_cpu_has_not_is_refused(choice):
 )
 def test_another_kernel_than_the_one_asked_for_is_an_error(names, message):
     with pytest.raises(RuntimeError, match=message):
-        attention.check("sdpa-flash", frozenset(names), compiled=False)
-    attention.check("auto", frozenset(names), compiled=False)
+        sdpa.check("sdpa-flash", frozenset(names), compiled=False)
+    sdpa.check("auto", frozenset(names), compiled=False)
 
 
 def test_a_compiler_may_replace_an_operator_but_not_by_that_of_another_choice():
-    attention.check("sdpa-math", frozenset(["aten::bmm"]), compiled=True)
+    sdpa.check("sdpa-math", frozenset(["aten::bmm"]), compiled=True)
     with pytest.raises(RuntimeError, match="ran sdpa-flash"):
-        attention.check("sdpa-math", frozenset(["aten::_scaled_dot_product_flash_attention"]), compiled=True)
+        sdpa.check("sdpa-math", frozenset(["aten::_scaled_dot_product_flash_attention"]), compiled=True)
 
 
 def test_what_a_backend_has_no_kernel_for_is_skipped_with_the_reason():
     q, other = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8, dtype=torch.float64)
     reason = "sdpa-efficient has no kernel for this arm's masks, heads or dtype"
-    with pytest.raises(Skip, match=reason), attention.only("sdpa-efficient"):
+    with pytest.raises(Skip, match=reason), sdpa.only("sdpa-efficient"):
         F.scaled_dot_product_attention(q, q, q)
-    with pytest.raises(RuntimeError, match="dtype"), attention.only("sdpa-flash"):
+    with pytest.raises(RuntimeError, match="dtype"), sdpa.only("sdpa-flash"):
         F.scaled_dot_product_attention(q, other, q)
 
 
 def test_the_kernel_asked_for_is_recognised_on_either_device():
     for name in ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention"):
-        attention.check("sdpa-flash", frozenset([name, "aten::addmm"]), compiled=False)
+        sdpa.check("sdpa-flash", frozenset([name, "aten::addmm"]), compiled=False)
 
 
 def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_path):

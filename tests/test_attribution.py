@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from nanobench import attribution, costs, roofline
-from nanobench.cells import make_cells
-from nanobench.datasheet import Sheet
-from nanobench.limits import Limit, Limits
-from nanobench.machine import Machine, setting
-from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
-from nanobench.roofline import Operations
+from nanobench.records import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.results.cell import make_cells
+from nanobench.results.metrics import roofline
+from nanobench.results.run_context import Machine, setting
+from nanobench.roofline import flops, prediction
+from nanobench.roofline.datasheet import Datasheet
+from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.prediction import Operations
 from nanobench.schema import Arm, GPTShape, Point, Trial
 
 SHAPE = GPTShape(
@@ -21,21 +22,21 @@ UNCACHED, CACHED = Arm(engine="uncached"), Arm(engine="cached")
 KINDS = ("matmul", "head", "attention", "read", "copy", "elementwise", "pick")
 LIMITS = Limits((*(Limit(kind=kind, value=1e9, spread=0.0) for kind in KINDS), Limit(kind="operation", value=1e-3, spread=0.0)))
 NAME = setting("cpu", "float32", 1)
-MACHINE = Machine({"m": SHAPE}, {NAME: LIMITS}, Sheet("some", bytes_per_s=1e6, flops={"float32": 1e7}))
+MACHINE = Machine({"m": SHAPE}, {NAME: LIMITS}, Datasheet("some", bytes_per_s=1e6, flops={"float32": 1e7}))
 OPERATIONS = Operations(prefill=8, step=5)
 
 
 def outcome(path, **known):
-    return Outcome(status=Status.OK, path=path, operations_prefill=8, operations_per_step=5, **known)
+    return Outcome(status=Status.OK, kv_access=path, operations_prefill=8, operations_per_step=5, **known)
 
 
 def cells(machine=MACHINE, factor=1.0, point=POINT, reference_path="uncached", path="static", **known):
     """An uncached and a cached cell, the cached one `factor` times as slow as predicted."""
     trial = Trial(point=point, arms=(UNCACHED, CACHED), launch=1, seed=0, target_ci=0.05, max_seconds=1.0)
-    found = roofline.predict(SHAPE, point, "static", LIMITS, OPERATIONS)
+    found = prediction.predict(SHAPE, point, "static", LIMITS, OPERATIONS)
     first = factor * found.prefill.total_s
     marks = tuple(first + factor * (found.tpot_s or 0.0) * step for step in range(point.new_tokens))
-    timed = Repetition(kind="steady", block=0, marked=True, wall_s=marks[-1], marks_s=marks, tokens=6)
+    timed = Repetition(kind="steady", block=0, timestamped=True, wall_s=marks[-1], token_times_s=marks, tokens=6)
     rows = raw_rows(trial, 0, ArmRecord(arm=UNCACHED, repetitions=(timed,), outcome=outcome(reference_path)))
     rows += raw_rows(trial, 0, ArmRecord(arm=CACHED, repetitions=(timed,), outcome=outcome(path, **known)))
     return make_cells(rows, machine)
@@ -46,78 +47,78 @@ def cached(**asked):
 
 
 def test_what_runs_as_predicted_has_no_error_and_what_takes_a_fifth_more_has_one_of_a_fifth():
-    assert attribution.prediction_error(cached()) == pytest.approx(0.0)
-    assert attribution.prediction_error(cached(factor=1.2)) == pytest.approx(0.2)
+    assert roofline.prediction_error(cached()) == pytest.approx(0.0)
+    assert roofline.prediction_error(cached(factor=1.2)) == pytest.approx(0.2)
 
 
 def test_the_predicted_times_are_the_rooflines():
-    found = roofline.predict(SHAPE, POINT, "static", LIMITS, OPERATIONS)
+    found = prediction.predict(SHAPE, POINT, "static", LIMITS, OPERATIONS)
     cell = cached()
-    assert attribution.predicted_ttft_s(cell) == found.prefill.total_s
-    assert attribution.predicted_tpot_s(cell) == found.tpot_s
-    assert attribution.predicted_e2e_s(cell) == found.call.total_s
-    assert attribution.host_floor_s(cell) == pytest.approx(5e-3)
+    assert roofline.predicted_ttft_s(cell) == found.prefill.total_s
+    assert roofline.predicted_tpot_s(cell) == found.tpot_s
+    assert roofline.predicted_e2e_s(cell) == found.call.total_s
+    assert roofline.host_floor_s(cell) == pytest.approx(5e-3)
 
 
 def test_of_a_single_token_the_error_is_that_of_the_whole_call():
     cell = cached(point=replace(POINT, new_tokens=1), factor=1.5)
-    assert attribution.predicted_tpot_s(cell) is None
-    assert attribution.host_floor_s(cell) is None
-    assert attribution.prediction_error(cell) == pytest.approx(0.5)
+    assert roofline.predicted_tpot_s(cell) is None
+    assert roofline.host_floor_s(cell) is None
+    assert roofline.prediction_error(cell) == pytest.approx(0.5)
 
 
 def test_the_predicted_speedup_is_the_ratio_of_two_predictions_and_none_for_the_reference():
     reference, cell = cells()
-    asked = [roofline.predict(SHAPE, POINT, path, LIMITS, OPERATIONS).call.total_s for path in ("uncached", "static")]
-    assert attribution.predicted_speedup(cell) == pytest.approx(asked[0] / asked[1])
-    assert attribution.predicted_speedup(reference) is None
+    asked = [prediction.predict(SHAPE, POINT, path, LIMITS, OPERATIONS).call.total_s for path in ("uncached", "static")]
+    assert roofline.predicted_speedup(cell) == pytest.approx(asked[0] / asked[1])
+    assert roofline.predicted_speedup(reference) is None
 
 
 def test_the_naive_speedup_counts_tokens():
     # Uncached takes in 4 + 5 + 6, cached each of the 7 once.
-    assert attribution.naive_speedup(cached()) == pytest.approx(15 / 7)
-    assert attribution.naive_speedup(cells()[0]) is None
+    assert roofline.naive_speedup(cached()) == pytest.approx(15 / 7)
+    assert roofline.naive_speedup(cells()[0]) is None
 
 
 def test_at_a_thousandth_of_a_second_an_operation_the_host_binds():
-    assert attribution.bound_by(cached()) == "host"
+    assert roofline.bound_by(cached()) == "host"
 
 
 def test_a_third_off_is_unexplained_and_a_quarter_is_not():
-    assert attribution.bound_by(cached(factor=1.34)) == "unexplained"
-    assert attribution.bound_by(cached(factor=0.66)) == "unexplained"
-    assert attribution.bound_by(cached(factor=1.25)) == "host"
+    assert roofline.bound_by(cached(factor=1.34)) == "unexplained"
+    assert roofline.bound_by(cached(factor=0.66)) == "unexplained"
+    assert roofline.bound_by(cached(factor=1.25)) == "host"
 
 
 def test_an_allocator_that_had_to_retry_comes_first():
-    assert attribution.bound_by(cached(factor=2.0, alloc_retries=1)) == "allocator"
-    assert attribution.bound_by(cached(alloc_retries=0)) == "host"
+    assert roofline.bound_by(cached(factor=2.0, alloc_retries=1)) == "allocator"
+    assert roofline.bound_by(cached(alloc_retries=0)) == "host"
 
 
 def test_mfu_and_hfu_are_shares_of_the_datasheets_peak():
     cell = cached()
     seconds = cell.calls[0].e2e_s
-    assert attribution.mfu(cell) == pytest.approx(costs.useful_flops(SHAPE, POINT) / seconds / 1e7)
-    executed = sum(costs.cost(SHAPE, "float32", one).flops for one in costs.static(POINT))
-    assert attribution.hfu(cell) == pytest.approx(executed / seconds / 1e7)
-    assert attribution.hfu(cell) > attribution.mfu(cell)
+    assert roofline.mfu(cell) == pytest.approx(flops.useful_flops(SHAPE, POINT) / seconds / 1e7)
+    executed = sum(flops.cost(SHAPE, "float32", one).flops for one in flops.static(POINT))
+    assert roofline.hfu(cell) == pytest.approx(executed / seconds / 1e7)
+    assert roofline.hfu(cell) > roofline.mfu(cell)
 
 
 def test_mbu_counts_the_weights_that_are_read_and_the_cache():
     cell = cached()
-    step = costs.cost(SHAPE, "float32", costs.static(POINT)[1])
+    step = flops.cost(SHAPE, "float32", flops.static(POINT)[1])
     read = step.weight_bytes + 2 * 7 * SHAPE.kv_bytes_per_token("float32")
-    assert attribution.mbu(cell) == pytest.approx(read / (cell.calls[0].decode_s / 2) / 1e6)
+    assert roofline.mbu(cell) == pytest.approx(read / (cell.calls[0].decode_s / 2) / 1e6)
 
 
 COLUMNS = (
-    attribution.predicted_ttft_s,
-    attribution.predicted_tpot_s,
-    attribution.predicted_e2e_s,
-    attribution.prediction_error,
-    attribution.predicted_speedup,
-    attribution.bound_by,
-    attribution.host_floor_s,
+    roofline.predicted_ttft_s,
+    roofline.predicted_tpot_s,
+    roofline.predicted_e2e_s,
+    roofline.prediction_error,
+    roofline.predicted_speedup,
+    roofline.bound_by,
+    roofline.host_floor_s,
 )
 
 
@@ -135,15 +136,15 @@ def test_without_sizes_or_limits_nothing_is_predicted(machine, column):
     assert column(cached(machine=machine)) is None
 
 
-@pytest.mark.parametrize("column", [*COLUMNS, attribution.naive_speedup, attribution.hfu, attribution.mbu])
+@pytest.mark.parametrize("column", [*COLUMNS, roofline.naive_speedup, roofline.hfu, roofline.mbu])
 @pytest.mark.parametrize("path", [None, "magic"])
 def test_an_engine_that_does_not_say_how_it_walks_is_not_predicted(column, path):
     assert column(cached(path=path)) is None
 
 
-@pytest.mark.parametrize("column", [attribution.mfu, attribution.hfu, attribution.mbu])
-@pytest.mark.parametrize("sheet", [None, Sheet("bare"), Sheet("other", bytes_per_s=None, flops={"bfloat16": 1e12})])
+@pytest.mark.parametrize("column", [roofline.mfu, roofline.hfu, roofline.mbu])
+@pytest.mark.parametrize("sheet", [None, Datasheet("bare"), Datasheet("other", bytes_per_s=None, flops={"bfloat16": 1e12})])
 def test_of_a_device_without_peaks_no_share_of_them_is_known_and_the_prediction_stays(column, sheet):
     cell = cached(machine=replace(MACHINE, sheet=sheet))
     assert column(cell) is None
-    assert attribution.prediction_error(cell) == pytest.approx(0.0)
+    assert roofline.prediction_error(cell) == pytest.approx(0.0)

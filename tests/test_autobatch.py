@@ -9,32 +9,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import environment
-from nanobench import autobatch
-from nanobench.autobatch import NEAR, Search, Try, Wish
 from nanobench.errors import UserError
-from nanobench.knee import knee
+from nanobench.stats.knee import knee
+from nanobench.sweep import autobatch
+from nanobench.sweep.autobatch import NEAR, BatchTrial, Search, SearchConfig
 
 fixed = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 HUGE = 10**9
 
 
-def searched(room, wish=None, ranks=1, rate=lambda n: float(n)):
+def searched(room, config=None, ranks=1, rate=lambda n: float(n)):
     """The answer on a device that has room for so many rows, and the batch sizes tried, in order."""
     tried = []
 
     def attempt(batch_size):
         tried.append(batch_size)
         return (
-            Try(batch_size, rate(batch_size), 100 * batch_size) if batch_size <= room else Try(batch_size, None, reason="full")
+            BatchTrial(batch_size, rate(batch_size), 100 * batch_size)
+            if batch_size <= room
+            else BatchTrial(batch_size, None, reason="full")
         )
 
-    return Search(attempt, wish or Wish(), ranks).run(), tried
+    return Search(attempt, config or SearchConfig(), ranks).run(), tried
 
 
 @fixed
 @given(room=st.integers(1, 5000), margin=st.floats(0.05, 1.0))
 def test_what_is_named_fits_and_what_failed_did_not(room, margin):
-    found, tried = searched(room, Wish(margin=margin))
+    found, tried = searched(room, SearchConfig(margin=margin))
     assert 1 <= found["batch_size"] <= found["largest_batch_size"] <= room
     assert found["batch_size"] in tried
     assert found["batch_size"] == max(1, int(margin * found["largest_batch_size"]))
@@ -50,8 +52,8 @@ def test_what_is_named_fits_and_what_failed_did_not(room, margin):
 @fixed
 @given(room=st.integers(1, 3000), total=st.integers(1, 3000), ranks=st.integers(1, 4))
 def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks):
-    wish = Wish(total_batch=total * ranks)
-    found, tried = searched(room, wish, ranks)
+    config = SearchConfig(total_batch=total * ranks)
+    found, tried = searched(room, config, ranks)
     assert all(total % n == 0 for n in tried)
     assert found["grad_accum"] * found["batch_size"] * ranks == total * ranks
 
@@ -70,15 +72,15 @@ def test_a_batch_that_failed_by_chance_is_found_to_fit():
     def attempt(batch_size):
         tried.append(batch_size)
         unlucky = batch_size == 12 and next(failed, None) is not None
-        return Try(batch_size, None, reason="full") if unlucky or batch_size > 13 else Try(batch_size, 1.0, 1)
+        return BatchTrial(batch_size, None, reason="full") if unlucky or batch_size > 13 else BatchTrial(batch_size, 1.0, 1)
 
-    found = Search(attempt, Wish(margin=1)).run()
+    found = Search(attempt, SearchConfig(margin=1)).run()
     assert tried == [1, 2, 4, 8, 16, 12, 10, 11, 12, 14, 13, 14]
     assert (found["largest_batch_size"], found["failed_batch_size"]) == (13, 14)
 
 
 def test_a_search_where_nothing_runs_out_is_bounded():
-    found, tried = searched(HUGE, Wish(most=100))
+    found, tried = searched(HUGE, SearchConfig(most=100))
     assert max(tried) == found["largest_batch_size"] == 100
     assert found["bounded_by"] == "--most"
 
@@ -86,7 +88,7 @@ def test_a_search_where_nothing_runs_out_is_bounded():
 def test_a_search_ends_when_its_time_is_up(monkeypatch):
     now = iter(range(0, 10_000, 10))
     monkeypatch.setattr(autobatch.time, "monotonic", lambda: float(next(now)))
-    found, tried = searched(HUGE, Wish(max_seconds=35.0))
+    found, tried = searched(HUGE, SearchConfig(max_seconds=35.0))
     assert found["bounded_by"] == "time"
     assert len(tried) < 8
 
@@ -98,7 +100,7 @@ def test_a_model_that_is_too_big_for_one_row_is_an_error_with_its_reason():
 
 def test_a_total_that_ranks_cannot_share_is_an_error():
     with pytest.raises(UserError, match="--total-batch 3 cannot be shared by 2 ranks"):
-        searched(10, Wish(total_batch=3), ranks=2)
+        searched(10, SearchConfig(total_batch=3), ranks=2)
 
 
 def test_an_error_that_is_not_out_of_memory_ends_the_search_as_itself():
@@ -106,12 +108,14 @@ def test_an_error_that_is_not_out_of_memory_ends_the_search_as_itself():
         raise UserError("batch 1: ValueError: no loss here")
 
     with pytest.raises(UserError, match="ValueError: no loss here"):
-        Search(attempt, Wish()).run()
+        Search(attempt, SearchConfig()).run()
 
 
 def test_a_recommended_batch_that_fails_after_all_gives_way_to_one_that_did_not():
     room = {1: True, 2: True, 4: True, 8: True, 16: False, 12: True, 14: True, 15: True}
-    search = Search(lambda n: Try(n, 1.0, 1) if room.get(n, False) else Try(n, None, reason="full"), Wish(margin=0.9))
+    search = Search(
+        lambda n: BatchTrial(n, 1.0, 1) if room.get(n, False) else BatchTrial(n, None, reason="full"), SearchConfig(margin=0.9)
+    )
     assert search.run()["batch_size"] == 12
 
 

@@ -8,20 +8,22 @@ import pytest
 import torch
 
 from conftest import SMALL
-from nanobench import bench, calibrations, reach, store
-from nanobench.bench import Bench, Size
-from nanobench.calibrations import Setting
-from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
-from nanobench.executors.base import Ended
-from nanobench.limits import KINDS, Limit, Limits
-from nanobench.machine import Machine
-from nanobench.plan import Plan
-from nanobench.probes import dispatches, virtual
-from nanobench.probes.virtual import VirtualClock, VirtualDevice
-from nanobench.record import Status
-from nanobench.runner import Sweep
+from nanobench.probes import profiler, virtual
+from nanobench.records import Status
+from nanobench.results import store
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
+from nanobench.results.run_context import Machine
+from nanobench.roofline.limits import KINDS, Limit, Limits
 from nanobench.schema import Point
+from nanobench.sweep import calibration
+from nanobench.sweep.calibration import Setting
+from nanobench.sweep.executors.base import WorkerResult
+from nanobench.sweep.plan import Plan
+from nanobench.sweep.runner import Sweep
+from nanobench.worker.calibration import measure, model
+from nanobench.worker.calibration.model import InstrumentedModel, Size
+from virtual_device import VirtualClock, VirtualDevice
 
 HERE = Setting("cpu", "float32", 1)
 ROWS = [{"kind": "read", "value": 1e9, "spread": 0.0, "rows": 1, "set_bytes": 0}]
@@ -35,7 +37,7 @@ class Worker:
 
     def run(self, request, folder, log, timeout_s, progress):
         self.asked.append(request["calibrate"])
-        return Ended(self.record or None, Status.ERROR, "worker ended with exit code 1; see its log")
+        return WorkerResult(self.record or None, Status.ERROR, "worker ended with exit code 1; see its log")
 
 
 @pytest.fixture
@@ -46,8 +48,8 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_machine_is_calibrated_once(cache, tmp_path):
     worker = Worker()
-    first = calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
-    assert calibrations.full(worker, "abc", HERE, tmp_path, fresh=False) == first
+    first = calibration.full(worker, "abc", HERE, tmp_path, fresh=False)
+    assert calibration.full(worker, "abc", HERE, tmp_path, fresh=False) == first
     assert worker.asked == [{"device": "cpu", "dtype": "float32", "threads": 1, "brief": False}]
     assert Limits.from_json(first["limits"]).at("read") == pytest.approx(1e9)
 
@@ -63,41 +65,41 @@ def test_a_machine_is_calibrated_once(cache, tmp_path):
 )
 def test_another_machine_other_threads_another_dtype_or_a_wish_for_it_measure_again(cache, tmp_path, identity, asked, fresh):
     worker = Worker()
-    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
-    calibrations.full(worker, identity, asked, tmp_path, fresh)
+    calibration.full(worker, "abc", HERE, tmp_path, fresh=False)
+    calibration.full(worker, identity, asked, tmp_path, fresh)
     assert len(worker.asked) == 2
 
 
 def test_a_kept_file_that_cannot_be_read_is_measured_again(cache, tmp_path):
     worker = Worker()
-    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
-    calibrations.file_of("abc", HERE).write_text("{")
-    calibrations.full(worker, "abc", HERE, tmp_path, fresh=False)
+    calibration.full(worker, "abc", HERE, tmp_path, fresh=False)
+    calibration.file_of("abc", HERE).write_text("{")
+    calibration.full(worker, "abc", HERE, tmp_path, fresh=False)
     assert len(worker.asked) == 2
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "file"))
-    assert calibrations.full(Worker(), "abc", HERE, tmp_path, fresh=False)["limits"] == ROWS
+    assert calibration.full(Worker(), "abc", HERE, tmp_path, fresh=False)["limits"] == ROWS
 
 
 def test_what_was_measured_beside_other_work_is_used_and_not_kept(cache, tmp_path):
     busy = Worker({"limits": ROWS, "pressure_fraction": 0.4})
-    found = calibrations.full(busy, "abc", HERE, tmp_path, fresh=False)
+    found = calibration.full(busy, "abc", HERE, tmp_path, fresh=False)
     assert found["limits"] == ROWS
-    assert calibrations.disturbed(found)
-    calibrations.full(busy, "abc", HERE, tmp_path, fresh=False)
+    assert calibration.disturbed(found)
+    calibration.full(busy, "abc", HERE, tmp_path, fresh=False)
     assert len(busy.asked) == 2
     quiet = Worker({"limits": ROWS, "pressure_fraction": 0.01})
-    calibrations.full(quiet, "abc", HERE, tmp_path, fresh=False)
-    calibrations.full(quiet, "abc", HERE, tmp_path, fresh=False)
+    calibration.full(quiet, "abc", HERE, tmp_path, fresh=False)
+    calibration.full(quiet, "abc", HERE, tmp_path, fresh=False)
     assert len(quiet.asked) == 1
 
 
 def test_a_worker_that_dies_is_one_line_with_the_way_on(cache, tmp_path):
     with pytest.raises(UserError, match=r"cpu float32 1 cannot be calibrated: worker ended.*--calibration off"):
-        calibrations.full(Worker({}), "abc", HERE, tmp_path, fresh=False)
+        calibration.full(Worker({}), "abc", HERE, tmp_path, fresh=False)
 
 
 @pytest.fixture
@@ -160,26 +162,26 @@ def test_a_points_limits_are_those_seen_around_its_own_trials_and_others_those_o
 def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
     plain = {"model": "m", "dtype": "float32", "device": "cpu", "prompt_len": 4, "new_tokens": 4}
     points = [Point(**plain, threads=threads, batch_size=batch_size) for threads in (2, 1) for batch_size in (1, 8)]
-    assert calibrations.settings(points) == [HERE, Setting("cpu", "float32", 2)]
+    assert calibration.settings(points) == [HERE, Setting("cpu", "float32", 2)]
 
 
-SMALL_SIZES = (reach.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
+SMALL_SIZES = (measure.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A calibration of networks that take no time."""
-    monkeypatch.setattr(bench, "PASSES_S", 0.0)
+    monkeypatch.setattr(model, "PASSES_S", 0.0)
     for name, value in {"SIZES": SMALL_SIZES, "GLANCE": SMALL_SIZES[1:], "LARGE_BYTES": 1 << 20}.items():
-        monkeypatch.setattr(reach, name, value)
+        monkeypatch.setattr(measure, name, value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_moves_all(small, dtype):
-    found = Limits(tuple(reach.calibrate(torch.device("cpu"), dtype)))
+    found = Limits(tuple(measure.calibrate(torch.device("cpu"), dtype)))
     assert {limit.kind for limit in found.found} == set(KINDS) - {"sync", "host_to_device"}
     assert all(limit.value > 0 for limit in found.found)
-    now = Limits(tuple(reach.brief(torch.device("cpu"), dtype)))
+    now = Limits(tuple(measure.brief(torch.device("cpu"), dtype)))
     assert {(limit.rows, limit.set_bytes) for limit in now.found} == {
         (limit.rows, limit.set_bytes) for limit in found.found if limit.kind == "pass"
     }
@@ -189,12 +191,12 @@ def test_every_limit_that_a_cpu_has_is_measured_and_a_brief_look_moves_all(small
 
 
 def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
-    found = Limits(tuple(reach.calibrate(torch.device("cpu"), "float32")))
+    found = Limits(tuple(measure.calibrate(torch.device("cpu"), "float32")))
     places = {kind: {(limit.rows, limit.set_bytes) for limit in found.found if limit.kind == kind} for kind in KINDS}
     matrix, head = 4 * 3 * 64 * 64, 4 * 64 * 128
     assert places["matmul"] == {(rows, matrix) for rows in (1, 2, 16, 24, 1024)}
     assert places["head"] == {(rows, head) for rows in (1, 2, 16)}
-    steps = {(1, 2 * 64 * 4 * rows * bench.SPAN) for rows in (1, 2, 16)}
+    steps = {(1, 2 * 64 * 4 * rows * model.SPAN) for rows in (1, 2, 16)}
     assert places["attention"] == steps | {(tokens, 2 * 64 * 4 * rows * tokens) for rows, tokens in ((1, 24), (16, 64))}
     assert places["operation"] == {
         (1, 4 * (layers * (12 * width**2 + 13 * width) + 2 * width + width * vocab))
@@ -203,7 +205,7 @@ def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
 
 
 def test_parts_and_what_lies_between_them_make_up_a_pass():
-    small = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
     _, whole_s, parts = small.once(small.step(2))
     assert set(parts) == {"matmul", "head", "attention", "pick"}
     assert len([kind for kind, _, _ in small.marks if kind == "matmul"]) == 4 * 2
@@ -213,7 +215,7 @@ def test_parts_and_what_lies_between_them_make_up_a_pass():
 def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeypatch):
     device = VirtualDevice()
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
-    small = Bench(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
     small.clock = VirtualClock(device)
     multiply = small.around("matmul", lambda: device.launch(3e-6, host_s=50e-6))
     attend = small.around("attention", lambda: device.launch(7e-6, host_s=50e-6))
@@ -232,13 +234,13 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
 
 def test_operations_are_counted_whole_and_not_in_their_parts():
     x = torch.ones(8, 8)
-    counted = dispatches.count(lambda: torch.nn.functional.linear(x, x) + x, torch.device("cpu"))
+    counted = profiler.count(lambda: torch.nn.functional.linear(x, x) + x, torch.device("cpu"))
     assert (counted.operations, counted.kernels, counted.busy) == (2, 2, None)
 
 
 def test_twice_the_work_is_twice_the_operations():
     x = torch.ones(8)
-    once, twice = (dispatches.count(lambda n=n: [x + x for _ in range(n)], torch.device("cpu")).operations for n in (3, 6))
+    once, twice = (profiler.count(lambda n=n: [x + x for _ in range(n)], torch.device("cpu")).operations for n in (3, 6))
     assert (once, twice) == (3, 6)
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import virtual_device as virtual
 from nanobench.probes import clock as clocks
-from nanobench.probes import virtual
-from nanobench.probes.virtual import VirtualDevice
 from nanobench.schema import Arm, Point
-from nanobench.workloads.generate import Generate
+from nanobench.worker.workloads.generate import Generate
+from virtual_device import VirtualDevice
 
 
 class Event:
@@ -57,7 +57,7 @@ class Engine:
         return 1
 
 
-def timed(device, engine, marked, calls=1, new_tokens=4):
+def timed(device, engine, timestamped, calls=1, new_tokens=4):
     point = Point(model="m", dtype="float32", device="cuda", threads=1, batch_size=3, prompt_len=5, new_tokens=new_tokens)
     workload = Generate(
         None,
@@ -67,12 +67,12 @@ def timed(device, engine, marked, calls=1, new_tokens=4):
         clocks.CudaClock(torch.device("cuda")),
     )
     workload.engine, workload.calls = engine, calls
-    return workload, workload.time("steady", 0, 0, marked)
+    return workload, workload.time("steady", 0, 0, timestamped)
 
 
 def test_events_give_the_devices_own_times(device):
-    _, repetition = timed(device, Engine(device), marked=True)
-    assert repetition.marks_s == pytest.approx([10.005e-3, 12.005e-3, 14.005e-3, 16.005e-3])
+    _, repetition = timed(device, Engine(device), timestamped=True)
+    assert repetition.token_times_s == pytest.approx([10.005e-3, 12.005e-3, 14.005e-3, 16.005e-3])
     assert repetition.wall_s == pytest.approx(16.005e-3)
     assert repetition.device_s == pytest.approx(16.005e-3)
     assert repetition.enqueue_s == pytest.approx(8e-6)
@@ -80,43 +80,43 @@ def test_events_give_the_devices_own_times(device):
 
 
 def test_the_timer_never_waits_inside_what_it_times(device):
-    timed(device, Engine(device), marked=True, calls=3)
+    timed(device, Engine(device), timestamped=True, calls=3)
     assert device.syncs == 2
 
 
 def test_an_engine_that_waits_for_every_token_shows_in_the_enqueue_time(device):
-    _, repetition = timed(device, Engine(device, sync=True), marked=False)
+    _, repetition = timed(device, Engine(device, sync=True), timestamped=False)
     assert repetition.enqueue_s == pytest.approx(repetition.wall_s)
     assert device.syncs == 2 + 3
 
 
 def test_a_repetition_begins_on_an_idle_device(device):
     device.launch(5.0, host_s=1e-6)
-    _, repetition = timed(device, Engine(device), marked=True)
+    _, repetition = timed(device, Engine(device), timestamped=True)
     assert repetition.wall_s == pytest.approx(16.005e-3)
 
 
 def test_plain_repetitions_carry_no_marks_and_the_same_times(device):
-    _, repetition = timed(device, Engine(device), marked=False)
-    assert repetition.marks_s is None
+    _, repetition = timed(device, Engine(device), timestamped=False)
+    assert repetition.token_times_s is None
     assert repetition.wall_s == pytest.approx(16.005e-3)
 
 
 def test_several_calls_run_back_to_back_and_are_marked_from_the_start_of_the_first(device):
-    _, repetition = timed(device, Engine(device), marked=True, calls=2, new_tokens=2)
-    assert repetition.marks_s == pytest.approx([10.005e-3, 12.005e-3, 22.005e-3, 24.005e-3])
+    _, repetition = timed(device, Engine(device), timestamped=True, calls=2, new_tokens=2)
+    assert repetition.token_times_s == pytest.approx([10.005e-3, 12.005e-3, 22.005e-3, 24.005e-3])
     assert repetition.tokens == 2 * 3 * 2
 
 
 def test_events_are_made_once_and_used_again(device):
-    workload, _ = timed(device, Engine(device), marked=True)
+    workload, _ = timed(device, Engine(device), timestamped=True)
     made = Event.created
     workload.time("steady", 1, 1, True)
     assert Event.created == made == 6
 
 
 def test_a_host_mark_has_a_cost_and_a_cuda_mark_none_that_is_known():
-    assert clocks.mark_cost_s(clocks.HostClock()) > 0
-    assert clocks.mark_cost_s(clocks.CudaClock(torch.device("cuda"))) is None
+    assert clocks.timestamp_cost_s(clocks.HostClock()) > 0
+    assert clocks.timestamp_cost_s(clocks.CudaClock(torch.device("cuda"))) is None
     assert isinstance(clocks.make_clock(torch.device("cpu")), clocks.HostClock)
     assert isinstance(clocks.make_clock(torch.device("cuda")), clocks.CudaClock)

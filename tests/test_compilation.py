@@ -5,14 +5,15 @@ import os
 import pytest
 import torch
 
-from nanobench import gate, lookup, schema
-from nanobench.engines.base import Compiler
-from nanobench.models import linear
+from nanobench import registry, schema
+from nanobench.engines._compiler import Compiler
+from nanobench.gates import generation as generation_gate
+from nanobench.models import _packed_linear as packed_linear
 from nanobench.probes import compilation
 from nanobench.probes.clock import HostClock
 from nanobench.schema import Arm, Point
-from nanobench.workloads import generation
-from nanobench.workloads.generate import Generate
+from nanobench.worker.workloads import generate
+from nanobench.worker.workloads.generate import Generate
 
 ENGINES = ("uncached", "uncached-full-logits", "cached", "cached-cat")
 SAMPLERS = ("greedy", "temperature", "top-k", "top-p-sort", "top-p-rejection")
@@ -31,13 +32,13 @@ def no_kernels(monkeypatch):
 
 def loaded(model):
     point = Point(model=model, dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=6)
-    adapter = generation.load(point, seed=0)
-    linear.pack(adapter.module)
+    adapter = generate.load(point, seed=0)
+    packed_linear.pack(adapter.module)
     return adapter, point
 
 
 def tokens(adapter, point, engine, sampler, mode):
-    built = lookup.find("engines", engine)(adapter, lookup.find("samplers", sampler)(), point, Compiler(mode))
+    built = registry.find("engines", engine)(adapter, registry.find("samplers", sampler)(), point, Compiler(mode))
     built.prefill(torch.arange(24).view(3, 8))
     for _ in range(point.new_tokens - 1):
         built.step()
@@ -76,7 +77,7 @@ def test_an_arm_that_would_run_partly_eagerly_is_an_error_with_the_cause():
 
     adapter.module.forward = broken
     arm = Arm(engine="uncached", compile_mode="default")
-    workload = Generate(adapter, gate.Reference(adapter, point, 0), point, arm, HostClock())
+    workload = Generate(adapter, generation_gate.Reference(adapter, point, 0), point, arm, HostClock())
     workload.build()
     with pytest.raises(RuntimeError, match=r"left functions to run eagerly \(\d+\): .*graph_break"):
         workload.first_call()
@@ -104,7 +105,7 @@ def test_no_arm_finds_what_another_compiled(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    compilation.know_processor()
+    compilation.warm_vec_isa_cache()
     found = []
     for owner in ("one", "other", "one"):
         torch._dynamo.reset()

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from nanobench import lookup, options, plan
+from nanobench import registry
+from nanobench.sweep import options, plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 KINDS = {"kv-sweep": options.SweepOptions, "verify": options.GateOptions, "train-throughput": options.TrainOptions}
@@ -15,8 +16,8 @@ def test_every_config_plans(path):
     asked = kind(**options.from_toml(path, kind, command))
     gpus = ["a GPU"] if asked.device.startswith("cuda") else []
     device = "cpu" if asked.device == "auto" else asked.device
-    names = plan.question(asked)["models"][device]
-    sizes = {name: dict(lookup.presets()[name]) for name in names}
+    names = plan.describe_request(asked)["models"][device]
+    sizes = {name: dict(registry.presets()[name]) for name in names}
     shapes = {name: {"n_params": 1, "n_kv_head": size["n_head"], **size} for name, size in sizes.items()}
     machine = {"device": device, "gpus": gpus, "identity": {"hash": "0123456789ab"}}
     description = {**machine, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}

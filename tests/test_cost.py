@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nanobench import store
 from nanobench.analysis import cost
-from nanobench.analysis.cost import Asked
+from nanobench.analysis.cost import CostOptions
 from nanobench.cli import app
 from nanobench.errors import UserError
-from nanobench.record import MEASURED, Status
-from nanobench.store import cells_schema
-from nanobench.views import spending, units
-from nanobench.views.tables import records
+from nanobench.records import MEASURED, Status
+from nanobench.results import store
+from nanobench.results.store import cells_schema, records
+from nanobench.views import cost as views
+from nanobench.views import format
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference-cpu"
@@ -68,7 +68,7 @@ def frame(*cells):
 
 def costs(*cells, **asked):
     """The cells with their costs, as rows of plain values."""
-    return records(cost.costs(frame(*cells), Asked(**asked)))
+    return records(cost.costs(frame(*cells), CostOptions(**asked)))
 
 
 def only(*cells, **asked):
@@ -78,21 +78,21 @@ def only(*cells, **asked):
 
 def chosen(*cells, **asked):
     """What is chosen among the cells, which are sorted already."""
-    wish = Asked(**asked)
+    wish = CostOptions(**asked)
     return cost.choose(cost.costs(frame(*cells), wish), wish)
 
 
 def said(*cells, **asked):
     """The sentences under the table."""
-    wish = Asked(**asked)
+    wish = CostOptions(**asked)
     found = cost.costs(frame(*cells), wish)
-    return list(spending.sentences(records(found), cost.choose(found, wish), wish))
+    return list(views.sentences(records(found), cost.choose(found, wish), wish))
 
 
 def printed(*cells, width=140, **asked):
     """The table and what stands below it, as a terminal of this width shows it."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
-    for part in spending.fitting(costs(*cells, **asked), Asked(**asked), console):
+    for part in views.fitting(costs(*cells, **asked), CostOptions(**asked), console):
         console.print(part, soft_wrap=True)
     return console.file.getvalue()
 
@@ -241,7 +241,7 @@ def test_a_cell_that_was_not_measured_has_its_status_and_no_number(status):
     text = printed(cell(10.0, batch_size=1), seen, **everything)
     assert f"{status}: because" in text
     (line,) = [line for line in text.splitlines() if str(status) in line]
-    assert line.split()[2:-2] == [units.MISSING] * (len(line.split()) - 4)
+    assert line.split()[2:-2] == [format.MISSING] * (len(line.split()) - 4)
 
 
 def test_what_was_not_asked_for_or_cannot_be_known_is_null_and_never_0():
@@ -412,14 +412,14 @@ def trained(*rates):
 
 
 def test_training_on_a_budget_of_tokens_takes_gpu_hours_and_money():
-    asked = Asked(price_per_hour=24, gpus=8, tokens=36e9)
+    asked = CostOptions(price_per_hour=24, gpus=8, tokens=36e9)
     found = cost.costs(trained(1e6, 2e6, None), asked)
     assert found["gpu_hours"].tolist()[:2] == pytest.approx([80, 40])
     assert found["usd_for_tokens"].tolist()[:2] == pytest.approx([240, 120])
     assert found.loc[2, ["gpu_hours", "usd_for_tokens"]].isna().all()
     choice = cost.choose(found, asked)
     assert (choice.cheapest, choice.training) == (None, 1)
-    assert list(spending.sentences(records(found), choice, asked)) == [
+    assert list(views.sentences(records(found), choice, asked)) == [
         "fewest GPU-hours for 36,000,000,000 tokens: eager at batch 8, 40, $120"
     ]
 
@@ -428,7 +428,7 @@ def test_without_a_training_throughput_there_are_no_gpu_hours_and_that_is_said()
     line = "GPU-hours for --tokens are not known: no cell has a training throughput (train_tok_s)"
     assert line in said(cell(10.0, spread=1.1), price_per_hour=3, tokens=1e9)
     assert "gpu_hours" not in only(cell(10.0), price_per_hour=3, tokens=1e9)
-    assert "gpu_hours" not in cost.costs(trained(None, None), Asked(price_per_hour=3, tokens=1e9))
+    assert "gpu_hours" not in cost.costs(trained(None, None), CostOptions(price_per_hour=3, tokens=1e9))
 
 
 # The table
@@ -549,11 +549,11 @@ def test_a_mistake_gets_one_line_with_the_mend(reference, monkeypatch, arguments
 
 
 def test_asked_knows_the_valid_values_of_all_its_options():
-    assert set(cost.VALID) == set(Asked.__dataclass_fields__)
+    assert set(cost.VALID) == set(CostOptions.__dataclass_fields__)
     for name in cost.VALID:
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} -1 is out of range; give "):
-            Asked(**{name: -1})
-    assert Asked(idle_power_w=0, power_w=5).idle_power_w == 0
+            CostOptions(**{name: -1})
+    assert CostOptions(idle_power_w=0, power_w=5).idle_power_w == 0
 
 
 def test_the_page_shows_what_the_command_prints(monkeypatch):

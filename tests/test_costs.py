@@ -13,16 +13,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanobench import costs, lookup
-from nanobench.costs import NOTHING, Pass, cost
-from nanobench.engines import base, cached, cached_cat, uncached
-from nanobench.models.base import StaticCache
+from nanobench import registry
+from nanobench.engines import _compiler as compiler
+from nanobench.engines import cached, cached_cat, uncached
+from nanobench.models._kv_cache import StaticCache
+from nanobench.roofline import flops
+from nanobench.roofline.flops import NOTHING, Pass, cost
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
-PRESETS = lookup.presets()
+PRESETS = registry.presets()
 NANOS = [name for name in PRESETS if name.endswith("-nano")]
 GPT2S = [name for name, sizes in PRESETS.items() if sizes["architecture"] == "gpt2"]
-ENGINES = [name for name in lookup.names("engines") if name != "cuda-graph"]
+ENGINES = [name for name in registry.names("engines") if name != "cuda-graph"]
 SMALL = {"batch_size": 2, "prompt_len": 9, "new_tokens": 2}
 LONGER = {**SMALL, "new_tokens": 6}
 SEEDS = {"batch_size": 1, "prompt_len": 50, "new_tokens": 200}
@@ -43,7 +45,7 @@ def without_generators(monkeypatch):
 def on_meta(name):
     """A built-in model in full size, without its weights."""
     with torch.device("meta"):
-        return lookup.find("models", name)()
+        return registry.find("models", name)()
 
 
 def point_of(model="", dtype="float32", **sizes):
@@ -52,7 +54,7 @@ def point_of(model="", dtype="float32", **sizes):
 
 def start(adapter, engine, point, mode="off"):
     """An engine and the prompt that it is to read."""
-    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, base.Compiler(mode))
+    made = registry.find("engines", engine)(adapter, registry.find("samplers", "greedy")(), point, compiler.Compiler(mode))
     device = next(adapter.module.parameters()).device
     return made, torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long, device=device)
 
@@ -74,11 +76,11 @@ def counted_flops(passes):
 
 def expected(shape, engine, point):
     """The closed form of each pass."""
-    return [cost(shape, point.dtype, one) for one in costs.PATHS[engine.path](point)]
+    return [cost(shape, point.dtype, one) for one in flops.KV_ACCESS[engine.kv_access](point)]
 
 
 def executed_flops(shape, path, point):
-    return sum(cost(shape, point.dtype, one).flops for one in costs.PATHS[path](point))
+    return sum(cost(shape, point.dtype, one).flops for one in flops.KV_ACCESS[path](point))
 
 
 # Operations
@@ -95,7 +97,7 @@ def test_every_engine_executes_on_every_model_what_its_path_says(model, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("model", NANOS)
 def test_a_real_device_executes_the_same_as_the_meta_device(model, engine):
-    adapter, point = lookup.find("models", model)(), point_of(model, **LONGER)
+    adapter, point = registry.find("models", model)(), point_of(model, **LONGER)
     made, prompt_BT = start(adapter, engine, point)
     assert counted_flops(calls(made, prompt_BT, point)) == [one.flops for one in expected(adapter.shape, made, point)]
 
@@ -104,14 +106,14 @@ def test_every_path_is_walked_by_an_engine():
     made = [start(on_meta("gpt2-nano"), engine, point_of(**SMALL))[0] for engine in ENGINES]
     compiled = start(on_meta("gpt2-nano"), "cached", point_of(**SMALL), "default")[0]
     captured = {"buckets"}
-    assert {engine.path for engine in [*made, compiled]} | captured == set(costs.PATHS)
+    assert {engine.kv_access for engine in [*made, compiled]} | captured == set(flops.KV_ACCESS)
 
 
 def test_a_compiled_step_looks_at_the_whole_cache(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **arguments: function)
     adapter, point = on_meta("gpt2-nano"), point_of("gpt2-nano", **LONGER)
     made, prompt_BT = start(adapter, "cached", point, "default")
-    assert made.path == "static"
+    assert made.kv_access == "static"
     assert counted_flops(calls(made, prompt_BT, point)) == [one.flops for one in expected(adapter.shape, made, point)]
 
 
@@ -119,7 +121,7 @@ def test_a_compiled_step_looks_at_the_whole_cache(monkeypatch):
     ("length", "most", "seen"), [(1, 2000, 512), (512, 2000, 512), (513, 2000, 1024), (1999, 2000, 2000), (5, 40, 40)]
 )
 def test_a_captured_steps_view_grows_in_buckets(length, most, seen):
-    assert costs.bucket(length, most) == seen
+    assert flops.bucket(length, most) == seen
 
 
 # Bytes
@@ -148,7 +150,7 @@ def test_a_compiled_step_and_one_over_a_foreign_cache_read_all_of_it(monkeypatch
     make = partial(kind, adapter.shape, like=adapter.module.norm.weight)
     monkeypatch.setattr(adapter, "make_cache", lambda batch_size, max_len, name: make(batch_size, max_len))
     made, _ = start(adapter, "cached", point, mode)
-    assert made.path == "static"
+    assert made.kv_access == "static"
     whole = cached_bytes(made)
     _, *steps = expected(adapter.shape, made, point)
     assert {step.kv_bytes for step in steps} == {whole + whole / point.total_len}
@@ -231,7 +233,7 @@ def test_a_shape_that_says_nothing_of_its_products_is_taken_for_a_gpt2(model):
     module, known = on_meta(model).module, on_meta(model).shape
     foreign = replace(known, matmul_params=None, lookup_params=None)
     assert (foreign.block_params, foreign.mlp_width) == (known.block_params, known.mlp_width)
-    for path in costs.PATHS:
+    for path in flops.KV_ACCESS:
         assert executed_flops(foreign, path, point_of(**SMALL)) == executed_flops(known, path, point_of(**SMALL))
     biases_and_norms = sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 1)
     assert known.read_params - foreign.read_params == biases_and_norms
@@ -263,17 +265,17 @@ def test_a_pass_by_hand():
 def test_useful_flops_by_hand():
     """Prompt 2, 2 new tokens: 3 tokens are read, at contexts 1, 2 and 3, and 2 need logits."""
     point = point_of(batch_size=2, prompt_len=2, new_tokens=2)
-    assert costs.useful_flops(TINY, point) == 2 * (2 * (3 * 176 + 2 * 24) + 4 * (1 + 2 + 3) * 4) == 2496
+    assert flops.useful_flops(TINY, point) == 2 * (2 * (3 * 176 + 2 * 24) + 4 * (1 + 2 + 3) * 4) == 2496
 
 
 def test_the_naive_speedup_of_the_seeds_point():
     point = point_of(**SEEDS)
-    assert sum(one.tokens for one in costs.uncached(point)) == 29_900
-    assert costs.naive_speedup(point) == 29_900 / 250 == 119.6
+    assert sum(one.tokens for one in flops.uncached(point)) == 29_900
+    assert flops.naive_speedup(point) == 29_900 / 250 == 119.6
 
 
 def test_a_training_step_by_hand():
-    step = costs.training_step(TINY, "bfloat16", batch_size=2, seq_len=3)
+    step = flops.training_step(TINY, "bfloat16", batch_size=2, seq_len=3)
     assert step.forward_flops == 2 * 6 * (176 + 24) + 4 * 6 * 3 * 4
     assert step.backward_flops == 2 * step.forward_flops
     # AdamW in float32: parameter, gradient and both moments are read; parameter and both moments are written.
@@ -284,13 +286,13 @@ def test_a_training_step_by_hand():
 @pytest.mark.parametrize("model", NANOS)
 def test_a_training_step_multiplies_as_often_as_torch_counts(model):
     """Exactly: the embedding wants a gradient, so that even the first layer computes that of its input."""
-    adapter = lookup.find("models", model)()
+    adapter = registry.find("models", model)()
     idx_BT, targets_BT = torch.randint(adapter.shape.vocab_size, (2, 3, 16))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         loss = adapter.forward(idx_BT, targets_BT)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    step = costs.training_step(adapter.shape, "float32", batch_size=3, seq_len=16)
+    step = flops.training_step(adapter.shape, "float32", batch_size=3, seq_len=16)
     assert (forward.get_total_flops(), backward.get_total_flops()) == (step.forward_flops, step.backward_flops)
 
 
@@ -310,7 +312,7 @@ points = st.builds(point_of, dtype=st.sampled_from(list(DTYPE_BYTES)), **dict.fr
 
 @given(shapes(), points)
 def test_no_path_executes_less_than_what_is_useful(shape, point):
-    useful = costs.useful_flops(shape, point)
+    useful = flops.useful_flops(shape, point)
     cat, prefix, buckets, static, last_only, full = (
         executed_flops(shape, path, point)
         for path in ("cat", "prefix", "buckets", "static", "uncached", "uncached-full-logits")
@@ -323,12 +325,12 @@ def test_no_path_executes_less_than_what_is_useful(shape, point):
 def test_a_grown_cache_wastes_the_masked_half_of_the_prompt_and_nothing_else(shape, point):
     masked = point.prompt_len * (point.prompt_len - 1) / 2
     wasted = 4 * point.batch_size * masked * shape.n_layer * shape.n_embd
-    assert executed_flops(shape, "cat", point) - costs.useful_flops(shape, point) == wasted
+    assert executed_flops(shape, "cat", point) - flops.useful_flops(shape, point) == wasted
 
 
 @given(shapes(), points)
 def test_costs_grow_with_the_batch_and_weights_are_read_once(shape, point):
-    for path in costs.PATHS.values():
+    for path in flops.KV_ACCESS.values():
         one = path(replace(point, batch_size=1))[0]
         many = cost(shape, point.dtype, replace(one, rows=7))
         single = cost(shape, point.dtype, one)

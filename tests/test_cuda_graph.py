@@ -6,11 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from nanobench import costs, gate, lookup
+from nanobench import registry
 from nanobench.engines import cuda_graph
-from nanobench.engines.base import Compiler
+from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip
-from nanobench.models.base import StaticCache
+from nanobench.gates import generation as generation_gate
+from nanobench.models._kv_cache import StaticCache
+from nanobench.roofline import flops
 from nanobench.samplers import greedy
 from nanobench.schema import Point
 
@@ -68,7 +70,7 @@ def cuda(monkeypatch):
 
 def adapter():
     torch.manual_seed(0)
-    made = lookup.find("models", "gpt2-nano")()
+    made = registry.find("models", "gpt2-nano")()
     made.module.eval()
     return made
 
@@ -89,13 +91,13 @@ def build(cuda, point=POINT, mode="off"):
 
 @pytest.mark.parametrize(("bucket", "replays"), [(512, {14: 5}), (4, {14: 1, 12: 4}), (3, {14: 1, 12: 3, 9: 1})])
 def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda, monkeypatch, bucket, replays):
-    monkeypatch.setattr(costs, "BUCKET", bucket)
+    monkeypatch.setattr(flops, "BUCKET", bucket)
     prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         engine = build(cuda)
-        tokens = gate.run_free(engine, prompt_BT, POINT.new_tokens)
-        plain = lookup.find("engines", "cached")(adapter(), greedy.build(), ON_CPU, Compiler("off"))
-        assert tokens.equal(gate.run_free(plain, prompt_BT, POINT.new_tokens))
+        tokens = generation_gate.run_free(engine, prompt_BT, POINT.new_tokens)
+        plain = registry.find("engines", "cached")(adapter(), greedy.build(), ON_CPU, Compiler("off"))
+        assert tokens.equal(generation_gate.run_free(plain, prompt_BT, POINT.new_tokens))
         torch.testing.assert_close(engine.logits_BV, plain.logits_BV, atol=1e-5, rtol=0)
         assert {seen: graph.replays for seen, (graph, _) in engine.graphs.items()} == replays
 
@@ -104,7 +106,7 @@ def test_a_second_call_begins_anew(cuda):
     with torch.inference_mode():
         engine = build(cuda)
         prompts = [torch.full((3, 8), token) for token in (5, 9, 5)]
-        first, _, again = (gate.run_free(engine, prompt_BT, POINT.new_tokens) for prompt_BT in prompts)
+        first, _, again = (generation_gate.run_free(engine, prompt_BT, POINT.new_tokens) for prompt_BT in prompts)
     assert first.equal(again)
 
 

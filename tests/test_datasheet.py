@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from nanobench import datasheet
 from nanobench.errors import UserError
+from nanobench.roofline import datasheet
 
 GIB = 1 << 30
 SHEETS = datasheet.sheets()

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nanobench.metrics import METRICS
-from nanobench.record import RAW_COLUMNS
+from nanobench.records import RAW_COLUMNS
+from nanobench.results.derive import METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))

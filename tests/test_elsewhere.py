@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 import test_attribution as here
-from nanobench import roofline
-from nanobench.analysis import elsewhere
-from nanobench.datasheet import Sheet
+from nanobench.analysis import predict
 from nanobench.errors import UserError
-from nanobench.limits import Limit, Limits
+from nanobench.roofline import prediction
+from nanobench.roofline.datasheet import Datasheet
+from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import Arm
 
-THERE = Sheet("There", bytes_per_s=1e12, flops={"float32": 1e13, "bfloat16": 1e14})
+THERE = Datasheet("There", bytes_per_s=1e12, flops={"float32": 1e13, "bfloat16": 1e14})
 LIMITS = Limits(
     (
         Limit(kind="read", value=1e9, spread=0.0),
@@ -28,7 +28,7 @@ LIMITS = Limits(
 
 
 def moved(read=1e12, peak=1e13, dtype="float32"):
-    found = elsewhere.transferred(LIMITS, read, peak, dtype)
+    found = predict.transferred(LIMITS, read, peak, dtype)
     return {(limit.kind, limit.rows): limit.value for limit in found}
 
 
@@ -52,16 +52,16 @@ def test_dispatching_costs_what_it_costs_here():
 
 @pytest.mark.parametrize(("reached", "promised", "share"), [(5.0, 10.0, 0.5), (5.0, None, 1.0), (12.0, 10.0, 1.0)])
 def test_the_share_of_a_promise(reached, promised, share):
-    assert elsewhere.share(reached, promised) == share
+    assert predict.share(reached, promised) == share
 
 
 def test_a_row_holds_the_prediction_for_the_other_device_and_nothing_measured():
-    rows = elsewhere.rows(here.cells(), THERE, None, None)
+    rows = predict.rows(here.cells(), THERE, None, None)
     assert [row["engine"] for row in rows] == ["uncached", "cached"]
-    found = elsewhere.elsewhere(here.cells()[1], THERE)
+    found = predict.elsewhere(here.cells()[1], THERE)
     assert rows[1]["predicted_tpot_s"] == found.tpot_s
     assert rows[1]["predicted_output_tok_s"] == pytest.approx(2 * 3 / found.call.total_s)
-    reference = elsewhere.elsewhere(here.cells()[0], THERE)
+    reference = predict.elsewhere(here.cells()[0], THERE)
     assert rows[1]["predicted_speedup"] == pytest.approx(reference.call.total_s / found.call.total_s)
     assert rows[0]["predicted_speedup"] is None
     assert (rows[1]["gpu"], rows[1]["device"], rows[1]["dtype"]) == ("There", "cuda", "float32")
@@ -69,7 +69,7 @@ def test_a_row_holds_the_prediction_for_the_other_device_and_nothing_measured():
 
 
 def test_a_host_that_takes_a_millisecond_an_operation_binds_a_fast_device():
-    rows = elsewhere.rows(here.cells(), THERE, None, None)
+    rows = predict.rows(here.cells(), THERE, None, None)
     assert {row["predicted_bound_by"] for row in rows} == {"host"}
     assert rows[1]["predicted_tpot_s"] == pytest.approx(5e-3)
 
@@ -80,7 +80,7 @@ def measured(**others):
 
 
 def test_where_that_device_was_measured_the_error_stands_beside():
-    row = elsewhere.rows(here.cells(), THERE, None, measured())[1]
+    row = predict.rows(here.cells(), THERE, None, measured())[1]
     assert row["measured_output_tok_s"] == 100.0
     assert row["prediction_error"] == pytest.approx(row["predicted_output_tok_s"] / 100.0 - 1)
 
@@ -89,32 +89,32 @@ def test_where_that_device_was_measured_the_error_stands_beside():
     "other", [{"batch_size": 9}, {"engine": "uncached-full-logits"}, {"status": "oom"}, {"dtype": "float16"}]
 )
 def test_another_point_or_arm_or_a_failed_one_is_no_measurement_of_this(other):
-    assert elsewhere.rows(here.cells(), THERE, None, measured(**other))[1]["measured_output_tok_s"] is None
+    assert predict.rows(here.cells(), THERE, None, measured(**other))[1]["measured_output_tok_s"] is None
 
 
 def test_another_dtype_may_be_asked_for_there():
-    row = elsewhere.rows(here.cells(), THERE, "bfloat16", None)[1]
+    row = predict.rows(here.cells(), THERE, "bfloat16", None)[1]
     assert row["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
-    "sheet", [Sheet("Bare"), Sheet("Slow", bytes_per_s=1e9), Sheet("Half", bytes_per_s=1e9, flops={"float16": 1})]
+    "sheet", [Datasheet("Bare"), Datasheet("Slow", bytes_per_s=1e9), Datasheet("Half", bytes_per_s=1e9, flops={"float16": 1})]
 )
 def test_a_sheet_without_what_is_needed_gives_one_line(sheet):
     with pytest.raises(UserError, match=f"nothing to predict for {sheet.name}"):
-        elsewhere.rows(here.cells(), sheet, None, None)
+        predict.rows(here.cells(), sheet, None, None)
 
 
 def test_a_run_without_a_calibration_gives_one_line():
     with pytest.raises(UserError, match="--calibration auto"):
-        elsewhere.rows(here.cells(machine=here.Machine()), THERE, None, None)
+        predict.rows(here.cells(machine=here.Machine()), THERE, None, None)
 
 
 def test_a_device_whose_sheet_is_known_passes_its_own_shares_on():
-    same = Sheet("Same", bytes_per_s=2e9, flops={"float32": 4e9})
+    same = Datasheet("Same", bytes_per_s=2e9, flops={"float32": 4e9})
     cell = here.cells(machine=here.Machine({"m": here.SHAPE}, {here.NAME: here.LIMITS}, same))[1]
-    found = elsewhere.elsewhere(cell, same)
-    plain = roofline.predict(here.SHAPE, here.POINT, "static", here.LIMITS, here.OPERATIONS)
+    found = predict.elsewhere(cell, same)
+    plain = prediction.predict(here.SHAPE, here.POINT, "static", here.LIMITS, here.OPERATIONS)
     assert found.decode.total_s <= plain.decode.total_s
     assert math.isclose(found.host_floor_s, plain.host_floor_s)
 
@@ -129,6 +129,6 @@ def test_a_device_whose_sheet_is_known_passes_its_own_shares_on():
     ],
 )
 def test_a_run_is_on_the_device_that_it_was_measured_on(about, answer):
-    from nanobench import datasheet
+    from nanobench.roofline import datasheet
 
-    assert elsewhere.is_on(about, datasheet.named("h200")) is answer
+    assert predict.is_on(about, datasheet.named("h200")) is answer

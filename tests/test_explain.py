@@ -16,22 +16,25 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nanobench import costs, datasheet, lookup, store
+from nanobench import registry
 from nanobench.analysis import crossover, explain, published
 from nanobench.analysis.crossover import MOST_BATCH, Pays
 from nanobench.analysis.explain import PUBLISHED
-from nanobench.cells import Cell, make_cells
 from nanobench.cli import app
-from nanobench.datasheet import Sheet
 from nanobench.errors import UserError
-from nanobench.limits import Limit, Limits
-from nanobench.machine import Machine
-from nanobench.options import SweepOptions
-from nanobench.plan import Plan
-from nanobench.record import MEASURED, ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import MEASURED, ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.results import store
+from nanobench.results.cell import Cell, make_cells
+from nanobench.results.run_context import Machine
+from nanobench.results.store import records
+from nanobench.roofline import datasheet, flops
+from nanobench.roofline.datasheet import Datasheet
+from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
-from nanobench.views import why
-from nanobench.views.tables import records
+from nanobench.sweep import session
+from nanobench.sweep.options import SweepOptions
+from nanobench.sweep.plan import Plan
+from nanobench.views import explain as views
 
 ROOT = Path(__file__).parents[1]
 REFERENCE, SEEDS, PAGE = ROOT / "results" / "reference-cpu", ROOT / "results" / "seeds", ROOT / "docs" / "explain.md"
@@ -62,7 +65,7 @@ def a_cell(batch_size=4, arm=CACHED, machine=None, operations=10.0, **point):
     point = Point(**{**POINT, "batch_size": batch_size, **point})
     trial = Trial(point=point, arms=(PLAIN, CACHED, COMPILED, arm), launch=1, seed=0, target_ci=0.05, max_seconds=1.0)
     outcome = Outcome(
-        status=Status.OK, path=PATH_OF.get(arm.engine), operations_prefill=operations, operations_per_step=operations
+        status=Status.OK, kv_access=PATH_OF.get(arm.engine), operations_prefill=operations, operations_per_step=operations
     )
     return Cell(raw_rows(trial, 0, ArmRecord(arm=arm, outcome=outcome)), [], [], MACHINE if machine is None else machine)
 
@@ -84,7 +87,7 @@ def only(row, *made, cores=2):
 
 def said(*rows, made=(), cores=2):
     """The sentences without the names of the cells."""
-    return [line.partition(": ")[2] for line in why.sentences(explained(*rows, made=made, cores=cores))]
+    return [line.partition(": ")[2] for line in views.sentences(explained(*rows, made=made, cores=cores))]
 
 
 # Flatness
@@ -166,7 +169,7 @@ def test_the_weight_read_floor_is_the_weights_of_a_step_over_the_calibrated_rate
 
 
 def test_without_a_calibration_the_datasheet_gives_the_rate():
-    sheet = Sheet(name="imagined", bytes_per_s=2 * RATE)
+    sheet = Datasheet(name="imagined", bytes_per_s=2 * RATE)
     row = only(a_row(tpot_s=2e-6), a_cell(machine=Machine({"tiny": SHAPE}, {}, sheet)))
     assert (row["weight_floor_s"], row["floor_basis"]) == (pytest.approx(0.48e-6), "datasheet")
 
@@ -276,9 +279,9 @@ def test_a_narrower_dtype_is_named_where_it_multiplies_faster():
     for others, expected in ((slow, []), (fast, ["--dtype bfloat16"])):
         both = {"cpu float32 1": Limits(tuple(limits())), "cpu bfloat16 1": Limits(tuple(others))}
         assert tries(a_row(**compute), a_cell(machine=Machine({"tiny": SHAPE}, both))) == expected
-    sheet = Sheet(name="imagined", flops={"float32": 1e12, "bfloat16": 1e14})
+    sheet = Datasheet(name="imagined", flops={"float32": 1e12, "bfloat16": 1e14})
     assert tries(a_row(**compute), a_cell(machine=machine(sheet=sheet))) == ["--dtype bfloat16"]
-    assert tries(a_row(**compute), a_cell(machine=machine(sheet=Sheet(name="imagined", flops={"bfloat16": 1e14})))) == []
+    assert tries(a_row(**compute), a_cell(machine=machine(sheet=Datasheet(name="imagined", flops={"bfloat16": 1e14})))) == []
     half = a_cell(machine=machine(("bfloat16",), sheet=sheet), dtype="bfloat16")
     assert tries(a_row(dtype="bfloat16", **compute), half) == []
 
@@ -341,7 +344,7 @@ def test_only_options_of_this_version_are_named(bound, arm, device, dtype, statu
     for mode in re.findall(r"--compile-mode (\S+)", found):
         assert mode in COMPILE_MODES
     for engine in re.findall(r"--engine (\S+)", found):
-        assert engine in lookup.names("engines")
+        assert engine in registry.names("engines")
     for name in re.findall(r"nanobench (\S+)", found):
         assert name in {command.name for command in app.registered_commands}
 
@@ -481,8 +484,8 @@ def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operati
 )
 def test_a_crossover_in_words(places, words):
     found = crossover.Crossover({"prompt_len": 50}, "uncached", "cached", *places)
-    assert why.crossing(found, []) == f"cached against uncached: {words}"
-    assert why.crossing(found, ["prompt_len"]) == f"cached against uncached (prompt_len 50): {words}"
+    assert views.crossing(found, []) == f"cached against uncached: {words}"
+    assert views.crossing(found, ["prompt_len"]) == f"cached against uncached (prompt_len 50): {words}"
 
 
 # What somebody else published
@@ -523,8 +526,8 @@ def test_a_published_step_and_its_floors_by_hand():
     weights = 2 * (block + 768 * 65536 + 768 * (1 * 199 + 50) / 200)  # one row looked up a step, fifty in the prefill
     assert row["weight_floor_s"] == pytest.approx(weights / A100.bytes_per_s)
     point = Point(model="x", dtype="bfloat16", device="cuda", threads=1, batch_size=1, prompt_len=50, new_tokens=200)
-    shape = GPTShape(**lookup.presets()["nanochat-d12"], n_params=178_000_000)
-    passes = [costs.cost(shape, "bfloat16", one) for one in costs.PATHS["static"](point)]
+    shape = GPTShape(**registry.presets()["nanochat-d12"], n_params=178_000_000)
+    passes = [flops.cost(shape, "bfloat16", one) for one in flops.KV_ACCESS["static"](point)]
     assert row["bandwidth_floor_s"] == pytest.approx(sum(each.bytes for each in passes) / 200 / A100.bytes_per_s)
     assert row["compute_floor_s"] == pytest.approx(sum(each.flops for each in passes) / 200 / 312e12)
     assert row["bound_by"] == "unexplained"
@@ -551,7 +554,7 @@ def test_a_step_near_its_operations_is_bound_by_compute():
     floor_s = published.published(table, A100)[0]["compute_floor_s"]
     row = published.published([{**table[0], "value": str(512 / (1.5 * floor_s))}], A100)[0]
     assert row["bound_by"] == "compute"
-    assert why.published_cause(row) == "compute, 1.5x the datasheet's floor"
+    assert views.published_cause(row) == "compute, 1.5x the datasheet's floor"
 
 
 def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
@@ -591,7 +594,7 @@ def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused()
     with pytest.raises(UserError, match="lacks arm, unit"):
         published.published([bare], A100)
     with pytest.raises(UserError, match="tells no bandwidth"):
-        published.published([figure(1, 1.0)], Sheet(name="imagined"))
+        published.published([figure(1, 1.0)], Datasheet(name="imagined"))
     with pytest.raises(UserError, match="hardware there: none"):
         published.published([], A100)
 
@@ -602,21 +605,21 @@ def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused()
 def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
     rows = explained(a_row(), a_row(arm=PLAIN))
     command = "nanobench kv-sweep --batch 1,4"
-    (line,) = why.unknown(rows, {}, command)
+    (line,) = views.unknown(rows, {}, command)
     assert line == f"nothing is predicted: no calibration and no count of operations in this run; measure again: {command}"
-    (line,) = why.unknown(rows, {"calibration": "off"}, command)
+    (line,) = views.unknown(rows, {"calibration": "off"}, command)
     assert line == f"nothing is predicted without a calibration; measure again with one: {command}"
 
 
 def test_an_engine_without_a_path_is_named():
     rows = explained(a_row(predicted_e2e_s=1.0), a_row(arm=Arm(engine="fakes:slow"), operations_per_step=3))
-    (line,) = why.unknown(rows, {}, "nanobench kv-sweep")
+    (line,) = views.unknown(rows, {}, "nanobench kv-sweep")
     assert line.startswith("nothing is predicted in 1 of 2 cells (fakes:slow): their engines have no attribute path")
 
 
 def test_where_all_is_predicted_or_nothing_was_measured_nothing_is_missing():
-    assert list(why.unknown(explained(a_row(predicted_e2e_s=1.0)), {}, "x")) == []
-    assert list(why.unknown(explained(a_row(status="oom")), {}, "x")) == []
+    assert list(views.unknown(explained(a_row(predicted_e2e_s=1.0)), {}, "x")) == []
+    assert list(views.unknown(explained(a_row(status="oom")), {}, "x")) == []
 
 
 # The command
@@ -638,23 +641,30 @@ def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3
     identity = {"cpu": "imagined", "cores": 4, "gpus": [], "torch": "2", "hash": "0123456789ab"}
     about = {"device": "cpu", "gpus": [], "identity": identity, "models": {"tiny": vars(SHAPE)}, **calibrations}
     asked = {"batch": ",".join(map(str, batches)), "out": str(folder), **(asked or {})}
-    run = store.create(folder, store.about_new("kv-sweep", asked, plan, about))
+    run = store.create(folder, session.about_new("kv-sweep", asked, plan, about))
     there = Machine({"tiny": SHAPE}, {name: known})
     for trial in (trial for trials in plan.rounds() for trial in trials):
         rows = []
         for arm in arms:
             prediction = a_cell(trial.point.batch_size, arm, there).prediction
             first_s, step_s = prediction.prefill.total_s * slower, prediction.tpot_s * slower
-            marks_s = tuple(first_s + n * step_s for n in range(trial.point.new_tokens))
+            token_times_s = tuple(first_s + n * step_s for n in range(trial.point.new_tokens))
             timed = tuple(
-                Repetition(kind="steady", repetition=block, block=block, marked=True, wall_s=marks_s[-1] * (1 + 0.001 * block),
-                           marks_s=marks_s, tokens=trial.point.batch_size * trial.point.new_tokens)
+                Repetition(
+                    kind="steady",
+                    repetition=block,
+                    block=block,
+                    timestamped=True,
+                    wall_s=token_times_s[-1] * (1 + 0.001 * block),
+                    token_times_s=token_times_s,
+                    tokens=trial.point.batch_size * trial.point.new_tokens,
+                )
                 for block in range(3)
-            )  # fmt: skip
+            )
             path = PATH_OF[arm.engine] if calibrated else None
             count = 10.0 if calibrated else None
             outcome = Outcome(
-                status=Status.OK, gate=Verdict.EXACT, path=path, operations_prefill=count, operations_per_step=count
+                status=Status.OK, gate=Verdict.EXACT, kv_access=path, operations_prefill=count, operations_per_step=count
             )
             rows += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=timed, outcome=outcome))
         run.write_raw(trial, rows)
@@ -781,7 +791,7 @@ def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, wi
     rows.append(failed)
     for shown in (rows, published.published(figures(), A100)):
         console = Console(width=width, file=io.StringIO(), highlight=False)
-        table, *notes = why.fitting(shown, console)
+        table, *notes = views.fitting(shown, console)
         console.print(table)
         text = console.file.getvalue()
         assert "…" not in text

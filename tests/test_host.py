@@ -13,12 +13,12 @@ import torch
 from nanobench.probes import host
 from nanobench.probes.host import HostProbe
 from nanobench.probes.instruments import Instruments, make_instruments
-from nanobench.record import Readings, Repetition
+from nanobench.records import Readings, Repetition
 
-COUNTERS, LEVELS = ("pressure_s", "throttled", "steal_s"), ("cpu_hz", "rss_bytes")
+COUNTERS, LEVELS = ("pressure_s", "quota_throttled_periods", "steal_s"), ("cpu_hz", "rss_bytes")
 FILES = {
     "pressure_s": "proc/pressure/cpu",
-    "throttled": "cgroup/box/cpu.stat",
+    "quota_throttled_periods": "cgroup/box/cpu.stat",
     "steal_s": "proc/stat",
     "cpu_hz": "cpus/cpu2/cpufreq/scaling_cur_freq",
     "rss_bytes": "proc/self/statm",
@@ -35,7 +35,7 @@ class Machine:
         self.root, self.probes = root, []
         self.write("proc/self/cgroup", "0::/box\n")
         self.write("cpus/cpu0/cpufreq/scaling_cur_freq", "999\n")
-        self.set(pressure_us=1_000_000, throttled=3, steal_ticks=40, khz=2_400_000, pages=25)
+        self.set(pressure_us=1_000_000, quota_throttled_periods=3, steal_ticks=40, khz=2_400_000, pages=25)
 
     def probe(self):
         self.probes.append(HostProbe())
@@ -48,11 +48,11 @@ class Machine:
         self.path(name).parent.mkdir(parents=True, exist_ok=True)
         self.path(name).write_text(text)
 
-    def set(self, pressure_us=None, throttled=None, steal_ticks=None, khz=None, pages=None):
+    def set(self, pressure_us=None, quota_throttled_periods=None, steal_ticks=None, khz=None, pages=None):
         full = "full avg10=9.00 avg60=9.00 avg300=9.00 total=77\n"
         texts = {
             "pressure_s": (pressure_us, "some avg10=0.00 avg60=1.50 avg300=2.00 total={}\n" + full),
-            "throttled": (throttled, V2),
+            "quota_throttled_periods": (quota_throttled_periods, V2),
             "steal_s": (steal_ticks, "cpu  10 20 30 50 60 70 80 {} 90 99\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 5\n"),
             "cpu_hz": (khz, "{}\n"),
             "rss_bytes": (pages, "1000 {} 30 40 0 50 0\n"),
@@ -90,18 +90,18 @@ def seen(probe, work=lambda: None):
 
 
 def test_counters_are_told_as_what_they_rose_by_over_the_repetition(machine):
-    found = seen(machine.probe(), lambda: machine.set(pressure_us=1_250_000, throttled=5, steal_ticks=48))
+    found = seen(machine.probe(), lambda: machine.set(pressure_us=1_250_000, quota_throttled_periods=5, steal_ticks=48))
     assert found["pressure_s"] == pytest.approx(0.25)
-    assert found["throttled"] == 2
+    assert found["quota_throttled_periods"] == 2
     assert found["steal_s"] == pytest.approx(0.08 / 4)  # 8 ticks of four cores
 
 
 def test_a_repetition_sees_nothing_of_what_happened_before_it_or_between_two(machine):
     probe = machine.probe()
-    machine.set(pressure_us=5_000_000, throttled=50, steal_ticks=500)
+    machine.set(pressure_us=5_000_000, quota_throttled_periods=50, steal_ticks=500)
     assert [seen(probe)[name] for name in COUNTERS] == [0, 0, 0]
-    machine.set(pressure_us=6_000_000, throttled=60, steal_ticks=600)
-    found = seen(probe, lambda: machine.set(pressure_us=6_000_001, throttled=61, steal_ticks=604))
+    machine.set(pressure_us=6_000_000, quota_throttled_periods=60, steal_ticks=600)
+    found = seen(probe, lambda: machine.set(pressure_us=6_000_001, quota_throttled_periods=61, steal_ticks=604))
     assert [found[name] for name in COUNTERS] == [pytest.approx(1e-6), 1, pytest.approx(0.01)]
 
 
@@ -138,19 +138,19 @@ def test_every_reading_is_a_field_of_the_raw_rows(machine):
     ids=["v2", "v2 inside", "v2 hidden", "v1", "v1 inside", "v1 apart", "v2 beside systemd", "v2 with a space"],
 )
 def test_throttling_is_found_in_control_groups_of_either_version(machine, groups, file, text):
-    machine.path(FILES["throttled"]).unlink()
+    machine.path(FILES["quota_throttled_periods"]).unlink()
     machine.write("proc/self/cgroup", groups)
     machine.write(f"cgroup/{file}", text.format(7))
     for decoy in ("cpuset/x", "cpuacct/x", "name=systemd/x", "memory"):
         machine.write(f"cgroup/{decoy}/cpu.stat", V1.format(1000))
     found = seen(machine.probe(), lambda: machine.write(f"cgroup/{file}", text.format(9)))
-    assert found["throttled"] == 2
+    assert found["quota_throttled_periods"] == 2
 
 
 def test_a_group_without_a_quota_of_its_own_is_held_by_that_of_the_root(machine):
     machine.write("cgroup/box/cpu.stat", "usage_usec 7\nuser_usec 4\nsystem_usec 3\n")
     machine.write("cgroup/cpu.stat", V2.format(1))
-    assert seen(machine.probe(), lambda: machine.write("cgroup/cpu.stat", V2.format(4)))["throttled"] == 3
+    assert seen(machine.probe(), lambda: machine.write("cgroup/cpu.stat", V2.format(4)))["quota_throttled_periods"] == 3
 
 
 # What a machine does not tell
@@ -166,7 +166,7 @@ def test_what_a_machine_does_not_tell_is_null_and_the_note_says_which_and_why(ma
     assert set(told) == {*COUNTERS, *LEVELS}
     for name in ("pressure_s", "steal_s", "rss_bytes"):
         assert told[name] == f"{machine.path(FILES[name])}: No such file or directory"
-    assert told["throttled"] == told["cpu_hz"] == "this machine does not tell"
+    assert told["quota_throttled_periods"] == told["cpu_hz"] == "this machine does not tell"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,15 +185,15 @@ def test_one_absent_source_takes_no_other_reading_along(machine, name):
 def test_a_control_group_that_cannot_be_understood_is_one_that_does_not_tell(machine, text):
     machine.path("proc/self/cgroup").write_bytes(text)
     probe = machine.probe()
-    assert seen(probe)["throttled"] is None
+    assert seen(probe)["quota_throttled_periods"] is None
     assert probe.note.startswith("throttled: ")
 
 
 def test_a_control_group_that_must_not_be_read_is_one_that_does_not_tell(machine):
-    machine.path(FILES["throttled"]).unlink()
-    machine.path(FILES["throttled"]).mkdir()  # reading it raises OSError, whoever asks
+    machine.path(FILES["quota_throttled_periods"]).unlink()
+    machine.path(FILES["quota_throttled_periods"]).mkdir()  # reading it raises OSError, whoever asks
     probe = machine.probe()
-    assert seen(probe)["throttled"] is None
+    assert seen(probe)["quota_throttled_periods"] is None
     assert probe.note.startswith("throttled: ")
 
 
@@ -372,7 +372,7 @@ def test_the_probe_nearest_to_the_work_is_the_one_that_is_asked_last_before_and_
 
 def test_what_all_probes_saw_stands_beside_the_times_of_the_repetition():
     done = Repetition(kind="steady", repetition=3, block=4, wall_s=1.5, tokens=12, valid=False, reason="recompiled")
-    host_probe, gpu_probe = Fake("a", [], cpu_s=1.25, load_1m=None), Fake("b", [], power_w=300.0, throttle="")
+    host_probe, gpu_probe = Fake("a", [], cpu_s=1.25, load_1m=None), Fake("b", [], power_w=300.0, clock_event_reasons="")
     found = Instruments(None, [host_probe, gpu_probe]).observe(lambda: done)
     assert found == Repetition(
         kind="steady",
@@ -384,7 +384,7 @@ def test_what_all_probes_saw_stands_beside_the_times_of_the_repetition():
         reason="recompiled",
         cpu_s=1.25,
         power_w=300.0,
-        throttle="",
+        clock_event_reasons="",
     )
 
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import SMALL, environment
-from nanobench import load, store
-from nanobench.record import MEASURED
+from nanobench import load
+from nanobench.records import MEASURED
+from nanobench.results import store
 from nanobench.schema import PROTOCOL
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
@@ -39,7 +40,7 @@ def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
     assert list(cells.index) == [(1, "uncached"), (1, "cached"), (3, "uncached"), (3, "cached")]
     assert set(cells["gate"]) == {"exact"}
     assert set(cells["status"]) <= set(MEASURED)
-    assert (cells[["output_tok_s", "ttft_s", "tpot_s", "peak_memory_bytes", "mark_tax"]] > 0).all().all()
+    assert (cells[["output_tok_s", "ttft_s", "tpot_s", "peak_memory_bytes", "timestamp_overhead"]] > 0).all().all()
     cached = cells.xs("cached", level="arm")
     assert (cached["speedup_lo"] < cached["speedup"]).all()
     assert (cached["speedup"] < cached["speedup_hi"]).all()
@@ -67,9 +68,9 @@ def test_marks_are_one_per_token_and_rise(small_run):
         for row in pq.read_table(path).to_pylist():
             if row["kind"] != "steady":
                 continue
-            assert len(row["marks_s"]) == row["calls"] * row["new_tokens"]
-            assert row["marks_s"] == sorted(row["marks_s"])
-            assert row["marks_s"][-1] <= row["wall_s"]
+            assert len(row["token_times_s"]) == row["calls"] * row["new_tokens"]
+            assert row["token_times_s"] == sorted(row["token_times_s"])
+            assert row["token_times_s"][-1] <= row["wall_s"]
             assert row["wall_s"] >= 0.015 or row["calls"] > 1
 
 
@@ -88,8 +89,8 @@ def test_a_strangers_script_recomputes_the_cells_from_the_raw_files(small_run):
     steady = raw[(raw["kind"] == "steady") & raw["valid"].astype(bool)].copy()
     steady["calls"] = steady["calls"].astype(int)
     steady["call_s"] = steady["wall_s"] / steady["calls"]
-    steady["ttft_s"] = [m[0] for m in steady["marks_s"]]
-    marks = [np.reshape(m, (c, -1)) for m, c in zip(steady["marks_s"], steady["calls"], strict=True)]
+    steady["ttft_s"] = [m[0] for m in steady["token_times_s"]]
+    marks = [np.reshape(m, (c, -1)) for m, c in zip(steady["token_times_s"], steady["calls"], strict=True)]
     steady["gaps"] = [(m[:, -1] - m[:, 0]) / (m.shape[1] - 1) for m in marks]
     for (batch, engine), rows in steady.groupby(["batch_size", "engine"]):
         cell = cells_of(small_run[0]).loc[(batch, engine)]

@@ -13,63 +13,32 @@ import pytest
 import nanobench
 
 PACKAGE = Path(nanobench.__file__).parent
-COLUMNS = {
-    "ground": [
-        "errors",
-        "lookup",
-        "schema",
-        "record",
-        "costs",
-        "datasheet",
-        "limits",
-        "roofline",
-        "machine",
-        "stats",
-        "knee",
-        "steady",
-        "options",
-        "cells",
-        "stability",
-        "formulas",
-        "training_formulas",
-        "attribution",
-        "columns",
-        "metrics",
-        "selftest",
-    ],
-    "measuring": [
-        "probes",
-        "attention",
-        "models",
-        "samplers",
-        "engines",
-        "gate",
-        "draws",
-        "optimizers",
-        "batches",
-        "ranks",
-        "trainer",
-        "training_gate",
-        "doubles",
-        "workloads",
-        "bench",
-        "reach",
-        "trial",
-        "attempt",
-        "worker",
-    ],
-    "control": ["lock", "cache", "executors", "plan", "calibrations", "autobatch", "store", "runner"],
-    "reading": ["analysis", "views"],
-    "top": ["cli", "__init__", "__main__"],
+ROOMS = {
+    # room: (level, may import torch)
+    "errors": (0, False),
+    "schema": (0, False),
+    "stats": (0, False),
+    "records": (1, False),
+    "registry": (1, False),
+    "roofline": (1, False),
+    "models": (2, True),
+    "samplers": (2, True),
+    "optimizers": (2, True),
+    "probes": (2, True),
+    "results": (2, False),
+    "engines": (3, True),
+    "training": (4, True),
+    "gates": (5, True),
+    "plugins": (4, True),
+    "worker": (6, True),
+    "sweep": (3, False),
+    "analysis": (3, False),
+    "views": (4, False),
+    "cli": (5, False),
+    "__main__": (6, False),
+    "__init__": (6, False),
 }
-"""Every file and folder of the package has its column; within a column none imports one that stands after it."""
-MAY_IMPORT = {
-    "ground": {"ground"},
-    "measuring": {"ground", "measuring"},
-    "control": {"ground", "control"},
-    "reading": {"ground", "reading"},
-    "top": {"ground", "control", "reading", "top"},
-}
+"""Every file and folder of the package is a room. A room imports only rooms of lower levels."""
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "pyarrow", "numpy"}
 
 
@@ -133,12 +102,12 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def column_of(module: str) -> str:
-    return next(column for column, parts in COLUMNS.items() if part_of(module) in parts)
+def level_of(module: str) -> int:
+    return ROOMS[part_of(module)][0]
 
 
-def in_column(*columns: str) -> list[str]:
-    return [name for name in FILES if column_of(name) in columns]
+def in_rooms(may_import_torch: bool) -> list[str]:
+    return [name for name in FILES if ROOMS[part_of(name)][1] is may_import_torch]
 
 
 def package_of(target: str) -> str:
@@ -179,14 +148,17 @@ class Some:
     assert [each.target for each in found if not each.at_once] == ["torch", "numpy", "scipy"]
 
 
-# Layers
+# Rooms
 
 
-def test_every_file_and_folder_has_its_place_in_one_column():
-    parts = [part for column in COLUMNS.values() for part in column]
-    assert len(parts) == len(set(parts))
+def test_every_file_and_folder_is_a_room():
     there = {part_of(name) for name in FILES} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    assert there - {"__pycache__"} <= set(parts), "place the new part in COLUMNS, as docs and design have it"
+    assert there - {"__pycache__"} == set(ROOMS)
+
+
+def test_the_house_is_low_and_its_entrance_is_small():
+    assert len({level for level, _ in ROOMS.values()}) <= 8
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -194,47 +166,40 @@ def test_no_modules_import_each_other_in_a_circle():
     TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_a_column_imports_only_itself_and_what_it_stands_on(column):
+def test_a_room_imports_only_itself_and_rooms_of_lower_levels():
     def is_breach(name, found):
-        return package_of(found.target) == "nanobench" and column_of(found.target) not in MAY_IMPORT[column]
-
-    assert breaches(in_column(column), is_breach) == []
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-def test_no_import_runs_back_up_within_a_column(column):
-    order = COLUMNS[column]
-
-    def is_breach(name, found):
-        if package_of(found.target) != "nanobench" or column_of(found.target) != column or column == "top":
+        if package_of(found.target) != "nanobench" or part_of(found.target) in (part_of(name), "__init__"):
             return False
-        return order.index(part_of(found.target)) > order.index(part_of(name))
+        return level_of(found.target) >= level_of(name)
 
-    assert breaches(in_column(column), is_breach) == []
-
-
-def test_the_ground_needs_nothing_but_the_standard_library_numpy_and_scipy():
-    allowed = {*sys.stdlib_module_names, "numpy", "scipy", "nanobench"}
-    assert breaches(in_column("ground"), lambda name, found: package_of(found.target) not in allowed) == []
+    assert breaches(FILES, is_breach) == []
 
 
-def test_torch_is_imported_where_is_measured_and_nowhere_else():
-    others = in_column("ground", "control", "reading", "top")
-    assert breaches(others, lambda name, found: package_of(found.target) == "torch") == []
-    assert breaches(in_column("measuring"), lambda name, found: package_of(found.target) == "torch")
+def test_torch_is_imported_only_in_the_rooms_that_may():
+    assert breaches(in_rooms(may_import_torch=False), lambda name, found: package_of(found.target) == "torch") == []
+    assert breaches(in_rooms(may_import_torch=True), lambda name, found: package_of(found.target) == "torch")
+
+
+def test_only_a_process_stands_between_control_and_worker():
+    def is_breach(name, found):
+        return found.target.startswith(("nanobench.worker", "nanobench.plugins"))
+
+    assert breaches([name for name in FILES if part_of(name) not in ("worker", "plugins")], is_breach) == []
 
 
 def test_what_is_measured_waits_for_no_table_plot_or_terminal():
     banned = {"pandas", "pyarrow", "matplotlib", "rich", "typer"}
-    assert breaches(in_column("measuring"), lambda name, found: package_of(found.target) in banned) == []
+    assert breaches(in_rooms(may_import_torch=True), lambda name, found: package_of(found.target) in banned) == []
 
 
-def test_control_imports_pandas_only_where_it_is_asked_for_and_matplotlib_never():
-    def is_breach(name, found):
-        return package_of(found.target) == "matplotlib" or (found.at_once and package_of(found.target) == "pandas")
+def test_only_figures_import_matplotlib_and_only_the_command_line_typer():
+    for package, rooms in (("matplotlib", ("views",)), ("typer", ("cli",))):
+        others = [name for name in FILES if part_of(name) not in rooms]
+        assert breaches(others, lambda name, found, package=package: package_of(found.target) == package) == []
 
-    assert breaches(in_column("control"), is_breach) == []
+
+def test_no_file_is_longer_than_350_lines():
+    assert [name for name, path in FILES.items() if len(path.read_text().splitlines()) > 350] == []
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -251,10 +216,8 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_needs_it(module):
     assert loaded & HEAVY == set()
 
 
-def test_reading_and_control_never_load_torch_not_even_through_others():
-    assert "torch" not in loaded_by(
-        *(name for name in in_column("ground", "control", "reading", "top") if "__main__" not in name)
-    )
+def test_rooms_without_torch_never_load_it_not_even_through_others():
+    assert "torch" not in loaded_by(*(name for name in in_rooms(may_import_torch=False) if "__main__" not in name))
 
 
 # Words

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanobench.limits import Limit, Limits
+from nanobench.roofline.limits import Limit, Limits
 
 fixed = settings(derandomize=True, deadline=None, database=None)
 values = st.floats(1e-6, 1e15)

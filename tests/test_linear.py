@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import gate, lookup
-from nanobench.engines.base import Compiler
-from nanobench.models import linear
-from nanobench.models.linear import Linear
-from nanobench.probes import dispatches
-from nanobench.record import Verdict
+from nanobench import registry
+from nanobench.engines._compiler import Compiler
+from nanobench.gates import generation as generation_gate
+from nanobench.models import _packed_linear as packed_linear
+from nanobench.models._packed_linear import Linear
+from nanobench.probes import profiler
+from nanobench.records import Verdict
 from nanobench.schema import Point
-from nanobench.workloads import generation
+from nanobench.worker.workloads import generate
 
 ROWS = (1, 2, 3, 8, 50)
 
@@ -28,7 +29,7 @@ def no_gradients():
 @pytest.fixture
 def always(monkeypatch):
     """Even the smallest layer multiplies by its packed weights."""
-    monkeypatch.setattr(linear, "LEAST_WORK", 0)
+    monkeypatch.setattr(packed_linear, "LEAST_WORK", 0)
 
 
 def packed(width=24, out=40, bias=True, dtype=torch.float32):
@@ -40,8 +41,8 @@ def packed(width=24, out=40, bias=True, dtype=torch.float32):
 
 def seen(monkeypatch):
     """How many rows each call of oneDNN gets."""
-    calls, multiply = [], linear.multiply
-    monkeypatch.setattr(linear, "multiply", lambda x, *rest: (calls.append(x.shape[:-1].numel()), multiply(x, *rest))[1])
+    calls, multiply = [], packed_linear.multiply
+    monkeypatch.setattr(packed_linear, "multiply", lambda x, *rest: (calls.append(x.shape[:-1].numel()), multiply(x, *rest))[1])
     return calls
 
 
@@ -56,7 +57,7 @@ def test_it_is_the_product(always, rows, bias):
         torch.testing.assert_close(layer(x).double(), plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(not linear.is_packable(torch.bfloat16), reason="oneDNN does not multiply bfloat16 on this CPU")
+@pytest.mark.skipif(not packed_linear.is_packable(torch.bfloat16), reason="oneDNN does not multiply bfloat16 on this CPU")
 @pytest.mark.parametrize("rows", ROWS)
 def test_it_is_the_product_in_bfloat16(always, rows):
     layer, x = packed(dtype=torch.bfloat16), torch.randn(rows, 24, dtype=torch.bfloat16)
@@ -71,7 +72,7 @@ def test_without_packing_it_is_torchs_own_layer(rows):
 
 def test_for_a_while_all_layers_may_be_unpacked(always, monkeypatch):
     layer, calls, x = packed(), seen(monkeypatch), torch.randn(2, 24)
-    with linear.unpacked(layer):
+    with packed_linear.unpacked(layer):
         assert layer(x).equal(F.linear(x, layer.weight, layer.bias))
     assert calls == []
     layer(x)
@@ -128,7 +129,7 @@ def test_a_compiled_graph_multiplies_by_the_packed_weights(always, rows, options
     with torch.inference_mode():
         compiled = torch.compile(layer, **options)
         compiled(x)
-        names = dispatches.count(lambda: compiled(x), x.device).names
+        names = profiler.count(lambda: compiled(x), x.device).names
         torch.testing.assert_close(compiled(x), layer(x))
     torch._dynamo.reset()
     assert {"nanobench::packed_linear", "mkldnn::_linear_pointwise"} <= names
@@ -136,8 +137,8 @@ def test_a_compiled_graph_multiplies_by_the_packed_weights(always, rows, options
 
 def loaded(point):
     """A model as the worker hands it to the arms."""
-    adapter = generation.load(point, seed=0)
-    linear.pack(adapter.module)
+    adapter = generate.load(point, seed=0)
+    packed_linear.pack(adapter.module)
     return adapter
 
 
@@ -147,7 +148,7 @@ def test_every_layer_of_a_model_is_packed_where_its_dtype_can_be(model, dtype, s
     adapter = loaded(point)
     layers = [part for part in adapter.module.modules() if isinstance(part, Linear)]
     assert len(layers) == 4 * adapter.shape.n_layer + 1
-    assert linear.packed_bytes(adapter.module) == share * 4 * (adapter.shape.block_params + adapter.shape.head_params)
+    assert packed_linear.packed_bytes(adapter.module) == share * 4 * (adapter.shape.block_params + adapter.shape.head_params)
 
 
 def judged(model, batch_size, engine, spoil=False):
@@ -159,10 +160,10 @@ def judged(model, batch_size, engine, spoil=False):
         layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.roll(1, 0))
 
     def build(adapter, point):
-        return lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
+        return registry.find("engines", engine)(adapter, registry.find("samplers", "greedy")(), point, Compiler("off"))
 
     with torch.inference_mode():
-        return gate.judge(gate.Reference(adapter, point, 0), build, build(adapter, point), compiled=False)
+        return generation_gate.judge(generation_gate.Reference(adapter, point, 0), build, build(adapter, point), compiled=False)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from conftest import SMALL, environment
-from nanobench import lock, store
 from nanobench.errors import UserError
+from nanobench.results import store
+from nanobench.sweep import device_lock
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def own_folder(monkeypatch, tmp_path):
 
 
 def hold(device="cpu", wait=False, say=print):
-    return lock.hold(device, wait, say)
+    return device_lock.hold(device, wait, say)
 
 
 def test_a_device_that_is_held_is_refused_and_its_holder_named():
@@ -34,9 +35,9 @@ def test_a_device_is_free_again_after_its_holder_and_two_devices_do_not_wait_for
 
 
 def test_a_device_is_the_same_by_all_its_names(monkeypatch):
-    assert lock.physical("cuda") == lock.physical("cuda:0") == "cuda:0"
+    assert device_lock.physical("cuda") == device_lock.physical("cuda:0") == "cuda:0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert [lock.physical(name) for name in ("cpu", "cuda", "cuda:1", "cuda:2")] == ["cpu", "cuda:3", "cuda:1", "cuda:2"]
+    assert [device_lock.physical(name) for name in ("cpu", "cuda", "cuda:1", "cuda:2")] == ["cpu", "cuda:3", "cuda:1", "cuda:2"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nanobench import lookup
+from nanobench import registry
 from nanobench.errors import UserError
 
 FAMILIES = ("models", "engines", "samplers", "workloads", "executors")
@@ -32,7 +32,7 @@ class Entry(SimpleNamespace):
 def plugged(monkeypatch):
     """Hides the plug-ins of this machine; plugged(family, name=build, ...) installs others."""
     groups = {}
-    monkeypatch.setattr(lookup, "entry_points", lambda group: groups.get(group, []))
+    monkeypatch.setattr(registry, "entry_points", lambda group: groups.get(group, []))
 
     def plug(family, **builds):
         groups[f"nanobench.{family}"] = [Entry(name=name, build=build) for name, build in builds.items()]
@@ -59,25 +59,25 @@ print([name for name in sys.modules if name.count(".") == 2 and name.startswith(
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "models"])
 def test_every_file_of_a_family_is_a_name_with_dashes_for_underscores(family):
-    files = {path.name for path in (lookup.PACKAGE / family).glob("*.py")} - {"__init__.py", "base.py"}
-    assert {name.replace("-", "_") + ".py" for name in lookup.names(family)} == files
-    assert lookup.names(family) == sorted(lookup.names(family))
+    files = {path.name for path in (registry.PACKAGE / family).glob("*.py")} - {"__init__.py", "base.py"}
+    assert {name.replace("-", "_") + ".py" for name in registry.names(family)} == files
+    assert registry.names(family) == sorted(registry.names(family))
 
 
 def test_the_members_that_the_defaults_name_are_there():
-    assert {"uncached", "uncached-full-logits", "cached", "cached-cat"} <= set(lookup.names("engines"))
-    assert "greedy" in lookup.names("samplers")
-    assert "local" in lookup.names("executors")
+    assert {"uncached", "uncached-full-logits", "cached", "cached-cat"} <= set(registry.names("engines"))
+    assert "greedy" in registry.names("samplers")
+    assert "local" in registry.names("executors")
 
 
 def test_models_are_listed_in_the_order_of_their_presets():
-    assert lookup.names("models") == list(lookup.presets())
-    assert lookup.names("models").index("gpt2-mini") < lookup.names("models").index("gpt2")
+    assert registry.names("models") == list(registry.presets())
+    assert registry.names("models").index("gpt2-mini") < registry.names("models").index("gpt2")
 
 
 def test_every_preset_names_a_file_that_builds_it():
-    for name, sizes in lookup.presets().items():
-        assert (lookup.PACKAGE / "models" / f"{sizes['architecture']}.py").exists(), name
+    for name, sizes in registry.presets().items():
+        assert (registry.PACKAGE / "models" / f"{sizes['architecture']}.py").exists(), name
 
 
 # Typos
@@ -95,25 +95,25 @@ def test_every_preset_names_a_file_that_builds_it():
     ],
 )
 def test_a_typo_is_answered_with_the_name_that_was_meant_and_all_there_are(family, typo, answer):
-    for call in (lookup.check, lookup.find):
+    for call in (registry.check, registry.find):
         message = refusal(call, family, typo)
         assert message.startswith(answer)
-        assert f"(known: {', '.join(lookup.names(family))})" in message
+        assert f"(known: {', '.join(registry.names(family))})" in message
 
 
 def test_a_name_like_no_other_gets_no_guess():
-    assert "did you mean" not in refusal(lookup.check, "engines", "zzzzzz")
+    assert "did you mean" not in refusal(registry.check, "engines", "zzzzzz")
 
 
 def test_only_an_unknown_model_is_told_how_to_name_its_own():
-    assert refusal(lookup.check, "models", "my_gpt").endswith("your own: --model my_pkg.my_mod:build")
-    assert "--model" not in refusal(lookup.check, "engines", "my_engine")
+    assert refusal(registry.check, "models", "my_gpt").endswith("your own: --model my_pkg.my_mod:build")
+    assert "--model" not in refusal(registry.check, "engines", "my_engine")
 
 
 def test_every_known_name_and_any_dotted_path_passes_the_check():
     for family in FAMILIES:
-        assert [lookup.check(family, name) for name in lookup.names(family)] == [None] * len(lookup.names(family))
-        assert lookup.check(family, "not_there:build") is None
+        assert [registry.check(family, name) for name in registry.names(family)] == [None] * len(registry.names(family))
+        assert registry.check(family, "not_there:build") is None
 
 
 # Members of our own
@@ -128,27 +128,27 @@ def imported(monkeypatch):
         seen.append(name)
         return SimpleNamespace(build=lambda **arguments: arguments)
 
-    monkeypatch.setattr(lookup, "importlib", SimpleNamespace(import_module=import_module))
+    monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=import_module))
     return seen
 
 
 def test_a_member_is_the_build_of_its_file(imported):
-    assert lookup.find("engines", "cached-cat")(size=1) == {"size": 1}
+    assert registry.find("engines", "cached-cat")(size=1) == {"size": 1}
     assert imported == ["nanobench.engines.cached_cat"]
 
 
 def test_a_built_in_model_is_built_with_its_presets_sizes_every_time(imported):
     for _ in range(2):
-        sizes = lookup.find("models", "gpt2-nano")()
+        sizes = registry.find("models", "gpt2-nano")()
         assert sizes == {"n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 256, "block_size": 256}
     assert imported == ["nanobench.models.gpt2"] * 2
-    assert lookup.presets()["gpt2-nano"]["architecture"] == "gpt2"
+    assert registry.presets()["gpt2-nano"]["architecture"] == "gpt2"
 
 
 def test_a_member_that_needs_no_torch_is_really_found():
-    from nanobench.executors import local
+    from nanobench.sweep.executors import local
 
-    assert lookup.find("executors", "local") is local.build
+    assert registry.find("executors", "local") is local.build
 
 
 # Dotted paths
@@ -168,37 +168,37 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_dotted_path_is_found_in_the_current_folder(folder):
     (folder / "lab_gpt.py").write_text("def build():\n    return 'mine'\n")
-    assert lookup.find("models", "lab_gpt:build")() == "mine"
-    assert lookup.find("engines", "lab_gpt:build")() == "mine"
+    assert registry.find("models", "lab_gpt:build")() == "mine"
+    assert registry.find("engines", "lab_gpt:build")() == "mine"
     assert sys.path.count(str(folder)) == 1
 
 
 def test_a_dotted_path_reaches_into_packages(folder):
     (folder / "lab_pkg").mkdir()
     (folder / "lab_pkg" / "gpt.py").write_text("def build_small():\n    return 'small'\n")
-    assert lookup.find("models", "lab_pkg.gpt:build_small")() == "small"
+    assert registry.find("models", "lab_pkg.gpt:build_small")() == "small"
 
 
 def test_a_missing_module_is_answered_with_the_folder_that_was_searched(folder):
-    message = refusal(lookup.find, "models", "lab_none.gpt:build")
+    message = refusal(registry.find, "models", "lab_none.gpt:build")
     for fragment in ("'lab_none.gpt:build' cannot be imported", "No module named 'lab_none'", "module:function", str(folder)):
         assert fragment in message
 
 
 def test_a_module_whose_own_import_fails_is_answered_with_what_is_missing(folder):
     (folder / "lab_needy.py").write_text("import lab_nothing\n")
-    assert "No module named 'lab_nothing'" in refusal(lookup.find, "models", "lab_needy:build")
+    assert "No module named 'lab_nothing'" in refusal(registry.find, "models", "lab_needy:build")
 
 
 def test_a_missing_function_is_answered_with_those_that_the_module_has(folder):
     (folder / "lab_two.py").write_text("def build_small(): ...\ndef build_large(): ...\nfrom os import getcwd\n")
-    message = refusal(lookup.find, "models", "lab_two:build")
+    message = refusal(registry.find, "models", "lab_two:build")
     assert "lab_two has no function 'build' (it has: build_small, build_large)" in message
 
 
 def test_what_is_no_function_builds_nothing(folder):
     (folder / "lab_number.py").write_text("build = 3\n")
-    assert "lab_number has no function 'build' (it has: none)" in refusal(lookup.find, "models", "lab_number:build")
+    assert "lab_number has no function 'build' (it has: none)" in refusal(registry.find, "models", "lab_number:build")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_what_is_no_function_builds_nothing(folder):
 )
 def test_a_module_that_cannot_be_imported_for_another_reason_is_one_line_too(folder, name, code):
     (folder / f"{name.partition(':')[0] or 'lab_empty'}.py").write_text(code)
-    assert repr(name) in refusal(lookup.find, "models", name)
+    assert repr(name) in refusal(registry.find, "models", name)
 
 
 # Plug-ins
@@ -221,16 +221,16 @@ def test_a_module_that_cannot_be_imported_for_another_reason_is_one_line_too(fol
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plug_in_is_listed_behind_our_own_without_being_loaded(plugged, family):
-    own = lookup.names(family)
+    own = registry.names(family)
     plugged(family, turbo=None)
-    assert lookup.names(family) == [*own, "turbo"]
-    lookup.check(family, "turbo")
-    assert "did you mean 'turbo'?" in refusal(lookup.check, family, "trubo")
+    assert registry.names(family) == [*own, "turbo"]
+    registry.check(family, "turbo")
+    assert "did you mean 'turbo'?" in refusal(registry.check, family, "trubo")
 
 
 def test_a_plug_in_belongs_to_its_own_family_alone(plugged):
     plugged("engines", turbo=None)
-    assert "turbo" not in refusal(lookup.check, "samplers", "turb0")
+    assert "turbo" not in refusal(registry.check, "samplers", "turb0")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -239,11 +239,11 @@ def test_a_plug_in_is_found_by_its_name_among_others(plugged, family):
         return "turbo"
 
     plugged(family, other=None, turbo=build)
-    assert lookup.find(family, "turbo") is build
+    assert registry.find(family, "turbo") is build
 
 
 def test_our_own_members_are_found_beside_plug_ins(plugged):
-    from nanobench.executors import local
+    from nanobench.sweep.executors import local
 
     plugged("executors", turbo=None)
-    assert lookup.find("executors", "local") is local.build
+    assert registry.find("executors", "local") is local.build

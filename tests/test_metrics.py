@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from nanobench import cells, metrics
-from nanobench.record import MEASURED, RAW_COLUMNS, ArmRecord, Outcome, Readings, Repetition, Status, Verdict, raw_rows
+from nanobench.records import MEASURED, RAW_COLUMNS, ArmRecord, Outcome, Readings, Repetition, Status, Verdict, raw_rows
+from nanobench.results import derive, repetitions
+from nanobench.results.store import RAW_SCHEMA, Run, cells_schema
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
-from nanobench.store import RAW_SCHEMA, Run, cells_schema
 
 POINT = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=4, prompt_len=10, new_tokens=3)
 SLOW, FAST = Arm(engine="uncached"), Arm(engine="cached")
@@ -24,11 +24,18 @@ def trial_of(launch=1, point=POINT, arms=(SLOW, FAST), target_ci=0.05):
     return Trial(point=point, arms=arms, launch=launch, seed=0, target_ci=target_ci, max_seconds=1.0)
 
 
-def timed(block, wall_s, marks_s=None, calls=1, point=POINT, **others):
+def timed(block, wall_s, token_times_s=None, calls=1, point=POINT, **others):
     """A steady repetition; a marked one has a time for each of its calls x new_tokens tokens."""
     tokens = calls * point.batch_size * point.new_tokens
-    facts = {"repetition": block, "block": block, "wall_s": wall_s, "marks_s": marks_s, "calls": calls, "tokens": tokens}
-    return Repetition(kind="steady", marked=marks_s is not None, **facts, **others)
+    facts = {
+        "repetition": block,
+        "block": block,
+        "wall_s": wall_s,
+        "token_times_s": token_times_s,
+        "calls": calls,
+        "tokens": tokens,
+    }
+    return Repetition(kind="steady", timestamped=token_times_s is not None, **facts, **others)
 
 
 def timings(*walls_s):
@@ -47,7 +54,7 @@ def both(slow, fast, launch=1, slow_outcome=OK, fast_outcome=OK, **trial):
 
 
 def cell_of(rows, arm=FAST):
-    (cell,) = [cell for cell in metrics.derive(rows) if cell["arm"] == arm.label]
+    (cell,) = [cell for cell in derive.derive(rows) if cell["arm"] == arm.label]
     return cell
 
 
@@ -108,10 +115,10 @@ def test_calls_back_to_back_begin_where_the_one_before_ended():
 
 
 def test_split_calls_keeps_the_gaps_between_tokens_of_one_call():
-    row = {"marks_s": [1.0, 2.0, 4.0, 6.0, 7.0, 10.0], "calls": 2}
-    assert cells.split_calls(row) == [
-        cells.Call(ttft_s=1.0, e2e_s=4.0, itl_s=(1.0, 2.0)),
-        cells.Call(ttft_s=2.0, e2e_s=6.0, itl_s=(1.0, 3.0)),
+    row = {"token_times_s": [1.0, 2.0, 4.0, 6.0, 7.0, 10.0], "calls": 2}
+    assert repetitions.split_calls(row) == [
+        repetitions.Call(ttft_s=1.0, e2e_s=4.0, itl_s=(1.0, 2.0)),
+        repetitions.Call(ttft_s=2.0, e2e_s=6.0, itl_s=(1.0, 3.0)),
     ]
 
 
@@ -150,9 +157,9 @@ def test_invalid_repetitions_and_other_phases_count_nowhere():
 
 def test_noise_is_the_relative_interquartile_range_of_the_time_of_a_call():
     walls_s = (5.0, 1.0, 4.0, 2.0, 3.0)
-    assert alone(timings(*walls_s))["noise"] == pytest.approx((4 - 2) / 3)
+    assert alone(timings(*walls_s))["relative_iqr"] == pytest.approx((4 - 2) / 3)
     several = [timed(block, calls * walls_s[block], calls=calls) for block, calls in enumerate((1, 3, 2, 4, 5))]
-    assert alone(several)["noise"] == pytest.approx((4 - 2) / 3)
+    assert alone(several)["relative_iqr"] == pytest.approx((4 - 2) / 3)
 
 
 # Speed-ups
@@ -209,7 +216,7 @@ def test_the_decode_of_several_calls_is_averaged_geometrically():
 
 
 def test_blocks_without_a_time_or_with_a_time_of_0_have_no_logarithm():
-    logs = cells.mean_logs({0: [], 1: [0.0, 1.0], 2: [2.0, 8.0]})
+    logs = repetitions.mean_logs({0: [], 1: [0.0, 1.0], 2: [2.0, 8.0]})
     assert logs == {2: pytest.approx(math.log(4.0))}
 
 
@@ -283,7 +290,7 @@ def test_marked_repetitions_never_enter_throughput_noise_or_speedup():
     assert cell["output_tok_s"] == pytest.approx(3 * 12 / 6.0)
     assert cell["speedup"] == pytest.approx(2.0)
     assert cell["speedup_lo"] == pytest.approx(2.0)
-    assert cell["noise"] is None  # three values have no quartiles
+    assert cell["relative_iqr"] is None  # three values have no quartiles
     assert cell["repetitions"] == 4
 
 
@@ -305,22 +312,22 @@ def test_where_every_repetition_is_marked_all_enter_both():
 def test_without_marks_there_are_no_latencies():
     cell = alone(timings(2.0, 2.0))
     assert cell["output_tok_s"] == pytest.approx(6.0)
-    names = ("ttft_s", "tpot_s", "e2e_s", "decode_tok_s", "decode_tok_s_per_row", "prefill_tok_s", "mark_tax")
+    names = ("ttft_s", "tpot_s", "e2e_s", "decode_tok_s", "decode_tok_s_per_row", "prefill_tok_s", "timestamp_overhead")
     assert [cell[name] for name in names] == [None] * 7
 
 
 def test_on_the_host_the_mark_tax_is_the_cost_of_all_marks_over_the_time_they_were_taken_in():
-    outcome = replace(OK, mark_cost_s=0.01)
-    assert alone(TWO_CALLS, outcome)["mark_tax"] == pytest.approx(0.01 * (3 + 3) / (3.5 + 6.5))
+    outcome = replace(OK, timestamp_cost_s=0.01)
+    assert alone(TWO_CALLS, outcome)["timestamp_overhead"] == pytest.approx(0.01 * (3 + 3) / (3.5 + 6.5))
 
 
 def test_on_cuda_the_mark_tax_is_marked_over_plain_time_of_a_call():
     # Geometric means of a call: marked 3 of 1, 1 and 27 s, plain 2 of 1, 1 and 8 s.
-    marks_s = (0.25, 0.5, 0.75)
-    marked = [timed(0, 2.0, (*marks_s, 1.0, 1.5, 2.0), calls=2, point=GPU)]
-    marked += [timed(1, 1.0, marks_s, point=GPU), timed(2, 27.0, marks_s, point=GPU)]
+    token_times_s = (0.25, 0.5, 0.75)
+    timestamped = [timed(0, 2.0, (*token_times_s, 1.0, 1.5, 2.0), calls=2, point=GPU)]
+    timestamped += [timed(1, 1.0, token_times_s, point=GPU), timed(2, 27.0, token_times_s, point=GPU)]
     plain = [timed(3, 3.0, calls=3, point=GPU), timed(4, 1.0, point=GPU), timed(5, 8.0, point=GPU)]
-    assert alone([*marked, *plain], point=GPU)["mark_tax"] == pytest.approx(0.5)
+    assert alone([*timestamped, *plain], point=GPU)["timestamp_overhead"] == pytest.approx(0.5)
 
 
 def test_on_cuda_the_mark_tax_has_an_interval_over_launches():
@@ -334,21 +341,21 @@ def test_on_cuda_the_mark_tax_has_an_interval_over_launches():
     cell = cell_of(rows)
     middle, error = math.log(2.5) / 2, math.log(2 / 1.25) / 2
     t = 12.7062047
-    assert cell["mark_tax"] == pytest.approx(math.exp(middle) - 1)
-    assert cell["mark_tax_lo"] == pytest.approx(math.exp(middle - t * error) - 1)
-    assert cell["mark_tax_hi"] == pytest.approx(math.exp(middle + t * error) - 1)
+    assert cell["timestamp_overhead"] == pytest.approx(math.exp(middle) - 1)
+    assert cell["timestamp_overhead_lo"] == pytest.approx(math.exp(middle - t * error) - 1)
+    assert cell["timestamp_overhead_hi"] == pytest.approx(math.exp(middle + t * error) - 1)
 
 
 def test_what_one_process_did_slower_is_no_mark_tax():
     trials = [trial_of(launch, GPU, (FAST,)) for launch in (1, 2)]
     slow = [timed(0, 20.0, (0.25, 0.5, 0.75), point=GPU), timed(1, 20.0, point=GPU), timed(2, 20.0, point=GPU)]
     quick = [timed(0, 1.0, (0.25, 0.5, 0.75), point=GPU), timed(1, 1.0, point=GPU)]
-    assert cell_of(said(trials[0], FAST, slow) + said(trials[1], FAST, quick))["mark_tax"] == pytest.approx(0.0)
+    assert cell_of(said(trials[0], FAST, slow) + said(trials[1], FAST, quick))["timestamp_overhead"] == pytest.approx(0.0)
 
 
 def test_the_mark_tax_is_unknown_where_there_is_nothing_to_compare():
-    assert alone(TWO_CALLS)["mark_tax"] is None
-    assert alone(timings(1.0, 1.0), replace(OK, mark_cost_s=0.01))["mark_tax"] is None
+    assert alone(TWO_CALLS)["timestamp_overhead"] is None
+    assert alone(timings(1.0, 1.0), replace(OK, timestamp_cost_s=0.01))["timestamp_overhead"] is None
 
 
 # Pairs, their spread and their p values
@@ -374,24 +381,24 @@ def test_the_spread_within_launches_is_pooled_and_what_is_left_of_that_between_t
     cell = cell_of(ratios([0.1, 0.3], [0.5, 0.7]))
     assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
     assert cell["sd_between"] == pytest.approx(math.sqrt(0.08 - 0.01))
-    assert cell["advice"] == "more launches"
+    assert cell["ci_advice"] == "more launches"
 
 
 def test_launches_that_agree_ask_for_more_repetitions():
     cell = cell_of(ratios([0.1, 0.3], [0.3, 0.1]))
     assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
-    assert (cell["sd_between"], cell["advice"]) == (0.0, "more repetitions")
+    assert (cell["sd_between"], cell["ci_advice"]) == (0.0, "more repetitions")
 
 
 def test_one_launch_tells_the_spread_within_it_alone():
     cell = cell_of(ratios([0.1, 0.3]))
     assert cell["sd_within"] == pytest.approx(math.sqrt(0.02))
-    assert (cell["sd_between"], cell["advice"]) == (None, None)
+    assert (cell["sd_between"], cell["ci_advice"]) == (None, None)
 
 
 def test_one_pair_a_launch_tells_no_spread():
     cell = cell_of(ratios([0.1], [0.3]))
-    assert [cell[name] for name in ("sd_within", "sd_between", "advice")] == [None] * 3
+    assert [cell[name] for name in ("sd_within", "sd_between", "ci_advice")] == [None] * 3
 
 
 def test_the_p_value_is_that_of_the_launches_means():
@@ -421,7 +428,7 @@ def test_p_values_are_corrected_for_all_ratios_of_the_run():
     ]
     lone = ratios([0.5], point=replace(POINT, batch_size=16))
     broken = both(timings(1.0), timings(1.0), fast_outcome=failed(Status.OOM), point=replace(POINT, batch_size=32))
-    found = {cell["batch_size"]: cell for cell in metrics.derive(rows + lone + broken) if cell["arm"] == FAST.label}
+    found = {cell["batch_size"]: cell for cell in derive.derive(rows + lone + broken) if cell["arm"] == FAST.label}
     p_of = {k: 1 - 2 / math.pi * math.atan(2 * k + 1) for k in (100, 10, 9)}
     assert 2 * p_of[10] > p_of[9]
     assert [found[size]["speedup_p"] for size in (8, 4, 1)] == [pytest.approx(p_of[k]) for k in (100, 10, 9)]
@@ -432,8 +439,8 @@ def test_p_values_are_corrected_for_all_ratios_of_the_run():
 
 def test_cells_corrected_again_among_more_are_as_if_all_had_come_at_once():
     first, second = ratios([0.02], [0.01]), ratios([0.2], [0.1], point=replace(POINT, batch_size=8))
-    together = metrics.corrected(metrics.in_order(metrics.derive(first) + metrics.derive(second)))
-    assert together == metrics.derive(first + second)
+    together = derive.corrected(derive.in_order(derive.derive(first) + derive.derive(second)))
+    assert together == derive.derive(first + second)
 
 
 def test_the_trimmed_speedup_leaves_a_fifth_of_a_launchs_pairs_out_at_either_end():
@@ -453,15 +460,15 @@ def test_the_null_contrast_takes_the_references_repetitions_as_two_arms_that_run
     slow = ([4.0, 2.0, 3.0, 6.0], [1.0, 8.0, 8.0, 1.0, 77.0])
     rows = [row for launch, walls in enumerate(slow, 1) for row in both(timings(*walls), timings(1.0), launch)]
     half = scipy.stats.t.ppf(0.975, 1) * math.log(2)  # means ln 2 and 3 ln 2
-    for cell in metrics.derive(rows):
-        assert cell["null_ratio"] == pytest.approx(4.0)
-        assert cell["null_lo"] == pytest.approx(4 * math.exp(-half))
-        assert cell["null_hi"] == pytest.approx(4 * math.exp(half))
+    for cell in derive.derive(rows):
+        assert cell["aa_ratio"] == pytest.approx(4.0)
+        assert cell["aa_lo"] == pytest.approx(4 * math.exp(-half))
+        assert cell["aa_hi"] == pytest.approx(4 * math.exp(half))
 
 
 def test_without_two_repetitions_of_the_reference_there_is_no_null_contrast():
     cell = cell_of(both(timings(1.0), timings(1.0)))
-    assert [cell[name] for name in ("null_ratio", "null_lo", "null_hi")] == [None] * 3
+    assert [cell[name] for name in ("aa_ratio", "aa_lo", "aa_hi")] == [None] * 3
 
 
 # Intervals and percentiles of latencies
@@ -527,7 +534,7 @@ def test_a_percentile_of_gaps_is_null_below_its_least_count(percentile):
     assert None not in [enough[name] for name in columns]
     fewer = with_gaps([[0.01 * number] for number in range(1, LEAST[percentile])])
     assert [fewer[name] for name in columns] == [None] * 3
-    assert str(LEAST[percentile]) in metrics.BY_NAME[columns[0]].formula
+    assert str(LEAST[percentile]) in derive.BY_NAME[columns[0]].formula
 
 
 def test_percentiles_of_gaps_stand_between_two_of_them():
@@ -610,7 +617,7 @@ WATCHED = {
     "cpu_s": 0.98,
     "involuntary_switches": 3,
     "pressure_s": 0.05,
-    "throttled": 0,
+    "quota_throttled_periods": 0,
     "steal_s": 0.01,
     "load_1m": 1.5,
     "cpu_hz": 2.4e9,
@@ -620,7 +627,7 @@ WATCHED = {
     "clock_memory_hz": 2.6e9,
     "temperature_c": 60.0,
     "gpu_memory_used_bytes": 5000,
-    "throttle": "",
+    "clock_event_reasons": "",
     "power_violation_s": 0.25,
     "thermal_violation_s": 0.125,
     "foreign_processes": 0,
@@ -632,7 +639,7 @@ COLUMNS_OF = {
     "cpu_s": {"on_cpu_fraction": 0.98},
     "involuntary_switches": {"involuntary_switches": 24},
     "pressure_s": {"pressure_fraction": 0.05},
-    "throttled": {"throttled_fraction": 0.0},
+    "quota_throttled_periods": {"throttled_fraction": 0.0},
     "steal_s": {"steal_fraction": 0.01},
     "load_1m": {"load_1m": 1.5},
     "cpu_hz": {"cpu_hz": 2.4e9},
@@ -645,7 +652,7 @@ COLUMNS_OF = {
     "energy_j": {"energy_j": 6.0, "energy_j_per_token": 0.5, "energy_valid": True},
     "temperature_c": {"temperature_c": 65.0},
     "gpu_memory_used_bytes": {"gpu_memory_used_bytes": 6000},
-    "throttle": {"throttle": "", "throttled_fraction": 0.0},
+    "clock_event_reasons": {"clock_event_reasons": "", "throttled_fraction": 0.0},
     "power_violation_s": {"power_violation_s": 2.0},
     "thermal_violation_s": {"thermal_violation_s": 1.0},
     "foreign_processes": {"foreign_processes": 0},
@@ -677,14 +684,14 @@ def test_every_reading_has_its_columns():
 
 @pytest.mark.parametrize("reading", COLUMNS_OF)
 def test_a_file_without_a_reading_lacks_its_own_columns_and_no_others(tmp_path, reading):
-    (old,), (new,) = metrics.derive(stored(tmp_path, watched(), [reading])), metrics.derive(watched())
+    (old,), (new,) = derive.derive(stored(tmp_path, watched(), [reading])), derive.derive(watched())
     own = {name for name in COLUMNS_OF[reading] if name != "throttled_fraction"}  # of two readings, one of which is left
     assert {name for name in new if old[name] != new[name]} == own
     assert [old[name] for name in sorted(own)] == [False if name == "energy_valid" else None for name in sorted(own)]
 
 
 def test_without_both_readings_nothing_is_known_of_throttling():
-    rows = [{**row, "throttled": None, "throttle": None} for row in watched()]
+    rows = [{**row, "quota_throttled_periods": None, "clock_event_reasons": None} for row in watched()]
     assert cell_of(rows)["throttled_fraction"] is None
 
 
@@ -715,10 +722,12 @@ def test_peaks_are_the_largest_of_repetitions_and_of_samples_while_the_arm_ran(n
 
 
 def test_the_reasons_for_low_clocks_are_told_each_once():
-    seen = [timed(block, 1.0, throttle=text) for block, text in enumerate(("", "sw_power_cap,display", "display", None))]
-    assert alone(seen)["throttle"] == "display,sw_power_cap"
-    assert alone([timed(0, 1.0, throttle="")])["throttle"] == ""
-    assert alone([timed(0, 1.0)])["throttle"] is None
+    seen = [
+        timed(block, 1.0, clock_event_reasons=text) for block, text in enumerate(("", "sw_power_cap,display", "display", None))
+    ]
+    assert alone(seen)["clock_event_reasons"] == "display,sw_power_cap"
+    assert alone([timed(0, 1.0, clock_event_reasons="")])["clock_event_reasons"] == ""
+    assert alone([timed(0, 1.0)])["clock_event_reasons"] is None
 
 
 def sustained_cell(*phases, samples=()):
@@ -876,7 +885,15 @@ def test_without_a_speedup_the_breakeven_is_unknown():
 
 
 def test_sizes_and_counts_are_the_largest_over_the_launches():
-    names = ("kv_cache_bytes", "weight_bytes", "peak_memory_bytes", "rss_peak_bytes", "graphs", "recompiles", "graph_breaks")
+    names = (
+        "kv_cache_bytes",
+        "weight_bytes",
+        "peak_memory_bytes",
+        "rss_peak_bytes",
+        "compiled_graphs",
+        "recompiles",
+        "graph_breaks",
+    )
     names += ("kv_cache_expected_bytes", "prefill_peak_bytes", "decode_peak_bytes")
     rows = []
     for launch, value in enumerate((5, None, 7, 6), start=1):
@@ -958,18 +975,26 @@ def test_where_no_launch_finished_the_first_status_by_precedence_holds_with_its_
 
 def test_an_arm_whose_launches_left_no_outcome_is_an_error():
     rows = [row for row in both(TWO_CALLS, TWO_CALLS) if row["kind"] != "outcome"]
-    assert {cell["status"] for cell in metrics.derive(rows)} == {"error"}
+    assert {cell["status"] for cell in derive.derive(rows)} == {"error"}
 
 
 @pytest.mark.parametrize("status", FAILING)
 def test_a_failed_cell_has_no_numbers_however_far_it_came(status):
-    known = {"mark_cost_s": 1e-6, "cache_alloc_s": 0.1, "kv_cache_bytes": 5, "weight_bytes": 5, "peak_memory_bytes": 5}
+    known = {"timestamp_cost_s": 1e-6, "cache_alloc_s": 0.1, "kv_cache_bytes": 5, "weight_bytes": 5, "peak_memory_bytes": 5}
     first = Repetition(kind="first_call", wall_s=10.0, tokens=12)
     outcome = Outcome(status=status, reason="because", gate=Verdict.EXACT, gate_max_error=0.5, rss_peak_bytes=5, **known)
     rows = both(timings(2.0) * 4, [first, *TWO_CALLS * 2], fast_outcome=outcome, arms=(SLOW, COMPILED))
     cell = cell_of(rows, COMPILED)
-    numbers = [m.name for m in metrics.METRICS if m.unit not in ("text", "count", "logit")]
-    assert {"output_tok_s", "speedup", "kv_cache_bytes", "compile_s", "breakeven_tokens", "mark_tax", "noise"} < set(numbers)
+    numbers = [m.name for m in derive.METRICS if m.unit not in ("text", "count", "logit")]
+    assert {
+        "output_tok_s",
+        "speedup",
+        "kv_cache_bytes",
+        "compile_s",
+        "breakeven_tokens",
+        "timestamp_overhead",
+        "relative_iqr",
+    } < set(numbers)
     assert [cell[name] for name in numbers] == [None] * len(numbers)
     assert (cell["status"], cell["reason"], cell["gate"], cell["gate_max_error"]) == (status, "because", "exact", 0.5)
     assert (cell["launches_ok"], cell["launches_failed"]) == (0, 1)
@@ -980,7 +1005,7 @@ def test_a_launch_that_failed_adds_nothing_to_a_cell_that_others_measured():
     broken = both(timings(100.0, 100.0), timings(1.0, 1.0, 1.0), launch=2, fast_outcome=failed(Status.OOM))
     assert cell_of(rows + broken)["output_tok_s"] == pytest.approx(6.0)
     assert cell_of(rows + broken)["speedup"] == pytest.approx(2.0)
-    names = ("repetitions", "pairs", "invalid_repetitions", "steady_s", "noise", "speedup_p", "on_cpu_fraction")
+    names = ("repetitions", "pairs", "invalid_repetitions", "steady_s", "relative_iqr", "speedup_p", "on_cpu_fraction")
     assert [cell_of(rows + broken)[name] for name in names] == [cell_of(rows)[name] for name in names]
 
 
@@ -1019,9 +1044,9 @@ def test_a_gate_that_passed_without_any_timing_is_ok():
 
 
 def test_the_columns_are_the_point_the_arm_its_label_and_place_and_the_metrics():
-    names = [field.name for noun in (Point, Arm) for field in fields(noun)]
-    columns = [*names, "arm", "arm_index", *(metric.name for metric in metrics.METRICS)]
-    for cell in metrics.derive(both(TWO_CALLS, [], fast_outcome=failed(Status.OOM))):
+    names = [field.name for config_class in (Point, Arm) for field in fields(config_class)]
+    columns = [*names, "arm", "arm_index", *(metric.name for metric in derive.METRICS)]
+    for cell in derive.derive(both(TWO_CALLS, [], fast_outcome=failed(Status.OOM))):
         assert list(cell) == columns
     assert cells_schema().names == columns
     assert len(set(columns)) == len(columns)
@@ -1029,28 +1054,28 @@ def test_the_columns_are_the_point_the_arm_its_label_and_place_and_the_metrics()
 
 def test_a_cell_names_its_point_and_its_arm():
     rows = both(TWO_CALLS, TWO_CALLS, arms=(SLOW, COMPILED))
-    heads = [(cell["engine"], cell["compile_mode"], cell["arm"], cell["arm_index"]) for cell in metrics.derive(rows)]
+    heads = [(cell["engine"], cell["compile_mode"], cell["arm"], cell["arm_index"]) for cell in derive.derive(rows)]
     assert heads == [("uncached", "off", "uncached", 0), ("cached", "default", "cached default", 1)]
-    assert all(cell[name] == value for cell in metrics.derive(rows) for name, value in vars(POINT).items())
+    assert all(cell[name] == value for cell in derive.derive(rows) for name, value in vars(POINT).items())
 
 
 def test_cells_stand_in_the_order_of_their_points_and_arms_however_the_rows_came():
     points = [replace(POINT, batch_size=size, prompt_len=length) for size in (10, 2) for length in (300, 40)]
     rows = [row for point in points for row in reversed(both(timings(2.0), timings(1.0), point=point))]
-    cells = metrics.derive(rows)
-    found = [(cell["batch_size"], cell["prompt_len"], cell["arm_index"]) for cell in cells]
+    repetitions = derive.derive(rows)
+    found = [(cell["batch_size"], cell["prompt_len"], cell["arm_index"]) for cell in repetitions]
     assert found == [(size, length, arm) for size in (2, 10) for length in (40, 300) for arm in (0, 1)]
 
 
 def test_every_point_has_a_reference_of_its_own():
     other = replace(POINT, batch_size=8)
     rows = both(timings(4.0), timings(2.0)) + both([timed(0, 9.0, point=other)], [timed(0, 3.0, point=other)], point=other)
-    assert [cell["speedup"] for cell in metrics.derive(rows)] == [None, pytest.approx(2.0), None, pytest.approx(3.0)]
-    assert metrics.derive(rows)[3]["output_tok_s"] == pytest.approx(8 * 3 / 3.0)
+    assert [cell["speedup"] for cell in derive.derive(rows)] == [None, pytest.approx(2.0), None, pytest.approx(3.0)]
+    assert derive.derive(rows)[3]["output_tok_s"] == pytest.approx(8 * 3 / 3.0)
 
 
 def test_every_metric_says_what_it_is():
-    for metric in metrics.METRICS:
+    for metric in derive.METRICS:
         assert metric.title
         assert metric.formula
         assert metric.better in ("higher", "lower", "")
@@ -1066,12 +1091,12 @@ def test_the_timed_share_counts_timed_work_warm_up_and_first_calls():
     phases = [Repetition(kind=kind, wall_s=wall_s) for kind, wall_s in (("build", 64.0), ("gate", 32.0), ("memory", 16.0))]
     phases += [Repetition(kind="first_call", wall_s=4.0), Repetition(kind="warmup", wall_s=2.0)]
     rows = said(trial_of(arms=(FAST,)), FAST, [*phases, *timings(1.0, 0.5)])
-    assert metrics.timed_share(rows, 10.0) == pytest.approx(0.75)
+    assert derive.timed_share(rows, 10.0) == pytest.approx(0.75)
 
 
 # Files
 
-MODERN = both(GPU_SLOW, GPU_FAST, point=GPU) + both(TWO_CALLS, TWO_CALLS, launch=2, fast_outcome=replace(OK, graphs=3))
+MODERN = both(GPU_SLOW, GPU_FAST, point=GPU) + both(TWO_CALLS, TWO_CALLS, launch=2, fast_outcome=replace(OK, compiled_graphs=3))
 NEWER = [
     "protocol",
     "identity",
@@ -1099,22 +1124,22 @@ def test_rows_give_the_same_cells_after_they_were_stored(tmp_path):
     run = Run(tmp_path)
     run.raw.mkdir()
     run.write_raw(trial_of(), MODERN)
-    assert metrics.derive(run.read_raw()) == metrics.derive(MODERN)
-    assert run.write_cells(metrics.derive(run.read_raw())) == metrics.derive(MODERN)
-    assert pq.read_table(run.cells).to_pylist() == metrics.derive(MODERN)
+    assert derive.derive(run.read_raw()) == derive.derive(MODERN)
+    assert run.write_cells(derive.derive(run.read_raw())) == derive.derive(MODERN)
+    assert pq.read_table(run.cells).to_pylist() == derive.derive(MODERN)
 
 
 @pytest.mark.parametrize("lacking", NEWER)
 def test_a_file_from_before_a_column_still_gives_cells_of_which_only_that_is_unknown(tmp_path, lacking):
     rows = stored(tmp_path, MODERN, [lacking])
     assert set(rows[0]) == set(RAW_COLUMNS)
-    old, new = metrics.derive(rows), metrics.derive(MODERN)
+    old, new = derive.derive(rows), derive.derive(MODERN)
     assert [{**cell, lacking: None} if lacking in cell else cell for cell in new] == old
 
 
 @pytest.mark.parametrize("lacking", ["threads", "compile_mode", "sampler"])
 def test_a_file_from_before_an_axis_still_gives_cells_with_their_arms(tmp_path, lacking):
-    old, new = metrics.derive(stored(tmp_path, MODERN, [lacking])), metrics.derive(MODERN)
+    old, new = derive.derive(stored(tmp_path, MODERN, [lacking])), derive.derive(MODERN)
     names = ("arm", "arm_index", "batch_size", "output_tok_s", "speedup")
     assert [[cell[name] for name in names] for cell in old] == [[cell[name] for name in names] for cell in new]
 
@@ -1122,5 +1147,5 @@ def test_a_file_from_before_an_axis_still_gives_cells_with_their_arms(tmp_path, 
 def test_a_file_from_before_all_newer_columns_still_gives_the_throughput(tmp_path):
     rows = stored(tmp_path, MODERN, NEWER)
     names = ("status", "output_tok_s", "ttft_s", "speedup", "decode_speedup")
-    old, new = metrics.derive(rows), metrics.derive(MODERN)
+    old, new = derive.derive(rows), derive.derive(MODERN)
     assert [[cell[name] for name in names] for cell in old] == [[cell[name] for name in names] for cell in new]

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import lookup
+from nanobench import registry
 from nanobench.errors import Skip
 from nanobench.models import gpt2, nanochat
 
-NANOS = [name for name in lookup.presets() if name.endswith("-nano")]
+NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 CACHES = ("static", "cat")
 PUBLISHED = {
     "gpt2": "124.4M",
@@ -40,7 +40,7 @@ def stirred(adapter, dtype):
 
 
 def nano(name):
-    return stirred(lookup.find("models", name)(), torch.float64)
+    return stirred(registry.find("models", name)(), torch.float64)
 
 
 def tokens(adapter, rows=2, length=16):
@@ -142,7 +142,7 @@ def test_nanochat_equals_transformers(dtype, n_kv_head, monkeypatch):
 
 
 def test_rotations_are_exact_to_float32_at_long_range():
-    shape = lookup.presets()["nanochat-d20"]
+    shape = registry.presets()["nanochat-d20"]
     head_dim = shape["n_embd"] // shape["n_head"]
     last = shape["block_size"] - 1
     cos_R, sin_R = nanochat.rotations(shape["block_size"], head_dim)[:, last].double()
@@ -151,18 +151,18 @@ def test_rotations_are_exact_to_float32_at_long_range():
     assert (sin_R - angles_R.sin()).abs().max() < 6e-8
 
 
-@pytest.mark.parametrize("name", lookup.presets())
+@pytest.mark.parametrize("name", registry.presets())
 def test_parameters_are_counted_in_closed_form(name):
     with torch.device("meta"):
-        adapter = lookup.find("models", name)()
+        adapter = registry.find("models", name)()
     counted = sum(parameter.numel() for parameter in adapter.module.parameters())
     assert adapter.shape.n_params == counted
     assert PUBLISHED.get(name, f"{counted / 1e6:.1f}M") == f"{counted / 1e6:.1f}M"
 
 
 def test_every_architecture_has_a_nano():
-    architectures = {sizes["architecture"] for sizes in lookup.presets().values()}
-    assert {lookup.presets()[name]["architecture"] for name in NANOS} == architectures
+    architectures = {sizes["architecture"] for sizes in registry.presets().values()}
+    assert {registry.presets()[name]["architecture"] for name in NANOS} == architectures
 
 
 @pytest.mark.parametrize("kind", [*CACHES, "static told", "static told masked"])
@@ -211,7 +211,7 @@ def test_unknown_cache_is_skipped_with_the_choices(name):
 
 @pytest.mark.parametrize("name", NANOS)
 def test_targets_give_the_mean_loss(name):
-    adapter = stirred(lookup.find("models", name)(), torch.float32)
+    adapter = stirred(registry.find("models", name)(), torch.float32)
     idx_BT, targets_BT = tokens(adapter), tokens(adapter)
     targets_BT[0, :5] = -1
     logits_BTV = adapter.forward(idx_BT)
@@ -237,7 +237,7 @@ def test_a_position_sees_nothing_behind_it(name):
 
 @pytest.mark.parametrize("name", NANOS)
 def test_a_double_copy_is_the_reference_of_the_model(name):
-    adapter = stirred(lookup.find("models", name)(), torch.float32)
+    adapter = stirred(registry.find("models", name)(), torch.float32)
     reference = copy.deepcopy(adapter)
     reference.module.to(torch.float64)
     idx_BT = tokens(adapter, length=adapter.shape.block_size)
@@ -250,7 +250,7 @@ def test_a_double_copy_is_the_reference_of_the_model(name):
 @pytest.mark.parametrize("name", NANOS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_static_cache_takes_the_bytes_of_the_closed_form(name, dtype):
-    adapter = lookup.find("models", name)()
+    adapter = registry.find("models", name)()
     adapter.module.to(getattr(torch, dtype))
     cache = adapter.make_cache(3, 40, "static")
     allocated = sum(tensor.nbytes for tensor in cache.keys_BKSD + cache.values_BKSD)

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 import fakes
-from nanobench import metrics
-from nanobench import trial as trials
 from nanobench.probes import host, instruments, nvml, nvml_sampler, virtual
-from nanobench.record import Readings, raw_rows
+from nanobench.records import Readings, raw_rows
+from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
+from nanobench.worker import trial as trials
 
 SCRIPTED = Path(__file__).parent / "scripted"
 UUID = "GPU-8c8c1a5e-0000-1111-2222-333344445555"
@@ -37,7 +37,7 @@ FIELDS = {
     "nvmlDeviceGetPowerUsage": ["power_w"],
     "nvmlDeviceGetTemperature": ["temperature_c"],
     "nvmlDeviceGetMemoryInfo": ["gpu_memory_used_bytes", "memory_gib"],
-    "nvmlDeviceGetCurrentClocksEventReasons": ["throttle"],
+    "nvmlDeviceGetCurrentClocksEventReasons": ["clock_event_reasons"],
     "nvmlDeviceGetComputeRunningProcesses": ["foreign_processes", "processes"],
     "nvmlDeviceGetTotalEnergyConsumption": ["energy_j"],
     "nvmlDeviceGetViolationStatus": ["power_violation_s", "thermal_violation_s"],
@@ -154,7 +154,7 @@ def test_a_sample_is_in_base_units(driver):
         "power_w": 412.5,
         "temperature_c": 54.0,
         "gpu_memory_used_bytes": 4_920_809_984,
-        "throttle": "sw_power_cap,sw_thermal_slowdown",
+        "clock_event_reasons": "sw_power_cap,sw_thermal_slowdown",
         "foreign_processes": 0,
     }
     assert gpu.failures == {}
@@ -342,7 +342,7 @@ def test_idleness_is_no_throttle_and_a_new_bit_is_not_lost(bits, names):
 def test_an_older_driver_has_reasons_under_their_older_name(driver):
     driver(nvmlDeviceGetCurrentClocksEventReasons={"error": "FunctionNotFound"}, nvmlDeviceGetCurrentClocksThrottleReasons=0x40)
     gpu = nvml.Gpu(uuid=UUID)
-    assert gpu.readings()["throttle"] == "hw_thermal_slowdown"
+    assert gpu.readings()["clock_event_reasons"] == "hw_thermal_slowdown"
     assert gpu.failures == {}
 
 
@@ -350,7 +350,7 @@ def test_an_older_package_without_the_call_is_like_an_older_driver(driver):
     fake = driver(nvmlDeviceGetCurrentClocksThrottleReasons=0x8)
     del fake.nvmlDeviceGetCurrentClocksEventReasons, fake.nvmlDeviceGetMigMode
     gpu = nvml.Gpu(uuid=UUID)
-    assert gpu.readings()["throttle"] == "hw_slowdown"
+    assert gpu.readings()["clock_event_reasons"] == "hw_slowdown"
     assert gpu.identity()["mig"] is None
     assert gpu.failures == {"Function Not Found": ["nvmlDeviceGetMigMode"]}
 
@@ -396,7 +396,7 @@ def test_a_repetition_has_the_rise_of_the_counters_and_the_sensors_at_its_end(dr
     seen = probe.after()
     assert seen["energy_j"] == pytest.approx(12.5)
     assert (seen["power_violation_s"], seen["thermal_violation_s"], seen["ecc_errors"]) == (0.25, 0.0, 0)
-    assert (seen["clock_sm_hz"], seen["power_w"], seen["throttle"]) == (1755e6, 412.5, "sw_power_cap")
+    assert (seen["clock_sm_hz"], seen["power_w"], seen["clock_event_reasons"]) == (1755e6, 412.5, "sw_power_cap")
     assert "gpu_util" not in seen
     assert set(seen) <= {field.name for field in fields(Readings)}
     assert probe.note is None
@@ -471,7 +471,12 @@ def test_samples_come_about_ten_times_a_second_in_order_and_the_file_is_removed(
     assert {sample.kind for sample in samples} == {"sample"}
     assert [sample.repetition for sample in samples] == list(range(len(samples)))
     first = samples[0]
-    assert (first.gpu_util, first.clock_sm_hz, first.throttle, first.foreign_processes) == (0.87, 1755e6, "sw_power_cap", 2)
+    assert (first.gpu_util, first.clock_sm_hz, first.clock_event_reasons, first.foreign_processes) == (
+        0.87,
+        1755e6,
+        "sw_power_cap",
+        2,
+    )
     assert first.energy_j is None
     assert probe.note is None
     assert probe.close() == []
@@ -611,7 +616,7 @@ def test_a_sweep_goes_on_when_sampler_and_driver_die_in_mid_run(driver, tmp_path
     arms = (Arm(engine="fakes:on_virtual_device"), Arm(engine="fakes:twice"))
     trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=1e-9, max_seconds=1.0)
     records = trials.measure(trial, {}, tmp_path, lambda progress: None, seen)
-    cells = metrics.derive([row for record in records for row in raw_rows(trial, 0, record)])
+    cells = derive.derive([row for record in records for row in raw_rows(trial, 0, record)])
     assert [cell["launches_ok"] for cell in cells] == [1, 1]
     assert cells[1]["speedup"] == pytest.approx(2.0, rel=1e-2)
     for record in records:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanobench.errors import UserError
-from nanobench.options import (
+from nanobench.schema import Arm, Point
+from nanobench.sweep.options import (
     ISOLATIONS,
     GateOptions,
     SweepOptions,
@@ -20,7 +21,6 @@ from nanobench.options import (
     read_memory_limit,
     read_positive,
 )
-from nanobench.schema import Arm, Point
 
 fixed = settings(derandomize=True, deadline=None, database=None)
 
@@ -166,7 +166,7 @@ def test_what_is_no_number_above_0_is_refused_with_an_example(text):
 
 
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
-    names = {field.name for noun in (Point, Arm) for field in fields(noun)}
+    names = {field.name for config_class in (Point, Arm) for field in fields(config_class)}
     generation, training = set(read_axes(GateOptions())), set(read_axes(TrainOptions()))
     assert generation | training == names - {"device"}
     assert generation - training == {"prompt_len", "new_tokens", "engine", "sampler"}

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanobench.errors import UserError
-from nanobench.options import AUTOMATIC, GateOptions, SweepOptions, TrainOptions
-from nanobench.plan import Plan, expected_s, make_plan, question
 from nanobench.schema import Arm, GPTShape, Point, Trial
+from nanobench.sweep.estimate import expected_s
+from nanobench.sweep.options import AUTOMATIC, GateOptions, SweepOptions, TrainOptions
+from nanobench.sweep.plan import Plan, describe_request, make_plan
 
 GIB = 2**30
 SIZES = {"gpt2-nano": 256, "gpt2-char": 256, "gpt2-mini": 1024, "gpt2": 1024}
@@ -50,7 +51,7 @@ def machine(device="cpu", gpus=()):
 
 def plan_of(description=None, kind=SweepOptions, **asked):
     options = kind(**asked)
-    question(options)
+    describe_request(options)
     return make_plan(options, description or machine())
 
 
@@ -71,7 +72,7 @@ def many_points(seed=0, launches=4):
 
 
 def test_the_question_gives_each_kind_of_device_its_own_default_model():
-    asked = question(GateOptions(device="cuda:1", model="gpt2-nano,auto,my_lab.my_gpt:build"))
+    asked = describe_request(GateOptions(device="cuda:1", model="gpt2-nano,auto,my_lab.my_gpt:build"))
     assert asked == {
         "device": "cuda:1",
         "models": {
@@ -85,7 +86,7 @@ def test_the_question_gives_each_kind_of_device_its_own_default_model():
 def test_a_text_is_asked_for_with_each_tokenizer_and_refused_where_a_model_lacks_its_tokens(tmp_path):
     path = str(tmp_path / "text")
     asked = TrainOptions(data=f"synthetic,{path}", tokenizer="bytes,gpt2", model="gpt2-nano", seq_len="64")
-    assert question(asked)["texts"] == [[path, "bytes"], [path, "gpt2"]]
+    assert describe_request(asked)["texts"] == [[path, "bytes"], [path, "gpt2"]]
     found = {f"bytes {path}": {"tokens": 9, "largest": 3}, f"gpt2 {path}": {"tokens": 9, "largest": 3}}
     assert len(make_plan(asked, {**machine(), "texts": found}).points) == 3 * 2
     found[f"gpt2 {path}"]["largest"] = machine()["models"]["gpt2-nano"]["vocab_size"]
@@ -122,7 +123,7 @@ def test_points_of_training_rise_in_their_work():
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
 def test_a_device_that_may_exist_is_asked_for(device):
-    assert question(GateOptions(device=device))["device"] == device
+    assert describe_request(GateOptions(device=device))["device"] == device
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_device_that_may_exist_is_asked_for(device):
     ids=str,
 )
 def test_a_mistake_that_needs_no_machine_is_one_line_with_a_suggestion(asked, fragments):
-    message = refusal(question, SweepOptions(**asked))
+    message = refusal(describe_request, SweepOptions(**asked))
     assert all(fragment in message for fragment in fragments)
 
 

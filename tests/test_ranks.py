@@ -10,8 +10,8 @@ import pytest
 
 from conftest import environment
 from nanobench.errors import UserError
-from nanobench.executors import base
-from nanobench.record import MEASURED, Status
+from nanobench.records import MEASURED, Status
+from nanobench.sweep.executors import base
 from nanobench.views import plots
 
 TINY = ("--seq-len", 32, "--threads", 1, "--batch", 2, "--launches", 1, "--max-seconds", 0.05, "--no-plot", "--out", "run")

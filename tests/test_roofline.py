@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from nanobench import costs, roofline
-from nanobench.costs import Pass
-from nanobench.limits import Limit, Limits
-from nanobench.roofline import Operations, Time
+from nanobench.roofline import flops, prediction
+from nanobench.roofline.flops import Pass
+from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.prediction import Operations, Time
 from nanobench.schema import GPTShape, Point
 
 SHAPE = GPTShape(
@@ -24,21 +24,21 @@ def limits(**others):
 
 
 def predict(path="static", point=POINT, **others):
-    return roofline.predict(SHAPE, point, path, limits(**others), OPERATIONS)
+    return prediction.predict(SHAPE, point, path, limits(**others), OPERATIONS)
 
 
 def by_hand(one: Pass) -> float:
     """Seconds of a pass: each kind of work at its rate."""
-    cost = costs.cost(SHAPE, "float32", one)
+    cost = flops.cost(SHAPE, "float32", one)
     head = 2.0 * one.rows * one.heads * 8 * 100
     copied = 2.0 * one.rows * max(0, one.kv_written - one.tokens) * SHAPE.kv_bytes_per_token("float32")
     work = (cost.matmul_flops - head) / 1e6 + head / 2e6 + cost.attention_flops / 4e6
     return work + copied / 5e6 + cost.elementwise_bytes / 6e6 + cost.logits_bytes / 7e6
 
 
-@pytest.mark.parametrize("path", costs.PATHS)
+@pytest.mark.parametrize("path", flops.KV_ACCESS)
 def test_on_a_cpu_dispatch_and_work_add_up(path):
-    first, *others = costs.PATHS[path](POINT)
+    first, *others = flops.KV_ACCESS[path](POINT)
     found = predict(path)
     assert found.prefill.total_s == pytest.approx(20e-3 + by_hand(first))
     assert found.decode.total_s == pytest.approx(sum(10e-3 + by_hand(one) for one in others))
@@ -53,7 +53,7 @@ def test_on_a_gpu_the_slower_of_host_and_device_decides():
     assert slow_host.tpot_s == pytest.approx(1e7)
     assert slow_host.decode.bound_by == "host"
     slow_device = predict(point=gpu, operation=1e-30)
-    assert slow_device.tpot_s == pytest.approx(by_hand(costs.static(gpu)[1]))
+    assert slow_device.tpot_s == pytest.approx(by_hand(flops.static(gpu)[1]))
     assert slow_device.decode.host_s == 0
 
 

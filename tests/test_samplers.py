@@ -5,24 +5,25 @@ import math
 import pytest
 import torch
 
-from nanobench import draws, lookup
-from nanobench.engines.base import Compiler
-from nanobench.record import Gate, Verdict
+from nanobench import registry
+from nanobench.engines._compiler import Compiler
+from nanobench.gates import sampler as sampler_gate
+from nanobench.records import Gate, Verdict
 from nanobench.samplers import base, greedy
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
-RANDOM = [name for name in lookup.names("samplers") if name != "greedy"]
+RANDOM = [name for name in registry.names("samplers") if name != "greedy"]
 CPU = torch.device("cpu")
 EAGER = Compiler("off")
 
 
 def build(name, **arguments):
-    return lookup.find("samplers", name)(**arguments)
+    return registry.find("samplers", name)(**arguments)
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_sampler_passes_its_gate(name):
-    verdict = draws.judge(build(name), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(build(name), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
     assert "10 distributions" in verdict.note
 
@@ -30,7 +31,7 @@ def test_every_sampler_passes_its_gate(name):
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
     with torch.inference_mode():
-        verdict = draws.judge(build(name), EXACT, CPU, Compiler("default"))
+        verdict = sampler_gate.judge(build(name), EXACT, CPU, Compiler("default"))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -51,7 +52,7 @@ def test_every_sampler_is_compiled_where_the_number_of_rows_is_a_symbol_too(name
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
 def test_both_top_p_samplers_draw_from_the_nucleus_at_every_p(name, p, temperature):
-    verdict = draws.judge(build(name, p=p, temperature=temperature), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(build(name, p=p, temperature=temperature), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -82,7 +83,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_sampler_is_wrong(fault):
-    verdict = draws.judge(Broken(FAULTS[fault]), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(Broken(FAULTS[fault]), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.WRONG
     assert "chi-square p = " in verdict.note
 
@@ -91,13 +92,13 @@ def test_a_sampler_that_is_wrong_only_when_compiled_is_wrong():
     def fault(right, x, generator):
         return x.argmax(-1, keepdim=True) if torch.compiler.is_compiling() else right(x, generator)
 
-    assert draws.judge(Broken(fault), EXACT, CPU, EAGER).verdict is Verdict.EXACT
+    assert sampler_gate.judge(Broken(fault), EXACT, CPU, EAGER).verdict is Verdict.EXACT
     with torch.inference_mode():
-        assert draws.judge(Broken(fault), EXACT, CPU, Compiler("default")).verdict is Verdict.WRONG
+        assert sampler_gate.judge(Broken(fault), EXACT, CPU, Compiler("default")).verdict is Verdict.WRONG
 
 
 def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
-    verdict = draws.judge(greedy.build(), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(greedy.build(), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT
     assert "states no probabilities" in verdict.note
 
@@ -133,7 +134,7 @@ def test_over_a_large_vocabulary_both_top_p_samplers_draw_alike():
     for name in ("top-p-sort", "top-p-rejection"):
         tokens = build(name)(logits_BV, torch.Generator().manual_seed(1)).squeeze(1)
         counts = torch.bincount(groups_V[tokens], minlength=17)
-        assert draws.p_value(counts, expected) > 1e-4
+        assert sampler_gate.p_value(counts, expected) > 1e-4
 
 
 def test_top_k_draws_from_the_k_likeliest_and_those_as_likely_as_the_last():
@@ -169,20 +170,20 @@ def test_the_ends_of_the_chances_hit_possible_tokens(monkeypatch, chance, token)
 
 def test_counts_as_expected_have_a_large_p_and_others_a_small_one():
     chances = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.double)
-    assert draws.p_value(torch.tensor([500, 300, 200, 0]), chances) == pytest.approx(1.0)
-    assert draws.p_value(torch.tensor([400, 300, 300, 0]), chances) < 1e-10
-    assert draws.p_value(torch.tensor([500, 300, 199, 1]), chances) == 0.0
+    assert sampler_gate.p_value(torch.tensor([500, 300, 200, 0]), chances) == pytest.approx(1.0)
+    assert sampler_gate.p_value(torch.tensor([400, 300, 300, 0]), chances) < 1e-10
+    assert sampler_gate.p_value(torch.tensor([500, 300, 199, 1]), chances) == 0.0
 
 
 def test_sparse_cells_are_joined():
     chances = torch.tensor([0.98, 0.01, 0.01], dtype=torch.double)
     # 98, 1 and 1 expected: the two sparse ones count as one, which is still too sparse to count alone.
-    assert draws.p_value(torch.tensor([98, 2, 0]), chances) == 1.0
-    assert draws.p_value(torch.tensor([980, 20, 0]), chances) < 1e-4
+    assert sampler_gate.p_value(torch.tensor([98, 2, 0]), chances) == 1.0
+    assert sampler_gate.p_value(torch.tensor([980, 20, 0]), chances) < 1e-4
 
 
 def test_the_rounds_of_a_host_that_may_not_ask_draw_as_they_should(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     for p in (0.3, 0.9):
-        verdict = draws.judge(build("top-p-rejection", p=p), EXACT, CPU, EAGER)
+        verdict = sampler_gate.judge(build("top-p-rejection", p=p), EXACT, CPU, EAGER)
         assert verdict.verdict is Verdict.EXACT, verdict.note

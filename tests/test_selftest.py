@@ -5,9 +5,12 @@ import math
 import pytest
 import scipy.stats
 
-from nanobench import doubles, lookup, selftest, stats
-from nanobench.options import SweepOptions, read_axes
-from nanobench.selftest import BEAT, BEAT_S, Check
+from nanobench import registry
+from nanobench.stats import intervals
+from nanobench.sweep import selftest
+from nanobench.sweep.options import SweepOptions, read_axes
+from nanobench.sweep.selftest import FIXED_DURATION, FIXED_DURATION_S, Check
+from nanobench.worker import selftest_engines
 
 TWO, FIVE = selftest.DELAYS
 
@@ -38,7 +41,7 @@ def test_the_sweeps_have_as_many_points_as_they_say(quick, same, delayed):
 
 def test_a_a_is_the_reference_twice_by_the_rules_of_any_sweep():
     options = selftest.same("cuda:1", 8, quick=False)
-    assert read_axes(options)["engine"] == ["uncached", selftest.AGAIN]
+    assert read_axes(options)["engine"] == ["uncached", selftest.UNCACHED_COPY]
     assert (options.device, options.launches, options.target_ci) == (
         "cuda:1",
         SweepOptions().launches,
@@ -48,7 +51,7 @@ def test_a_a_is_the_reference_twice_by_the_rules_of_any_sweep():
 
 def test_known_delays_and_the_known_duration_are_measured_against_the_reference_in_as_many_launches_as_asked():
     options = selftest.delayed("cpu", 8, quick=False, launches=7)
-    assert read_axes(options)["engine"] == [selftest.UNDELAYED, TWO, FIVE, BEAT]
+    assert read_axes(options)["engine"] == [selftest.UNDELAYED, TWO, FIVE, FIXED_DURATION]
     assert options.launches == 7
     assert float(options.target_ci) < 1e-5  # no launch may stop early: the pairs were reckoned with
 
@@ -60,13 +63,13 @@ def test_a_small_model_gets_few_threads(cores, threads):
 
 
 def test_every_engine_of_the_self_test_can_be_named():
-    for name in (selftest.AGAIN, *selftest.DELAYS, BEAT):
-        lookup.check("engines", name)
+    for name in (selftest.UNCACHED_COPY, *selftest.DELAYS, FIXED_DURATION):
+        registry.check("engines", name)
 
 
 def test_the_delays_and_the_duration_are_those_that_the_engines_have():
     assert list(selftest.DELAYS.values()) == list(selftest.FOUND) == [0.02, 0.05]
-    assert BEAT_S == doubles.STEP_S
+    assert FIXED_DURATION_S == selftest_engines.STEP_S
 
 
 # The spread
@@ -110,7 +113,7 @@ def test_launches_are_as_many_as_find_the_effect_nine_times_in_ten():
 
 def test_more_launches_than_are_reasonable_are_not_asked_for():
     assert selftest.launches_for([spread_of(between=0.5)], 0.02) is None
-    most = stats.launches_needed(math.log1p(0.0085), within=0.02, between=0.01, pairs=10, most=100)
+    most = intervals.launches_needed(math.log1p(0.0085), within=0.02, between=0.01, pairs=10, most=100)
     assert most > selftest.MOST_LAUNCHES
     assert selftest.launches_for([spread_of()], 0.0085) is None
 
@@ -144,7 +147,7 @@ def contrast(engine, speedup, half, **known):
 
 def a_a(significant, of=40):
     """A/A contrasts, so many of which exclude 1; and the reference, which has no ratio."""
-    cells = [contrast(selftest.AGAIN, 0.9 if number < significant else 1.0, 0.05) for number in range(of)]
+    cells = [contrast(selftest.UNCACHED_COPY, 0.9 if number < significant else 1.0, 0.05) for number in range(of)]
     return [*cells, cell(output_tok_s=100.0)]
 
 
@@ -154,7 +157,10 @@ def delayed(engine, number, half=0.005, apart=0.0):
 
 
 def beats(*errors, batch_size=4):
-    return [cell(engine=BEAT, batch_size=batch_size, output_tok_s=batch_size / BEAT_S * (1 + error)) for error in errors]
+    return [
+        cell(engine=FIXED_DURATION, batch_size=batch_size, output_tok_s=batch_size / FIXED_DURATION_S * (1 + error))
+        for error in errors
+    ]
 
 
 def checked(same=None, truth=None):
@@ -189,12 +195,12 @@ def test_one_more_significant_contrast_fails_a_a():
 
 
 def test_a_a_is_significant_in_either_direction_and_not_where_a_bound_is_1():
-    same = [contrast(selftest.AGAIN, speedup, 0.25) for speedup in (0.5, 1.5, 1.25, 0.75, 1.0)]
+    same = [contrast(selftest.UNCACHED_COPY, speedup, 0.25) for speedup in (0.5, 1.5, 1.25, 0.75, 1.0)]
     assert checked(same)[A_A].seen == "2 of 5"
 
 
 def test_without_any_contrast_a_a_has_failed():
-    assert checked([cell(engine=selftest.AGAIN), cell()])[A_A] == Check(A_A, "0 of 0", "at most 0", False)
+    assert checked([cell(engine=selftest.UNCACHED_COPY), cell()])[A_A] == Check(A_A, "0 of 0", "at most 0", False)
 
 
 @pytest.mark.parametrize(("engine", "name", "least"), [(TWO, FOUND_2, 8), (FIVE, FOUND_5, 9)])
@@ -242,7 +248,7 @@ def test_a_known_duration_that_is_missed_too_often_fails(error):
 
 
 def test_what_cannot_be_asked_here_is_neither_passed_nor_failed():
-    skipped = [cell(engine=engine, status="skipped") for engine in (TWO, FIVE, BEAT)]
+    skipped = [cell(engine=engine, status="skipped") for engine in (TWO, FIVE, FIXED_DURATION)]
     checks = checked(truth=skipped)
     assert [checks[name].passed for name in (FOUND_2, FOUND_5, COVER, BEATS)] == [None] * 4
     assert [checks[name].seen for name in (FOUND_2, FOUND_5, COVER, BEATS)] == ["not asked"] * 4

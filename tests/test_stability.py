@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from nanobench import metrics, stability
-from nanobench.cells import LEAST_SERIES
 from nanobench.probes.nvml import REASONS
-from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.records import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.results import derive, status
+from nanobench.results.repetitions import LEAST_SERIES
 from nanobench.schema import Arm, Point, Trial
 
 CPU = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=4, prompt_len=10, new_tokens=3)
@@ -40,7 +40,7 @@ def cells_of(*launches, point=CPU, target_ci=10.0):
         done = () if ended is fast else tuple(fast)
         rows += raw_rows(asked, 0, ArmRecord(arm=REFERENCE, repetitions=tuple(slow), outcome=OK))
         rows += raw_rows(asked, 0, ArmRecord(arm=ARM, repetitions=done, outcome=ended))
-    return metrics.derive(rows)
+    return derive.derive(rows)
 
 
 def judged(*launches, **asked):
@@ -68,7 +68,7 @@ CAUSES = {
     "invalid": (CPU, invalid, 4, 5, 10, "20 of 40 repetitions are invalid (20 x recompiled)"),
     "cpu quota": (
         CPU,
-        lambda count: held(count, throttled=(3, 0)),
+        lambda count: held(count, quota_throttled_periods=(3, 0)),
         1,
         2,
         10,
@@ -76,7 +76,7 @@ CAUSES = {
     ),
     "gpu clocks": (
         GPU,
-        lambda count: held(count, throttle=("sw_power_cap,hw_slowdown", "")),
+        lambda count: held(count, clock_event_reasons=("sw_power_cap,hw_slowdown", "")),
         1,
         2,
         5,
@@ -191,12 +191,28 @@ def test_an_unstable_cell_keeps_its_numbers():
 
 @pytest.mark.parametrize(
     "reading",
-    ["cpu_s", "pressure_s", "throttled", "steal_s", "spin_s", "clock_sm_hz", "throttle", "foreign_processes"],
+    [
+        "cpu_s",
+        "pressure_s",
+        "quota_throttled_periods",
+        "steal_s",
+        "spin_s",
+        "clock_sm_hz",
+        "clock_event_reasons",
+        "foreign_processes",
+    ],
 )
 @pytest.mark.parametrize("point", [CPU, GPU], ids=["cpu", "cuda"])
 def test_what_a_machine_does_not_tell_disturbs_nothing(point, reading):
-    healthy = {"cpu_s": 1.0, "pressure_s": 0.0, "throttled": 0, "steal_s": 0.0, "spin_s": 0.005, "clock_sm_hz": 1e9}
-    healthy |= {"throttle": "", "foreign_processes": 0}
+    healthy = {
+        "cpu_s": 1.0,
+        "pressure_s": 0.0,
+        "quota_throttled_periods": 0,
+        "steal_s": 0.0,
+        "spin_s": 0.005,
+        "clock_sm_hz": 1e9,
+    }
+    healthy |= {"clock_event_reasons": "", "foreign_processes": 0}
     assert twice(point, **healthy) == ("ok", None)
     assert twice(point, **{**healthy, reading: None}) == ("ok", None)
 
@@ -206,7 +222,7 @@ def test_what_only_some_repetitions_tell_is_judged_by_these():
         "unstable",
         "tasks waited for a core in 50% of the time (limit 10%)",
     )
-    assert twice(throttled=[0] * 3 + [1] + [None] * 16)[0] == "unstable"
+    assert twice(quota_throttled_periods=[0] * 3 + [1] + [None] * 16)[0] == "unstable"
     assert twice(clock_sm_hz=[1e9] + [None] * 19, point=GPU) == ("ok", None)
 
 
@@ -274,7 +290,7 @@ def test_shares_of_time_are_those_of_all_repetitions_together():
 
 
 def test_a_few_loops_of_fixed_length_show_no_drift():
-    few, enough = stability.LEAST_SPINS - 1, stability.LEAST_SPINS
+    few, enough = status.LEAST_SPINS - 1, status.LEAST_SPINS
     assert twice(spin_s=[0.005] * 2 + [0.010] * (few - 2) + [None] * (20 - few)) == ("ok", None)
     assert twice(spin_s=[0.005] * 2 + [0.010] * (enough - 2) + [None] * (20 - enough))[0] == "unstable"
 
@@ -293,22 +309,22 @@ def test_one_long_loop_is_no_drift():
 @pytest.mark.parametrize("name", REASONS.values())
 def test_clocks_held_down_for_heat_or_by_the_hardware_disturb_and_a_cap_does_not(name):
     never_normal = name in ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake")
-    assert twice(GPU, throttle=name)[0] == ("unstable" if never_normal else "ok")
+    assert twice(GPU, clock_event_reasons=name)[0] == ("unstable" if never_normal else "ok")
 
 
 def test_every_reason_that_is_never_normal_is_one_that_the_gpu_can_give():
-    assert set(REASONS.values()) >= stability.HELD_DOWN
+    assert set(REASONS.values()) >= status.HELD_DOWN
 
 
 def test_a_power_cap_alone_disturbs_nothing_as_long_as_clocks_stand_still():
-    still = {"clock_sm_hz": 1e9, "throttle": "sw_power_cap"}
+    still = {"clock_sm_hz": 1e9, "clock_event_reasons": "sw_power_cap"}
     assert twice(GPU, reference=still, **still) == ("ok", None)
     moving = {**still, "clock_sm_hz": [1e9, 1.2e9] * 10}
     assert twice(GPU, **moving) == ("unstable", "the SM clock varies by 9% (limit 3%)")
 
 
 def test_quota_and_clocks_are_two_shares_of_which_the_larger_counts():
-    facts = {**held(10, throttle=("hw_slowdown", "")), **held(5, throttled=(1, 0))}
+    facts = {**held(10, clock_event_reasons=("hw_slowdown", "")), **held(5, quota_throttled_periods=(1, 0))}
     cell = cells_of((timed(), timed(**facts)), point=GPU)[1]
     assert cell["throttled_fraction"] == 0.5
 
@@ -340,8 +356,8 @@ def test_a_reference_that_differs_from_itself_disturbs_every_arm_of_the_point():
     assert reference["status"] == arm["status"] == "unstable"
     assert reference["reason"] == arm["reason"]
     assert arm["reason"].startswith("the reference differs from itself: 1.103x with p = ")
-    assert arm["null_ratio"] == pytest.approx(math.prod(1.1 + 0.001 * launch for launch in (1, 2, 3, 4, 5)) ** (1 / 5))
-    assert arm["null_lo"] > 1
+    assert arm["aa_ratio"] == pytest.approx(math.prod(1.1 + 0.001 * launch for launch in (1, 2, 3, 4, 5)) ** (1 / 5))
+    assert arm["aa_lo"] > 1
 
 
 @pytest.mark.parametrize(("p_value", "status"), [(0.0102, "ok"), (0.0098, "unstable")])
@@ -405,7 +421,7 @@ def test_marked_repetitions_from_before_a_launch_settled_count_no_more_than_plai
     marks = [(1.0, 2.0, 3.0) if number % 5 == 0 else None for number in range(40)]
     late = [(7.0, 8.0, 9.0) if number in (0, 5) else each for number, each in enumerate(marks)]
     spike = [10.0] * 6 + [1.0] * 34
-    facts = {"marked": [each is not None for each in marks], "marks_s": late}
+    facts = {"timestamped": [each is not None for each in marks], "token_times_s": late}
     cell = cells_of((timed([1.0] * 40), timed(spike, **facts)), point=GPU)[1]
     # Blocks 0 to 5 came before; of the 34 others 6 are marked.
     assert (cell["repetitions"], cell["pairs"], cell["ttft_s"]) == (34, 28, 1.0)
@@ -453,7 +469,7 @@ def test_a_drift_of_the_reference_is_the_references_alone():
 
 
 def test_the_words_of_the_column_name_the_least_number_of_repetitions_that_is_asked_for():
-    assert f"of {LEAST_SERIES} repetitions" in metrics.BY_NAME["unsteady_launches"].formula
+    assert f"of {LEAST_SERIES} repetitions" in derive.BY_NAME["unsteady_launches"].formula
 
 
 # Precedence
@@ -510,7 +526,7 @@ def test_an_imprecise_cell_says_what_narrows_its_interval(scatter, between, mend
 
 def test_causes_are_counted_without_the_figures_that_differ_and_the_most_frequent_comes_first():
     reasons = [twice(**facts)[1] for facts in ({"steal_s": 0.1}, {"pressure_s": 0.25}, {"pressure_s": 0.5})]
-    assert stability.causes(reasons) == [
+    assert status.causes(reasons) == [
         ("tasks waited for a core in ..% of the time", 2),
         ("the hypervisor took ..% of the time", 1),
     ]
@@ -518,14 +534,14 @@ def test_causes_are_counted_without_the_figures_that_differ_and_the_most_frequen
 
 def test_a_cell_with_several_causes_counts_for_each():
     both, one = twice(steal_s=0.1, pressure_s=0.25)[1], twice(steal_s=0.3)[1]
-    assert dict(stability.causes([both, one])) == {
+    assert dict(status.causes([both, one])) == {
         "the hypervisor took ..% of the time": 2,
         "tasks waited for a core in ..% of the time": 1,
     }
 
 
 def test_without_reasons_there_are_no_causes():
-    assert stability.causes([]) == []
+    assert status.causes([]) == []
 
 
 def null_reason(spread):
@@ -556,10 +572,10 @@ def test_a_cause_is_one_whatever_its_figures_are(reason_of, figures):
     reasons = [reason_of(figure) for figure in figures]
     assert None not in reasons
     assert len(set(reasons)) == len(reasons)
-    assert [number for _, number in stability.causes(reasons)] == [len(reasons)]
+    assert [number for _, number in status.causes(reasons)] == [len(reasons)]
 
 
 def test_repetitions_that_are_invalid_for_two_reasons_are_one_cause():
     facts = {"valid": [False] * 8 + [True] * 12, "reason": ["recompiled"] * 5 + ["late"] * 3 + [None] * 12}
     reasons = [twice(**facts)[1]]
-    assert len(stability.causes(reasons)) == 1
+    assert len(status.causes(reasons)) == 1

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from nanobench import store
-from nanobench.record import MEASURED
+from nanobench.records import MEASURED
+from nanobench.results import store
 
 SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
 BATCH = ("--batch", 2)

@@ -9,20 +9,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanobench import costs, lookup, schema, training_gate
-from nanobench.batches import IGNORED, Corpus, Load, Phase
-from nanobench.engines.base import Compiler
+from nanobench import registry, schema
+from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip, UserError
-from nanobench.record import Verdict
+from nanobench.gates import training as training_gate
+from nanobench.records import Verdict
+from nanobench.roofline import flops
 from nanobench.schema import PHASES, Arm, Point
-from nanobench.trainer import Trainer
+from nanobench.training.data import IGNORED, BatchStream, Corpus, TokenCounts
+from nanobench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 TEXT = Path(__file__).parents[1] / "README.md"
 
 
 def phase(name, batch_size=4, seq_len=32, vocab=256, seed=0, parts=1):
-    return Phase(name, Corpus.synthetic(vocab, seed), batch_size, seq_len, seed, CPU, parts)
+    return BatchStream(name, Corpus.synthetic(vocab, seed), batch_size, seq_len, seed, CPU, parts)
 
 
 def point(name="gpt2-nano", **fields):
@@ -41,7 +43,7 @@ def captured(monkeypatch):
 
 def model(name="gpt2-nano"):
     torch.manual_seed(0)
-    return lookup.find("models", name)()
+    return registry.find("models", name)()
 
 
 def trainer_of(asked=None, arm=None, adapter=None):
@@ -59,7 +61,7 @@ def gated(asked=None, arm=None, spoil=None):
     trainer = trainer_of(asked, arm, copy.deepcopy(adapter))
     if spoil:
         spoil(trainer)
-    return training_gate.judge(training_gate.taken(trainer, steps, adapter), expected)
+    return training_gate.judge(training_gate.run_steps(trainer, steps, adapter), expected)
 
 
 def batch_of(numbered, number=0):
@@ -91,13 +93,13 @@ def test_targets_are_the_next_tokens_and_padding_carries_no_loss(name):
 @pytest.mark.parametrize("name", PHASES)
 def test_a_load_counts_what_the_batches_hold(name):
     step = phase(name, parts=3).step(0)
-    tokens, contexts, seen = 0, 0, 0
+    tokens, attended_positions, seen = 0, 0, 0
     for batch in step.batches:
         rows, width = batch.tokens_BT.shape
         tokens += rows * width
-        contexts += rows * width * width
+        attended_positions += rows * width * width
         seen += sum(sum(range(1, length + 1)) for length in lengths_of(batch))
-    assert step.load == Load(tokens, sum(batch.useful for batch in step.batches), contexts, seen)
+    assert step.load == TokenCounts(tokens, sum(batch.useful for batch in step.batches), attended_positions, seen)
 
 
 @pytest.mark.parametrize("name", PHASES)
@@ -244,14 +246,14 @@ def test_the_gate_catches(captured, fault, compile_mode):
 def test_a_course_begins_where_it_is_told_to():
     adapter, steps = model(), [phase("pretrain").step(number) for number in range(2)]
     trainer = trainer_of(adapter=copy.deepcopy(adapter))
-    first, again = (training_gate.taken(trainer, steps, adapter) for _ in range(2))
+    first, again = (training_gate.run_steps(trainer, steps, adapter) for _ in range(2))
     assert first.losses == again.losses
     assert torch.equal(first.moved, again.moved)
     assert first.moved.abs().max() > 0
 
 
 def test_the_loss_falls_over_fifty_steps_on_a_real_text():
-    text = Phase("pretrain", Corpus.of_text(TEXT, "bytes"), 8, 64, 0, CPU)
+    text = BatchStream("pretrain", Corpus.of_text(TEXT, "bytes"), 8, 64, 0, CPU)
     trainer = trainer_of()
     losses = [trainer.step(text.step(number)).item() for number in range(50)]
     assert statistics.mean(losses[-5:]) < 0.8 * statistics.mean(losses[:5])
@@ -277,5 +279,5 @@ def test_a_step_executes_what_the_closed_form_says(name, phase_name, checkpointi
     trainer = trainer_of(point(name, grad_accum=2), arm, adapter)
     with FlopCounterMode(display=False) as counter:
         trainer.step(step)
-    foretold = costs.training_flops(adapter.shape, step.load.tokens, step.load.contexts, checkpointing != "off")
+    foretold = flops.training_flops(adapter.shape, step.load.tokens, step.load.attended_positions, checkpointing != "off")
     assert counter.get_total_flops() == pytest.approx(foretold, rel=0.02)

@@ -10,47 +10,48 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nanobench import attempt as attempts
-from nanobench import gate, stats
-from nanobench import trial as trials
 from nanobench.errors import Skip
-from nanobench.models import linear
+from nanobench.gates import generation as generation_gate
+from nanobench.models import _packed_linear as packed_linear
 from nanobench.probes import memory
 from nanobench.probes.instruments import Instruments
-from nanobench.record import Gate, Outcome, Repetition, Status, Verdict
+from nanobench.records import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Arm, Point, Trial
+from nanobench.stats import intervals
+from nanobench.worker import batch_trial as attempts
+from nanobench.worker import trial as trials
 
 
 class Clock:
-    def __init__(self, mark_interval):
-        self.mark_interval = mark_interval
+    def __init__(self, timestamp_interval):
+        self.timestamp_interval = timestamp_interval
 
 
 class Scripted:
     """An arm whose repetitions last as long as a script says."""
 
     def __init__(self, wall_s):
-        self.wall_s, self.phases, self.marked = wall_s, [], []
+        self.wall_s, self.phases, self.timestamped = wall_s, [], []
 
-    def repeat(self, repetition, block, marked):
-        self.marked.append(marked)
+    def repeat(self, repetition, block, timestamped):
+        self.timestamped.append(timestamped)
         wall_s = self.wall_s(repetition) if callable(self.wall_s) else self.wall_s
         if isinstance(wall_s, Exception):
             raise wall_s
-        return Repetition(kind="steady", repetition=repetition, block=block, marked=marked, wall_s=wall_s, tokens=1)
+        return Repetition(kind="steady", repetition=repetition, block=block, timestamped=timestamped, wall_s=wall_s, tokens=1)
 
     def outcome(self):
         return Outcome(status=Status.OK)
 
 
-def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, mark_interval=1):
+def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, timestamp_interval=1):
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8, new_tokens=1)
     names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
     trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
     arms = trials.Arms(trial, tmp_path, report=lambda progress: None)
     scripted = [Scripted(wall) for wall in walls]
     arms.live = dict(enumerate(scripted))
-    trials.run_blocks(trial, Instruments(Clock(mark_interval)), arms)
+    trials.run_blocks(trial, Instruments(Clock(timestamp_interval)), arms)
     return arms, scripted
 
 
@@ -90,12 +91,12 @@ def test_the_budget_counts_repetitions_of_all_arms(tmp_path):
 
 
 def test_where_marks_cost_one_block_in_five_carries_them_and_pairs_are_counted_without(tmp_path):
-    arms, scripted = run(tmp_path, 0.1, 0.05, max_seconds=100.0, mark_interval=5)
+    arms, scripted = run(tmp_path, 0.1, 0.05, max_seconds=100.0, timestamp_interval=5)
     blocks = [repetition.block for repetition in arms.steady[0]]
-    marked = [repetition.block for repetition in arms.steady[0] if repetition.marked]
-    assert marked == [block for block in blocks if block % 5 == 0]
-    assert len(blocks) - len(marked) == 5
-    assert scripted[0].marked == scripted[1].marked
+    timestamped = [repetition.block for repetition in arms.steady[0] if repetition.timestamped]
+    assert timestamped == [block for block in blocks if block % 5 == 0]
+    assert len(blocks) - len(timestamped) == 5
+    assert scripted[0].timestamped == scripted[1].timestamped
 
 
 def test_an_arm_that_fails_in_the_steady_phase_leaves_and_the_others_go_on(tmp_path):
@@ -116,7 +117,7 @@ def test_a_lone_arm_stops_by_the_interval_of_its_own_times(tmp_path):
 
 
 def test_blocks_reverse_their_order(tmp_path):
-    order = stats.orders(3, "seed")
+    order = intervals.orders(3, "seed")
     first, second, third, fourth = (next(order) for _ in range(4))
     assert second == first[::-1]
     assert fourth == third[::-1]
@@ -227,8 +228,8 @@ def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_doe
         names = tuple(Arm(engine="cached", compile_mode="default", sampler=sampler) for sampler in ("greedy", "top-k"))
         trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1, **asked)
         workloads = {arm: Compiled() for arm in names}
-        stage = SimpleNamespace(arm=lambda arm, clock: workloads[arm])
-        trials.prepare(trial, stage, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
+        context = SimpleNamespace(arm=lambda arm, clock: workloads[arm])
+        trials.prepare(trial, context, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
         return [workload.folder for workload in workloads.values()]
 
     first, (shared,) = folders(1), {*folders(1, gate_only=True)}
@@ -259,13 +260,15 @@ def test_a_try_holds_all_arms_at_once(tmp_path, monkeypatch):
             if not self.here:
                 raise Skip("not here")
 
-        def time(self, kind, repetition, block, marked):
+        def time(self, kind, repetition, block, timestamped):
             return Repetition(kind=kind, wall_s=1.0, tokens=1)
 
     def tried(*names):
         alive.clear()
-        stage = SimpleNamespace(inference=True, rehearse=lambda: None, arm=lambda arm, clock: Arms(arm.engine != "absent"))
-        monkeypatch.setattr(attempts, "stage_of", lambda trial, world: stage)
+        context = SimpleNamespace(
+            inference=True, reserve_gate_memory=lambda: None, arm=lambda arm, clock: Arms(arm.engine != "absent")
+        )
+        monkeypatch.setattr(attempts, "stage_of", lambda trial, world: context)
         point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8)
         arms = tuple(Arm(engine=name) for name in names)
         trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=0.1, max_seconds=1)
@@ -310,13 +313,13 @@ def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):
 
 
 def test_the_wider_model_and_the_packed_weights_never_take_memory_at_once(tmp_path, monkeypatch):
-    packed_bytes, cast = [], gate.cast
+    packed_bytes, cast = [], generation_gate.cast
 
     def watched(adapter, dtype):
-        packed_bytes.append(linear.packed_bytes(adapter.module))
+        packed_bytes.append(packed_linear.packed_bytes(adapter.module))
         return cast(adapter, dtype)
 
-    monkeypatch.setattr(gate, "cast", watched)
+    monkeypatch.setattr(generation_gate, "cast", watched)
     threads = torch.get_num_threads()
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=1, prompt_len=4, new_tokens=4)
     trial = Trial(

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from nanobench.analysis import verdict
+from nanobench.results.store import cells_schema
 from nanobench.schema import Point
-from nanobench.store import cells_schema
 
 
 def cells(*rows):
@@ -244,20 +244,24 @@ def test_a_disturbed_reference_is_told_of_as_well():
     [((0.001, 0.0125), "at most 1.2 %"), ((None, None), "unknown"), ((0.5, None), "at most 50 %, unknown in 1 cell")],
 )
 def test_the_mark_tax_is_that_of_the_worst_cell(taxes, words):
-    rows = [{**cell, "mark_tax": tax, "mark_tax_hi": None} for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), taxes, strict=True)]
-    assert verdict.mark_tax(frame(rows)) == f"mark tax {words}"
+    rows = [
+        {**cell, "timestamp_overhead": tax, "timestamp_overhead_hi": None}
+        for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), taxes, strict=True)
+    ]
+    assert verdict.timestamp_overhead(frame(rows)) == f"mark tax {words}"
 
 
 def test_a_mark_tax_with_an_interval_counts_with_its_upper_bound():
     rows = [
-        {**cell, "mark_tax": 0.002, "mark_tax_hi": high}
+        {**cell, "timestamp_overhead": 0.002, "timestamp_overhead_hi": high}
         for cell, high in zip(pair(1, 2.0, 1.5, 2.5), (0.004, 0.003), strict=True)
     ]
-    assert verdict.mark_tax(frame(rows)) == "mark tax at most 0.4 %"
+    assert verdict.timestamp_overhead(frame(rows)) == "mark tax at most 0.4 %"
 
 
 def test_a_cell_that_was_not_measured_has_no_unknown_mark_tax():
     rows = [
-        {**cell, "mark_tax": tax, "mark_tax_hi": None} for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), (0.002, None), strict=True)
+        {**cell, "timestamp_overhead": tax, "timestamp_overhead_hi": None}
+        for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), (0.002, None), strict=True)
     ]
-    assert verdict.mark_tax(frame([rows[0], {**rows[1], "status": "oom"}])) == "mark tax at most 0.2 %"
+    assert verdict.timestamp_overhead(frame([rows[0], {**rows[1], "status": "oom"}])) == "mark tax at most 0.2 %"

@@ -16,15 +16,19 @@ import pytest
 from nbclient import NotebookClient
 from typer.testing import CliRunner
 
-from nanobench import load, lookup, store
-from nanobench.analysis import advice, verdict
+from nanobench import errors, load
+from nanobench.analysis import diagnostics, verdict
 from nanobench.analysis.timeline import moments
-from nanobench.cli import app, results
+from nanobench.cli import app, report
 from nanobench.errors import UserError
-from nanobench.plan import Plan
-from nanobench.record import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.results import store
 from nanobench.schema import Arm, Point
-from nanobench.views import plots, report, sheet, units
+from nanobench.sweep import session
+from nanobench.sweep.plan import Plan
+from nanobench.views import format, plots
+from nanobench.views import report as views
+from nanobench.views.figures import layout
 
 TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
 GENERATION = [name for name in plots.PLOTS if name not in TRAINING]
@@ -98,7 +102,7 @@ def disturbed(point, arm, launch, block, wall_s):
 def on_a_gpu(point, arm, launch, block, wall_s):
     """What NVML says beside the host: a power cap, and at batch 16 a clock that is lower for one arm."""
     slow = point.batch_size == 16 and arm.engine == "cached"
-    gpu = {"gpu_util": 0.6, "clock_sm_hz": 1.7e9 if slow else 1.98e9, "power_w": 310.0, "throttle": "sw_power_cap"}
+    gpu = {"gpu_util": 0.6, "clock_sm_hz": 1.7e9 if slow else 1.98e9, "power_w": 310.0, "clock_event_reasons": "sw_power_cap"}
     return {**undisturbed(point, arm, launch, block, wall_s), "spin_s": None, **gpu}
 
 
@@ -126,15 +130,22 @@ def sustained(point, arm, launch):
 def repetition(point, arm, block, generator):
     """Two calls with a time per token: growing with the position where nothing is cached."""
     growth = 0.02 if arm.engine == "uncached" else 0.0
-    marks_s, now_s = [], 0.0
+    token_times_s, now_s = [], 0.0
     for _ in range(2):
         for token in range(point.new_tokens):
             work = 4.0 if token == 0 or growth else 1.0
             now_s += 1e-4 * work * point.batch_size**0.7 * (1 + growth * token) * generator.uniform(0.95, 1.05)
-            marks_s.append(now_s)
+            token_times_s.append(now_s)
     tokens = 2 * point.batch_size * point.new_tokens
     return Repetition(
-        kind="steady", repetition=block, block=block, calls=2, marked=True, wall_s=now_s, marks_s=tuple(marks_s), tokens=tokens
+        kind="steady",
+        repetition=block,
+        block=block,
+        calls=2,
+        timestamped=True,
+        wall_s=now_s,
+        token_times_s=tuple(token_times_s),
+        tokens=tokens,
     )
 
 
@@ -150,7 +161,7 @@ def record(point, arm, launch, failed, seen, blocks):
         status=Status.OK,
         gate=Verdict.EXACT,
         gate_note="tokens equal",
-        mark_cost_s=1e-7,
+        timestamp_cost_s=1e-7,
         peak_memory_bytes=memory,
         probe_note="cpu_hz: this machine does not tell",
     )
@@ -187,7 +198,7 @@ def make_run(
     )
     limits = {"memory_limit_bytes": None, "timeout_s": 60.0, "isolation": "forkserver"}
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0, **limits)
-    run = store.create(folder, store.about_new("kv-sweep", {"batch": "1,4,16"}, plan, about))
+    run = store.create(folder, session.about_new("kv-sweep", {"batch": "1,4,16"}, plan, about))
     for trial in (trial for trials in plan.rounds() for trial in trials):
         records = [record(trial.point, arm, trial.launch, failed, seen, blocks) for arm in arms]
         run.write_raw(trial, [row for each in records for row in raw_rows(trial, 0, each)])
@@ -382,7 +393,7 @@ def test_a_figure_that_the_data_does_not_allow_says_why(tmp_path, name, changes,
 def hollow(figure):
     """The places of hollow markers, panel by panel."""
     return [
-        [float(x) for line in axes.lines if line.get_label() == sheet.UNJUDGED for x in line.get_xdata()]
+        [float(x) for line in axes.lines if line.get_label() == layout.UNJUDGED for x in line.get_xdata()]
         for axes in figure.axes
     ]
 
@@ -554,7 +565,7 @@ def written(run):
 def test_the_report_says_the_verdict_the_cells_the_failures_and_the_method(run, written):
     cells = load(run.folder)
     assert written.startswith("# nanobench kv-sweep: several\n")
-    for sentence in (*verdict.sentences(cells), verdict.counts(cells), report.table(cells)):
+    for sentence in (*verdict.sentences(cells), verdict.counts(cells), views.table(cells)):
         assert sentence in written
     for _, cell in cells[~cells["status"].isin(["ok", "imprecise"])].iterrows():
         line = f"- prompt_len {cell['prompt_len']}, batch {cell['batch_size']}, {cell['arm']}: **{cell['status']}**, "
@@ -590,21 +601,21 @@ def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
         row = rows[cell["batch_size"], cell["arm"]]
         assert row["status"] == cell["status"]
         assert row["invalid repetitions"] == str(cell["invalid_repetitions"])
-        assert row["because"] == (cell["invalid_reasons"] or units.MISSING)
+        assert row["because"] == (cell["invalid_reasons"] or format.MISSING)
         if cell["arm_index"]:
             assert row["pairs"] == str(cell["pairs"])
             assert float(row["sd within launches"].rstrip(" %")) == pytest.approx(100 * cell["sd_within"], rel=0.05)
-            assert row["null [95 %]"] == units.MISSING
+            assert row["null [95 %]"] == format.MISSING
         else:
-            assert row["null [95 %]"].startswith(f"{cell['null_ratio']:.3f}x [")
-            assert row["pairs"] == units.MISSING
+            assert row["null [95 %]"].startswith(f"{cell['aa_ratio']:.3f}x [")
+            assert row["pairs"] == format.MISSING
 
 
 def test_trust_names_the_machine_its_state_and_its_problems(noisy):
     section = believed(noisy)
     assert "- before the start: host imagined, load 0.25, CPU governor powersave, 7.5 GiB of memory available" in section
     about = noisy.read_about()
-    found = advice.problems(about["identity"], about["state"])
+    found = diagnostics.problems(about["identity"], about["state"])
     assert {problem.what.split()[0] for problem in found} == {"2", "back|up", "index", "CPU"}
     for problem in found:
         assert section.count(problem.mend) == 1
@@ -628,21 +639,21 @@ def test_trust_says_nothing_of_figures_where_no_cell_has_any(tmp_path):
 
 def test_the_markdown_table_agrees_with_the_cells(run):
     cells = load(run.folder)
-    rows = {(int(row["prompt len"]), int(row["batch"]), row["arm"]): row for row in read_table(report.table(cells))}
+    rows = {(int(row["prompt len"]), int(row["batch"]), row["arm"]): row for row in read_table(views.table(cells))}
     assert len(rows) == len(cells)
     for cell in report.records(cells):
         row = rows[cell["prompt_len"], cell["batch_size"], cell["arm"]]
         assert row["status"] == cell["status"]
-        assert row["gate"] == (cell["gate"] or units.MISSING)
-        assert row["output tok/s"] == units.text(cell["output_tok_s"], "tok/s")
-        assert row["TTFT"] == units.text(cell["ttft_s"], "s")
+        assert row["gate"] == (cell["gate"] or format.MISSING)
+        assert row["output tok/s"] == format.text(cell["output_tok_s"], "tok/s")
+        assert row["TTFT"] == format.text(cell["ttft_s"], "s")
         if cell["speedup"] is not None:
             assert row["speedup [95 %]"].startswith(f"{cell['speedup']:.3g}x [")
 
 
 def test_the_json_export_is_valid_and_knows_null(run):
     cells = load(run.folder)
-    rows = json.loads(report.to_json(cells), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    rows = json.loads(views.to_json(cells), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert len(rows) == len(cells)
     for row, (_, cell) in zip(rows, cells.iterrows(), strict=True):
         assert list(row) == list(cells.columns)
@@ -655,7 +666,7 @@ def test_the_json_export_is_valid_and_knows_null(run):
 
 def test_the_csv_export_agrees_with_the_json_one(run):
     cells = load(run.folder)
-    rows = list(csv.DictReader(io.StringIO(report.to_csv(cells))))
+    rows = list(csv.DictReader(io.StringIO(views.to_csv(cells))))
     expected = [{name: "" if value is None else str(value) for name, value in row.items()} for row in report.records(cells)]
     assert rows == expected
 
@@ -671,7 +682,7 @@ def test_runs_beside_each_other_are_told_apart(run):
         "other, prompt 8",
         "other, prompt 32",
     ]
-    assert {row["run"] for row in read_table(report.table(both))} == {"several", "other"}
+    assert {row["run"] for row in read_table(views.table(both))} == {"several", "other"}
 
 
 # Commands
@@ -692,16 +703,16 @@ def test_plot_draws_one_figure_and_says_where(run):
     assert all(Path(path).stat().st_size for path in printed)
 
 
-@pytest.mark.parametrize("form", results.FORMATS)
+@pytest.mark.parametrize("form", report.FORMATS)
 def test_export_prints_or_writes_the_same(run, tmp_path, form):
     printed = command("export", run.folder, "--format", form)
-    assert printed.strip() == report.EXPORTS[form](load(run.folder)).strip()
+    assert printed.strip() == views.EXPORTS[form](load(run.folder)).strip()
     assert command("export", run.folder, "--format", form, "--out", tmp_path / "cells").strip() == str(tmp_path / "cells")
     assert (tmp_path / "cells").read_text() == printed
 
 
 def test_the_formats_offered_are_those_that_exist():
-    assert set(results.FORMATS) == set(report.EXPORTS)
+    assert set(report.FORMATS) == set(views.EXPORTS)
 
 
 def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
@@ -742,7 +753,7 @@ def test_list_plots_gives_each_a_line():
     lines = command("list", "plots").splitlines()
     assert [line.split()[0] for line in lines] == list(plots.PLOTS)
     assert all(len(line.split()) > 5 for line in lines)
-    assert "speedup_vs_batch" in str(lookup.unknown("plot", "speedup", plots.PLOTS))
+    assert "speedup_vs_batch" in str(errors.unknown("plot", "speedup", plots.PLOTS))
 
 
 # The notebook

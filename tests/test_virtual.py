@@ -3,14 +3,14 @@
 import pytest
 
 import fakes
-from nanobench import metrics
-from nanobench import trial as trials
-from nanobench.probes import virtual
+import virtual_device as virtual
 from nanobench.probes.instruments import Instruments
-from nanobench.probes.virtual import VirtualClock, VirtualDevice
-from nanobench.record import raw_rows
+from nanobench.records import raw_rows
+from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
-from nanobench.workloads import timed
+from nanobench.worker import trial as trials
+from nanobench.worker.workloads import timed
+from virtual_device import VirtualClock, VirtualDevice
 
 REFERENCE, TWICE = "fakes:on_virtual_device", "fakes:twice"
 NEW = 4
@@ -37,7 +37,7 @@ def launch(tmp_path, monkeypatch):
 
 
 def cell(rows, engine):
-    return next(cell for cell in metrics.derive(rows) if cell["engine"] == engine)
+    return next(cell for cell in derive.derive(rows) if cell["engine"] == engine)
 
 
 def of(rows, engine, kind="steady"):
@@ -62,20 +62,20 @@ def test_a_ratio_is_the_ratio_of_the_devices_times(launch):
     assert found["speedup"] == pytest.approx(2.0, rel=1e-3)
     assert found["speedup_lo"] <= found["speedup"] <= found["speedup_hi"]
     assert found["status"] == "ok"
-    assert found["pairs"] == sum(not row["marked"] for row in of(rows, TWICE))
+    assert found["pairs"] == sum(not row["timestamped"] for row in of(rows, TWICE))
 
 
 def test_one_repetition_in_five_carries_marks_and_throughput_comes_from_the_others(launch):
     rows = of(launch(), REFERENCE)
-    assert [row["block"] for row in rows if row["marked"]] == [row["block"] for row in rows if row["block"] % 5 == 0]
-    assert all(len(row["marks_s"]) == row["calls"] * NEW for row in rows if row["marked"])
+    assert [row["block"] for row in rows if row["timestamped"]] == [row["block"] for row in rows if row["block"] % 5 == 0]
+    assert all(len(row["token_times_s"]) == row["calls"] * NEW for row in rows if row["timestamped"])
 
 
 def test_events_cost_a_host_bound_arm_what_an_event_costs(launch):
     found = cell(launch(engines=("fakes:host_bound",), max_seconds=0.5), "fakes:host_bound")
     # Per token 60 launches of 5 us; the prefill is one launch.
     tokens_s = LAUNCH_S + 3 * 60 * LAUNCH_S
-    assert found["mark_tax"] == pytest.approx(NEW * EVENT_S / tokens_s, rel=0.02)
+    assert found["timestamp_overhead"] == pytest.approx(NEW * EVENT_S / tokens_s, rel=0.02)
     per_token = EVENT_S / (60 * LAUNCH_S)
     assert per_token == pytest.approx(0.0033, abs=1e-4)
 
@@ -83,15 +83,15 @@ def test_events_cost_a_host_bound_arm_what_an_event_costs(launch):
 class SyncsAtEveryToken(VirtualClock):
     """What many scripts do: wait for the device after each token, then read the host's clock."""
 
-    def mark(self):
+    def timestamp(self):
         self.device.synchronize()
         return self.device.host_s
 
 
 def test_a_wait_at_every_token_shows_as_twice_the_mark_tax(launch):
     found = cell(launch(engines=("fakes:host_bound",), clock=SyncsAtEveryToken, max_seconds=0.5), "fakes:host_bound")
-    assert found["mark_tax"] == pytest.approx(NEW * SYNC_S / (LAUNCH_S + 3 * 60 * LAUNCH_S), rel=0.05)
-    assert found["mark_tax"] > 0.0065
+    assert found["timestamp_overhead"] == pytest.approx(NEW * SYNC_S / (LAUNCH_S + 3 * 60 * LAUNCH_S), rel=0.05)
+    assert found["timestamp_overhead"] > 0.0065
 
 
 class NeverWaits(VirtualClock):
@@ -128,7 +128,7 @@ def test_a_ramp_cancels_in_interleaved_pairs_and_would_not_in_blocks_and_is_call
     rows = launch(virtual.ramp(0.05), max_seconds=4.0)
     found = cell(rows, TWICE)
     assert found["speedup"] == pytest.approx(2.0, rel=2e-3)
-    times = [row["wall_s"] / row["calls"] for row in of(rows, REFERENCE) if not row["marked"]]
+    times = [row["wall_s"] / row["calls"] for row in of(rows, REFERENCE) if not row["timestamped"]]
     half = len(times) // 2
     assert sum(times[half:]) / sum(times[:half]) > 1.05
     assert found["status"] == "no_steady_state"
@@ -137,7 +137,7 @@ def test_a_ramp_cancels_in_interleaved_pairs_and_would_not_in_blocks_and_is_call
 
 
 def test_a_throttled_stretch_hits_both_arms_and_leaves_the_ratio(launch):
-    rows = launch(virtual.throttle(1.5, 2.5, factor=3.0), max_seconds=4.0)
+    rows = launch(virtual.clock_event_reasons(1.5, 2.5, factor=3.0), max_seconds=4.0)
     times = [row["wall_s"] for row in of(rows, REFERENCE)]
     assert max(times) > 2.5 * min(times)
     assert cell(rows, TWICE)["speedup_trimmed"] == pytest.approx(2.0, rel=1e-2)
@@ -150,7 +150,7 @@ def test_a_late_step_is_kept_and_stands_at_its_token(launch):
     # One launch a token: so many stand before the first token of block 5, whose third token is to be late.
     before = fakes.virtual_device.launches - sum(row["calls"] * NEW for row in later)
     row = next(row for row in of(launch(virtual.late(before + 2, 7e-3), **asked), REFERENCE) if row["block"] == 5)
-    gaps = [after - one for one, after in zip(row["marks_s"][: NEW - 1], row["marks_s"][1:NEW], strict=True)]
+    gaps = [after - one for one, after in zip(row["token_times_s"][: NEW - 1], row["token_times_s"][1:NEW], strict=True)]
     assert gaps == pytest.approx([2e-3, 9e-3, 2e-3], rel=1e-3)
     assert row["valid"]
 

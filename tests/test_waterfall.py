@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanobench import metrics, stats
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, STEPS, TOGETHER, waterfalls
 from nanobench.errors import UserError
-from nanobench.record import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.results import derive
+from nanobench.results.store import cells_schema
 from nanobench.schema import Arm, Point, Trial
-from nanobench.store import cells_schema
-from nanobench.views import plots, sheet
+from nanobench.stats import intervals
+from nanobench.views import plots
+from nanobench.views.figures import layout
 
 FULL, PLAIN, CACHED = (Arm(engine=engine) for engine in ("uncached-full-logits", "uncached", "cached"))
 COMPILED, CAT, GRAPH = Arm(engine="cached", compile_mode="default"), Arm(engine="cached-cat"), Arm(engine="cuda-graph")
@@ -46,8 +48,8 @@ def rows_of(arm, batch_size, launches, arms, prompt_len=8, outcome=None, dtype="
                 block=block,
                 wall_s=wall_s,
                 tokens=batch_size * NEW_TOKENS,
-                marked=True,
-                marks_s=tuple(wall_s * (n + 1) / NEW_TOKENS for n in range(NEW_TOKENS)),
+                timestamped=True,
+                token_times_s=tuple(wall_s * (n + 1) / NEW_TOKENS for n in range(NEW_TOKENS)),
                 **seen,
             )
             for block, wall_s in enumerate(walls_s)
@@ -68,7 +70,12 @@ def steps_of(times, seq_len=32):
     for (arm, batch), launches in times.items():
         where = {"batch_size": batch, "seq_len": seq_len, "phase": "sft-padded", "optimizer": "adamw"}
         point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, **where)
-        counts = {"tokens": batch * seq_len, "useful_tokens": batch * seq_len // 2, "contexts": 1, "useful_contexts": 1}
+        counts = {
+            "tokens": batch * seq_len,
+            "useful_tokens": batch * seq_len // 2,
+            "attended_positions": 1,
+            "useful_attended_positions": 1,
+        }
         for launch, walls_s in enumerate(launches, start=1):
             trial = Trial(point=point, arms=arms, launch=launch, seed=0, target_ci=0.05, max_seconds=1.0)
             timed = [Repetition(kind="steady", block=n, wall_s=wall_s, **counts) for n, wall_s in enumerate(walls_s)]
@@ -78,7 +85,7 @@ def steps_of(times, seq_len=32):
 
 
 def frame(rows):
-    return pa.Table.from_pylist(metrics.derive(rows), schema=cells_schema()).to_pandas()
+    return pa.Table.from_pylist(derive.derive(rows), schema=cells_schema()).to_pandas()
 
 
 def found(rows, **changed):
@@ -160,10 +167,12 @@ def test_the_interval_is_student_over_the_launches_mean_logs():
     times = {**TWO, (CACHED, 1): [[1.0, 1.0], [0.5, 0.5]]}
     one = only(times)
     logs = [math.log(2), math.log(4)]
-    mean, low, high = stats.t_interval(logs)
-    assert one.arms_first[0].ratio == stats.Interval(*(pytest.approx(math.exp(each)) for each in (mean, low, high)), "launches")
+    mean, low, high = intervals.t_interval(logs)
+    assert one.arms_first[0].ratio == intervals.Interval(
+        *(pytest.approx(math.exp(each)) for each in (mean, low, high)), "launches"
+    )
     batch = one.arms_first[1].ratio
-    mean, low, high = stats.t_interval([math.log(4), math.log(2)])
+    mean, low, high = intervals.t_interval([math.log(4), math.log(2)])
     assert (batch.value, batch.low, batch.high) == pytest.approx(tuple(map(math.exp, (mean, low, high))))
     cells = frame(run(times))
     cached = cells[cells["arm"].eq("cached") & cells["batch_size"].eq(1)].iloc[0]
@@ -462,4 +471,4 @@ def test_it_is_written_as_png_and_svg(tmp_path):
     paths = plots.draw("waterfall", frame(rows), rows, tmp_path)
     assert [path.name for path in paths] == ["waterfall.png", "waterfall.svg"]
     assert all(path.stat().st_size > 5000 for path in paths)
-    assert plots.figure("waterfall", frame(rows), rows).get_size_inches()[0] == sheet.WIDTH_IN
+    assert plots.figure("waterfall", frame(rows), rows).get_size_inches()[0] == layout.WIDTH_IN

@@ -15,6 +15,6 @@ def load(path: "str | Path" = "results") -> "pd.DataFrame":
 
     Raises nanobench.errors.UserError where there is no run.
     """
-    from nanobench import store
+    from nanobench.results import store
 
     return store.load(path)

@@ -7,12 +7,10 @@ from typing import Any
 
 PROTOCOL = 4
 """Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
-
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = ("float32", "bfloat16", "float16")
 REFERENCE_DTYPE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
 """In which dtype the correctness reference of a measured dtype is computed."""
-
 COMPILE_MODES: dict[str, dict[str, Any] | None] = {
     "off": None,
     "default": {},
@@ -24,7 +22,6 @@ COMPILE_MODES: dict[str, dict[str, Any] | None] = {
 }
 """Name -> arguments of torch.compile; None runs the functions as they are. `freeze` takes the weights for constants, which
 inductor may lay out anew: for inference only."""
-
 ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
 """Kernels of scaled_dot_product_attention; `auto` is torch's own choice."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -166,12 +163,12 @@ class Arm:
         return " ".join([name, *unusual(self, but=("engine",)).values()])
 
 
-def unusual(noun: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
+def unusual(config_class: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults, or have none."""
-    plain = {field.name: field.default for field in fields(noun)}
+    plain = {field.name: field.default for field in fields(config_class)}
     return {
         name: value
-        for name, value in vars(noun).items()
+        for name, value in vars(config_class).items()
         if name not in but and (plain[name] is MISSING or value != plain[name])
     }
 

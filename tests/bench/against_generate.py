@@ -24,12 +24,12 @@ def pairs(batch: int, mode: str) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from nanobench import lookup
-    from nanobench.engines.base import Compiler
-    from nanobench.models import linear
+    from nanobench import registry
+    from nanobench.engines._compiler import Compiler
+    from nanobench.models import _packed_linear as packed_linear
     from nanobench.probes import memory
     from nanobench.schema import Point
-    from nanobench.workloads import generation
+    from nanobench.worker.workloads import generate
 
     memory.keep_freed()
     torch.manual_seed(0)
@@ -37,14 +37,14 @@ def pairs(batch: int, mode: str) -> None:
     point = Point(
         model="gpt2", dtype="float32", device="cpu", threads=threads, batch_size=batch, prompt_len=PROMPT, new_tokens=NEW
     )
-    theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), generation.load(point, seed=0)
+    theirs, ours = GPT2LMHeadModel(GPT2Config()).eval(), generate.load(point, seed=0)
     prompt = torch.randint(ours.shape.vocab_size, (batch, PROMPT))
     plain = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    source, layer, rows = torch.ones(READ_BYTES // 4), linear.Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)
-    linear.pack(ours.module)
+    source, layer, rows = torch.ones(READ_BYTES // 4), packed_linear.Linear(WIDTH, WIDTH), torch.ones(WIDTH, WIDTH)
+    packed_linear.pack(ours.module)
     with torch.inference_mode():
         layer.pack()
-        engine = lookup.find("engines", "cached")(ours, lookup.find("samplers", "greedy")(), point, Compiler(mode))
+        engine = registry.find("engines", "cached")(ours, registry.find("samplers", "greedy")(), point, Compiler(mode))
         steps: list[float] = []
 
         def generate() -> None:
@@ -81,7 +81,7 @@ def share(params: int, batch: int, seen: dict[str, float]) -> float:
 
 def main() -> None:
     """Prints a row per batch and mode."""
-    from nanobench import stats
+    from nanobench.stats import intervals
 
     batches = [int(text) for text in sys.argv[1].split(",")] if len(sys.argv) > 1 else BATCHES
     print("| batch | arm | generate, tok/s | nanobench, tok/s | ratio [95 %] | share of the roofline |")
@@ -92,7 +92,7 @@ def main() -> None:
             told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found = json.loads(told.splitlines()[-1])
             seconds = found["seconds"]
-            ratio = stats.ratio([[math.log(each["theirs"] / each["ours"]) for each in seconds]])
+            ratio = intervals.ratio([[math.log(each["theirs"] / each["ours"]) for each in seconds]])
             theirs, ours = (batch * NEW / statistics.median(each[name] for each in seconds) for name in ("theirs", "ours"))
             shares = sorted(share(found["params"], batch, each) for each in seconds)
             arm = "cached" if mode == "off" else f"cached {mode}"

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as scipy_stats
 
-from nanobench import stats
-from nanobench.cells import by_key, call_times, make_cells, paired_logs, timed_rows
-from nanobench.store import Run
+from nanobench.results.cell import make_cells, paired_logs
+from nanobench.results.repetitions import by_key, call_times, timed_rows
+from nanobench.results.store import Run
+from nanobench.stats import intervals
 
-ALPHA = 1 - stats.CONFIDENCE
+ALPHA = 1 - intervals.CONFIDENCE
 Answer = tuple[float, float]
 """p-value and half-width of the 95 % interval, as a share."""
 
@@ -25,14 +26,14 @@ Answer = tuple[float, float]
 def welch(first: list[float], second: list[float]) -> Answer:
     """Welch's t-test on log times."""
     result = scipy_stats.ttest_ind(np.log(first), np.log(second), equal_var=False)
-    low, high = result.confidence_interval(stats.CONFIDENCE)
+    low, high = result.confidence_interval(intervals.CONFIDENCE)
     return float(result.pvalue), (high - low) / 2
 
 
 def student(logs: list[float]) -> Answer:
     """Student's t-test that a mean log ratio is 0."""
     result = scipy_stats.ttest_1samp(logs, 0)
-    low, high = result.confidence_interval(stats.CONFIDENCE)
+    low, high = result.confidence_interval(intervals.CONFIDENCE)
     return float(result.pvalue), (high - low) / 2
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     print("| analysis | false positives | share [95 %] | median half-width |\n|---|--:|--:|--:|")
     for name, each in found.items():
         false = sum(p < ALPHA for p, _ in each)
-        exact = scipy_stats.binomtest(false, len(each)).proportion_ci(stats.CONFIDENCE)
+        exact = scipy_stats.binomtest(false, len(each)).proportion_ci(intervals.CONFIDENCE)
         share = f"{false / len(each):.0%} [{exact.low:.0%}, {exact.high:.0%}]"
         print(f"| {name} | {false} of {len(each)} | {share} | {np.median([width for _, width in each]):.1%} |")
 

@@ -16,9 +16,10 @@ from dataclasses import replace
 import torch
 
 import nanobench
-from nanobench import lookup
-from nanobench.engines.base import Compiler
-from nanobench.models import gpt2, linear
+from nanobench import registry
+from nanobench.engines._compiler import Compiler
+from nanobench.models import _packed_linear as packed_linear
+from nanobench.models import gpt2
 from nanobench.probes import memory
 from nanobench.schema import Point
 
@@ -27,7 +28,7 @@ MOST_BATCH, MOST_S, ROUNDS = 16, 6.0, 15
 
 def work(adapter, point, engine):
     """A step of a cached arm in the middle of its cache, a pass of an uncached one over prompt and half the output."""
-    made = lookup.find("engines", engine)(adapter, lookup.find("samplers", "greedy")(), point, Compiler("off"))
+    made = registry.find("engines", engine)(adapter, registry.find("samplers", "greedy")(), point, Compiler("off"))
     prompt_BT = torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long)
     made.prefill(prompt_BT)
     if engine == "uncached":
@@ -73,10 +74,10 @@ def main() -> None:
     print("|---|---|--:|--:|--:|--:|---|---|---|")
     agree = 0
     for name, of_model in cells.groupby("model", sort=False):
-        adapter = lookup.find("models", name)()
+        adapter = registry.find("models", name)()
         narrow = half_as_wide(adapter.shape)
         for each in (adapter, narrow):
-            linear.pack(each.module)
+            packed_linear.pack(each.module)
         for _, cell in of_model.sort_values(["arm_index", "batch_size"]).iterrows():
             point = Point(**{field: cell[field] for field in Point.__dataclass_fields__})
             larger = replace(point, batch_size=4 * point.batch_size)

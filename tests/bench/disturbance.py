@@ -31,21 +31,20 @@ def worker(out: Path) -> None:
     """One launch: every block measures each condition once. Leaves the times, block by block, as the record."""
     import torch
 
-    from nanobench import stats
-    from nanobench.gate import Reference
-    from nanobench.models import linear
+    from nanobench.gates.generation import Reference
+    from nanobench.models import _packed_linear as packed_linear
     from nanobench.probes.clock import HostClock
     from nanobench.probes.instruments import Instruments, make_instruments
     from nanobench.schema import Arm, Point
-    from nanobench.worker import Channel
-    from nanobench.workloads.generate import Generate
-    from nanobench.workloads.generation import load
+    from nanobench.stats import intervals
+    from nanobench.worker.__main__ import Channel
+    from nanobench.worker.workloads.generate import Generate, load
 
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=threads, batch_size=8, prompt_len=32, new_tokens=16)
     adapter = load(point, 0)
-    linear.pack(adapter.module)
+    packed_linear.pack(adapter.module)
     workload = Generate(adapter, Reference(adapter, point, 0), point, Arm(engine="uncached"), HostClock())
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     probed, bare = make_instruments(torch.device("cpu"), out), Instruments(HostClock())
@@ -55,7 +54,7 @@ def worker(out: Path) -> None:
         workload.first_call()
         workload.warm_up()
         workload.calls = math.ceil(REPETITION_S / workload.phases[-1].wall_s)
-        for block, order in zip(range(BLOCKS), stats.orders(len(CONDITIONS), str(os.getpid())), strict=False):
+        for block, order in zip(range(BLOCKS), intervals.orders(len(CONDITIONS), str(os.getpid())), strict=False):
             times = [0.0] * len(CONDITIONS)
             for index in order:
                 repeat = functools.partial(workload.repeat, block, block, True)
@@ -101,7 +100,7 @@ def careless_display() -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from nanobench.views.console import result_table
+    from nanobench.views.sweep import result_table
 
     console = Console(force_terminal=True, width=140)
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: result_table(cells())):
@@ -123,17 +122,17 @@ def careless_probe() -> None:
 @functools.cache
 def cells() -> list[dict]:
     """The table of a real run."""
-    from nanobench import metrics
-    from nanobench.store import Run
+    from nanobench.results import derive
+    from nanobench.results.store import Run
 
-    return metrics.derive(Run(Path(__file__).parents[2] / "results" / "reference-cpu").read_raw())
+    return derive.derive(Run(Path(__file__).parents[2] / "results" / "reference-cpu").read_raw())
 
 
 def launch(number: int, screen, folder: Path) -> list[list[float]]:
     """Runs a worker and draws what it reports."""
-    from nanobench.executors.base import Line, follow
-    from nanobench.runner import Progress
     from nanobench.schema import Arm, Point, Trial
+    from nanobench.sweep.executors.base import Line, follow
+    from nanobench.sweep.runner import Progress
 
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=8, prompt_len=32, new_tokens=16)
     trial = Trial(point=point, arms=(Arm(engine="uncached"),), launch=number, seed=0, target_ci=0.05, max_seconds=4.0)
@@ -151,8 +150,8 @@ def main() -> None:
     """Prints each condition's time over that of nothing at all, with the interval over launches."""
     from rich.console import Console
 
-    from nanobench import stats
-    from nanobench.views.console import Screen
+    from nanobench.stats import intervals
+    from nanobench.views.progress import Screen
 
     launches = int(sys.argv[1]) if len(sys.argv) > 1 else LAUNCHES
     reader, writer = pty.openpty()
@@ -169,7 +168,7 @@ def main() -> None:
         print(f"{name}, launch by launch:", " ".join(f"{share:+.1%}" for share in shares))
     print("| beside or around the repetition | time against nothing at all [95 %] |\n|---|--:|")
     for index, name in enumerate(CONDITIONS[1:], start=1):
-        ratio = stats.ratio([[math.log(times[index] / times[0]) for times in blocks] for blocks in found])
+        ratio = intervals.ratio([[math.log(times[index] / times[0]) for times in blocks] for blocks in found])
         print(f"| {name} | {ratio.value - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}] |")
 
 

@@ -24,15 +24,15 @@ def loop() -> None:
     """One process: every batch, both arms, one warm-up and two timed calls each, in turn."""
     import torch
 
-    from nanobench import lookup
-    from nanobench.models import linear
+    from nanobench import registry
+    from nanobench.models import _packed_linear as packed_linear
     from nanobench.probes import memory
 
     memory.keep_freed()
     torch.manual_seed(0)
-    model = lookup.find("models", MODEL)()
+    model = registry.find("models", MODEL)()
     model.module.eval()
-    linear.pack(model.module)
+    packed_linear.pack(model.module)
     seconds = {}
     with torch.inference_mode():
         for batch in BATCHES:
@@ -80,16 +80,17 @@ def run_loop() -> dict:
 
 def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
     """The cells of a sweep, and what the loop measured before, between and after its rounds of launches."""
-    from nanobench import runner, store
-    from nanobench.executors import local
-    from nanobench.options import SweepOptions
-    from nanobench.plan import make_plan, question
+    from nanobench.results import store
+    from nanobench.sweep import runner, session
+    from nanobench.sweep.executors import local
+    from nanobench.sweep.options import SweepOptions
+    from nanobench.sweep.plan import make_plan, question
 
     options = SweepOptions(model=MODEL, batch=",".join(map(str, BATCHES)), new_tokens=str(NEW), launches=LAUNCHES)
     with tempfile.TemporaryDirectory() as scratch:
-        description = runner.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
+        description = session.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
     plan = make_plan(options, description)
-    run = store.create(folder, store.about_new("kv-sweep", {}, plan, description))
+    run = store.create(folder, session.about_new("kv-sweep", {}, plan, description))
     loops = []
 
     def make_executor(launch):
@@ -103,7 +104,7 @@ def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """exp of mean and t interval of logs."""
-    from nanobench.stats import t_interval
+    from nanobench.stats.intervals import t_interval
 
     return tuple(math.exp(value) for value in t_interval(values))
 

@@ -29,7 +29,7 @@ def loop(cache: str) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     import torch
 
-    from nanobench import lookup
+    from nanobench import registry
     from nanobench.probes import memory
 
     memory.keep_freed()
@@ -38,7 +38,7 @@ def loop(cache: str) -> None:
         arms = {}
         for name in ("eager", "compiled default"):
             torch.manual_seed(0)
-            model = lookup.find("models", MODEL)()
+            model = registry.find("models", MODEL)()
             forward = torch.compile(model.forward, dynamic=False) if name != "eager" else model.forward
             arms[name] = forward, list(model.module.parameters())
         made = {name: torch.optim.AdamW(parameters, lr=3e-4, fused=True) for name, (_, parameters) in arms.items()}
@@ -59,19 +59,19 @@ def in_turns() -> None:
     """One process: the loop's step and the one that a sweep times, one after the other; the ratio of their mean times."""
     import torch
 
-    from nanobench import lookup
-    from nanobench.batches import Corpus, Phase
-    from nanobench.engines.base import Compiler
+    from nanobench import registry
+    from nanobench.engines._compiler import Compiler
     from nanobench.probes import memory
     from nanobench.schema import Arm, Point
-    from nanobench.trainer import Trainer
+    from nanobench.training.data import BatchStream, Corpus
+    from nanobench.training.trainer import Trainer
 
     memory.keep_freed()
     sizes = {"batch_size": BATCHES[0], "seq_len": LENGTH, "phase": "pretrain", "optimizer": "adamw", "data": "synthetic"}
     point = Point(model=MODEL, dtype="float32", device="cpu", threads=torch.get_num_threads(), **sizes)
-    made = [lookup.find("models", MODEL)() for _ in range(2)]
+    made = [registry.find("models", MODEL)() for _ in range(2)]
     corpus = Corpus.of(point, made[0].shape.vocab_size, 0)
-    step = Phase("pretrain", corpus, point.batch_size, LENGTH, 0, torch.device("cpu"), 1).step(0)
+    step = BatchStream("pretrain", corpus, point.batch_size, LENGTH, 0, torch.device("cpu"), 1).step(0)
     trainer, parameters = Trainer(made[0], point, Arm(engine=""), Compiler("off", "cpu")), list(made[1].module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
     (batch,) = step.batches
@@ -106,16 +106,17 @@ def run_loop(cache: str) -> dict:
 
 def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict], list[dict]]:
     """Cells and raw rows of a sweep, and what the loop measured before, between and after its rounds of launches."""
-    from nanobench import runner, store
-    from nanobench.executors import local
-    from nanobench.options import TrainOptions
-    from nanobench.plan import make_plan, question
+    from nanobench.results import store
+    from nanobench.sweep import runner, session
+    from nanobench.sweep.executors import local
+    from nanobench.sweep.options import TrainOptions
+    from nanobench.sweep.plan import make_plan, question
 
     options = TrainOptions(model=MODEL, batch=",".join(map(str, BATCHES)), seq_len=str(LENGTH), launches=LAUNCHES, compile=True)
     with tempfile.TemporaryDirectory() as scratch:
-        description = runner.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
+        description = session.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
     plan = make_plan(options, description)
-    run = store.create(folder, store.about_new("train-throughput", {}, plan, description))
+    run = store.create(folder, session.about_new("train-throughput", {}, plan, description))
     loops = []
 
     def make_executor(launch):
@@ -139,7 +140,7 @@ def launches_of(raw_rows: list[dict], cell: dict) -> list[list[dict]]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """exp of mean and t interval of logs."""
-    from nanobench.stats import t_interval
+    from nanobench.stats.intervals import t_interval
 
     return tuple(math.exp(value) for value in t_interval(values))
 

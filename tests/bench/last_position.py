@@ -10,7 +10,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from nanobench import stats
+from nanobench.stats import intervals
 
 WIDTH, VOCAB, TOKENS, PAIRS = 768, 50_257, 50, 9
 
@@ -31,7 +31,7 @@ def main() -> None:
         apart = torch.full((batch_size, TOKENS, WIDTH), 0.01)[:, -1:]
         beside = apart.contiguous()
         pairs = [(seconds(apart, head_VC), seconds(beside, head_VC)) for _ in range(PAIRS + 1)][1:]
-        ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
+        ratio = intervals.ratio([[math.log(slow / fast) for slow, fast in pairs]])
         medians = " | ".join(f"{1e3 * statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
         print(f"| {batch_size} | {medians} | {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] |")
 

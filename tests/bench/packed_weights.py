@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from nanobench import stats
-from nanobench.models.linear import Linear
+from nanobench.models._packed_linear import Linear
+from nanobench.stats import intervals
 
 SHAPES = {"out": (768, 768), "qkv": (768, 2304), "up": (768, 3072), "down": (3072, 768), "head": (768, 50_257)}
 ROWS, PAIRS, LEAST_BYTES = (1, 2, 4, 8, 16, 32, 400), 7, 160 << 20
@@ -49,7 +49,7 @@ def main() -> None:
             for rows in ROWS if name != "head" else ROWS[:-1]:
                 x = torch.randn(rows, width)
                 pairs = [in_turn(layers, x, forwards=pair % 2 == 0) for pair in range(PAIRS + 1)][1:]
-                ratio = stats.ratio([[math.log(slow / fast) for slow, fast in pairs]])
+                ratio = intervals.ratio([[math.log(slow / fast) for slow, fast in pairs]])
                 read = 4e-9 * width * out * len(layers)
                 rates = " | ".join(f"{read / statistics.median(each):.1f}" for each in zip(*pairs, strict=True))
                 interval = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
-from nanobench import metrics, stats
 from nanobench.probes.clock import HostClock
-from nanobench.record import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.records import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
+from nanobench.stats import intervals
 
 
 def rows(launches=5, blocks=20):
@@ -24,9 +25,9 @@ def rows(launches=5, blocks=20):
                     Repetition(
                         kind="steady",
                         block=b,
-                        marked=True,
+                        timestamped=True,
                         wall_s=t,
-                        marks_s=tuple(t * (i + 1) / 16 for i in range(16)),
+                        token_times_s=tuple(t * (i + 1) / 16 for i in range(16)),
                         tokens=16,
                     )
                     for b, t in enumerate(times)
@@ -37,15 +38,15 @@ def rows(launches=5, blocks=20):
 
 
 def test_a_mark(benchmark):
-    benchmark(HostClock().mark)
+    benchmark(HostClock().timestamp)
 
 
 def test_an_interval(benchmark):
-    benchmark(stats.ratio, [[0.1, 0.11, 0.12]] * 5)
+    benchmark(intervals.ratio, [[0.1, 0.11, 0.12]] * 5)
 
 
 def test_deriving_the_default_sweeps_cells(benchmark):
-    benchmark(metrics.derive, rows())
+    benchmark(derive.derive, rows())
 
 
 def test_help(benchmark):

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from nanobench.cells import ARM_FIELDS, POINT_FIELDS
 from nanobench.errors import UserError
-from nanobench.record import JUDGED, MEASURED
+from nanobench.records import JUDGED, MEASURED
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -39,7 +39,7 @@ VALID = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class CostOptions:
     """What is to be priced, in the words of the command line; None for what was not given. Raises UserError for nonsense."""
 
     price_per_hour: float | None = None
@@ -65,8 +65,8 @@ class Asked:
     @property
     def limits(self) -> dict[str, float]:
         """Column -> the most that it may be."""
-        asked = {"ttft_s": self.max_ttft, "tpot_s": self.max_tpot}
-        return {name: limit for name, limit in asked.items() if limit is not None}
+        options = {"ttft_s": self.max_ttft, "tpot_s": self.max_tpot}
+        return {name: limit for name, limit in options.items() if limit is not None}
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,22 @@ class Choice:
     """the judged cell that trains on the tokens in the fewest GPU-hours"""
 
 
-def costs(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+def costs(cells: pd.DataFrame, options: CostOptions) -> pd.DataFrame:
     """The cells by point and arm, with what each costs; null for what is not known. Raises UserError where nothing could be."""
     cells = in_order(cells)
-    basis = energy_basis(cells, asked)
-    if asked.price_per_hour is None and basis.eq("unknown").all() and asked.power_w is None:
+    basis = energy_basis(cells, options)
+    if options.price_per_hour is None and basis.eq("unknown").all() and options.power_w is None:
         mend = "--price-per-hour USD for dollars, --power-w W for joules, or both"
         raise UserError(f"neither a price nor a power was given, and no cell here has measured energy; give {mend}")
     found = cells.reindex(columns=list(HEAD))
     seconds = seconds_per_token(cells)
-    priced = {tail: {**of_time(cells, asked, seconds[tail]), **of_energy(cells, asked, seconds[tail], tail)} for tail in TAILS}
+    priced = {
+        tail: {**of_time(cells, options, seconds[tail]), **of_energy(cells, options, seconds[tail], tail)} for tail in TAILS
+    }
     found = found.assign(**{name + tail: priced[tail][name] for name in priced[""] for tail in TAILS}, energy_basis=basis)
-    if asked.limits:
-        found["limit_ratio"] = limit_ratio(cells, asked)
-    return found.assign(**of_training(cells, asked))
+    if options.limits:
+        found["limit_ratio"] = limit_ratio(cells, options)
+    return found.assign(**of_training(cells, options))
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
@@ -127,9 +129,9 @@ def seconds_per_token(cells: pd.DataFrame) -> dict[str, pd.Series]:
     return {tail: 1 / known(cells, name) for tail, name in names.items()}
 
 
-def of_time(cells: pd.DataFrame, asked: Asked, seconds: pd.Series) -> dict[str, pd.Series]:
+def of_time(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series) -> dict[str, pd.Series]:
     """Money and machines, from seconds per token. A machine that is rented by the year is paid whole."""
-    price, requests = given(asked.price_per_hour), given(asked.requests_per_day)
+    price, requests = given(options.price_per_hour), given(options.requests_per_day)
     reply_s = known(cells, "new_tokens") * seconds
     usd_per_reply = price / HOUR_S * reply_s
     machines = requests / DAY_S * reply_s
@@ -150,17 +152,17 @@ def rounded_up(machines: pd.Series) -> pd.Series:
     return np.ceil(machines * (1 - ROUNDING))
 
 
-def of_energy(cells: pd.DataFrame, asked: Asked, seconds: pd.Series, tail: str) -> dict[str, pd.Series]:
+def of_energy(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series, tail: str) -> dict[str, pd.Series]:
     """Energy and electricity, from seconds per token: what the machine draws without work is told apart from what work adds.
 
     A measured energy has no interval. Above idle is null where the idle energy is more than the measured one.
     """
     measured = known(cells, "energy_j_per_token") * MILLION if not tail else pd.Series(np.nan, cells.index)
-    energy_j = (given(asked.power_w) * MILLION * seconds).mask(has_measured_energy(cells), measured)
-    idle_j = given(asked.idle_power_w) * MILLION * seconds
+    energy_j = (given(options.power_w) * MILLION * seconds).mask(has_measured_energy(cells), measured)
+    idle_j = given(options.idle_power_w) * MILLION * seconds
     above_j = energy_j - idle_j
-    electricity = energy_j / KWH_J * given(asked.price_per_kwh)
-    tokens_per_year = given(asked.requests_per_day) * YEAR_DAYS * known(cells, "new_tokens")
+    electricity = energy_j / KWH_J * given(options.price_per_kwh)
+    tokens_per_year = given(options.requests_per_day) * YEAR_DAYS * known(cells, "new_tokens")
     return {
         "energy_j_per_mtok": energy_j,
         "idle_j_per_mtok": idle_j,
@@ -176,34 +178,34 @@ def has_measured_energy(cells: pd.DataFrame) -> pd.Series:
     return known(cells, "energy_j_per_token").notna() & valid
 
 
-def energy_basis(cells: pd.DataFrame, asked: Asked) -> pd.Series:
+def energy_basis(cells: pd.DataFrame, options: CostOptions) -> pd.Series:
     """Where a cell's energy comes from: measured, given (a power that the user named), or unknown."""
-    by_power = known(cells, "output_tok_s").notna() & (asked.power_w is not None)
+    by_power = known(cells, "output_tok_s").notna() & (options.power_w is not None)
     return pd.Series(np.select([has_measured_energy(cells), by_power], ["measured", "given"], "unknown"), cells.index)
 
 
-def limit_ratio(cells: pd.DataFrame, asked: Asked) -> pd.Series:
+def limit_ratio(cells: pd.DataFrame, options: CostOptions) -> pd.Series:
     """The largest of a cell's median latencies over their limits: at most 1 where it meets all, null where one is not known."""
-    shares = [known(cells, name) / limit for name, limit in asked.limits.items()]
+    shares = [known(cells, name) / limit for name, limit in options.limits.items()]
     return pd.concat(shares, axis=1).max(axis=1, skipna=False)
 
 
-def of_training(cells: pd.DataFrame, asked: Asked) -> dict[str, pd.Series]:
+def of_training(cells: pd.DataFrame, options: CostOptions) -> dict[str, pd.Series]:
     """GPU-hours and money for the tokens to be trained on; no column where no cell has a training throughput over all GPUs."""
     rate = known(cells, "train_tok_s")
-    if asked.tokens is None or rate.isna().all():
+    if options.tokens is None or rate.isna().all():
         return {}
-    hours = asked.tokens / rate / HOUR_S
-    return {"gpu_hours": hours * asked.gpus, "usd_for_tokens": hours * given(asked.price_per_hour)}
+    hours = options.tokens / rate / HOUR_S
+    return {"gpu_hours": hours * options.gpus, "usd_for_tokens": hours * given(options.price_per_hour)}
 
 
-def choose(found: pd.DataFrame, asked: Asked) -> Choice:
+def choose(found: pd.DataFrame, options: CostOptions) -> Choice:
     """The cheapest cells among those that are judged; of equal ones the one with the lower TTFT, then TPOT."""
     judged = found[found["status"].isin(JUDGED)]
     by = next((name for name in BY if judged[name].notna().any()), None)
     priced = judged.dropna(subset=[by]) if by else judged.iloc[:0]
-    meeting = priced[priced["limit_ratio"] <= 1] if asked.limits else priced.iloc[:0]
-    nearest = least(priced, "limit_ratio", by) if by and asked.limits and meeting.empty else None
+    meeting = priced[priced["limit_ratio"] <= 1] if options.limits else priced.iloc[:0]
+    nearest = least(priced, "limit_ratio", by) if by and options.limits and meeting.empty else None
     training = least(judged, "gpu_hours") if "gpu_hours" in judged else None
     (cheapest, rivals), (within, within_rivals) = (with_rivals(rows, by) for rows in (priced, meeting))
     return Choice(by, cheapest, rivals, within, within_rivals, nearest, training)

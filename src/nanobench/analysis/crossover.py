@@ -12,9 +12,9 @@ from scipy import stats
 
 from nanobench.analysis.explain import PUBLISHED, Row, of_setting, over
 from nanobench.analysis.verdict import SETTING
-from nanobench.cells import Cell
-from nanobench.record import JUDGED
-from nanobench.roofline import Operations, predict
+from nanobench.records import JUDGED
+from nanobench.results.cell import Cell
+from nanobench.roofline.prediction import Operations, predict
 
 MOST_BATCH = 4096
 
@@ -81,16 +81,16 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 def forecast(cells: list[Cell]) -> Forecast:
     """The forecast for an arm by its own cells' median counts of operations, which hardly depend on the batch size."""
-    shape, path, limits = cells[0].shape, cells[0].path, cells[0].machine.limits_of_run(cells[0].point)
+    shape, kv_access, limits = cells[0].shape, cells[0].kv_access, cells[0].machine.limits_of_run(cells[0].point)
     assert shape is not None
-    assert path is not None
+    assert kv_access is not None
     assert limits is not None
     counts = [(cell.first("operations_prefill"), cell.first("operations_per_step") or 0.0) for cell in cells]
     operations = Operations(*np.median(counts, axis=0).tolist())
 
     @cache
     def seconds(batch_size: int) -> float:
-        return predict(shape, replace(cells[0].point, batch_size=batch_size), path, limits, operations).call.total_s
+        return predict(shape, replace(cells[0].point, batch_size=batch_size), kv_access, limits, operations).call.total_s
 
     return seconds
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from nanobench import costs
 from nanobench.analysis.verdict import SETTING
-from nanobench.cells import ARM_FIELDS, POINT_FIELDS, Cell
-from nanobench.record import JUDGED, MEASURED
+from nanobench.records import JUDGED, MEASURED
+from nanobench.results.cell import Cell
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
+from nanobench.roofline import flops
 from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape
 
 Row = dict[str, Any]
@@ -28,13 +29,13 @@ COLUMNS = (
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
     *("speedup", "speedup_lo", "speedup_hi", "speedup_basis"),
     *("predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "predicted_speedup", "naive_speedup", "prediction_error"),
-    *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "device_busy"),
+    *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
 )
 """What is taken over from the cells."""
+
+
 # One cell
-
-
 def explained(rows: list[Row], made: list[Cell], cores: int | None) -> list[Row]:
     """The cells of one run, rows of plain values, each with its reason; None for what is not known."""
     cell_of = {place(cell.rows[0]): cell for cell in made}
@@ -58,7 +59,7 @@ def of_step(row: Row, cell: Cell | None) -> Row:
     rate, basis = read_rate(known) if known else (None, None)
     weights = of_passes(known, "weight_bytes") if known else None
     return {
-        "path": known.path if known else None,
+        "kv_access": known.kv_access if known else None,
         **{
             f"predicted_{name}_s": getattr(time, f"{name}_s") / steps if time else None
             for name in ("host", "bandwidth", "compute")
@@ -71,15 +72,15 @@ def of_step(row: Row, cell: Cell | None) -> Row:
 
 def of_passes(cell: Cell, part: str) -> float | None:
     """A part of `costs.Cost`, mean over the steps; of the prefill where there is no step."""
-    if cell.shape is None or cell.path is None:
+    if cell.shape is None or cell.kv_access is None:
         return None
-    first, *steps = costs.PATHS[cell.path](cell.point)
+    first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
     return mean_cost(cell.shape, cell.point.dtype, steps or [first], part)
 
 
-def mean_cost(shape: GPTShape, dtype: str, passes: list[costs.Pass], part: str) -> float:
+def mean_cost(shape: GPTShape, dtype: str, passes: list[flops.Pass], part: str) -> float:
     """A part of `costs.Cost`, mean over some passes."""
-    each = {one: getattr(costs.cost(shape, dtype, one), part) for one in set(passes)}
+    each = {one: getattr(flops.cost(shape, dtype, one), part) for one in set(passes)}
     return float(np.mean([each[one] for one in passes]))
 
 
@@ -152,8 +153,6 @@ def flat_in(row: Row, series: list[Row], name: str) -> Row:
 
 
 # What to try
-
-
 def mends(row: Row, cell: Cell | None, cores: int | None, arms: Iterable[str]) -> Iterator[str]:
     """What could make a cell faster, by what binds it: options of this version, or arms that the run has already."""
     bound = row["bound_by"]

@@ -3,10 +3,12 @@
 import math
 from dataclasses import replace
 
-from nanobench import costs, datasheet, lookup
+from nanobench import registry
 from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, Row, flatness, mean_cost, mends, of_setting, over
-from nanobench.datasheet import Sheet
 from nanobench.errors import UserError
+from nanobench.roofline import datasheet
+from nanobench.roofline.datasheet import Datasheet
+from nanobench.roofline.flops import KV_ACCESS
 from nanobench.schema import Arm, GPTShape, Point
 
 FAR = 10.0
@@ -14,8 +16,8 @@ FAR = 10.0
 NEAR = 2.0
 """A published step that is at most so many times above its higher floor is bound by that."""
 PUBLISHED_DTYPE = "bfloat16"
-PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
-"""Published arm -> one of costs.PATHS. Copied scripts compute logits at every position where nothing is cached."""
+ARM_PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
+"""Published arm -> one of flops.PATHS. Copied scripts compute logits at every position where nothing is cached."""
 OF_PUBLISHED = (
     *("source", "hardware", "model", "n_params", "what", "arm", "batch_size", "prompt_len", "new_tokens"),
     *("value", "unit"),
@@ -23,7 +25,7 @@ OF_PUBLISHED = (
 """Columns that a table of published figures must have."""
 
 
-def published(table: list[dict[str, str]], sheet: Sheet) -> list[Row]:
+def published(table: list[dict[str, str]], sheet: Datasheet) -> list[Row]:
     """Published throughputs of generation on one device, each with the floors of its datasheet and what binds it.
 
     A step is batch_size / output_tok_s: a mean over all tokens, the prefill included. Rows of other devices, of other work, of
@@ -54,10 +56,10 @@ def published(table: list[dict[str, str]], sheet: Sheet) -> list[Row]:
     return sorted(rows, key=lambda row: (row["run"], row["batch_size"], row["arm_index"]))
 
 
-def is_usable(row: dict[str, str], sheet: Sheet) -> bool:
+def is_usable(row: dict[str, str], sheet: Datasheet) -> bool:
     """Whether a published row is a throughput of generation on that device, with all sizes."""
     sizes = all(row[name] for name in ("batch_size", "prompt_len", "new_tokens", "value"))
-    known = row["arm"] in PATHS and preset(row["model"]) in lookup.presets()
+    known = row["arm"] in ARM_PATHS and preset(row["model"]) in registry.presets()
     return (
         sizes
         and known
@@ -82,14 +84,14 @@ def number(row: dict[str, str], name: str) -> float:
     return value
 
 
-def published_row(row: dict[str, str], index: int, sheet: Sheet) -> Row:
+def published_row(row: dict[str, str], index: int, sheet: Datasheet) -> Row:
     """A published figure with its step, and the least time that its bytes and its operations take."""
     name, dtype = preset(row["model"]), PUBLISHED_DTYPE
-    sizes = {"n_kv_head": lookup.presets()[name]["n_head"], **lookup.presets()[name]}
+    sizes = {"n_kv_head": registry.presets()[name]["n_head"], **registry.presets()[name]}
     shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
     lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
     point = replace(Point(model=name, dtype=dtype, device="cuda", threads=1, batch_size=0), **lengths)  # type: ignore[arg-type]
-    passes = costs.PATHS[PATHS[row["arm"]]](point)
+    passes = KV_ACCESS[ARM_PATHS[row["arm"]]](point)
     weights, moved, flops = (mean_cost(shape, dtype, passes, part) for part in ("weight_bytes", "bytes", "flops"))
     rate_tok_s = number(row, "value")
     step_s = lengths["batch_size"] / rate_tok_s

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from nanobench import cells as raw
-from nanobench.record import MEASURED, Status
+from nanobench.records import MEASURED, Status
+from nanobench.results import repetitions as raw
 
 POINT_AND_LAUNCH = (*raw.POINT_FIELDS, "launch", "process")
 KINDS = ("steady", "sustained", "sample")

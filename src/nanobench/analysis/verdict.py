@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from nanobench import stability
-from nanobench.cells import POINT_FIELDS
-from nanobench.record import JUDGED, MEASURED, Status
+from nanobench.records import JUDGED, MEASURED, Status
+from nanobench.results.repetitions import POINT_FIELDS
+from nanobench.results.status import causes
 from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
@@ -93,16 +93,16 @@ def disturbances(cells: pd.DataFrame) -> list[str]:
     for status in (Status.UNSTABLE, Status.NO_STEADY_STATE):
         reasons = cells.loc[cells["status"].eq(status), "reason"]
         several = "1 cell" if len(reasons) == 1 else f"{len(reasons)} cells"
-        found = "; ".join(f"{cause} ({number})" if len(reasons) > 1 else cause for cause, number in stability.causes(reasons))
+        found = "; ".join(f"{cause} ({number})" if len(reasons) > 1 else cause for cause, number in causes(reasons))
         lines += [f"{status}, not judged: {several}: {found}"] if len(reasons) else []
     return lines
 
 
-def mark_tax(cells: pd.DataFrame) -> str:
+def timestamp_overhead(cells: pd.DataFrame) -> str:
     """What taking a time at every token cost, in the worst cell (by its upper bound where it has one)."""
     measured = cells[cells["status"].isin(MEASURED)]
-    worst = measured["mark_tax_hi"].astype(float).fillna(measured["mark_tax"].astype(float)).max()
-    unknown = int(measured["mark_tax"].isna().sum())
+    worst = measured["timestamp_overhead_hi"].astype(float).fillna(measured["timestamp_overhead"].astype(float)).max()
+    unknown = int(measured["timestamp_overhead"].isna().sum())
     if pd.isna(worst):
         return "mark tax unknown"
     return f"mark tax at most {100 * worst:.2g} %" + (f", unknown in {unknown} cell{'s' * (unknown != 1)}" if unknown else "")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nanobench import cells as raw
-from nanobench import stats
 from nanobench.analysis.verdict import SETTING
-from nanobench.record import JUDGED, MEASURED
+from nanobench.records import JUDGED, MEASURED
+from nanobench.results import repetitions as raw
+from nanobench.results.cell import Cell, paired_logs
+from nanobench.stats import intervals
 
 RowsOf = dict[Any, list[raw.Row]]
 Logs = dict[int, list[float]]
@@ -49,7 +50,7 @@ class Factor:
     after: str
     from_batch: int
     to_batch: int
-    ratio: stats.Interval | None
+    ratio: intervals.Interval | None
     """None where no launch has both cells"""
     judged: bool
     """whether both cells can be believed"""
@@ -88,7 +89,7 @@ class Waterfall:
         return max((abs(each / total.value - 1) for each in self.products if each and total), default=0.0)
 
 
-def product(ratios: list[stats.Interval | None]) -> float | None:
+def product(ratios: list[intervals.Interval | None]) -> float | None:
     """All ratios multiplied; None where one is not known."""
     known = [ratio.value for ratio in ratios if ratio]
     return math.prod(known) if len(known) == len(ratios) else None
@@ -109,20 +110,20 @@ def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Wa
     chain, batches = common(cells, links(cells))
     if len(chain) < 2:
         return None
-    look, arms = Look(cells, rows_of), list(chain.values())
-    ways = [look.arm_steps(chain, batch) for batch in batches]
+    index, arms = RatioIndex(cells, rows_of), list(chain.values())
+    ways = [index.arm_steps(chain, batch) for batch in batches]
     first, last = (arms[0], batches[0]), (arms[-1], batches[-1])
     if len(batches) > 1:
-        ways[0].append(look.factor(BATCH, (arms[-1], batches[0]), last))
-        ways[1].insert(0, look.factor(BATCH, first, (arms[0], batches[1])))
+        ways[0].append(index.factor(BATCH, (arms[-1], batches[0]), last))
+        ways[1].insert(0, index.factor(BATCH, first, (arms[0], batches[1])))
     return Waterfall(
         where=where,
         arms=arms,
         batches=batches,
         arms_first=ways[0],
         batch_first=ways[1] if len(batches) > 1 else [],
-        total=look.factor(TOGETHER, first, last),
-        interaction=look.interaction(main, *ways) if len(batches) > 1 else None,
+        total=index.factor(TOGETHER, first, last),
+        interaction=index.interaction(main, *ways) if len(batches) > 1 else None,
         left_out=[link for link in steps if link not in chain],
         aside=[arm for arm in in_order(cells) if arm not in arms],
     )
@@ -174,7 +175,7 @@ def common(cells: pd.DataFrame, chain: dict[str, str]) -> tuple[dict[str, str], 
     return {name: arm for name, arm in chain.items() if arm in chosen}, sorted({batches[0], batches[-1]})
 
 
-class Look:
+class RatioIndex:
     """The raw rows of one setting, by arm and batch size, and the ratios between any two of them."""
 
     def __init__(self, cells: pd.DataFrame, rows_of: RowsOf) -> None:
@@ -196,7 +197,7 @@ class Look:
     def factor(self, step: str, before: Place, after: Place) -> Factor:
         """The ratio of two cells, with its interval over launches."""
         logs, judged = list(self.logs(before, after).values()), self.judged[before] and self.judged[after]
-        return Factor(step, before[0], after[0], before[1], after[1], stats.ratio(logs) if logs else None, judged)
+        return Factor(step, before[0], after[0], before[1], after[1], intervals.ratio(logs) if logs else None, judged)
 
     def arm_steps(self, chain: dict[str, str], batch: int) -> list[Factor]:
         """From each arm of the chain to the next, at one batch size."""
@@ -211,7 +212,7 @@ class Look:
             return None
         low, high = (self.logs((each.before, each.from_batch), (each.after, each.to_batch)) for each in ends)
         logs = [[float(np.mean(high[launch]) - np.mean(low[launch]))] for launch in low if launch in high]
-        ratio, judged = stats.ratio(logs) if logs else None, all(each.judged for each in ends)
+        ratio, judged = intervals.ratio(logs) if logs else None, all(each.judged for each in ends)
         return Factor(ends[0].step, ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
 
 
@@ -221,7 +222,7 @@ def pairs(before: list[raw.Row], after: list[raw.Row]) -> Logs:
         return {launch: [-log for log in logs] for launch, logs in pairs(after, before).items()}
     others = raw.by_key(before, "launch")
     found = {
-        launch: raw.paired_logs(raw.Cell(rows, others.get(launch, []), []), raw.call_times)
+        launch: paired_logs(Cell(rows, others.get(launch, []), []), raw.call_times)
         for launch, rows in raw.by_key(after, "launch").items()
     }
     return {launch: logs[0] for launch, logs in found.items() if logs}

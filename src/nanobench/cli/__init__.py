@@ -1,6 +1,31 @@
 """The command line: parse, call, print. Heavy imports stand inside the commands that need them, so that --help is quick."""
 
-from nanobench.cli import explain, fit, foretell, measure, reach, results, show, spend, trust
-from nanobench.cli.base import app
+from nanobench.cli import (
+    autobatch,
+    calibrate,
+    cost,
+    env,
+    explain,
+    list_names,
+    predict,
+    report,
+    selftest,
+    sweep,
+    verify,
+)
+from nanobench.cli.app import app
 
-__all__ = ["app", "explain", "fit", "foretell", "measure", "reach", "results", "show", "spend", "trust"]
+__all__ = [
+    "app",
+    "autobatch",
+    "calibrate",
+    "cost",
+    "env",
+    "explain",
+    "list_names",
+    "predict",
+    "report",
+    "selftest",
+    "sweep",
+    "verify",
+]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanobench.cli.base import app
-from nanobench.cli.results import RESULTS, cells_of, chosen, writing
+from nanobench.cli.app import app
+from nanobench.cli.report import RESULTS, cells_of, chosen, writing
 from nanobench.errors import UserError
 
 if TYPE_CHECKING:
-    from nanobench.store import Run
+    from nanobench.results.store import Run
 
 Document = dict[str, list[Any]]
 NOT_ASKED_AGAIN = ("out", "resume", "json", "no_plot", "wait", "calibration")
@@ -58,9 +58,10 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.explain import explained
     from nanobench.analysis.waterfall import waterfalls
-    from nanobench.cells import make_cells
-    from nanobench.views import terminal, why
-    from nanobench.views.tables import records
+    from nanobench.cli.app import make_console
+    from nanobench.results.cell import make_cells
+    from nanobench.results.store import records
+    from nanobench.views import explain
 
     cells, raw_rows, about = in_order(cells_of(run)), run.read_raw(), run.read_about()
     made = make_cells(raw_rows, run.machine())
@@ -70,14 +71,14 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
         "cells": rows,
         "crossovers": [asdict(each) for each in pays],
         "waterfalls": [asdict(each) for each in factors],
-        "sentences": why.sentences(rows),
-        "unknown": list(why.unknown(rows, about["asked"], again(about))),
+        "sentences": explain.sentences(rows),
+        "unknown": list(explain.unknown(rows, about["asked"], again(about))),
         "paths": [],
     }
-    console = terminal.make_console()
+    console = make_console()
     if named:
         console.print(str(run.folder), style="bold", soft_wrap=True)
-    why.show(console, rows, document["sentences"], pays, factors)
+    explain.show(console, rows, document["sentences"], pays, factors)
     for line in [*document["unknown"], *(drawn(run, cells, raw_rows, document["paths"]) if draws else [])]:
         console.print(line, highlight=False, soft_wrap=True)
     return document
@@ -105,10 +106,11 @@ def again(about: dict[str, Any]) -> str:
 
 def of_published(results: str, gpu: str) -> Document:
     """Prints the reasons of published figures and gives back what was said."""
-    from nanobench import datasheet
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.published import published
-    from nanobench.views import terminal, why
+    from nanobench.cli.app import make_console
+    from nanobench.roofline import datasheet
+    from nanobench.views import explain
 
     sheet = datasheet.named(gpu)
     found = tables(results) if results else []
@@ -117,10 +119,10 @@ def of_published(results: str, gpu: str) -> Document:
         raise UserError(f"--gpu {gpu} goes with a CSV of published figures, and {results or 'results'} is none; {mend}")
     figures = [row for path in found for row in read_table(path)]
     rows = published(figures, sheet)
-    pays, sentences = crossovers(rows, []), why.sentences(rows)
-    console = terminal.make_console()
-    console.print(why.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
-    why.show(console, rows, sentences, pays, [])
+    pays, sentences = crossovers(rows, []), explain.sentences(rows)
+    console = make_console()
+    console.print(explain.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
+    explain.show(console, rows, sentences, pays, [])
     return {"cells": rows, "crossovers": [asdict(each) for each in pays], "sentences": sentences}
 
 

@@ -7,7 +7,8 @@ each length would be a graph of its own.
 import torch
 from torch import Tensor
 
-from nanobench.engines.base import Compiler, allocate_tokens, make_generator
+from nanobench.engines._compiler import Compiler
+from nanobench.engines.base import allocate_tokens, make_generator
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Point
@@ -20,7 +21,7 @@ class Cached:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler = adapter, sampler
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
-        self.path = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
+        self.kv_access = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
         self.max_len, self.length = point.total_len, 0
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
@@ -53,7 +54,7 @@ class Cached:
     def step(self) -> int:
         """See Engine.step."""
         self.length += 1
-        whole = self.path == "static"
+        whole = self.kv_access == "static"
         self.attend_to(self.max_len if whole else self.length, masked=whole)
         self.logits_BV = self.decode()
         return 1

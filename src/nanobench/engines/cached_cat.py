@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nanobench.engines.base import Compiler, allocate_tokens, make_generator
+from nanobench.engines._compiler import Compiler
+from nanobench.engines.base import allocate_tokens, make_generator
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Point
@@ -14,7 +15,7 @@ from nanobench.schema import Point
 class CachedCat:
     """Starts every call with an empty cache; its tensors, and so its shapes, grow by one token per step."""
 
-    path = "cat"
+    kv_access = "cat"
 
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         weights = next(adapter.module.parameters())

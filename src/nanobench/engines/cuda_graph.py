@@ -6,11 +6,11 @@ ended. How far it looks into the cache is fixed in a graph, so a long cache has 
 
 import torch
 
-from nanobench import costs
-from nanobench.engines.base import Compiler
+from nanobench.engines._compiler import Compiler
 from nanobench.engines.cached import Cached
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
+from nanobench.roofline import flops
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Point
 
@@ -27,9 +27,9 @@ class CudaGraph(Cached):
         if not point.device.startswith("cuda"):
             raise Skip(f"a CUDA graph needs a CUDA device, and this is {point.device}")
         super().__init__(adapter, sampler, point, compiler)
-        self.path = "buckets" if self.path == "prefix" else "static"
+        self.kv_access = "buckets" if self.kv_access == "prefix" else "static"
         lengths = range(point.prompt_len + 1, point.total_len)
-        seen = {costs.bucket(length, point.total_len) if self.path == "buckets" else point.total_len for length in lengths}
+        seen = {flops.bucket(length, point.total_len) if self.kv_access == "buckets" else point.total_len for length in lengths}
         # A capture gives unused blocks back, which were reserved before.
         torch.cuda.empty_cache()
         reserved, self.pool = torch.cuda.memory_reserved(self.tokens_BN.device), torch.cuda.graph_pool_handle()

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from nanobench.engines.base import Compiler, allocate_tokens, make_generator
+from nanobench.engines._compiler import Compiler
+from nanobench.engines.base import allocate_tokens, make_generator
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Point
@@ -15,7 +16,7 @@ class Uncached:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler, self.last_only = adapter, sampler, last_only
         self.cache = None
-        self.path = "uncached" if last_only else "uncached-full-logits"
+        self.kv_access = "uncached" if last_only else "uncached-full-logits"
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
         self.generator = make_generator(weights, compiler)

@@ -1,6 +1,6 @@
 """Uncached generation with logits at every position, of which all but the last are thrown away: what copied scripts time."""
 
-from nanobench.engines.base import Compiler
+from nanobench.engines._compiler import Compiler
 from nanobench.engines.uncached import Uncached
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler

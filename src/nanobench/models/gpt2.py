@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models.base import GPT, Attention, Cache, GPTAdapter, embedding
-from nanobench.models.linear import Linear
+from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
+from nanobench.models._kv_cache import Cache
+from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
 
 

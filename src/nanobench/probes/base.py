@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from nanobench.record import Repetition
+from nanobench.records import Repetition
 
 
 class Probe(Protocol):

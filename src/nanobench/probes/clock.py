@@ -12,7 +12,7 @@ import torch
 class Clock(Protocol):
     """Marks are taken while work is enqueued and become times only after `sync`."""
 
-    mark_interval: int
+    timestamp_interval: int
     """One repetition in so many carries a mark per token; 1 where marks cost next to nothing."""
     enqueues: bool
     """Whether work goes on after the call that asked for it has returned."""
@@ -25,11 +25,11 @@ class Clock(Protocol):
         """Waits until the device has done all that was enqueued."""
         ...
 
-    def mark(self) -> Any:
+    def timestamp(self) -> Any:
         """A moment in the device's stream of work."""
         ...
 
-    def resolve(self, marks: list[Any]) -> list[float]:
+    def resolve(self, timestamps: list[Any]) -> list[float]:
         """Seconds from the first mark to each of them; call it after `sync`."""
         ...
 
@@ -37,7 +37,7 @@ class Clock(Protocol):
 class HostClock:
     """For work that is done when the call returns: a mark is a reading of the monotonic clock."""
 
-    mark_interval = 1
+    timestamp_interval = 1
     enqueues = False
 
     def now(self) -> float:
@@ -47,19 +47,19 @@ class HostClock:
     def sync(self) -> None:
         """Nothing to wait for."""
 
-    def mark(self) -> float:
+    def timestamp(self) -> float:
         """See Clock.mark."""
         return time.perf_counter()
 
-    def resolve(self, marks: list[float]) -> list[float]:
+    def resolve(self, timestamps: list[float]) -> list[float]:
         """See Clock.resolve."""
-        return [mark - marks[0] for mark in marks]
+        return [timestamp - timestamps[0] for timestamp in timestamps]
 
 
 class CudaClock:
     """CUDA events recorded in the stream. Events are kept and used again, so that none is created inside a repetition."""
 
-    mark_interval = 5
+    timestamp_interval = 5
     enqueues = True
 
     def __init__(self, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class CudaClock:
         """See Clock.sync; all events are free again afterwards once they were resolved."""
         torch.cuda.synchronize(self.device)
 
-    def mark(self) -> torch.cuda.Event:
+    def timestamp(self) -> torch.cuda.Event:
         """See Clock.mark."""
         if self.used == len(self.events):
             self.events.append(torch.cuda.Event(enable_timing=True))
@@ -84,10 +84,10 @@ class CudaClock:
         event.record()
         return event
 
-    def resolve(self, marks: list[torch.cuda.Event]) -> list[float]:
+    def resolve(self, timestamps: list[torch.cuda.Event]) -> list[float]:
         """See Clock.resolve; resolution about half a microsecond."""
         self.used = 0
-        return [marks[0].elapsed_time(mark) / 1e3 for mark in marks]
+        return [timestamps[0].elapsed_time(timestamp) / 1e3 for timestamp in timestamps]
 
 
 def make_clock(device: torch.device) -> Clock:
@@ -95,11 +95,11 @@ def make_clock(device: torch.device) -> Clock:
     return CudaClock(device) if device.type == "cuda" else HostClock()
 
 
-def mark_cost_s(clock: Clock, marks: int = 10_000) -> float | None:
+def timestamp_cost_s(clock: Clock, timestamps: int = 10_000) -> float | None:
     """Seconds that one host mark takes, measured now; None on CUDA, where marked repetitions stand beside plain ones."""
-    if clock.mark_interval > 1:
+    if clock.timestamp_interval > 1:
         return None
     start = clock.now()
-    for _ in range(marks):
-        clock.mark()
-    return (clock.now() - start) / marks
+    for _ in range(timestamps):
+        clock.timestamp()
+    return (clock.now() - start) / timestamps

@@ -15,12 +15,12 @@ ADDED = ("Explanation:", "Developer debug context:")
 class Compilation:
     """Dynamo's counts for one arm; all None for an arm that compiles nothing."""
 
-    graphs: int | None = None
+    compiled_graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None
 
 
-def know_processor() -> None:
+def warm_vec_isa_cache() -> None:
     """Lets inductor find out what the processor can do, by compiling: seconds that are nobody's, kept in the user's cache.
 
     Where that fails, whoever compiles says so.
@@ -29,22 +29,22 @@ def know_processor() -> None:
         from torch._inductor.cpu_vec_isa import pick_vec_isa
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        with looking_in(Path(default_cache_dir())):
+        with inductor_cache_dir(Path(default_cache_dir())):
             pick_vec_isa()
 
 
 @contextmanager
-def own_cache(owner: str) -> Iterator[None]:
+def own_cache(cache_key: str) -> Iterator[None]:
     """Inductor finds the graphs and kernels compiled under this owner's name in an earlier process, and nobody else's."""
     from torch._inductor.utils import clear_caches
 
     clear_caches()
-    with looking_in(cache_of(owner)):
+    with inductor_cache_dir(cache_of(cache_key)):
         yield
 
 
 @contextmanager
-def looking_in(folder: Path) -> Iterator[None]:
+def inductor_cache_dir(folder: Path) -> Iterator[None]:
     """Inductor's cache is in a folder."""
     own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     before = {name: os.environ.get(name) for name in own}
@@ -57,11 +57,11 @@ def looking_in(folder: Path) -> Iterator[None]:
             os.environ.update({} if value is None else {name: value})
 
 
-def cache_of(owner: str) -> Path:
+def cache_of(cache_key: str) -> Path:
     """The owner's folder in inductor's."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    return Path(cache_dir()) / owner
+    return Path(cache_dir()) / cache_key
 
 
 class Tally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanobench.record import Repetition
+from nanobench.records import Repetition
 
 PROC, CGROUPS, CPUS = Path("/proc"), Path("/sys/fs/cgroup"), Path("/sys/devices/system/cpu")
 SPIN_LOOPS = 275_000
@@ -29,7 +29,7 @@ class HostProbe:
     def __init__(self) -> None:
         self.sources = {
             "pressure_s": Source(PROC / "pressure" / "cpu", lambda text: MICROSECOND * word_after(text, "total=")),
-            "throttled": Source(throttling_file(), lambda text: word_after(text, "nr_throttled ")),
+            "quota_throttled_periods": Source(throttling_file(), lambda text: word_after(text, "nr_throttled ")),
             "steal_s": Source(
                 PROC / "stat", lambda text: int(text.split()[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
             ),

@@ -10,7 +10,7 @@ import torch
 from nanobench.probes.base import Probe
 from nanobench.probes.clock import Clock, make_clock
 from nanobench.probes.host import HostProbe
-from nanobench.record import Repetition
+from nanobench.records import Repetition
 
 SUSTAINED_S = 3.5
 """How long an arm runs for counters that a GPU renews slowly: NVML's utilization means nothing in windows below 3 s."""

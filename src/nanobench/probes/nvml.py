@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanobench.probes.nvml_sampler import EVERY_S, SamplingProcess, append, take_samples
-from nanobench.record import Readings, Repetition
+from nanobench.records import Readings, Repetition
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class Gpu:
             "power_w": self._ask("nvmlDeviceGetPowerUsage", take=from_milli),
             "temperature_c": self._ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU, take=float),
             "gpu_memory_used_bytes": self._ask("nvmlDeviceGetMemoryInfo", version, take=lambda info: info.used),
-            "throttle": self._ask(
+            "clock_event_reasons": self._ask(
                 "nvmlDeviceGetCurrentClocksEventReasons",
                 older="nvmlDeviceGetCurrentClocksThrottleReasons",
                 take=reason_names,

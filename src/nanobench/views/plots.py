@@ -8,15 +8,15 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nanobench import lookup
+from nanobench import errors
 from nanobench.errors import UserError
-from nanobench.record import MEASURED
-from nanobench.views import sheet
-from nanobench.views.figures.latency import token_latency
-from nanobench.views.figures.over_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
+from nanobench.records import MEASURED
+from nanobench.views.figures import layout, style
+from nanobench.views.figures.by_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
-from nanobench.views.figures.steps import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.timeline import timeline
+from nanobench.views.figures.token_latency import token_latency
+from nanobench.views.figures.training import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.waterfall import waterfall
 
 Rows = list[dict[str, Any]]
@@ -51,14 +51,14 @@ def draw_all(cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
 
 def draw(name: str, cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
     """One figure as PNG and SVG in `folder`. Raises UserError where the name is unknown or the data does not allow it."""
-    return sheet.save(figure(name, cells, raw_rows), folder, name)
+    return layout.save(figure(name, cells, raw_rows), folder, name)
 
 
 def figure(name: str, cells: pd.DataFrame, raw_rows: Rows) -> Figure:
     """One figure. Raises UserError where the name is unknown or the data does not allow it."""
     if name not in PLOTS:
-        raise lookup.unknown("plot", name, PLOTS)
+        raise errors.unknown("plot", name, PLOTS)
     if not cells["status"].isin(MEASURED).any():
         raise UserError(f"{name} needs a measured cell and this run has none; nanobench report says why")
-    with mpl.rc_context(sheet.STYLE):
+    with mpl.rc_context(style.STYLE):
         return PLOTS[name](cells.reset_index(drop=True), raw_rows)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.verdict import SETTING, stated
-from nanobench.record import MEASURED
-from nanobench.views import believed, console, units
+from nanobench.records import MEASURED
+from nanobench.results.store import records
+from nanobench.views import format, reliability, sweep
+from nanobench.views.markdown import Row, escaped, grid, pairs, words
 from nanobench.views.plots import PLOTS
-from nanobench.views.tables import Row, escaped, grid, pairs, records, words
 
 PAIRINGS = {
     "block": "the arms of a point take turns within one process, and neighbours in time are compared",
@@ -29,7 +30,7 @@ def markdown(
         ("What was run", pairs(what_was_run(about, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
-        ("Can it be believed?", believed.lines(about, cells)),
+        ("Can it be believed?", reliability.lines(about, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
         ("How it was measured", [f"- {line}" for line in method(about, cells)]),
         ("Machine", pairs({name: words(value) for name, value in about["identity"].items() if value not in (None, [])})),
@@ -45,10 +46,10 @@ def table(cells: pd.DataFrame) -> str:
     """The cells as a Markdown table: where they lie, what they reached, and what became of them."""
     varying = [name for name in ("run", *SETTING) if name in cells and cells[name].nunique() > 1]
     found = records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
-    shown = console.rates(found)
+    shown = sweep.rates(found)
     heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *shown, "speedup [95 %]", "peak memory"]
     rows = [
-        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *console.figures(cell, shown)[:-1], cell["status"]]
+        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *sweep.figures(cell, shown)[:-1], cell["status"]]
         for cell in found
     ]
     return "\n".join(grid([*heads, "gate", "status"], rows))
@@ -60,7 +61,7 @@ def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
     fields = [*(name for name in stated(cells) if name != "model"), "batch_size"]
     points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
-    when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {units.duration(about['wall_s'])} of measuring"
+    when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {format.duration(about['wall_s'])} of measuring"
     return {
         "command": f"`{command_line(about)}`",
         "when": when,

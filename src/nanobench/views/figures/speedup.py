@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
-from nanobench.record import MEASURED
-from nanobench.views import panel, sheet
-from nanobench.views.sheet import AXIS, MOST_PANELS, Look
+from nanobench.records import MEASURED
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.layout import AXIS, MOST_PANELS
+from nanobench.views.figures.style import LineStyle
 
 MOST_LINES = 5
 
@@ -16,13 +17,18 @@ MOST_LINES = 5
 def speedup_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     """Speedup of each arm over the first, by batch size, with intervals."""
     refuse_without_ratio("speedup_vs_batch", cells)
-    looks, panels = sheet.arm_looks(cells), sheet.panels(cells)
+    line_styles, panels = style.arm_styles(cells), layout.panels(cells)
     shown = panels[:MOST_PANELS]
     columns = len(shown) if len(shown) < 4 else -(-len(shown) // 2)
-    drawing = ratio_panels(cells, shown, columns, "batch_size", "arm", looks)
-    handles = [look.handle(arm if n else f"{arm} (reference)", marked=n > 0) for n, (arm, look) in enumerate(looks.items())]
-    title = f"Speedup over {sheet.reference(cells)}, by batch size"
-    return sheet.frame(drawing, title, handles, cells, interval_note(cells), sheet.left_out("settings", shown, panels))
+    drawing = ratio_panels(cells, shown, columns, "batch_size", "arm", line_styles)
+    handles = [
+        line_style.handle(arm if n else f"{arm} (reference)", timestamped=n > 0)
+        for n, (arm, line_style) in enumerate(line_styles.items())
+    ]
+    title = f"Speedup over {layout.reference(cells)}, by batch size"
+    return layout.finish_figure(
+        drawing, title, handles, cells, interval_note(cells), layout.left_out("settings", shown, panels)
+    )
 
 
 def speedup_vs_length(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
@@ -33,40 +39,45 @@ def speedup_vs_length(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Fi
     refuse_without_ratio("speedup_vs_length", cells)
     length = str(counts.idxmax())
     batches = sorted(cells["batch_size"].unique().tolist())
-    kept = sheet.evenly(batches, MOST_LINES)
-    arms = [arm for arm in sheet.arm_looks(cells) if arm != sheet.reference(cells)]
+    kept = layout.evenly(batches, MOST_LINES)
+    arms = [arm for arm in style.arm_styles(cells) if arm != layout.reference(cells)]
     panels = [
         (", ".join(filter(None, (arm, title))), explained(here[here["batch_size"].isin(kept)], arm, ["batch_size", length]))
-        for title, here in sheet.panels(cells, apart=[length])
+        for title, here in layout.panels(cells, apart=[length])
         for arm in arms
     ]
     shown = panels[: max(1, MOST_PANELS // len(arms)) * len(arms)][: 2 * MOST_PANELS]
     columns = min(len(shown), 3) if len(arms) in (1, 3) or len(arms) > 4 else 2
-    looks = sheet.batch_looks(kept)
-    drawing = ratio_panels(cells, shown, columns, length, "batch_size", looks)
-    title = f"Speedup over {sheet.reference(cells)}, by {AXIS[length].partition(' (')[0]}"
-    handles = [look.handle(f"batch {batch}") for batch, look in looks.items()]
-    notes = (interval_note(cells), sheet.left_out("panels", shown, panels), sheet.left_out("batch sizes", kept, batches))
-    return sheet.frame(drawing, title, handles, cells, *notes)
+    line_styles = style.batch_styles(kept)
+    drawing = ratio_panels(cells, shown, columns, length, "batch_size", line_styles)
+    title = f"Speedup over {layout.reference(cells)}, by {AXIS[length].partition(' (')[0]}"
+    handles = [line_style.handle(f"batch {batch}") for batch, line_style in line_styles.items()]
+    notes = (interval_note(cells), layout.left_out("panels", shown, panels), layout.left_out("batch sizes", kept, batches))
+    return layout.finish_figure(drawing, title, handles, cells, *notes)
 
 
 def ratio_panels(
-    cells: pd.DataFrame, shown: list[tuple[str, pd.DataFrame]], columns: int, x: str, line: str, looks: dict[Any, Look]
+    cells: pd.DataFrame,
+    shown: list[tuple[str, pd.DataFrame]],
+    columns: int,
+    x: str,
+    line: str,
+    line_styles: dict[Any, LineStyle],
 ) -> Figure:
     """Panels of speedups over a length or batch size, with shared axes: a curve for each value of the column `line`."""
     crosses, row_in = panel.failing(shown, line), 3.4 if len(shown) == 1 else 2.4
     rows_in = [row_in + panel.room_in(crosses)] * -(-len(shown) // columns)
-    drawing, grid = sheet.make(len(shown), columns, rows_in, sharex=True, sharey=True)
+    drawing, grid = layout.make(len(shown), columns, rows_in, sharex=True, sharey=True)
     for axes, (title, here) in zip(grid.flat, shown, strict=False):
         panel.entitle(axes, title, columns)
-        axes.axhline(1.0, color=sheet.COLOURS[0], linewidth=1.2, zorder=1.5)
-        lines = [(looks[value], rows.sort_values(x)) for value, rows in here.groupby(line, sort=False)]
-        arms = [(look, rows) for look, rows in lines if rows["speedup"].notna().any()]
-        for number, (look, rows) in enumerate(arms):
-            place = panel.beside(rows[x], number, len(arms), cells[x])
+        axes.axhline(1.0, color=style.COLOURS[0], linewidth=1.2, zorder=1.5)
+        lines = [(line_styles[value], rows.sort_values(x)) for value, rows in here.groupby(line, sort=False)]
+        arms = [(line_style, rows) for line_style, rows in lines if rows["speedup"].notna().any()]
+        for number, (line_style, rows) in enumerate(arms):
+            place = panel.dodge(rows[x], number, len(arms), cells[x])
             bounds = rows["speedup_lo"], rows["speedup_hi"]
-            panel.curve(axes, look, place, rows["speedup"], *bounds, hollow=sheet.unjudged(rows))
-        panel.failures(axes, [(look, rows[x], rows["status"]) for look, rows in lines])
+            panel.curve(axes, line_style, place, rows["speedup"], *bounds, hollow=layout.unjudged(rows))
+        panel.failures(axes, [(line_style, rows[x], rows["status"]) for line_style, rows in lines])
         panel.steps(axes, cells[x], columns)
         panel.scale(axes, [*cells["speedup"], 1.0], panel.times, [*cells["speedup_lo"], *cells["speedup_hi"]], ratio=True)
     panel.make_room(grid.flat[0], crosses, row_in)
@@ -80,7 +91,9 @@ def refuse_without_ratio(name: str, cells: pd.DataFrame) -> None:
         return
     if cells["arm"].nunique() < 2:
         raise UserError(f"{name} needs two arms or more and this run has only {cells['arm'].iloc[0]}; give --engine a list")
-    raise UserError(f"{name} needs a ratio, and no arm was measured beside {sheet.reference(cells)}; nanobench report says why")
+    raise UserError(
+        f"{name} needs a ratio, and no arm was measured beside {layout.reference(cells)}; nanobench report says why"
+    )
 
 
 def explained(cells: pd.DataFrame, arm: str, place: list[str]) -> pd.DataFrame:

@@ -9,22 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench import stability
 from nanobench.analysis.timeline import moments
 from nanobench.errors import UserError
-from nanobench.record import JUDGED, MEASURED
-from nanobench.views import panel, sheet
-from nanobench.views.figures.over_batch import GHZ, PERCENT, Quantity
-from nanobench.views.sheet import MOST_COLUMNS, Look
+from nanobench.records import JUDGED, MEASURED
+from nanobench.results.status import LEAST_ON_CPU, MOST_SPIN_DRIFT
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.by_batch import GHZ, PERCENT, Quantity
+from nanobench.views.figures.layout import MOST_COLUMNS
+from nanobench.views.figures.style import LineStyle
 
 MOST_ARMS = 6
 LEAST_SPAN = 0.1
 """Share of the median that an axis of times shows at least in both directions, so that little noise looks little."""
 SEEN = (
-    Quantity(
-        "on_cpu_fraction", "main thread\non CPU (%)", PERCENT, stability.LEAST_ON_CPU, zero=False, log=False, reach=(100.0,)
-    ),
-    Quantity("spin_ratio", "fixed loop,\nfirst = 1", apart=stability.MOST_SPIN_DRIFT, zero=False),
+    Quantity("on_cpu_fraction", "main thread\non CPU (%)", PERCENT, LEAST_ON_CPU, zero=False, log=False, reach=(100.0,)),
+    Quantity("spin_ratio", "fixed loop,\nfirst = 1", apart=MOST_SPIN_DRIFT, zero=False),
     Quantity("gpu_util", "GPU utilization\n(%)", PERCENT, log=False, reach=(0.0, 100.0)),
     Quantity("clock_sm_hz", "SM clock\n(GHz)", GHZ, zero=False, log=False),
     Quantity("power_w", "power (W)", log=False),
@@ -41,26 +40,28 @@ def timeline(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     seen = moments(cells, raw_rows)
     if seen.empty:
         raise UserError("timeline needs repetitions that say when they began, and this run has none; measure it again")
-    shown, panels = sheet.at_ends(cells, seen["cell"].unique(), MOST_COLUMNS)
-    looks = sheet.arm_looks(cells)
-    kept = list(looks)[:MOST_ARMS]
+    shown, panels = layout.at_ends(cells, seen["cell"].unique(), MOST_COLUMNS)
+    line_styles = style.arm_styles(cells)
+    kept = list(line_styles)[:MOST_ARMS]
     indices = [index for _, rows in shown for index in rows.index]
     here = seen[seen["cell"].isin(indices)]
     probed = [quantity for quantity in SEEN if quantity.known(here)]
     rows_in = [1.25] * len(kept) + [1.05] * len(probed)
-    drawing, grid = sheet.make(len(rows_in) * len(shown), len(shown), rows_in, sharex="col")
+    drawing, grid = layout.make(len(rows_in) * len(shown), len(shown), rows_in, sharex="col")
     first = pd.concat([rows[rows["arm"].eq(kept[0])] for _, rows in shown])
     for column, (title, rows) in zip(grid.T, shown, strict=True):
         # The status of the first arm, where it has to be told, takes the right of a second line.
-        column[0].set_title(fill(title, 84 // len(shown)) + "\n" * bool(sheet.unjudged(first).any()))
-        draw_point(column, rows, here[here["cell"].isin(rows.index)], {arm: looks[arm] for arm in kept}, probed)
+        column[0].set_title(fill(title, 84 // len(shown)) + "\n" * bool(layout.unjudged(first).any()))
+        draw_point(column, rows, here[here["cell"].isin(rows.index)], {arm: line_styles[arm] for arm in kept}, probed)
         column[-1].set_xlabel("time in the launch (s)")
     label_rows(grid, kept, probed)
     drawing.align_ylabels(grid[:, 0])
-    left_out = sheet.left_out("panels", shown, panels), sheet.left_out("arms", kept, list(looks))
-    notes = (*words(here), *left_out, sheet.unmeasured_words(cells.drop(indices)))
-    handles = [looks[arm].handle(arm) for arm in kept] + marks(here)
-    return sheet.frame(drawing, "Each repetition when it ran, and what the machine did meanwhile", handles, cells, *notes)
+    left_out = layout.left_out("panels", shown, panels), layout.left_out("arms", kept, list(line_styles))
+    notes = (*words(here), *left_out, layout.unmeasured_words(cells.drop(indices)))
+    handles = [line_styles[arm].handle(arm) for arm in kept] + marks(here)
+    return layout.finish_figure(
+        drawing, "Each repetition when it ran, and what the machine did meanwhile", handles, cells, *notes
+    )
 
 
 def label_rows(grid: Any, arms: list[str], probed: list[Quantity]) -> None:
@@ -73,17 +74,19 @@ def label_rows(grid: Any, arms: list[str], probed: list[Quantity]) -> None:
 
 
 def draw_point(
-    column: Iterable[Axes], cells: pd.DataFrame, seen: pd.DataFrame, looks: dict[str, Look], probed: list[Quantity]
+    column: Iterable[Axes], cells: pd.DataFrame, seen: pd.DataFrame, line_styles: dict[str, LineStyle], probed: list[Quantity]
 ) -> None:
     """The panels of one point: the repetitions of each arm, then each quantity over all of them."""
     panels = iter(column)
     index_of = dict(zip(cells["arm"], cells.index, strict=True))
     launches = sorted(seen["launch"].unique())
-    shades = {index_of[arm]: sheet.shades(look.colour, launches) for arm, look in looks.items() if arm in index_of}
-    for (arm, look), axes in zip(looks.items(), panels, strict=False):
+    shades = {
+        index_of[arm]: style.shades(line_style.colour, launches) for arm, line_style in line_styles.items() if arm in index_of
+    }
+    for (arm, line_style), axes in zip(line_styles.items(), panels, strict=False):
         if arm in index_of:
             mine = seen[seen["cell"].eq(index_of[arm]) & seen["kind"].eq("steady")]
-            draw_times(axes, cells.loc[index_of[arm]], mine, look, shades[index_of[arm]])
+            draw_times(axes, cells.loc[index_of[arm]], mine, line_style, shades[index_of[arm]])
         else:
             axes.set_yticks([])
     for axes, quantity in zip(panels, probed, strict=True):
@@ -91,7 +94,7 @@ def draw_point(
         shade_sustained(axes, seen)
 
 
-def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shades: dict[int, Any]) -> None:
+def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, line_style: LineStyle, shades: dict[int, Any]) -> None:
     """Milliseconds per call of each repetition of one cell, a line per launch, around a thin line at their median."""
     if cell["status"] in MEASURED and cell["status"] not in JUDGED:
         axes.set_title(cell["status"], loc="right", fontsize=8, color=panel.LIMIT_COLOUR)
@@ -100,7 +103,7 @@ def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, look: Look, shad
         axes.set_yticks([])
         return
     for launch, mine in rows.groupby("launch"):
-        style: Any = {"color": shades[launch], "marker": look.marker, **dots(len(rows))}
+        style: Any = {"color": shades[launch], "marker": line_style.marker, **dots(len(rows))}
         axes.plot(mine["at_s"], 1e3 * mine["call_s"], linewidth=0.7, **style)
         unsettled = mine[mine["valid"] & ~mine["counts"]]
         axes.plot(unsettled["at_s"], 1e3 * unsettled["call_s"], **{**style, **UNSETTLED})

@@ -14,8 +14,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, TRAINING_STEPS, Factor, Waterfall, waterfalls
 from nanobench.errors import UserError
-from nanobench.views import panel, sheet, units
-from nanobench.views.sheet import MOST_PANELS
+from nanobench.views import format
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.layout import MOST_PANELS
 
 ROW_IN = 0.27
 TITLE_IN = 0.75
@@ -51,9 +52,9 @@ def waterfall(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     ways = [(each, way) for each in found for way in (each.arms_first, each.batch_first) if way]
     shown = (ways if len(ways) <= MOST_PANELS else [(each, each.arms_first) for each in found])[:MOST_PANELS]
     columns, rows = min(2, len(shown)), max(len(bars(each, way)) for each, way in shown)
-    drawing, grid = sheet.make(len(shown), columns, [ROW_IN * rows + TITLE_IN] * -(-len(shown) // columns), sharex=True)
+    drawing, grid = layout.make(len(shown), columns, [ROW_IN * rows + TITLE_IN] * -(-len(shown) // columns), sharex=True)
     drawing.set_layout_engine("constrained", w_pad=BETWEEN_IN)
-    colours = {arm: look.colour for arm, look in sheet.arm_looks(cells).items()}
+    colours = {arm: line_style.colour for arm, line_style in style.arm_styles(cells).items()}
     for axes, (each, way) in zip(grid.flat, shown, strict=False):
         draw(axes, bars(each, way), colours)
         axes.set_title(fill(title(each, way, found), 84 // columns))
@@ -61,10 +62,10 @@ def waterfall(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
     scale(grid.flat[0], reach(bars(each, way) for each, way in shown), columns)
     what = "training throughput" if found[0].where["seq_len"] else "output"
     panel.outer_labels(grid, len(shown), f"{what} relative to the first bar's start (x)", "")
-    notes = (*words(found, factors), sheet.left_out("panels", shown, ways))
+    notes = (*words(found, factors), layout.left_out("panels", shown, ways))
     handles = marks(factors, colours, cells)
-    return sheet.frame(
-        drawing, f"What each change multiplies the {what} by", handles, cells, *notes, sheet.unmeasured_words(cells)
+    return layout.finish_figure(
+        drawing, f"What each change multiplies the {what} by", handles, cells, *notes, layout.unmeasured_words(cells)
     )
 
 
@@ -76,7 +77,7 @@ def bars(found: Waterfall, way: list[Factor]) -> list[Factor]:
 def title(found: Waterfall, way: list[Factor], of: list[Waterfall]) -> str:
     """The setting, where there are several, and the way."""
     differing = [name for name in found.where if len({each.where[name] for each in of}) > 1]
-    setting = [sheet.word(name, [found.where[name]]) for name in differing]
+    setting = [layout.word(name, [found.where[name]]) for name in differing]
     batch = f"arms at batch {way[-1].from_batch if way[-1].step == BATCH else way[-1].to_batch}"
     order = f"batch, then {batch}" if way[0].step == BATCH else f"{batch}, then batch" if way[-1].step == BATCH else batch
     return ": ".join(filter(None, (", ".join(setting), order)))
@@ -114,8 +115,8 @@ def draw(axes: Axes, factors: list[Factor], colours: dict[str, Any]) -> None:
 def label(factor: Factor) -> str:
     """2.84x [2.48, 3.25]."""
     if factor.ratio is None:
-        return units.MISSING
-    value, low, high = (units.text(each, "ratio") for each in (factor.ratio.value, factor.ratio.low, factor.ratio.high))
+        return format.MISSING
+    value, low, high = (format.text(each, "ratio") for each in (factor.ratio.value, factor.ratio.low, factor.ratio.high))
     return f"{value}x" + (f" [{low}, {high}]" if factor.ratio.low is not None else "")
 
 
@@ -190,4 +191,4 @@ def marks(factors: list[Factor], colours: dict[str, Any], cells: pd.DataFrame) -
         steps, key=lambda name: (name == BATCH, list((STEPS | TRAINING_STEPS).values()).index(name) if name != BATCH else 0)
     )
     found = [Line2D([], [], color=colour_of(steps[name], colours), linewidth=7, label=labels[name]) for name in order]
-    return found if all(each.judged for each in factors) else [*found, sheet.unjudged_handle(cells)]
+    return found if all(each.judged for each in factors) else [*found, layout.unjudged_handle(cells)]

@@ -1,0 +1,114 @@
+"""A run's cells predicted for a device that is not here: its datasheet, at the efficiency that was seen here.
+
+Where this machine's own datasheet is known, each limit reached here is a share of it, and the other device is taken to reach
+the same share of its own. Where it is not, the other one is taken to reach all of it: the figure is a lower bound of the time.
+Dispatching an operation is taken to cost what it costs this host.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from nanobench.errors import UserError
+from nanobench.records import MEASURED
+from nanobench.results.cell import Cell
+from nanobench.results.repetitions import ARM_FIELDS
+from nanobench.roofline.datasheet import Datasheet, find
+from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.prediction import Operations, Prediction, predict
+from nanobench.schema import DTYPE_BYTES
+
+Row = dict[str, Any]
+SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]
+"""What a measured cell must share with a predicted one."""
+
+
+def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.DataFrame | None) -> list[Row]:
+    """One row per cell that can be predicted, at its own dtype or another; beside it what `measured`, cells of runs on that
+    device, holds of the same point. Raises UserError where the run holds nothing to predict from.
+    """
+    ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.rows[0]["arm_index"]))
+    predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
+    if not predictions:
+        raise UserError(
+            f"nothing to predict for {sheet.name}: no cell has a calibration, a profile and a dtype that its datasheet tells; "
+            "measure again with: nanobench kv-sweep --calibration auto"
+        )
+    references = {cell.point: prediction for cell, prediction in predictions if cell.is_reference}
+    found = []
+    for cell, prediction in predictions:
+        reference = None if cell.is_reference else references.get(cell.point)
+        head = {**asdict(cell.point), **{name: cell.rows[0][name] for name in ARM_FIELDS}, "gpu": sheet.name}
+        head |= {"dtype": dtype or cell.point.dtype, "device": "cuda"}
+        found.append({**head, **figures(cell, prediction, reference, seen_there(head, measured))})
+    return found
+
+
+def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: float | None) -> Row:
+    """What is predicted of a cell, and what was measured there."""
+    call_s = found.call.total_s
+    speedup = reference.call.total_s / call_s if reference else None
+    return {
+        "predicted_output_tok_s": cell.point.batch_size * cell.point.new_tokens / call_s,
+        "predicted_ttft_s": found.prefill.total_s,
+        "predicted_tpot_s": found.tpot_s,
+        "predicted_speedup": speedup,
+        "predicted_bound_by": found.decode.bound_by if found.steps else found.prefill.bound_by,
+        "measured_output_tok_s": there,
+        "prediction_error": None if there is None else cell.point.batch_size * cell.point.new_tokens / call_s / there - 1,
+    }
+
+
+def seen_there(head: Row, measured: pd.DataFrame | None) -> float | None:
+    """The throughput of the same point and arm on that device; None where it was not measured."""
+    if measured is None or measured.empty:
+        return None
+    same = measured[(measured[SAME] == pd.Series({name: head[name] for name in SAME})).all(axis=1)]
+    values = same.loc[same["status"].isin(MEASURED), "output_tok_s"]
+    return float(values.iloc[-1]) if len(values) else None
+
+
+def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Prediction | None:
+    """A call on the other device; None without a calibration, a profile, a known path, or the sheet's figures for the dtype."""
+    point = cell.point
+    there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
+    limits = cell.machine.limits_of(point)
+    prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
+    if cell.shape is None or limits is None or cell.kv_access is None or prefill is None:
+        return None
+    if sheet.bytes_per_s is None or there_point.dtype not in sheet.flops:
+        return None
+    here = cell.machine.sheet or Datasheet("unknown")
+    read = sheet.bytes_per_s * share(limits.at("read"), here.bytes_per_s)
+    peak = sheet.flops[there_point.dtype] * share(limits.best("matmul"), here.flops.get(point.dtype))
+    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype)))
+    return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0))
+
+
+def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterator[Limit]:
+    """Each limit on the other device, which reads so many bytes and does so many operations per second.
+
+    Its product with few rows takes as long as its weights take to be read.
+    """
+    per_byte = 2.0 / DTYPE_BYTES[dtype]
+    for limit in limits.found:
+        if limit.kind in ("matmul", "head", "attention"):
+            value = min(peak * min(1.0, limits.best(limit.kind) / limits.best("matmul")), limit.rows * per_byte * read)
+        elif limit.kind in ("read", "copy", "elementwise", "pick"):
+            value = read * min(1.0, limit.value / limits.at("read"))
+        else:
+            value = limit.value
+        yield replace(limit, value=value)
+
+
+def share(reached: float, promised: float | None) -> float:
+    """What of a promise was reached; all of it where nothing was promised."""
+    return min(1.0, reached / promised) if promised else 1.0
+
+
+def is_on(about: Row, sheet: Datasheet) -> bool:
+    """Whether a run was measured on the device of a sheet."""
+    gpus = about.get("identity", {}).get("gpus") or []
+    return str(about.get("device", "")).startswith("cuda") and any(find(name) == sheet for name in gpus)

@@ -1,0 +1,51 @@
+"""The command that predicts a run for other hardware: predict."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from nanobench.cli.app import app, make_console
+
+
+@app.command("predict")
+def predict(
+    results: Annotated[
+        str, typer.Argument(metavar="RESULTS", help="a run, or a folder of runs: the newest counts")
+    ] = "results",
+    gpu: Annotated[str, typer.Option(metavar="LIST", help="short names of datasheets, like h200,a100-80gb")] = "",
+    dtype: Annotated[str, typer.Option(help="the dtype there; auto is that of each cell")] = "auto",
+    measured: Annotated[str, typer.Option(metavar="DIR", help="where to look for runs on that GPU")] = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
+) -> None:
+    """Predict a run's cells for other hardware, from its datasheet and the efficiency seen here; nothing is measured."""
+    import pandas as pd
+
+    from nanobench import errors
+    from nanobench.analysis import predict as analysis
+    from nanobench.errors import UserError
+    from nanobench.results import store
+    from nanobench.results.cell import make_cells
+    from nanobench.results.run_context import hardware
+    from nanobench.roofline import datasheet
+    from nanobench.schema import DTYPES
+    from nanobench.views import predict as views
+
+    if not gpu:
+        raise UserError(f"--gpu is missing; give one or more of {', '.join(datasheet.names())}")
+    if dtype not in (*DTYPES, "auto"):
+        raise errors.unknown("dtype", dtype, (*DTYPES, "auto"))
+    sheets = [datasheet.named(name.strip()) for name in gpu.split(",")]
+    run = store.find_runs(results)[-1]
+    cells, here = make_cells(run.read_raw(), run.machine()), hardware(run.read_about())
+    console, found = make_console(), []
+    for sheet in sheets:
+        runs = [each for each in store.runs_below(measured) if analysis.is_on(each.read_about(), sheet)]
+        seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None
+        rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
+        console.print(views.table(rows))
+        found += rows
+    known = datasheet.find(here) is not None
+    console.print(views.basis(here or "this machine", known), highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({"run": str(run.folder), "predicted": found}))

@@ -1,0 +1,1 @@
+"""The correctness gates: no arm is timed before one passed it."""

@@ -1,0 +1,263 @@
+"""The correctness gate: no arm is timed until it was shown to compute what the model computes.
+
+The reference is always the uncached forward pass in a wider dtype (float64 for float32, float32 for the half types).
+Three questions, in rising cost: does the arm generate the reference's tokens at a small shape in float32; do the rows of
+a batch stay apart; are its logits right at the measured shape, on tokens that it is forced to read?
+The forced tokens are random: an untrained model's own greedy choice soon repeats one token, and a wrong position would
+hide behind it.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nanobench.engines.base import Engine
+from nanobench.errors import Skip
+from nanobench.models import _packed_linear as packed_linear
+from nanobench.models.base import Adapter
+from nanobench.records import Gate, Verdict
+from nanobench.schema import REFERENCE_DTYPE, Point
+
+MAX_ROWS, MAX_POSITIONS = 8, 32
+CHUNK_BYTES = 512 << 20
+SMALL_ROWS, SMALL_PROMPT, SMALL_NEW = 3, 8, 8
+FLOOR = {"float32": 1e-5, "bfloat16": 4e-3, "float16": 5e-4}
+"""The least tolerance, relative to the largest logit: about one rounding of the result, and of a few layers in float32."""
+SLACK = 4
+"""Tolerance: so many times the largest error of the uncached forward pass itself."""
+BuildEngine = Callable[[Adapter, Point], Engine]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference's logits [R, P, V] at positions counted from the first generated token, and the tolerance in their unit."""
+
+    logits_RPV: Tensor
+    positions: list[int]
+    tolerance: float
+
+    @property
+    def top_RP(self) -> Tensor:
+        """The reference's most likely tokens."""
+        return self.logits_RPV.argmax(-1)
+
+    @property
+    def clear_RP(self) -> Tensor:
+        """Where the most likely token leads by more than the tolerance, so that rounding cannot excuse another choice."""
+        best_RP2 = self.logits_RPV.topk(2, dim=-1).values
+        return best_RP2[..., 0] - best_RP2[..., 1] > self.tolerance
+
+
+class Reference:
+    """What every arm of one point is held against. Computed once, then shared: by `compute`, or when an arm first asks."""
+
+    def __init__(self, adapter: Adapter, point: Point, seed: int) -> None:
+        self.adapter, self.point = adapter, point
+        self.device = next(adapter.module.parameters()).device
+        self.seed = seed
+        self.prompt_BT = self.draw(point.batch_size, point.prompt_len, stream=0)
+        self.forced_BN = self.draw(point.batch_size, point.new_tokens, stream=1)
+
+    def compute(self) -> None:
+        """Computes all of it now, while nothing else takes the memory that the wider model needs."""
+        _ = self.small_expected, self.expected
+
+    def draw(self, rows: int, length: int, stream: int) -> Tensor:
+        """Seeded random tokens [rows, length]; each row of its own."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + stream)
+        return torch.randint(self.adapter.shape.vocab_size, (rows, length), generator=generator).to(self.device)
+
+    @cached_property
+    def narrow(self) -> Adapter:
+        """The model in float32: itself where it is measured so."""
+        return self.adapter if self.point.dtype == "float32" else cast(self.adapter, torch.float32)
+
+    @cached_property
+    def small(self) -> Point:
+        """The shape of the float32 test, cut to the model's block size."""
+        half = self.adapter.shape.block_size // 2
+        prompt_len, new_tokens = min(SMALL_PROMPT, half), min(SMALL_NEW, half)
+        return replace(self.point, dtype="float32", batch_size=SMALL_ROWS, prompt_len=prompt_len, new_tokens=new_tokens)
+
+    @cached_property
+    def small_prompt_BT(self) -> Tensor:
+        """The prompts of the float32 test."""
+        return self.draw(self.small.batch_size, self.small.prompt_len, stream=2)
+
+    @cached_property
+    def small_expected(self) -> tuple[Tensor, Expected]:
+        """Greedy tokens [B, N] of the float64 model at the small shape, and the logits that chose them."""
+        wide, tokens_BN = cast(self.adapter, torch.float64), self.small_prompt_BT
+        rows = []
+        for _ in range(self.small.new_tokens):
+            rows.append(wide.forward(tokens_BN, last_only=True)[:, -1])
+            tokens_BN = torch.cat((tokens_BN, rows[-1].argmax(-1, keepdim=True)), dim=1)
+        logits_RPV = torch.stack(rows, dim=1)
+        positions = list(range(self.small.new_tokens))
+        own = own_logits(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
+        return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
+
+    @cached_property
+    def expected(self) -> Expected:
+        """The reference's logits on the forced tokens at the measured shape, for a few rows and positions."""
+        point = self.point
+        rows = slice(0, min(MAX_ROWS, point.batch_size))
+        positions = sorted({round(p) for p in torch.linspace(0, point.new_tokens - 1, MAX_POSITIONS).tolist()})
+        sequence_RT = torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
+        wide = cast(self.adapter, getattr(torch, REFERENCE_DTYPE[point.dtype]))
+        logits_RPV = logits_at(wide, sequence_RT, point.prompt_len, positions)
+        own = own_logits(self.adapter, sequence_RT, point.prompt_len, positions)
+        return Expected(logits_RPV, positions, tolerance(own, logits_RPV, point.dtype))
+
+
+def cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:
+    """A copy of the model with the same weights in another dtype."""
+    wide = copy.deepcopy(adapter)
+    wide.module.to(dtype)
+    return wide
+
+
+def tolerance(own_RPV: Tensor, wide_RPV: Tensor, dtype: str) -> float:
+    """What rounding may do: SLACK times the uncached path's own largest error, at least FLOOR times the largest logit."""
+    error = (own_RPV.to(wide_RPV.dtype) - wide_RPV).abs().max().item()
+    return max(SLACK * error, FLOOR[dtype] * wide_RPV.abs().max().item())
+
+
+def own_logits(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:
+    """As `logits_at`, by torch's own products: what is judged does not say how far off it may be."""
+    with packed_linear.unpacked(adapter.module):
+        return logits_at(adapter, sequence_RT, prompt_len, positions)
+
+
+def logits_at(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:
+    """Logits [R, P, V] of one uncached pass, in chunks of rows so that the logits of all positions stay small."""
+    last = torch.tensor([prompt_len - 1 + position for position in positions], device=sequence_RT.device)
+    row_bytes = sequence_RT.shape[1] * adapter.shape.vocab_size * 8
+    if row_bytes > CHUNK_BYTES:
+        one_by_one = [adapter.forward(sequence_RT[:, : end + 1], last_only=True) for end in last.tolist()]
+        return torch.cat(one_by_one, dim=1)
+    chunks = sequence_RT.split(max(1, CHUNK_BYTES // row_bytes))
+    return torch.cat([adapter.forward(chunk)[:, last] for chunk in chunks])
+
+
+def run_forced(engine: Engine, prompt_BT: Tensor, forced_BN: Tensor, rows: int, positions: list[int]) -> Tensor | None:
+    """The engine's logits [R, P, V] while it reads `forced_BN` instead of what it chose; None from a black box."""
+    engine.prefill(prompt_BT)
+    if engine.logits_BV is None:
+        return None
+    prompt_len, seen, position = prompt_BT.shape[1], [], 0
+    while True:
+        if position in positions:
+            seen.append(engine.logits_BV[:rows].clone())
+        if position >= positions[-1]:
+            return torch.stack(seen, dim=1)
+        engine.tokens_BN[:, prompt_len + position] = forced_BN[:, position]
+        position += engine.step()
+
+
+def run_free(engine: Engine, prompt_BT: Tensor, new_tokens: int) -> Tensor:
+    """A copy of the tokens [B, prompt + new] that the engine generates by itself."""
+    engine.prefill(prompt_BT)
+    made = 1
+    while made < new_tokens:
+        made += engine.step()
+    return engine.tokens_BN.clone()
+
+
+def digest(tokens_BN: Tensor) -> str:
+    """Twelve hexadecimal digits that change with any token."""
+    return hashlib.sha256(tokens_BN.cpu().numpy().tobytes()).hexdigest()[:12]
+
+
+def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bool) -> Gate:
+    """The verdict on one arm: on `engine`, which has run before, at the measured shape, and on one that `build` makes small.
+
+    A compiled arm is asked at the measured shape only: any other would cost a compilation and prove another graph.
+    Raises Skip for an arm that cannot be judged.
+    """
+    small = None if compiled else judge_small(reference, build)
+    if small and small.verdict is Verdict.WRONG:
+        return small
+    if engine.logits_BV is None:
+        if small is None:
+            raise Skip("a compiled engine that shows no logits cannot be gated")
+        return replace(small, note=f"black box, gated by its tokens alone: {small.note}")
+    full = judge_forced(reference, engine)
+    if full.verdict is Verdict.EXACT and small:
+        return replace(full, verdict=small.verdict, note=f"{small.note}; {full.note}")
+    if full.verdict is not Verdict.WRONG and compiled:
+        return judge_rows_forced(reference, engine, full)
+    return full
+
+
+def judge_small(reference: Reference, build: BuildEngine) -> Gate:
+    """float32 at the small shape: the reference's tokens, and no row that listens to another."""
+    want_BN, expected = reference.small_expected
+    engine = build(reference.narrow, reference.small)
+    prompt_BT, new_tokens = reference.small_prompt_BT, reference.small.new_tokens
+    got_BN = run_free(engine, prompt_BT, new_tokens)
+    gate = compare_tokens(got_BN, want_BN, expected, prompt_BT.shape[1], "small float32 tokens")
+    if gate.verdict is Verdict.WRONG:
+        return gate
+    other_BT = prompt_BT.clone()
+    other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
+    again_BN = run_free(engine, other_BT, new_tokens)
+    others = Expected(expected.logits_RPV[1:], expected.positions, expected.tolerance)
+    rows = compare_tokens(again_BN[1:], got_BN[1:], others, prompt_BT.shape[1], "rows apart")
+    return rows if rows.verdict is Verdict.WRONG else gate
+
+
+def compare_tokens(got_BN: Tensor, want_BN: Tensor, expected: Expected, prompt_len: int, what: str) -> Gate:
+    """Wrong where a row leaves the wanted tokens and rounding cannot excuse it; after an excused step the row is let go."""
+    differs_RP = got_BN[:, prompt_len:] != want_BN[:, prompt_len:]
+    if not differs_RP.any():
+        return Gate(verdict=Verdict.EXACT, note=f"{what} equal", tolerance=expected.tolerance)
+    for row in differs_RP.any(dim=1).nonzero().flatten().tolist():
+        first = int(differs_RP[row].to(torch.int).argmax())
+        if expected.clear_RP[row, first]:
+            note = f"{what}: row {row} differs at new token {first + 1}"
+            return Gate(verdict=Verdict.WRONG, note=note, tolerance=expected.tolerance)
+    return Gate(verdict=Verdict.ROUNDING, note=f"{what} differ only at ties", tolerance=expected.tolerance)
+
+
+def judge_forced(reference: Reference, engine: Engine) -> Gate:
+    """Logits on the forced tokens at the measured dtype and shape."""
+    expected = reference.expected
+    rows = len(expected.logits_RPV)
+    got_RPV = run_forced(engine, reference.prompt_BT, reference.forced_BN, rows, expected.positions)
+    assert got_RPV is not None
+    error_RP = (got_RPV.to(expected.logits_RPV.dtype) - expected.logits_RPV).abs().amax(-1)
+    error, differs_RP = error_RP.max().item(), got_RPV.argmax(-1) != expected.top_RP
+    where = f"{rows} rows x {len(expected.positions)} positions"
+    if not error <= expected.tolerance:
+        step = expected.positions[int((~(error_RP <= expected.tolerance)).any(dim=0).to(torch.int).argmax())]
+        verdict, note = (
+            Verdict.WRONG,
+            f"forced logits off by {error:.2g} (tolerance {expected.tolerance:.2g}), first at new token {step + 1}",
+        )
+    elif differs_RP.any():
+        verdict, note = Verdict.ROUNDING, f"forced tokens differ only at ties, {where}"
+    else:
+        verdict, note = Verdict.EXACT, f"forced logits within tolerance, {where}"
+    return Gate(verdict=verdict, note=note, max_error=error, tolerance=expected.tolerance)
+
+
+def judge_rows_forced(reference: Reference, engine: Engine, gate: Gate) -> Gate:
+    """Row independence at the measured shape: row 0 reads another prompt and no other row's logits may move."""
+    expected = reference.expected
+    rows = len(expected.logits_RPV)
+    if rows == 1:
+        return gate
+    other_BT = reference.prompt_BT.clone()
+    other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
+    got_RPV = run_forced(engine, other_BT, reference.forced_BN, rows, expected.positions)
+    assert got_RPV is not None
+    moved = (got_RPV[1:].to(expected.logits_RPV.dtype) - expected.logits_RPV[1:]).abs().max().item()
+    if moved <= expected.tolerance:
+        return gate
+    return replace(gate, verdict=Verdict.WRONG, note=f"changing row 0 moved another row's logits by {moved:.2g}")

@@ -1,0 +1,87 @@
+"""What the built-in architectures share: attention, the network's base class and its Adapter.
+
+Shapes: B rows, T tokens, C width, V vocabulary, H heads, K key-value heads, D head width, S cached tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanobench.errors import Skip
+from nanobench.models._kv_cache import Cache, CatCache, StaticCache
+from nanobench.schema import GPTShape
+
+
+class Attention(nn.Module):
+    """Grouped-query attention between an architecture's projections: causal over the whole input, or over a cache."""
+
+    look = staticmethod(F.scaled_dot_product_attention)
+    """The attention itself, which a calibration times in its place."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__()
+        self.layer, self.grouped = layer, shape.n_head != shape.n_kv_head
+
+    def attend(
+        self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
+    ) -> Tensor:
+        """Attention output [B, T, C]."""
+        if cache is not None:
+            k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
+        mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
+        # Branches, not comparisons as arguments: a compiler makes sizes symbols, and a kernel takes no comparison of symbols.
+        if q_BHTD.shape[2] > 1:
+            y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
+            return y_BHTD.transpose(1, 2).flatten(2)
+        if self.grouped and cache is not None:
+            # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
+            rows_BKGD = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1))
+            return self.look(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
+        return self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table without values yet. `nn.Embedding` draws some, and on the meta device torch imports for 1.6 s to do so."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
+class GPT(nn.Module):
+    """A network of ours: called with tokens, positions and a cache it gives hidden states [B, T, C]."""
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, V]"""
+        raise NotImplementedError
+
+
+def last(x_BTC: Tensor) -> Tensor:
+    """The last position [B, 1, C], its rows side by side: over rows that lie apart a CPU multiplies one by one."""
+    return x_BTC[:, -1:].contiguous()
+
+
+class GPTAdapter:
+    """The Adapter of our own architectures."""
+
+    def __init__(self, module: GPT, shape: GPTShape) -> None:
+        self.module = module
+        self.shape = shape
+
+    def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
+        """See Adapter.forward."""
+        x_BTC: Tensor = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
+        logits_BTV = self.module.logits(last(x_BTC) if last_only else x_BTC)
+        if targets_BT is None:
+            return logits_BTV
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-1)
+
+    def make_cache(self, batch_size: int, max_len: int, kind: str) -> Cache:
+        """See Adapter.make_cache."""
+        if kind == "static":
+            return StaticCache(self.shape, batch_size, max_len, like=next(self.module.parameters()))
+        if kind == "cat":
+            return CatCache(self.shape)
+        raise Skip(f"{self.shape.architecture} has no cache of kind {kind!r} (it has: static, cat)")
+
+    def forward_cached(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache, last_only: bool = True) -> tuple[Tensor, Cache]:
+        """See Adapter.forward_cached."""
+        x_BTC = self.module(idx_BT, pos_T, cache)
+        return self.module.logits(last(x_BTC) if last_only else x_BTC), cache

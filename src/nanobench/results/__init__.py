@@ -1,0 +1,1 @@
+"""What was measured: files, repetitions, cells and the columns derived from them."""

@@ -1,0 +1,244 @@
+"""The folder of a run: raw parquet per trial, the cells derived from it, run.json. A file is written whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import MISSING, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanobench.errors import UserError
+from nanobench.records import RAW_COLUMNS
+from nanobench.results import derive
+from nanobench.results.derive import BY_NAME
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
+from nanobench.results.run_context import Machine
+from nanobench.schema import Arm, Point, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# pyarrow would take Ctrl-C for itself while it reads or writes, and end the process.
+pa.enable_signal_handlers(False)
+
+ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def arrow_type(kind: Any) -> pa.DataType:
+    """The parquet type of an annotation like `float | None` or `tuple[float, ...] | None`."""
+    options = [option for option in getattr(kind, "__args__", (kind,)) if option is not type(None)]
+    if kind in ARROW:
+        return ARROW[kind]
+    if "tuple" in str(kind):
+        return pa.list_(pa.float64())
+    return next((ARROW[base] for base in (str, int, float, bool) if issubclass(options[0], base)), pa.string())
+
+
+RENAMED = {
+    "marks_s": "token_times_s",
+    "marked": "timestamped",
+    "mark_cost_s": "timestamp_cost_s",
+    "contexts": "attended_positions",
+    "useful_contexts": "useful_attended_positions",
+    "path": "kv_access",
+    "throttle": "clock_event_reasons",
+    "throttled": "quota_throttled_periods",
+    "device_busy": "gpu_busy_fraction",
+    "graphs": "compiled_graphs",
+}
+"""Raw column of protocol 4 and before -> its name today."""
+RAW_SCHEMA = pa.schema([(name, arrow_type(kind)) for name, kind in RAW_COLUMNS.items()])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run."""
+
+    folder: Path
+
+    @property
+    def about(self) -> Path:
+        """run.json"""
+        return self.folder / "run.json"
+
+    @property
+    def raw(self) -> Path:
+        """The folder of raw files."""
+        return self.folder / "raw"
+
+    @property
+    def cells(self) -> Path:
+        """cells.parquet"""
+        return self.folder / "cells.parquet"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of figures."""
+        return self.folder / "plots"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the workers' output."""
+        return self.folder / "logs"
+
+    @property
+    def traces(self) -> Path:
+        """The folder of Chrome's traces."""
+        return self.folder / "traces"
+
+    @property
+    def scratch(self) -> Path:
+        """What only a running sweep needs: requests, records and inductor's cache."""
+        return self.folder / "scratch"
+
+    def raw_file(self, trial: Trial) -> Path:
+        """Where a finished trial's rows lie; its presence is what `--resume` looks at."""
+        point = trial.point
+        lengths = f"s{point.seq_len}" if point.trains else f"p{point.prompt_len}-n{point.new_tokens}"
+        return self.raw / f"{trial.launch:02d}-b{point.batch_size}-{lengths}-{trial.key}.parquet"
+
+    def read_about(self) -> dict[str, Any]:
+        """run.json as a dictionary. Raises UserError where there is none or it is no run's."""
+        try:
+            about = json.loads(self.about.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
+        except (json.JSONDecodeError, OSError) as error:
+            raise UserError(f"{self.about} cannot be read: {error}") from None
+        missing = [name for name in ("plan", "started_at", "identity") if name not in about]
+        if missing:
+            raise UserError(f"{self.about} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
+        return about
+
+    def machine(self) -> Machine:
+        """What the run says of its models and its machine besides the rows."""
+        return Machine.of(self.read_about())
+
+    def started_at(self) -> datetime:
+        """When the sweep began."""
+        return datetime.fromisoformat(self.read_about()["started_at"])
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """Replaces run.json."""
+        write_atomically(self.about, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"))
+
+    def write_raw(self, trial: Trial, rows: list[dict[str, Any]]) -> None:
+        """Writes a finished trial's rows."""
+        table = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
+        write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
+
+    def read_raw(self) -> list[dict[str, Any]]:
+        """All raw rows, in the order of the launches. What an older file lacks is null, or a field's plain value."""
+        rows: list[dict[str, Any]] = []
+        missing = {**dict.fromkeys(RAW_COLUMNS), **plain_values()}
+        for path in sorted(self.raw.glob("*.parquet")):
+            try:
+                rows.extend({**missing, **renamed(row)} for row in pq.read_table(path).to_pylist())
+            except (pa.ArrowInvalid, OSError) as error:
+                raise UserError(
+                    f"{path} cannot be read: {error}; delete it, and --resume {self.folder} measures it again"
+                ) from None
+        return rows
+
+    def write_cells(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Replaces cells.parquet; gives back what it wrote."""
+        table = pa.Table.from_pylist(cells, schema=cells_schema())
+        write_atomically(self.cells, lambda path: pq.write_table(table, path))
+        return cells
+
+    def clear_scratch(self) -> None:
+        """Removes what only a running sweep needs."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """A raw row under today's names of the columns."""
+    return {RENAMED.get(name, name): value for name, value in row.items()}
+
+
+def plain_values() -> dict[str, Any]:
+    """The defaults of the fields of points and arms."""
+    return {
+        each.name: each.default for config_class in (Point, Arm) for each in fields(config_class) if each.default is not MISSING
+    }
+
+
+def cells_schema() -> pa.Schema:
+    """Types of the columns of cells.parquet."""
+    heads = [(name, RAW_SCHEMA.field(name).type) for name in (*POINT_FIELDS, *ARM_FIELDS)]
+    kinds = {"text": pa.string(), "count": pa.int64(), "flag": pa.bool_()}
+    columns = [(metric.name, kinds.get(metric.unit, pa.float64())) for metric in derive.METRICS]
+    return pa.schema([*heads, ("arm", pa.string()), ("arm_index", pa.int64()), *columns])
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Lets `write` fill a file beside `path` and renames it, so that a reader sees the old file or the new one, never half."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def choose(out: str, command: str) -> Path:
+    """The folder of a new run. Raises UserError where it holds a run already or can't be written; makes nothing yet."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
+    if (folder / "run.json").exists() or (folder / "raw").exists():
+        raise UserError(f"{folder} holds another run; give another --out, or continue that one with --resume {folder}")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {folder} cannot be written ({there} is no folder that you may write to); give another --out")
+    return folder
+
+
+def create(folder: Path, about: dict[str, Any]) -> Run:
+    """Makes a run's folder, with run.json in it."""
+    run = Run(folder)
+    run.raw.mkdir(parents=True, exist_ok=True)
+    run.logs.mkdir(exist_ok=True)
+    run.write_about(about)
+    return run
+
+
+def find_runs(path: str | Path) -> list[Run]:
+    """The run in `path`, or all runs below it, oldest first. Raises UserError where there is none."""
+    runs = runs_below(path)
+    if not runs:
+        raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
+    return runs
+
+
+def runs_below(path: str | Path) -> list[Run]:
+    """The same, without complaint where there is none."""
+    path = Path(path)
+    folders = [path] if (path / "run.json").exists() else {file.parent for file in path.glob("**/run.json")}
+    return sorted((Run(folder) for folder in folders), key=Run.started_at)
+
+
+def load(path: str | Path) -> "pd.DataFrame":
+    """The cells of a run, or of all runs below a folder, derived from their raw files, as a DataFrame.
+
+    The column `run` names the folder. Raises UserError where there is no run.
+    """
+    import pandas as pd
+
+    return pd.concat([frame(run, derive.derive(run.read_raw(), run.machine())) for run in find_runs(path)], ignore_index=True)
+
+
+def frame(run: Run, cells: list[dict[str, Any]]) -> "pd.DataFrame":
+    """A run's cells as a DataFrame, with the column `run`."""
+    return pa.Table.from_pylist(cells, schema=cells_schema()).to_pandas().assign(run=run.folder.resolve().name)
+
+
+def records(cells: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The cells as rows of plain values: None where nothing is known, whole numbers for what is counted."""
+    import pandas as pd
+
+    whole = {name for name, metric in BY_NAME.items() if metric.unit in ("count", "B")}
+    return [
+        {str(name): None if pd.isna(value) else int(value) if name in whole else value for name, value in row.items()}
+        for row in cells.to_dict("records")
+    ]

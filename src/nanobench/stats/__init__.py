@@ -1,0 +1,1 @@
+"""Statistics of measured times: numbers in, numbers out."""

@@ -1,0 +1,168 @@
+"""The contract that every executor meets, and the parent's end of a worker process."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanobench.records import Status
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """How a worker ended: its record, or why there is none."""
+
+    record: dict[str, Any] | None
+    status: Status = Status.OK
+    reason: str | None = None
+    killed: bool = False
+    """by SIGKILL, and not for its time: as the kernel does where memory runs out"""
+    running: int | None = None
+    """index of the arm that ran when the worker died; None if none had begun"""
+
+
+class Executor(Protocol):
+    """Runs requests, each in a process of its own."""
+
+    def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
+        """Blocks until the request is answered, the process died or `timeout_s` seconds passed. Raises nothing for those."""
+        ...
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        ...
+
+
+def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder."""
+    generator = random.Random(seed)
+    # Some launchers of jobs name every process a rank; here only torchrun does, and for its own.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    environment = {
+        **inherited,
+        "PYTHONHASHSEED": str(generator.randrange(2**32)),
+        "NANOBENCH_PADDING": "x" * generator.randrange(4096),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nanobench.worker", *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+
+
+@dataclass
+class WorkerPipe:
+    """The parent's end of the channel to a worker: lines of JSON, read with a deadline."""
+
+    process: subprocess.Popen[bytes]
+    buffer: bytes = field(default=b"")
+
+    def __post_init__(self) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.to_worker, self.from_worker = self.process.stdin.fileno(), self.process.stdout.fileno()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """One line; a worker that is gone is noticed by the next `receive`."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.to_worker, json.dumps(message).encode() + b"\n")
+
+    def receive(self, deadline: float) -> dict[str, Any] | None:
+        """The next message; None once the worker closed the channel. Raises TimeoutError at `deadline` (monotonic seconds)."""
+        while b"\n" not in self.buffer:
+            ready, _, _ = select.select([self.from_worker], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            chunk = os.read(self.from_worker, 65536)
+            if not chunk:
+                return None
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return json.loads(line)
+
+
+def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
+    """Listens to a worker until it ends, answering each report once `progress` has shown it; kills it at the time limit."""
+    deadline, pid, timed_out, code = time.monotonic() + timeout_s, line.process.pid, False, None
+    while True:
+        try:
+            message = line.receive(deadline)
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            timed_out, deadline = True, time.monotonic() + 60.0
+            continue
+        if message is None:
+            code = line.process.wait()
+            break
+        if "started" in message:
+            pid = message["started"]
+        elif "report" in message:
+            progress(message["report"])
+            line.send({"seen": True})
+        elif "exit" in message:
+            code = message["exit"]
+            break
+    return result(folder, log, code, timed_out, timeout_s)
+
+
+def result(folder: Path, log: Path, code: int, timed_out: bool, timeout_s: float) -> WorkerResult:
+    """Reads what the worker left behind."""
+    record = read_json(folder / "record.json")
+    if record is not None:
+        return WorkerResult(record)
+    running = read_json(folder / "running")
+    if timed_out:
+        return WorkerResult(None, Status.TIMEOUT, f"no answer within {timeout_s:g} s", running=running)
+    failure = read_json(folder / "failure.json")
+    rank, code = (first_failed_rank(log) if code > 0 else None) or (None, code)
+    # Out of memory is never the echo of another rank's death, and what was killed left nothing else to say.
+    if failure is not None and (code >= 0 or failure["status"] == Status.OOM):
+        return WorkerResult(None, Status(failure["status"]), failure["reason"], running=running)
+    reason = describe_exit(code) if rank is None else f"rank {rank}: {describe_exit(code)}"
+    return WorkerResult(None, Status.ERROR, reason, killed=code == -signal.SIGKILL, running=running)
+
+
+def read_json(path: Path) -> Any:
+    """What a worker wrote there; None if nothing, or nothing whole."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def first_failed_rank(log: Path) -> tuple[str, int] | None:
+    """Which of several ranks brought the others down, and its exit code, by the summary that torchrun ends a log with; None
+    without one. Whom a signal took goes first, as its peers only lost a connection; SIGTERM is how torchrun ends the rest.
+    """
+    text = log.read_text(errors="replace").rstrip() if log.exists() else ""
+    if "Failures:" not in text or not text.endswith("=" * 60):
+        return None
+    deaths = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", text[text.rfind("Failures:") :])
+    by_signal = [(rank, int(code)) for rank, code in deaths if int(code) < 0 and int(code) != -signal.SIGTERM]
+    return next(iter(by_signal), None) or (deaths[-1][0], int(deaths[-1][1])) if deaths else None
+
+
+def describe_exit(code: int) -> str:
+    """What an exit code says, in words."""
+    if code >= 0:
+        return f"worker ended with exit code {code}; see its log"
+    name = signal.Signals(-code).name
+    hint = " (the kernel's out-of-memory killer, or somebody's hand)" if name == "SIGKILL" else ""
+    return f"worker killed by {name}{hint}"

@@ -1,0 +1,1 @@
+"""Steps of training: batches, ranks and the trainer that workloads and gates share."""

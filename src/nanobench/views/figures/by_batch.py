@@ -1,0 +1,166 @@
+"""Quantities by batch size, one below the other: what was reached, and how the machine was used."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nanobench.errors import UserError
+from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.layout import AXIS, MOST_COLUMNS
+from nanobench.views.figures.style import LineStyle
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the cells as an axis shows it."""
+
+    name: str
+    label: str
+    unit: float = 1.0
+    limit: float | None = None
+    """beyond it a cell is unstable"""
+    apart: float | None = None
+    """by which share an arm may differ from the reference without being unstable"""
+    zero: bool = True
+    """whether the axis starts at 0"""
+    log: bool | None = None
+    """None leaves it to the range of the values"""
+    reach: tuple[float, ...] = ()
+    """what the axis shows in any case"""
+
+    def known(self, cells: pd.DataFrame) -> bool:
+        """Whether some row has it."""
+        return bool(cells[self.name].notna().any())
+
+
+PERCENT, GHZ = 0.01, 1e9
+ON_GPU = (
+    Quantity("gpu_util", "GPU utilization:\nsome kernel was\nrunning (%)", PERCENT, log=False, reach=(0.0, 100.0)),
+    Quantity("power_w", "power (W)", log=False),
+    Quantity("clock_sm_hz", "SM clock (GHz)", GHZ, apart=MOST_CLOCK_SPREAD, zero=False, log=False),
+    Quantity("energy_j_per_token", "energy (J/token)"),
+)
+ON_CPU = (
+    Quantity(
+        "on_cpu_fraction",
+        "main thread had\na core (% of time)",
+        PERCENT,
+        LEAST_ON_CPU,
+        zero=False,
+        log=False,
+        reach=(100.0,),
+    ),
+    Quantity("pressure_fraction", "tasks waited for\na core (% of time)", PERCENT, MOST_PRESSURE, log=False),
+    Quantity("steal_fraction", "taken by the\nhypervisor (%)", PERCENT, MOST_STEAL, log=False),
+    Quantity("spin_drift", "drift of a\nfixed loop (%)", PERCENT, MOST_SPIN_DRIFT, log=False),
+    Quantity("cpu_hz", "CPU clock (GHz)", GHZ, zero=False, log=False),
+)
+
+
+def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Output tokens per second, time to first token and peak memory of each arm, by batch size."""
+    if cells["output_tok_s"].isna().all():
+        raise UserError(
+            "throughput_ttft_memory_vs_batch needs cells that generate; nanobench plot training_vs_batch draws training"
+        )
+    bytes_name, bytes_per = ("GiB", 1024**3) if cells["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
+    quantities = (
+        Quantity("output_tok_s", "output (tok/s)"),
+        Quantity("ttft_s", "TTFT (ms)", 1e-3),
+        Quantity("peak_memory_bytes", f"peak memory ({bytes_name})", bytes_per),
+    )
+    return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
+
+
+def utilization_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """How each arm used the GPU, or how far it had its CPU core to itself, by batch size, with the limits of `unstable`."""
+    on_gpu = cells["device"].str.startswith("cuda")
+    asked = [(each, here) for each, here in offered(cells[on_gpu], cells[~on_gpu])]
+    known = [each for each, here in asked if each.known(here)]
+    notes = "; ".join(cells["probe_note"].dropna().unique())
+    if not known:
+        why = notes or "it was measured before nanobench took readings; measure again with nanobench kv-sweep"
+        raise UserError(f"utilization_vs_batch needs readings of the machine and this run has none: {why}")
+    missing = [each.label.partition(" (")[0].partition(":")[0].replace("\n", " ") for each, _ in asked if each not in known]
+    absent = f"not known: {', '.join(missing)}" if missing else ""
+    title, held = "How the machine was used, by batch size", held_down(cells[on_gpu])
+    return stack(cells, known, 1.35, title, absent, held, aside=True)
+
+
+def offered(on_gpu: pd.DataFrame, on_cpu: pd.DataFrame) -> Iterable[tuple[Quantity, pd.DataFrame]]:
+    """The quantities that say something of the cells of a device, with these cells."""
+    for quantities, cells in ((ON_GPU, on_gpu), (ON_CPU, on_cpu)):
+        if len(cells):
+            yield from ((each, cells) for each in quantities)
+
+
+def held_down(cells: pd.DataFrame) -> str:
+    """Why clocks were seen held down; empty where they were not or nothing is known."""
+    seen = {reason for text in cells["clock_event_reasons"].dropna() for reason in text.split(",") if reason}
+    return f"clocks were seen held down by: {', '.join(sorted(seen))}" if seen else ""
+
+
+def stack(
+    cells: pd.DataFrame, quantities: Iterable[Quantity], row_in: float, title: str, *notes: str, aside: bool = False
+) -> Figure:
+    """A column of panels per setting, a row of panels per quantity, a line per arm; `aside` keeps equal ones apart."""
+    quantities, line_styles, panels = list(quantities), style.arm_styles(cells), layout.panels(cells)
+    shown = panels[:MOST_COLUMNS]
+    crosses = panel.failing(shown, "arm")
+    rows_in = [row_in + panel.room_in(crosses), *[row_in] * (len(quantities) - 1)]
+    drawing, grid = layout.make(len(quantities) * len(shown), len(shown), rows_in, sharex=True, sharey="row")
+    for column, (words, here) in zip(grid.T, shown, strict=True):
+        panel.entitle(column[0], words, len(shown))
+        lines = [(line_styles[str(arm)], rows.sort_values("batch_size")) for arm, rows in here.groupby("arm", sort=False)]
+        panel.failures(column[0], [(line_style, rows["batch_size"], rows["status"]) for line_style, rows in lines])
+        for axes, quantity in zip(column, quantities, strict=True):
+            draw_lines(axes, quantity, lines, cells["batch_size"], len(shown) if aside else 0)
+            draw_limits(axes, quantity, cells, here, labelled=here is shown[-1][1])
+            panel.steps(axes, cells["batch_size"], len(shown))
+        column[-1].set_xlabel(AXIS["batch_size"])
+    for axes, quantity in zip(grid[:, 0], quantities, strict=True):
+        axes.set_ylabel(quantity.label)
+    drawing.align_ylabels(grid[:, 0])
+    panel.make_room(grid[0, 0], crosses, row_in)
+    handles = [line_style.handle(arm) for arm, line_style in line_styles.items()]
+    beside = "arms of one batch size stand side by side" if aside and len(line_styles) > 1 else ""
+    return layout.finish_figure(drawing, title, handles, cells, beside, *notes, layout.left_out("settings", shown, panels))
+
+
+def draw_lines(
+    axes: Axes, quantity: Quantity, lines: list[tuple[LineStyle, pd.DataFrame]], batches: pd.Series, crowd: int
+) -> None:
+    """A line per arm; words where none of them knows the quantity."""
+    for number, (line_style, rows) in enumerate(lines):
+        place = panel.dodge(rows["batch_size"], number, len(lines), batches, crowd)
+        panel.curve(axes, line_style, place, rows[quantity.name] / quantity.unit, hollow=layout.unjudged(rows))
+    if not any(quantity.known(rows) for _, rows in lines):
+        panel.say(axes, "not known")
+
+
+def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.DataFrame, labelled: bool) -> None:
+    """What bounds a quantity, with words beside the last panel, and an axis over the values of all cells and these bounds."""
+    bounds = list(quantity.reach)
+    if quantity.limit is not None:
+        bounds.append(quantity.limit / quantity.unit)
+        panel.limit(axes, bounds[-1], f"limit {bounds[-1]:g} %" if labelled else "")
+    references = [rows[rows["arm_index"].eq(0)].dropna(subset=[quantity.name]) for rows in (cells, here)]
+    if quantity.apart is not None and len(references[0]):
+        span = np.array([1 - quantity.apart, 1 + quantity.apart]) / quantity.unit
+        bounds += np.outer(references[0][quantity.name], span).ravel().tolist()
+        middle = references[1].sort_values("batch_size")
+        edges = np.outer(span, middle[quantity.name])
+        style: Any = {"color": "0.92", "linewidth": 0, "zorder": 0.5}
+        if len(middle) == 1:
+            axes.axhspan(*edges[:, 0], **style)
+        else:
+            axes.fill_between(middle["batch_size"], *edges, **style)
+        if labelled and len(middle):
+            panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
+    panel.scale(axes, [*cells[quantity.name] / quantity.unit, *bounds], panel.plain, log=quantity.log, zero=quantity.zero)

@@ -1,0 +1,169 @@
+"""What all figures share: a colour, marker and line per arm, panels per setting, title, legend and footer."""
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nanobench.analysis.verdict import SETTING, stated
+from nanobench.records import JUDGED, MEASURED
+from nanobench.views.figures.style import STYLE
+
+WORDS = {
+    "prompt_len": "prompt {}",
+    "new_tokens": "{} new tokens",
+    "threads": "{} threads",
+    "batch_size": "batch {}",
+    "seq_len": "sequence {}",
+    "data": "data {}",
+    "grad_accum": "{} accumulated",
+    "world_size": "{} ranks",
+}
+AXIS = {"batch_size": "batch size (rows)", "prompt_len": "prompt length (tokens)", "new_tokens": "new tokens (per row)"}
+CROSS = "×"
+"""Stands for a cell that was not measured."""
+HOLLOW: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3}
+UNJUDGED = "_unjudged"
+"""Label of the hollow markers of cells that are shown but not judged."""
+MOST_PANELS = 6
+MOST_COLUMNS = 4
+WIDTH_IN = 8.0
+FOOTER_WORDS = 130
+LEGEND_ROW_IN = 0.19
+LEGEND_WORDS = 106
+"""Letters that fit into a row of the legend."""
+HANDLE_WORDS = 10
+"""Letters that would fit where an entry of the legend has its line and its distance to the next."""
+
+
+def reference(cells: pd.DataFrame) -> str:
+    """The name of the arm that ratios refer to."""
+    names = cells.loc[cells["arm_index"] == 0, "arm"]
+    return str(names.iloc[0]) if len(names) else "the reference"
+
+
+def panels(cells: pd.DataFrame, apart: Iterable[str] = ()) -> list[tuple[str, pd.DataFrame]]:
+    """The settings, each with what distinguishes it and its cells; fields in `apart` do not split them."""
+    names = [name for name in ("run", *SETTING) if name in cells and name not in apart]
+    varying = [name for name in names if cells[name].nunique() > 1]
+    if not varying:
+        return [("", cells)]
+    groups = cells.groupby(varying, sort=False)
+    return [(", ".join(word(n, [v]) for n, v in zip(varying, values, strict=True)), rows) for values, rows in groups]
+
+
+def word(name: str, values: Iterable[Any]) -> str:
+    """Values of a field as titles and footers write them, never broken over two lines."""
+    return WORDS.get(name, "{}").format(", ".join(str(value) for value in values)).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def at_ends(cells: pd.DataFrame, known: Collection[Any], most: int) -> tuple[list[tuple[str, pd.DataFrame]], list[Any]]:
+    """Panels at the smallest and the largest batch size of each setting: those to show, and those that there are.
+
+    `known` holds the indices of the cells that have something to show. Where both ends are too many, it's the largest alone.
+    """
+    pairs = [common_batches(title, here, known) for title, here in panels(cells)]
+    if sum(map(len, pairs)) > most:
+        pairs = [pair[-1:] for pair in pairs]
+    found = [panel for pair in pairs for panel in pair]
+    return found[:most], found
+
+
+def common_batches(title: str, cells: pd.DataFrame, known: Collection[Any]) -> list[tuple[str, pd.DataFrame]]:
+    """The cells at the smallest and the largest batch size of those at which the most arms are known."""
+    arms_at = {batch: rows.index.isin(list(known)).sum() for batch, rows in cells.groupby("batch_size")}
+    common = [batch for batch, arms in arms_at.items() if arms and arms == max(arms_at.values())]
+    ends = sorted({common[0], common[-1]}) if common else []
+    words = [(", ".join(filter(None, (title, f"batch {batch}"))), batch) for batch in ends]
+    return [(name, cells[cells["batch_size"].eq(batch)].sort_values("arm_index")) for name, batch in words]
+
+
+def unjudged(cells: pd.DataFrame) -> Any:
+    """Of each cell whether it is shown but not judged."""
+    return (cells["status"].isin(MEASURED) & ~cells["status"].isin(JUDGED)).to_numpy()
+
+
+def unjudged_words(cells: pd.DataFrame) -> str:
+    """The cells that are shown but not judged, with the statuses; empty where there are none."""
+    found = cells[unjudged(cells)].groupby(["status", "arm"], sort=False)["batch_size"].unique()
+    words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))} ({status})" for (status, arm), batches in found.items()]
+    return f"not judged: {'; '.join(words)}" if words else ""
+
+
+def unmeasured_words(cells: pd.DataFrame) -> str:
+    """The arms that have cells without a measurement, with the statuses; empty where there are none."""
+    failed = cells[~cells["status"].isin(MEASURED)].groupby("arm", sort=False)["status"].unique()
+    words = [f"{arm} {', '.join(statuses)}" for arm, statuses in failed.items()]
+    return f"not measured elsewhere: {'; '.join(words)}" if words else ""
+
+
+def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:
+    """A figure with a grid of panels, row by row; what the grid has too many is taken off."""
+    figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(rows_in)), layout="constrained")
+    grid = figure.subplots(len(rows_in), columns, squeeze=False, height_ratios=rows_in, **shared)
+    for axes in grid.flat[panels:]:
+        axes.remove()
+    for axes in grid.flat[max(0, panels - columns) : panels]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+    return figure, grid
+
+
+def finish_figure(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str) -> Figure:
+    """Title and legend above the panels, what was run and how to read it below."""
+    if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
+        handles = [*handles, unjudged_handle(cells)]
+    # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
+    words = [HANDLE_WORDS + len(str(handle.get_label())) for handle in handles]
+    columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
+    width_in, height_in = figure.get_size_inches()
+    figure.set_size_inches(width_in, height_in + LEGEND_ROW_IN * ((len(words) - 1) // columns))
+    bold = {"size": 11, "weight": "bold"}
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=bold
+    )
+    if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
+        notes = (*notes, f"{CROSS} not measured, with its status")
+    lines = [fill(run_words(cells), FOOTER_WORDS), fill("; ".join(filter(None, notes)), FOOTER_WORDS)]
+    figure.supxlabel("\n".join(filter(None, lines)), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
+    return figure
+
+
+def unjudged_handle(cells: pd.DataFrame) -> Line2D:
+    """The legend's entry for hollow markers."""
+    statuses = " or ".join(cells.loc[unjudged(cells), "status"].unique())
+    return Line2D([], [], color="0.3", marker="o", linestyle="", **HOLLOW, label=f"hollow: {statuses}, not judged")
+
+
+def run_words(cells: pd.DataFrame) -> str:
+    """Model, dtype, device, lengths and launches of all cells shown."""
+    launches = cells.loc[cells["status"].isin(MEASURED), "launches_ok"]
+    few, many = (launches.min(), launches.max()) if len(launches) else (0, 0)
+    count = f"{many} launch{'' if many == 1 else 'es'}" if few == many else f"{few} to {many} launches"
+    return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in stated(cells)), count])
+
+
+def left_out(what: str, shown: list[Any], of: list[Any]) -> str:
+    """Says that not everything fits; empty where it does."""
+    return "" if len(shown) == len(of) else f"{len(shown)} of {len(of)} {what} shown"
+
+
+def evenly(values: list[int], most: int) -> list[int]:
+    """At most so many of the values, first and last among them."""
+    chosen = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[n] for n in chosen]
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], dpi=150)
+        figure.savefig(paths[1], dpi=150, metadata={"Date": None})
+    return paths

@@ -1,0 +1,132 @@
+"""Training: what it reaches and holds over batch sizes, when compiling has paid, and what more ranks give."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nanobench.errors import UserError
+from nanobench.stats.knee import NEAR_BEST, knee
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.by_batch import Quantity, stack
+from nanobench.views.figures.layout import MOST_COLUMNS
+
+
+def training_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
+    trained = trains(cells, "training_vs_batch")
+    bytes_name, bytes_per = ("GiB", 1024**3) if trained["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
+    quantities = [Quantity("train_tok_s", "training (tok/s)")]
+    if trained["padding_fraction"].max() > 0:
+        quantities.append(Quantity("useful_tok_s", "with loss (tok/s)"))
+    quantities.append(Quantity("peak_memory_bytes", f"peak memory ({bytes_name})", bytes_per))
+    title = "Training: throughput and peak memory, by batch size"
+    return stack(trained, quantities, 1.9, title, knees(trained))
+
+
+def trains(cells: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The cells that train. Raises UserError where none does."""
+    found = cells[cells["seq_len"].gt(0)]
+    if found["train_tok_s"].notna().any():
+        return found
+    raise UserError(f"{name} needs cells that train and this run has none; measure some with nanobench train-throughput")
+
+
+def knees(cells: pd.DataFrame) -> str:
+    """From which batch size on an arm gains little, in words; empty where fewer than three were measured."""
+    words = []
+    for title, here in layout.panels(cells):
+        for arm, rows in here.dropna(subset=["train_tok_s"]).groupby("arm", sort=False):
+            if len(rows) > 2:
+                found = knee(dict(zip(rows["batch_size"], rows["train_tok_s"], strict=True)))
+                words.append(f"{arm} at {found}" + (f" ({title})" if title else ""))
+    return f"knee, the smallest batch within {NEAR_BEST:.0%} of the best: {', '.join(words)}" if words else ""
+
+
+def compile_breakeven(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
+    trained = trains(cells, "compile_breakeven")
+    paid = trained[trained["breakeven_steps"].notna()]
+    if paid.empty:
+        raise UserError("compile_breakeven needs an arm that compiling made faster and this run has none")
+    line_styles = style.arm_styles(trained)
+    places = panels_of(paid)
+    shown = places[-MOST_COLUMNS:]
+    drawing, grid = layout.make(len(shown), len(shown), [2.6])
+    for axes, (title, here) in zip(grid[0], shown, strict=True):
+        steps = np.linspace(0, 2.5 * here["breakeven_steps"].max(), 3)
+        for row in here.to_dict("records"):
+            doubtful = row["speedup_lo"] <= 1
+            saved_s = row["compile_s"] * (steps / row["breakeven_steps"] - 1)
+            axes.plot(steps, saved_s, color=line_styles[row["arm"]].colour, linestyle="--" if doubtful else "-")
+            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
+            axes.annotate(f"{row['breakeven_steps']:,.0f} steps", (row["breakeven_steps"], 0), **place)
+        axes.axhline(0, color="0.4", linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: panel.plain(value)))
+        panel.entitle(axes, title, len(shown))
+    panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
+    handles = [line_styles[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
+    note = "from the cold compile time and mean steps; dashed: the interval of its speedup reaches down to 1"
+    return layout.finish_figure(
+        drawing, "When compiling has paid", handles, paid, note, layout.left_out("points", shown, places)
+    )
+
+
+def scaling_vs_ranks(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+    """How many times as fast as one rank several are, by their number, with intervals and efficiency."""
+    trained = trains(cells, "scaling_vs_ranks")
+    if trained["scaling_efficiency"].isna().all():
+        raise UserError(
+            "scaling_vs_ranks needs one rank and several of them; measure with nanobench train-throughput --nproc 1,2"
+        )
+    line_styles, sizes = style.arm_styles(trained), sorted(trained["world_size"].unique())
+    places = panels_of(trained, apart=["world_size"])
+    shown = places[-MOST_COLUMNS:]
+    rows_failed, row_in = panel.failing(shown, "arm"), 3.0
+    drawing, grid = layout.make(len(shown), len(shown), [row_in + panel.room_in(rows_failed)], sharey=True)
+    for axes, (title, here) in zip(grid[0], shown, strict=True):
+        panel.steps(axes, sizes, len(shown))
+        axes.plot(sizes, sizes, color="0.6", linewidth=1, linestyle=":", zorder=1.5)
+        lines = [(line_styles[arm], rows.sort_values("world_size")) for arm, rows in here.groupby("arm", sort=False)]
+        for number, (line_style, rows) in enumerate(lines):
+            draw_scaling(axes, line_style, rows, panel.dodge(rows["world_size"], number, len(lines), sizes, crowd=len(shown)))
+        panel.failures(axes, [(line_style, rows["world_size"], rows["status"]) for line_style, rows in lines])
+        panel.scale(axes, [1.0, *sizes], panel.times, ratio=True)
+        panel.entitle(axes, title, len(shown))
+    panel.make_room(grid[0][0], rows_failed, row_in)
+    panel.outer_labels(grid, len(shown), "ranks", "throughput over one rank's (x)")
+    handles = [line_styles[arm].handle(arm) for arm in trained["arm"].drop_duplicates()]
+    note = "percentages: scaling efficiency, the throughput over that of as many ranks alone; dotted: 100 %; 95 % t intervals"
+    return layout.finish_figure(
+        drawing, "What more ranks give", handles, trained, note, layout.left_out("points", shown, places)
+    )
+
+
+def draw_scaling(axes: Axes, line_style: style.LineStyle, rows: pd.DataFrame, place: Any) -> None:
+    """The line of one arm; one rank is as fast as itself."""
+    sizes = rows["world_size"]
+    times, low, high = (
+        (sizes * rows[f"scaling_efficiency{bound}"]).where(sizes > 1, 1.0 if not bound else np.nan)
+        for bound in ("", "_lo", "_hi")
+    )
+    panel.curve(axes, line_style, place, times, low, high, layout.unjudged(rows))
+    for x, y, share in zip(place, times, rows["scaling_efficiency"], strict=True):
+        if not pd.isna(share):
+            axes.annotate(
+                f"{share:.0%}", (x, y), (-6, 5), textcoords="offset points", ha="right", fontsize=8, color=line_style.colour
+            )
+
+
+def panels_of(cells: pd.DataFrame, apart: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
+    """A panel per setting and batch size."""
+    return [
+        (", ".join(filter(None, (title, f"batch {batch}"))), rows)
+        for title, here in layout.panels(cells, apart)
+        for batch, rows in here.groupby("batch_size")
+    ]

@@ -1,0 +1,135 @@
+"""What the terminal shows before and during a sweep: the card and the live table.
+
+Nothing here has a timer: the table is drawn when a worker reports, and the worker waits until that is done.
+"""
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nanobench.records import MEASURED
+from nanobench.schema import Arm, GPTShape, Point
+from nanobench.views import format
+from nanobench.views.sweep import Row, rates, result_table, speedup
+
+MANY = 8
+"""Arms of a point that a line cannot name one by one."""
+
+
+def card(plan: Row, description: Row, expected_s: float) -> Panel:
+    """Model, machine, cells and the time that the sweep is expected to take."""
+    grid = Table.grid(padding=(0, 2))
+    dtypes = list(dict.fromkeys(point["dtype"] for point in plan["points"]))
+    for name, shape in description["models"].items():
+        sizes = GPTShape(**shape)
+        text = f"{sizes.n_params / 1e6:,.1f}M parameters, {sizes.n_layer} layers x {sizes.n_embd}, {sizes.n_head} heads"
+        grid.add_row("model", f"{name}: {text}")
+        for dtype in dtypes:
+            grid.add_row("", f"{dtype}: {memory_of(sizes, dtype, trains(plan))}")
+    identity = description["identity"]
+    machine = ", ".join(identity["gpus"]) if description["device"].startswith("cuda") else identity["cpu"]
+    grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
+    grid.add_row("points", points_of(plan))
+    grid.add_row("arms", ", ".join(Arm(**arm).label for arm in plan["arms"]) + " (ratios refer to the first)")
+    cells = len(plan["points"]) * len(plan["arms"])
+    launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    grid.add_row(
+        "cells", f"{cells} cells, {launches} of each point in fresh processes ({plan['isolation']}), seed {plan['seed']}"
+    )
+    limit = "none" if plan["memory_limit_bytes"] is None else format.size(plan["memory_limit_bytes"])
+    grid.add_row(
+        "limits", f"memory {limit}, {format.duration(plan['timeout_s'])} per worker, {plan['max_seconds']:g} s timed per launch"
+    )
+    grid.add_row("expected", f"about {format.duration(expected_s)}")
+    return Panel(grid, title="nanobench", expand=False)
+
+
+def trains(plan: Row) -> bool:
+    """Whether a plan's points train."""
+    return Point(**plan["points"][0]).trains
+
+
+def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
+    """What a model holds in words."""
+    if not training:
+        weights, per_token = format.size(shape.weight_bytes(dtype)), format.size(shape.kv_bytes_per_token(dtype))
+        return f"weights {weights}, KV cache {per_token} per token of a row"
+    held = f"weights and gradients {format.size(shape.weight_bytes('float32'))} each, in float32"
+    return held if dtype == "float32" else f"{held}; forward passes under autocast"
+
+
+def points_of(plan: Row) -> str:
+    """The axes of the points in words."""
+    names = {"batch_size": "batch", "prompt_len": "prompt", "new_tokens": "new tokens"}
+    if trains(plan):
+        names = {"phase": "phase", "batch_size": "batch", "seq_len": "sequence", "optimizer": "optimizer", "data": "data"}
+        varied = {"grad_accum": "accumulated", "world_size": "ranks", "tokenizer": "tokens"}
+        names |= {name: words for name, words in varied.items() if spread(plan, name) not in ("1", "")}
+    return "; ".join(f"{words} {spread(plan, name)}" for name, words in names.items())
+
+
+def spread(plan: Row, name: str) -> str:
+    """The values of a field over the points."""
+    return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
+
+
+class Screen:
+    """Shows a sweep while it runs: a live table on a terminal, one line per finished trial elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Screen":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, progress: Any) -> None:
+        """Draws once. `progress` is a runner.Progress."""
+        point, report = progress.trial.point, progress.report
+        tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
+        ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
+        where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
+        if self.live is None:
+            if report is None:
+                done = f"[{progress.done}/{progress.total}]"
+                self.console.print(
+                    f"{done} {where}: {latest(progress)}; {format.duration(progress.left_s)} left", highlight=False
+                )
+            return
+        doing = "done" if report is None else f"{report['phase']} {report['arm']}"
+        if report and report.get("budget_s"):
+            doing += f", block {report['block'] + 1}, {report['spent_s']:.1f} of {report['budget_s']:g} s"
+        head = Text(f"{bar(progress.done, progress.total)} {progress.done}/{progress.total}  {where}  {doing}  ")
+        head.append(f"{format.duration(progress.left_s)} left", style="bold")
+        self.live.update(Group(result_table(progress.cells), head) if progress.cells else head, refresh=True)
+
+
+def bar(done: int, total: int, width: int = 24) -> str:
+    """A bar of blocks."""
+    filled = width * done // max(1, total)
+    return "█" * filled + "░" * (width - filled)
+
+
+def latest(progress: Any) -> str:
+    """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
+    point = progress.trial.point
+    here = [cell for cell in progress.cells if all(cell[name] == value for name, value in vars(point).items())]
+    if len(here) > MANY:
+        return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
+    parts = []
+    for cell in here:
+        rate = format.text(cell[next(iter(rates([cell]).values()))], "tok/s")
+        ratio = f" ({speedup(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
+        parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
+    return ", ".join(parts)

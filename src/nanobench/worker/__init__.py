@@ -1,0 +1,1 @@
+"""The measuring process: one trial in one fresh process."""

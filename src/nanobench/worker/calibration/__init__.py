@@ -1,0 +1,1 @@
+"""What the machine reaches, measured inside passes of synthetic models."""

@@ -1,0 +1,189 @@
+"""A bench for limits: a synthetic GPT-2 whose parts are timed where they are, as engines run it.
+
+A part by itself is faster than the same part in a model: caches are warm, threads awake. On CUDA the queue is filled first,
+so that what lies between two events is the device's time and not the host's.
+"""
+
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from nanobench.engines._compiler import Compiler
+from nanobench.engines.cached import Cached
+from nanobench.engines.uncached import Uncached
+from nanobench.models import _packed_linear as packed_linear
+from nanobench.models import gpt2
+from nanobench.models._gpt import Attention
+from nanobench.probes import profiler
+from nanobench.probes.clock import make_clock
+from nanobench.samplers import greedy
+from nanobench.schema import DTYPE_BYTES, Point
+from nanobench.stats import intervals
+
+LEAST_PASSES, PASSES_S = 3, 0.1
+SPAN, PROMPT = 64, 4
+"""Positions that a step looks at, and those that are filled before the first one."""
+PARTS = ("matmul", "head", "attention", "pick")
+QUEUE_CYCLES = 5_000_000
+"""A few milliseconds on a GPU: time enough to enqueue a pass."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2 and how it is run."""
+
+    width: int
+    layers: int
+    vocab: int = 50_304
+    batches: tuple[int, ...] = (1, 2, 4, 16, 64)
+    """rows of a step with a cache"""
+    prompts: tuple[tuple[int, int], ...] = ((1, 64), (8, 64), (32, 64))
+    """rows and tokens of a pass without one"""
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether it is so small that only dispatching its operations takes time."""
+        return self.width <= 32
+
+
+@dataclass(frozen=True)
+class PassTiming:
+    """Median seconds of a pass and of its parts."""
+
+    host_s: float
+    """until the call returned"""
+    whole_s: float
+    """until the device was done"""
+    parts: dict[str, float]
+    spreads: dict[str, float]
+    """relative interquartile ranges"""
+
+    @property
+    def rest_s(self) -> float:
+        """What lies between the parts."""
+        return max(0.0, self.whole_s - sum(self.parts.values()))
+
+
+class InstrumentedModel:
+    """A GPT-2 of one size on one device, whose parts leave marks before and after them."""
+
+    def __init__(self, size: Size, device: torch.device, dtype: str) -> None:
+        self.size, self.device, self.dtype, self.clock = size, device, dtype, make_clock(device)
+        self.timestamps: list[tuple[str, Any, Any]] = []
+        self.counting = False
+        with torch.device("meta"):
+            heads = max(1, size.width // 64)
+            self.adapter: Any = gpt2.build(
+                n_layer=size.layers, n_head=heads, n_embd=size.width, vocab_size=size.vocab, block_size=max(SPAN, 256)
+            )
+        module: Any = self.adapter.module.to_empty(device=device).to(getattr(torch, dtype)).eval().requires_grad_(False)
+        # `to_empty` takes a tied weight for two.
+        module.head.weight = module.token_embedding.weight
+        for parameter in module.parameters():
+            parameter.fill_(1 / size.width)
+        packed_linear.pack(module)
+        module.logits = self.around("head", module.logits)
+        for part in module.modules():
+            if isinstance(part, packed_linear.Linear) and part is not module.head:
+                vars(part)["forward"] = self.around("matmul", part.forward)
+            elif isinstance(part, Attention):
+                vars(part)["look"] = self.around("attention", part.look)
+        self.sampler = self.around("pick", greedy.build())
+
+    def around(self, kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same work between two marks."""
+
+        def timestamped(*args: Any, **keywords: Any) -> Any:
+            before = self.clock.timestamp()
+            with record_function(kind) if self.counting else nullcontext():
+                result = work(*args, **keywords)
+            self.timestamps.append((kind, before, self.clock.timestamp()))
+            return result
+
+        return timestamped
+
+    def step(self, batch_size: int) -> Callable[[], Any]:
+        """One token more for each row, always the one at position SPAN."""
+        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, SPAN - PROMPT + 1), Compiler("off"))
+        prompt = self.prompt(batch_size, PROMPT)
+        engine.prefill(prompt)
+
+        def work() -> None:
+            # Else the cache would be full after some passes.
+            engine.seek(SPAN - 1)
+            engine.step()
+
+        return work
+
+    def read(self, batch_size: int, tokens: int) -> Callable[[], Any]:
+        """A pass over whole rows, as generation without a cache makes it."""
+        engine = Uncached(self.adapter, self.sampler, self.point(batch_size, tokens, 1), Compiler("off"), last_only=True)
+        prompt = self.prompt(batch_size, tokens)
+        return lambda: engine.prefill(prompt)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that every pass reads."""
+        return int(self.adapter.shape.read_params * DTYPE_BYTES[self.dtype])
+
+    def point(self, batch_size: int, prompt_len: int, new_tokens: int) -> Point:
+        """What an engine must know."""
+        return Point(
+            model="calibration",
+            dtype=self.dtype,
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            batch_size=batch_size,
+            prompt_len=prompt_len,
+            new_tokens=new_tokens,
+        )
+
+    def prompt(self, batch_size: int, tokens: int) -> torch.Tensor:
+        """Tokens that nobody reads."""
+        return torch.zeros((batch_size, tokens), dtype=torch.long, device=self.device)
+
+    def operations(self, work: Callable[[], Any]) -> Counter[str | None]:
+        """What a pass on a CPU dispatches, by part; None for what lies between them."""
+        self.counting = True
+        try:
+            return profiler.by_part(work, PARTS)
+        finally:
+            self.counting = False
+
+    def spent(self, work: Callable[[], Any]) -> PassTiming:
+        """Times of some passes, after one that does not count."""
+        self.once(work)
+        passes, start = [self.once(work)], time.perf_counter()
+        while len(passes) < LEAST_PASSES or time.perf_counter() - start < PASSES_S:
+            passes.append(self.once(work))
+        parts = {kind: [parts[kind] for _, _, parts in passes] for kind in passes[0][2]}
+        wholes = [whole for _, whole, _ in passes]
+        return PassTiming(
+            statistics.median(host for host, _, _ in passes),
+            statistics.median(wholes),
+            {kind: statistics.median(seconds) for kind, seconds in parts.items()},
+            {kind: intervals.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("whole", wholes)]},
+        )
+
+    def once(self, work: Callable[[], Any]) -> tuple[float, float, dict[str, float]]:
+        """Host seconds, seconds and seconds by part of one pass."""
+        self.timestamps.clear()
+        self.clock.sync()
+        if self.clock.enqueues:
+            torch.cuda._sleep(QUEUE_CYCLES)
+        begin, start = self.clock.timestamp(), self.clock.now()
+        work()
+        host_s, end = self.clock.now() - start, self.clock.timestamp()
+        self.clock.sync()
+        flat = self.clock.resolve([begin, end, *(timestamp for _, *pair in self.timestamps for timestamp in pair)])
+        parts: dict[str, float] = defaultdict(float)
+        for (kind, _, _), before, after in zip(self.timestamps, flat[2::2], flat[3::2], strict=True):
+            parts[kind] += after - before
+        return host_s, flat[1], parts

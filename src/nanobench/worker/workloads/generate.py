@@ -1,0 +1,233 @@
+"""Generation: a prefill over the prompt and a decode of `new_tokens`, timed as a user would see it."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanobench import registry
+from nanobench.engines._compiler import Compiler
+from nanobench.engines.base import Engine
+from nanobench.gates import generation as generation_gate
+from nanobench.gates import sampler as sampler_gate
+from nanobench.gates.generation import Reference
+from nanobench.models import _packed_linear as packed_linear
+from nanobench.models import _sdpa as sdpa
+from nanobench.models.base import Adapter
+from nanobench.probes import compilation, memory, profiler
+from nanobench.probes.clock import Clock
+from nanobench.records import Gate, Outcome, Repetition, Verdict
+from nanobench.samplers import greedy
+from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
+from nanobench.worker.workloads.timed import Timed
+
+PROFILED_STEPS = 8
+
+
+class Generate(Timed):
+    """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
+
+    def __init__(
+        self, adapter: Adapter, reference: Reference, point: Point, arm: Arm, clock: Clock, nvtx: bool = False
+    ) -> None:
+        self.prompt_BT = reference.prompt_BT
+        super().__init__(arm, clock, self.prompt_BT.device, nvtx)
+        self.adapter, self.reference, self.point = adapter, reference, point
+        self.sampler = registry.find("samplers", arm.sampler)()
+        self.peaks_bytes: dict[str, int] = {}
+
+    def prepare(self, known: Gate | None) -> Gate:
+        """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
+        self.begin()
+        self.settle(generation_gate.digest(self.engine.tokens_BN), known)
+        return self.gate
+
+    def build(self) -> None:
+        """Makes the engine, which allocates its tokens and its cache."""
+        sdpa.refuse_elsewhere(self.arm.attention, self.device.type)
+        with sdpa.only(self.arm.attention):
+            self.engine = self.build_engine(self.adapter, self.point)
+
+    def build_engine(self, adapter: Adapter, point: Point) -> Engine:
+        """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs.
+
+        At another point than the measured one it is uncompiled, greedy, and its attention torch's choice: the gate there
+        compares tokens.
+        """
+        measured = point is self.point
+        compiler, sampler = (self.compiler, self.sampler) if measured else (Compiler("off"), greedy.build())
+        return registry.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
+
+    def judge(self, digest: str) -> None:
+        """See Timed.judge. It also weighs the engine while it generates for it: memory costs no run of its own."""
+        scales = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
+        verdict = generation_gate.judge(self.reference, self.build_engine, scales, self.compiler.compiles)
+        if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
+            verdict = sampler_gate.judge(self.sampler, verdict, self.device, self.compiler)
+        self.gate = replace(verdict, digest=digest)
+        if not scales.complete:
+            generation_gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
+        held = (
+            memory.tensor_bytes(self.adapter.module)
+            + packed_linear.packed_bytes(self.adapter.module)
+            + (self.cache_bytes() or 0)
+        )
+        self.peaks_bytes = {phase: held + peak for phase, peak in scales.peaks_bytes.items()}
+
+    def profile(self, trace: Path | None) -> None:
+        """Counts what a prefill and a step dispatch, untimed; keeps Chrome's trace of them where asked for."""
+        device, steps = self.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
+        with sdpa.only(self.arm.attention):
+            prefill = profiler.count(lambda: self.engine.prefill(self.prompt_BT), device)
+        sdpa.check(self.arm.attention, prefill.names, self.compiler.compiles)
+        self.dispatched = {"operations_prefill": prefill.operations}
+        if steps:
+            with sdpa.only(self.arm.attention):
+                found = profiler.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
+            if not found.graph_launches:
+                sdpa.check(self.arm.attention, found.names, self.compiler.compiles)
+            self.dispatched |= {
+                "operations_per_step": found.operations / steps,
+                "kernels_per_step": found.kernels / steps,
+                "graph_launches_per_step": found.graph_launches / steps,
+                "gpu_busy_fraction": found.busy,
+            }
+            if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
+                raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
+
+    def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
+        """`calls` generate calls, with the arm's kernels of attention; they are chosen before the clock starts."""
+        tokens = self.calls * self.point.batch_size * self.point.new_tokens
+        with sdpa.only(self.arm.attention):
+            return self.run(self.run_calls, timestamped, kind=kind, repetition=repetition, block=block, tokens=tokens)
+
+    def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
+        """Generate calls from prompts on the device to all tokens of all rows on the device; nothing is read back."""
+        clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
+        for _ in range(self.calls):
+            with self.span("prefill"):
+                engine.prefill(self.prompt_BT)
+            made = 1
+            if timestamped:
+                timestamps.append(clock.timestamp())
+            with self.span("decode"):
+                while made < new_tokens:
+                    new = engine.step()
+                    made += new
+                    if timestamped:
+                        timestamps.extend([clock.timestamp()] * new)
+
+    def cache_bytes(self) -> int | None:
+        """Bytes of the engine's cache as allocated; 0 for an engine that keeps none, None for one that doesn't show it."""
+        return memory.tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
+
+    def expected_cache_bytes(self) -> int | None:
+        """The closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
+        point = self.point
+        per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
+        return self.cache_bytes() and point.batch_size * per_row
+
+    def outcome(self) -> Outcome:
+        """See Workload.outcome."""
+        build = next(phase for phase in self.phases if phase.kind == "build")
+        return Outcome(
+            **self.verdict(),
+            cache_alloc_s=build.wall_s,
+            kv_cache_bytes=self.cache_bytes(),
+            weight_bytes=memory.tensor_bytes(self.adapter.module),
+            packed_bytes=packed_linear.packed_bytes(self.adapter.module),
+            peak_memory_bytes=max(self.peaks_bytes.values(), default=None),
+            prefill_peak_bytes=self.peaks_bytes.get("prefill"),
+            decode_peak_bytes=self.peaks_bytes.get("decode"),
+            kv_cache_expected_bytes=self.expected_cache_bytes(),
+            kv_access=getattr(self.engine, "kv_access", None),
+            graph_bytes=getattr(self.engine, "graph_bytes", None),
+            **self.dispatched,
+            **vars(self.compilation),
+        )
+
+
+class PeakMemoryMeter:
+    """An engine that is weighed as it runs: the allocator's peak over the prefill and over the last, longest step."""
+
+    def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
+        self.engine, self.attention_choice, self.device, self.last_step = engine, attention_choice, device, last_step
+        self.steps = 0
+        self.peaks_bytes: dict[str, int] = {}
+        self.complete = False
+
+    @property
+    def tokens_BN(self) -> Tensor:
+        """See Engine.tokens_BN."""
+        return self.engine.tokens_BN
+
+    @property
+    def logits_BV(self) -> Tensor | None:
+        """See Engine.logits_BV."""
+        return self.engine.logits_BV
+
+    def prefill(self, prompt_BT: Tensor) -> None:
+        """See Engine.prefill."""
+        self.steps = 0
+        self.measure_memory("prefill", lambda: self.engine.prefill(prompt_BT))
+
+    def step(self) -> int:
+        """See Engine.step."""
+        self.steps += 1
+        if self.steps == self.last_step:
+            return self.measure_memory("decode", self.engine.step)
+        with sdpa.only(self.attention_choice):
+            return self.engine.step()
+
+    def measure_memory(self, phase: str, work: Callable[[], Any]) -> Any:
+        """Does the work, and keeps the largest peak seen in its phase."""
+        with sdpa.only(self.attention_choice):
+            result, peak_bytes = memory.allocator_peak(work, self.device)
+        self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
+        self.complete |= self.steps == self.last_step
+        return result
+
+
+def load(point: Point, seed: int) -> Adapter:
+    """The model of a point on its device, in its dtype, ready for inference; with random weights from the seed unless it
+    brings its own.
+    """
+    torch.manual_seed(seed)
+    adapter: Adapter = registry.find("models", point.model)()
+    adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
+    return adapter
+
+
+class Generation:
+    """See Stage."""
+
+    inference = True
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.adapter = load(trial.point, trial.seed)
+        self.reference = Reference(self.adapter, trial.point, trial.seed)
+
+    def ready(self, gated: bool) -> None:
+        """Where no arm was gated in an earlier launch the reference is computed now, before packed weights take the memory
+        that the wider model needs.
+        """
+        if not gated:
+            # What fails here fails again for each arm that asks, and becomes its outcome.
+            with contextlib.suppress(Exception), torch.inference_mode():
+                self.reference.compute()
+        packed_linear.pack(self.adapter.module)
+
+    def reserve_gate_memory(self) -> None:
+        """See Stage. The reference is of a few rows only: all of it."""
+        with torch.inference_mode():
+            self.reference.compute()
+        packed_linear.pack(self.adapter.module)
+
+    def arm(self, arm: Arm, clock: Clock) -> Generate:
+        """See Stage."""
+        return Generate(self.adapter, self.reference, self.trial.point, arm, clock, self.trial.nvtx)
