@@ -1,7 +1,7 @@
 """What was seen, as frozen dataclasses: repetitions with readings, an outcome, a gate's verdict; the rows of the raw file."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -293,13 +293,10 @@ def rows_of(record: LaunchRecord) -> list[dict[str, Any]]:
 
 
 def records_of(rows: Iterable[Mapping[str, Any]]) -> list[LaunchRecord]:
-    """The records that rows of raw files hold, in their order. A column that a row lacks is at its field's default.
-
-    Raises KeyError where a column without a default is missing.
-    """
+    """The records that rows of raw files hold, in their order. A column that a row lacks is at its default, or None."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["trial"], row["process"], row["arm_index"]), []).append(row)
+        groups.setdefault((row.get("trial"), row.get("launch"), row.get("process"), row["arm_index"]), []).append(row)
     return [_record_of(group) for group in groups.values()]
 
 
@@ -309,7 +306,7 @@ def _record_of(rows: list[Mapping[str, Any]]) -> LaunchRecord:
     gate = last.get("gate")
     outcome = {**_part(Outcome, last), "status": Status(last["status"]), "gate": None if gate is None else Verdict(gate)}
     return LaunchRecord(
-        **{name: last[name] for name in HEAD_COLUMNS},
+        **{name: last.get(name) for name in HEAD_COLUMNS},
         point=Point(**_part(Point, last)),
         arm=Arm(**_part(Arm, last)),
         repetitions=tuple(_repetition_of(row) for row in rows[:-1]),
@@ -323,10 +320,11 @@ def _repetition_of(row: Mapping[str, Any]) -> Repetition:
 
 
 def _part(noun: type, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass that a row knows."""
-    return {name: row[name] for name in _names(noun) if row.get(name) is not None}
+    """The fields of a dataclass that a row knows; those without a default are None where it does not."""
+    return {name: row.get(name) for name, needed in _names(noun) if needed or row.get(name) is not None}
 
 
 @cache
-def _names(noun: type) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(noun))
+def _names(noun: type) -> tuple[tuple[str, bool], ...]:
+    """Field -> whether it has no default."""
+    return tuple((each.name, each.default is MISSING) for each in fields(noun))

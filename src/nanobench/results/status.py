@@ -58,7 +58,7 @@ CAUSES = {
         "the SM clock differs by {value:+.0%} from the reference's (limit {limit:.0%})",
         "the SM clock differs from the reference's",
     ),
-    "aa_ratio": Cause("the reference differs from itself: {value:.3f}x, {note}", "the reference differs from itself"),
+    "aa_ratio": Cause("the reference differs from itself: {value:.3f}x with {note}", "the reference differs from itself"),
 }
 """Kind of a disturbance -> its words."""
 
