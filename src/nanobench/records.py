@@ -309,9 +309,10 @@ def _record_of(rows: list[RawRow]) -> LaunchRecord:
     last = rows[-1]
     assert last["kind"] == OUTCOME
     gate = last.get("gate")
+    head: JsonObject = {name: last.get(name) for name in HEAD_COLUMNS}
     outcome = {**_part(Outcome, last), "status": Status(last["status"]), "gate": None if gate is None else Verdict(gate)}
     return LaunchRecord(
-        **{name: last.get(name) for name in HEAD_COLUMNS},
+        **head,
         point=Point(**_part(Point, last)),
         arm=Arm(**_part(Arm, last)),
         repetitions=tuple(_repetition_of(row) for row in rows[:-1]),

@@ -45,7 +45,7 @@ class RunInfo:
             raise UserError(f"{path} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
         return cls(
             command=data["command"],
-            requested=data.get("requested", data.get("asked", {})),
+            requested=data.get("requested") or data.get("asked") or {},
             plan=Plan.from_json(data["plan"]),
             description=Description.from_json(data),
             started_at=data["started_at"],
