@@ -117,7 +117,7 @@ def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cac
     assert about["calibrations"] == {}
     assert about["calibration_note"].startswith("cpu float32 1 cannot be calibrated")
     assert not sweep.run.machine().limits
-    sweep.look(next(sweep.plan.rounds())[0], Worker())
+    sweep.sdpa(next(sweep.plan.rounds())[0], Worker())
     assert sweep.run.read_about()["calibrations"] == {}
 
 
@@ -127,7 +127,7 @@ def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cac
     for trials in rounds:
         sweep.calibrate(worker)
         for trial in trials:
-            sweep.look(trial, worker)
+            sweep.sdpa(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
     assert [asked["brief"] for asked in worker.asked].count(False) == 1
     assert len(worker.asked) == 1 + len(rounds) + len(trials)
@@ -138,7 +138,7 @@ def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cac
 
 def test_a_look_that_fails_costs_that_look(cache, sweep):
     sweep.calibrate(Worker())
-    sweep.look(next(sweep.plan.rounds())[0], Worker({}))
+    sweep.sdpa(next(sweep.plan.rounds())[0], Worker({}))
     assert sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"] == {}
 
 

@@ -268,7 +268,7 @@ def test_a_try_holds_all_arms_at_once(tmp_path, monkeypatch):
         context = SimpleNamespace(
             inference=True, reserve_gate_memory=lambda: None, arm=lambda arm, clock: Arms(arm.engine != "absent")
         )
-        monkeypatch.setattr(attempts, "stage_of", lambda trial, world: context)
+        monkeypatch.setattr(attempts, "make_context", lambda trial, world: context)
         point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8)
         arms = tuple(Arm(engine=name) for name in names)
         trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=0.1, max_seconds=1)

@@ -15,7 +15,7 @@ from nanobench.schema import GPTShape
 class Attention(nn.Module):
     """Grouped-query attention between an architecture's projections: causal over the whole input, or over a cache."""
 
-    look = staticmethod(F.scaled_dot_product_attention)
+    sdpa = staticmethod(F.scaled_dot_product_attention)
     """The attention itself, which a calibration times in its place."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
@@ -31,13 +31,13 @@ class Attention(nn.Module):
         mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
         # Branches, not comparisons as arguments: a compiler makes sizes symbols, and a kernel takes no comparison of symbols.
         if q_BHTD.shape[2] > 1:
-            y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
+            y_BHTD = self.sdpa(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
             return y_BHTD.transpose(1, 2).flatten(2)
         if self.grouped and cache is not None:
             # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
             rows_BKGD = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1))
-            return self.look(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
-        return self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
+            return self.sdpa(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
+        return self.sdpa(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:
@@ -53,7 +53,7 @@ class GPT(nn.Module):
         raise NotImplementedError
 
 
-def last(x_BTC: Tensor) -> Tensor:
+def last_position(x_BTC: Tensor) -> Tensor:
     """The last position [B, 1, C], its rows side by side: over rows that lie apart a CPU multiplies one by one."""
     return x_BTC[:, -1:].contiguous()
 
@@ -68,7 +68,7 @@ class GPTAdapter:
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
         """See Adapter.forward."""
         x_BTC: Tensor = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
-        logits_BTV = self.module.logits(last(x_BTC) if last_only else x_BTC)
+        logits_BTV = self.module.logits(last_position(x_BTC) if last_only else x_BTC)
         if targets_BT is None:
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-1)
@@ -84,4 +84,4 @@ class GPTAdapter:
     def forward_cached(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache, last_only: bool = True) -> tuple[Tensor, Cache]:
         """See Adapter.forward_cached."""
         x_BTC = self.module(idx_BT, pos_T, cache)
-        return self.module.logits(last(x_BTC) if last_only else x_BTC), cache
+        return self.module.logits(last_position(x_BTC) if last_only else x_BTC), cache

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST_WORK = 1_000_000
+MIN_MULTIPLY_ADDS = 1_000_000
 """Multiply-adds below which oneDNN's greater cost of a call is not won back."""
-LEAST_ROWS = 4
+MIN_ROWS = 4
 """oneDNN's kernels for a single row read memory more slowly than those for four."""
 
 
@@ -36,11 +36,11 @@ class Linear(nn.Linear):
         """[..., in] -> [..., out], by the packed weights where there are any and the work is worth it."""
         rows = math.prod(x.shape[:-1])
         # A single row waits for memory twice as long as its multiply-adds would tell.
-        if self.packed is None or max(2, rows) * self.in_features * self.out_features < LEAST_WORK:
+        if self.packed is None or max(2, rows) * self.in_features * self.out_features < MIN_MULTIPLY_ADDS:
             return F.linear(x, self.weight, self.bias)
         if rows > 1:
             return multiply(x, self.packed, self.bias)
-        padded = x.reshape(1, -1).expand(LEAST_ROWS, -1).contiguous()
+        padded = x.reshape(1, -1).expand(MIN_ROWS, -1).contiguous()
         return multiply(padded, self.packed, self.bias)[0].view(*x.shape[:-1], -1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear":

@@ -19,14 +19,14 @@ NO_KERNEL = ("No available kernel", "No viable backend")
 ON_CPU = ("sdpa-math", "sdpa-flash")
 
 
-def refuse_elsewhere(choice: str, device: str) -> None:
+def check_device(choice: str, device: str) -> None:
     """Raises Skip for a backend that this kind of device has not."""
     if device == "cpu" and choice not in ("auto", *ON_CPU):
         raise Skip(f"{choice} needs a CUDA device; a CPU has {' and '.join(ON_CPU)}")
 
 
 @contextmanager
-def only(choice: str) -> Iterator[None]:
+def use_backend(choice: str) -> Iterator[None]:
     """While it lasts torch takes this backend alone; `auto` leaves the choice to torch.
 
     Raises Skip where the backend has no kernel for what it is given.

@@ -64,7 +64,7 @@ def cache_of(cache_key: str) -> Path:
     return Path(cache_dir()) / cache_key
 
 
-class Tally:
+class CompileCounters:
     """What dynamo did in this process since this was made. It imports dynamo, which takes a second."""
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ class Tally:
     def cause(self) -> str:
         """Why graphs were broken most often, in dynamo's words."""
         causes = self.new("graph_break").most_common(1)
-        return in_brief(causes[0][0]) if causes else "dynamo tells no cause"
+        return summarize_error(causes[0][0]) if causes else "dynamo tells no cause"
 
 
-def in_brief(text: str) -> str:
+def summarize_error(text: str) -> str:
     """An error on one line: its first, and what dynamo's explanation and context add to it."""
     first, *others = text.strip().split("\n")
     added = [line.strip().partition(":")[2].strip() for line in others if line.strip().startswith(ADDED)]

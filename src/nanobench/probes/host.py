@@ -28,8 +28,8 @@ class HostProbe:
 
     def __init__(self) -> None:
         self.sources = {
-            "pressure_s": Source(PROC / "pressure" / "cpu", lambda text: MICROSECOND * word_after(text, "total=")),
-            "quota_throttled_periods": Source(throttling_file(), lambda text: word_after(text, "nr_throttled ")),
+            "pressure_s": Source(PROC / "pressure" / "cpu", lambda text: MICROSECOND * number_after(text, "total=")),
+            "quota_throttled_periods": Source(throttling_file(), lambda text: number_after(text, "nr_throttled ")),
             "steal_s": Source(
                 PROC / "stat", lambda text: int(text.split()[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
             ),
@@ -112,7 +112,7 @@ class Source:
             self.file = None
 
 
-def word_after(text: str, name: str) -> int:
+def number_after(text: str, name: str) -> int:
     """The first whole number behind a name. Raises ValueError where it does not stand there."""
     _, found, rest = text.partition(name)
     if not found:

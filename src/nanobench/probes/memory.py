@@ -64,7 +64,7 @@ def keep_freed() -> None:
 
 
 @contextmanager
-def given_back() -> Iterator[None]:
+def release_freed() -> Iterator[None]:
     """Whatever larger than 1 MiB is allocated meanwhile goes back to the kernel, or to the GPU, once it is freed."""
     set_malloc(M_MMAP_THRESHOLD, 1 << 20)
     try:

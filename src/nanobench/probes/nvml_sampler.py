@@ -82,7 +82,7 @@ class SamplingProcess:
     def look(self) -> None:
         """Puts it into `trouble` if the process has ended by itself."""
         if self.process is not None and self.process.poll() is not None:
-            self.trouble = self.trouble or how_it_ended(self.process.returncode)
+            self.trouble = self.trouble or describe_exit(self.process.returncode)
 
     def close(self) -> list[dict[str, Any]]:
         """Ends the process, removes its file and gives the lines that it wrote."""
@@ -91,7 +91,7 @@ class SamplingProcess:
             self.process.stdin.close()
             try:
                 if self.process.wait(PATIENCE_S):
-                    self.trouble = self.trouble or how_it_ended(self.process.returncode)
+                    self.trouble = self.trouble or describe_exit(self.process.returncode)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.trouble = "the sampling process did not end and was killed"
@@ -102,6 +102,6 @@ class SamplingProcess:
         return lines
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """The end of a sampling process, in words."""
     return f"the sampling process ended with {f'signal {-code}' if code < 0 else f'status {code}'}"

@@ -55,7 +55,7 @@ def on_cuda(events: Any) -> Dispatches:
     return Dispatches(len(launches), len(kernels), min(1.0, busy_us / max(1.0, end - begin)), graphs)
 
 
-def by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:
+def count_by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:
     """Operations that Python asks for on a CPU, by the `record_function` of one of these names that surrounds them; None for
     those between the parts.
     """

@@ -22,7 +22,7 @@ class Pass:
     rows: int
     tokens: int
     context: int
-    heads: int
+    logits_positions: int
     """positions of each row for which logits are computed"""
     kv_read: int = 0
     """positions of each row whose keys and values are read from a cache"""
@@ -41,7 +41,7 @@ class Cost:
     """parameters that are read, of embedding tables the rows that are looked up"""
     kv_bytes: float
     """cached keys and values, read and written"""
-    product_bytes: float
+    matmul_io_bytes: float
     """what products and attention read and write besides weights and cache"""
     elementwise_bytes: float
     """what norms, activations and additions read and write"""
@@ -56,7 +56,7 @@ class Cost:
     @property
     def bytes(self) -> float:
         """All bytes, each operand counted as often as an operation reads or writes it."""
-        return self.weight_bytes + self.kv_bytes + self.product_bytes + self.elementwise_bytes + self.logits_bytes
+        return self.weight_bytes + self.kv_bytes + self.matmul_io_bytes + self.elementwise_bytes + self.logits_bytes
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -74,13 +74,13 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers = shape.n_embd, shape.n_layer
-    logits = one.rows * (one.heads + 1) * shape.vocab_size
+    logits = one.rows * (one.logits_positions + 1) * shape.vocab_size
     return Cost(
-        matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.heads * shape.head_params),
+        matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),
         attention_flops=4.0 * tokens * one.context * shape.n_layer * shape.n_head * shape.head_dim,
         weight_bytes=size * (shape.read_params + tokens * width),
         kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
-        product_bytes=size * tokens * layers * (6 * width + 2 * shape.qkv_width + 2 * shape.mlp_width),
+        matmul_io_bytes=size * tokens * layers * (6 * width + 2 * shape.qkv_width + 2 * shape.mlp_width),
         elementwise_bytes=size * tokens * layers * (10 * width + 2 * shape.mlp_width),
         logits_bytes=float(size * logits),
     )
@@ -91,7 +91,7 @@ def matrix_bytes(shape: GPTShape, dtype: str) -> float:
     return DTYPE_BYTES[dtype] * shape.block_params / shape.n_layer / 4
 
 
-def seen_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:
+def attended_kv_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:
     """Bytes of the keys and values that one attention looks at, cached or not."""
     return one.rows * (one.kv_read or one.context) * shape.kv_bytes_per_token(dtype) / shape.n_layer
 
@@ -204,7 +204,7 @@ def training_flops(shape: GPTShape, tokens: int, attended_positions: int, recomp
     return 3 * forward + (again if recomputed else 0.0)
 
 
-def work(point: Point, shape: GPTShape) -> float:
+def rough_flops(point: Point, shape: GPTShape) -> float:
     """Operations of a point, roughly: what grows faster comes later."""
     if point.trains:
         return 6.0 * shape.n_params * point.step_tokens

@@ -13,7 +13,7 @@ from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limits
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
-FEW_TIMES = 4
+ROWS_FACTOR = 4
 """Rows are multiplied by so much to see whether a product waits for its weights: then more rows come almost free."""
 
 
@@ -105,34 +105,34 @@ def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations
 def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
     """The work of a pass, each kind at the rate measured for as many rows and operands as large."""
     cost, rows = flops.cost(shape, dtype, one), one.rows * one.tokens
-    head_flops = 2.0 * one.rows * one.heads * shape.head_params
+    head_flops = 2.0 * one.rows * one.logits_positions * shape.head_params
     head_bytes = float(shape.head_params * DTYPE_BYTES[dtype])
-    matrix, seen = flops.matrix_bytes(shape, dtype), flops.seen_bytes(shape, dtype, one)
+    matrix, seen = flops.matrix_bytes(shape, dtype), flops.attended_kv_bytes(shape, dtype, one)
     block_bytes = cost.weight_bytes - head_bytes
     return total(
         (
-            product(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix),
-            product(limits, "head", head_flops, head_bytes, one.rows * one.heads, head_bytes),
-            product(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, seen),
-            Time(bandwidth_s=copied(one, shape, dtype) / limits.at("copy")),
+            matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix),
+            matmul_time(limits, "head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
+            matmul_time(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, seen),
+            Time(bandwidth_s=cache_copy_bytes(one, shape, dtype) / limits.at("copy")),
             Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise", rows, matrix)),
             Time(bandwidth_s=cost.logits_bytes / limits.at("pick")),
         )
     )
 
 
-def product(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
+def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
     """The time of products at the rate measured for so many rows. It is bandwidth's where the bytes alone would take longer,
-    at the best rate seen, than the operations at theirs; or where FEW_TIMES the rows take less than half as much longer.
+    at the best rate seen, than the operations at theirs; or where ROWS_FACTOR the rows take less than half as much longer.
     """
     rate = limits.at(kind, rows, set_bytes)
     seconds = flops / rate
-    rows_come_free = limits.at(kind, FEW_TIMES * rows, set_bytes) > rate * FEW_TIMES / 2
+    rows_come_free = limits.at(kind, ROWS_FACTOR * rows, set_bytes) > rate * ROWS_FACTOR / 2
     moves = rows_come_free or moved_bytes / limits.at("read") > flops / limits.best("matmul")
     return Time(bandwidth_s=seconds) if moves else Time(compute_s=seconds)
 
 
-def copied(one: Pass, shape: GPTShape, dtype: str) -> float:
+def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:
     """Bytes read and written to move a cache that grows by a copy; 0 for one that stays in place."""
     moved = one.kv_written - one.tokens
     return 2.0 * one.rows * moved * shape.kv_bytes_per_token(dtype) if moved > 0 else 0.0

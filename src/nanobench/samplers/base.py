@@ -18,7 +18,7 @@ class Sampler(Protocol):
         ...
 
 
-def draw(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
+def sample(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
     """Tokens [B, 1], each with a chance in proportion to its weight, by inversion of the cumulative sum.
 
     `torch.multinomial` would look at its result on the host.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw
+from nanobench.samplers.base import sample
 
 
 class TopK:
@@ -20,7 +20,7 @@ class TopK:
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
         """See Sampler."""
-        return draw(self.probabilities(logits_BV.float()), generator)
+        return sample(self.probabilities(logits_BV.float()), generator)
 
 
 def build(*, k: int = 50, temperature: float = 0.8) -> TopK:

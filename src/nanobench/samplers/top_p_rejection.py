@@ -8,7 +8,7 @@ belong, so the next round draws above it. A first draw belongs with a chance of 
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw
+from nanobench.samplers.base import sample
 from nanobench.samplers.top_p_sort import TopP
 
 ROUNDS = 16
@@ -21,31 +21,31 @@ class TopPRejection(TopP):
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
         """See Sampler. A CPU knows without waiting which rows are done; a GPU's host must not ask, and runs all rounds."""
-        probs_BV = self.likely(logits_BV.float())
+        probs_BV = self.softmax(logits_BV.float())
         token_B1, pivot_B1 = probs_BV.argmax(-1, keepdim=True), torch.zeros_like(probs_BV[:, :1])
         if logits_BV.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self.until_done(probs_BV, token_B1, pivot_B1, generator)
+            return self.sample_until_accepted(probs_BV, token_B1, pivot_B1, generator)
         open_B1 = torch.ones_like(token_B1, dtype=torch.bool)
         for _ in range(ROUNDS):
-            drawn_B1, chance_B1, belongs_B1 = self.redraw(probs_BV, pivot_B1, generator)
+            drawn_B1, chance_B1, belongs_B1 = self.propose(probs_BV, pivot_B1, generator)
             token_B1 = torch.where(open_B1 & belongs_B1, drawn_B1, token_B1)
             open_B1 = open_B1 & ~belongs_B1
             # Only where a row is open: above the likeliest token there is nothing to draw.
             pivot_B1 = torch.where(open_B1, chance_B1, pivot_B1)
         return token_B1
 
-    def redraw(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """A token above the pivot for each row, its probability, and whether it belongs."""
-        drawn_B1 = draw(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
+        drawn_B1 = sample(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
         chance_B1 = probs_BV.gather(1, drawn_B1)
         above_B1 = probs_BV.masked_fill(probs_BV <= chance_B1, 0.0).sum(-1, keepdim=True)
         return drawn_B1, chance_B1, above_B1 < self.p
 
-    def until_done(self, probs_BV: Tensor, token_B1: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample_until_accepted(self, probs_BV: Tensor, token_B1: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> Tensor:
         """Rounds over the rows that are still open."""
         open_R = torch.arange(len(probs_BV))
         while len(open_R):
-            drawn_R1, chance_R1, belongs_R1 = self.redraw(probs_BV[open_R], pivot_B1[open_R], generator)
+            drawn_R1, chance_R1, belongs_R1 = self.propose(probs_BV[open_R], pivot_B1[open_R], generator)
             token_B1[open_R], pivot_B1[open_R] = drawn_R1, chance_R1
             open_R = open_R[~belongs_R1.squeeze(1)]
         return token_B1

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw, nucleus
+from nanobench.samplers.base import sample, nucleus
 
 
 class TopP:
@@ -12,18 +12,18 @@ class TopP:
     def __init__(self, p: float, temperature: float) -> None:
         self.p, self.temperature = p, temperature
 
-    def likely(self, logits_BV: Tensor) -> Tensor:
+    def softmax(self, logits_BV: Tensor) -> Tensor:
         """Softmax probabilities [B, V] of all tokens."""
         return torch.softmax(logits_BV / self.temperature, dim=-1)
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """[B, V]"""
-        kept_BV = nucleus(self.likely(logits_BV), self.p)
+        kept_BV = nucleus(self.softmax(logits_BV), self.p)
         return kept_BV / kept_BV.sum(-1, keepdim=True)
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
         """See Sampler."""
-        return draw(nucleus(self.likely(logits_BV.float()), self.p), generator)
+        return sample(nucleus(self.softmax(logits_BV.float()), self.p), generator)
 
 
 def build(*, p: float = 0.9, temperature: float = 0.8) -> TopP:

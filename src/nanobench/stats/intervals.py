@@ -199,7 +199,7 @@ def relative_iqr(values: Sequence[float]) -> float | None:
     return float((high - low) / middle)
 
 
-def least_count(share: float) -> int:
+def min_count(share: float) -> int:
     """The fewest independent values with a two-sided 95 % interval for this quantile between two of them: 6 for a median.
 
     All n values lie below the quantile with probability share**n, all above with (1 - share)**n: neither may exceed 2.5 %.
@@ -218,12 +218,12 @@ def quantile(values: Sequence[float], clusters: Sequence[Hashable], share: float
     values, rank r of k becomes the rank at the same share (r - 1/2) / k of the sample, rounded outwards.
     Woodruff 1952, "Confidence Intervals for Medians and Other Position Measures".
 
-    None where fewer than `least_count` values count, and so for a single cluster: what its values have in common cannot be seen
+    None where fewer than `min_count` values count, and so for a single cluster: what its values have in common cannot be seen
     from inside. Raises ValueError for a share that is not between 0 and 1, and for clusters that are not as many as values.
     """
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values in {len(clusters)} clusters: each value has one")
-    least, count = least_count(share), len(values)
+    least, count = min_count(share), len(values)
     if count < least:
         return None
     ordered = np.sort(values)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-LEAST = 20
+MIN_VALUES = 20
 """values that a steady suffix holds at the least"""
 TOLERANCE = 0.01
 """of the median: what is closer is the same"""
@@ -17,7 +17,7 @@ NORMAL_MAD = 1.4826
 """a normal distribution's standard deviation over its median absolute deviation"""
 NORMAL_MEDIAN = 1.2533
 """the standard error of a median over that of a mean, of many normal values: sqrt(pi / 2)"""
-MOST_CORRELATION = 0.5
+MAX_CORRELATION = 0.5
 """What is correlated more is a trend, and must not widen the tolerance that it is held against."""
 
 
@@ -29,10 +29,10 @@ def steady_from(series: Sequence[float]) -> int | None:
     most 1 %, or not significantly.
     Raises ValueError below 20 values.
     """
-    if len(series) < LEAST:
-        raise ValueError(f"{len(series)} values cannot show a steady state: at least {LEAST} can")
+    if len(series) < MIN_VALUES:
+        raise ValueError(f"{len(series)} values cannot show a steady state: at least {MIN_VALUES} can")
     values = np.asarray(series, dtype=float)
-    last = min(len(values) // 2, len(values) - LEAST)
+    last = min(len(values) // 2, len(values) - MIN_VALUES)
     return next((k for k in range(last + 1) if is_level(values[k:]) and not drifts(values[k:])), None)
 
 
@@ -62,7 +62,7 @@ def value_error(suffix: np.ndarray, slope: float) -> float:
     residuals = suffix - slope * np.arange(len(suffix))
     residuals = residuals - median(residuals)
     spread = NORMAL_MAD * median(np.abs(residuals))
-    r = min(MOST_CORRELATION, max(0.0, lag_one(residuals)))
+    r = min(MAX_CORRELATION, max(0.0, lag_one(residuals)))
     return NORMAL_MEDIAN * spread * math.sqrt((1 + r) / (1 - r))
 
 

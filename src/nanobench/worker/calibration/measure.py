@@ -129,12 +129,12 @@ def rates(bench: InstrumentedModel, one: Pass, spent: PassTiming, dispatch_s: di
         return
     shape = bench.adapter.shape
     cost = flops.cost(shape, bench.dtype, one)
-    head_flops, rows = 2.0 * one.rows * one.heads * shape.head_params, one.rows * one.tokens
+    head_flops, rows = 2.0 * one.rows * one.logits_positions * shape.head_params, one.rows * one.tokens
     matrix = flops.matrix_bytes(shape, bench.dtype)
     amounts = {
         "matmul": (cost.matmul_flops - head_flops, rows, matrix),
         "head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[bench.dtype]),
-        "attention": (cost.attention_flops, one.tokens, flops.seen_bytes(shape, bench.dtype, one)),
+        "attention": (cost.attention_flops, one.tokens, flops.attended_kv_bytes(shape, bench.dtype, one)),
         "pick": (cost.logits_bytes, 1, cost.logits_bytes),
     }
     for kind, (amount, place, set_bytes) in amounts.items():

@@ -94,7 +94,7 @@ class InstrumentedModel:
             if isinstance(part, packed_linear.Linear) and part is not module.head:
                 vars(part)["forward"] = self.around("matmul", part.forward)
             elif isinstance(part, Attention):
-                vars(part)["look"] = self.around("attention", part.look)
+                vars(part)["sdpa"] = self.around("attention", part.sdpa)
         self.sampler = self.around("pick", greedy.build())
 
     def around(self, kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,7 +153,7 @@ class InstrumentedModel:
         """What a pass on a CPU dispatches, by part; None for what lies between them."""
         self.counting = True
         try:
-            return profiler.by_part(work, PARTS)
+            return profiler.count_by_part(work, PARTS)
         finally:
             self.counting = False
 

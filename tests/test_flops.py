@@ -247,13 +247,13 @@ def test_more_parameters_are_never_read_than_there_are():
 
 
 def test_a_pass_by_hand():
-    one = cost(TINY, "float32", Pass(rows=2, tokens=3, context=5, heads=1, kv_read=5, kv_written=3))
+    one = cost(TINY, "float32", Pass(rows=2, tokens=3, context=5, logits_positions=1, kv_read=5, kv_written=3))
     assert vars(one) == {
         "matmul_flops": 2 * (6 * 176 + 2 * 24),
         "attention_flops": 6 * (2 * 5 * 4 + 2 * 5 * 4),
         "weight_bytes": 4 * (200 + 6 * 4),
         "kv_bytes": 2 * (5 + 3) * 2 * 2 * 4,
-        "product_bytes": 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + (4 + 16) + (16 + 4)),
+        "matmul_io_bytes": 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + (4 + 16) + (16 + 4)),
         "elementwise_bytes": 4 * 6 * (4 * 4 + 6 * 4 + 2 * 16),
         "logits_bytes": 4 * 2 * 2 * 6,
     }

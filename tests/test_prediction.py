@@ -30,7 +30,7 @@ def predict(path="static", point=POINT, **others):
 def by_hand(one: Pass) -> float:
     """Seconds of a pass: each kind of work at its rate."""
     cost = flops.cost(SHAPE, "float32", one)
-    head = 2.0 * one.rows * one.heads * 8 * 100
+    head = 2.0 * one.rows * one.logits_positions * 8 * 100
     copied = 2.0 * one.rows * max(0, one.kv_written - one.tokens) * SHAPE.kv_bytes_per_token("float32")
     work = (cost.matmul_flops - head) / 1e6 + head / 2e6 + cost.attention_flops / 4e6
     return work + copied / 5e6 + cost.elementwise_bytes / 6e6 + cost.logits_bytes / 7e6

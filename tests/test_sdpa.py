@@ -17,11 +17,11 @@ def test_every_listed_choice_has_a_kernel():
 @pytest.mark.parametrize("choice", ATTENTIONS)
 def test_what_a_cpu_has_not_is_refused(choice):
     if choice in ("auto", *sdpa.ON_CPU):
-        sdpa.refuse_elsewhere(choice, "cpu")
+        sdpa.check_device(choice, "cpu")
     else:
         with pytest.raises(Skip, match=f"{choice} needs a CUDA device; a CPU has sdpa-math and sdpa-flash"):
-            sdpa.refuse_elsewhere(choice, "cpu")
-    sdpa.refuse_elsewhere(choice, "cuda")
+            sdpa.check_device(choice, "cpu")
+    sdpa.check_device(choice, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_compiler_may_replace_an_operator_but_not_by_that_of_another_choice():
 def test_what_a_backend_has_no_kernel_for_is_skipped_with_the_reason():
     q, other = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8, dtype=torch.float64)
     reason = "sdpa-efficient has no kernel for this arm's masks, heads or dtype"
-    with pytest.raises(Skip, match=reason), sdpa.only("sdpa-efficient"):
+    with pytest.raises(Skip, match=reason), sdpa.use_backend("sdpa-efficient"):
         F.scaled_dot_product_attention(q, q, q)
-    with pytest.raises(RuntimeError, match="dtype"), sdpa.only("sdpa-flash"):
+    with pytest.raises(RuntimeError, match="dtype"), sdpa.use_backend("sdpa-flash"):
         F.scaled_dot_product_attention(q, other, q)
 
 
@@ -83,7 +83,7 @@ def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(na
         "def build():\n"
         "    adapter = lookup.find('models', 'gpt2-nano')()\n"
         "    for block in adapter.module.blocks:\n"
-        "        block.attention.look = products\n"
+        "        block.attention.sdpa = products\n"
         "    return adapter\n"
     )
     asked = ("--model", "own:build", "--attention", "auto,sdpa-math", "--engine", "cached", "--batch", 2, "--launches", 1)
