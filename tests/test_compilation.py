@@ -89,13 +89,13 @@ def test_a_tally_counts_what_is_new_only():
     assert (tally.graphs, tally.breaks, tally.eager) == (0, 0, 0)
     torch.compile(lambda x: x + 2, backend="eager")(torch.ones(2))
     assert tally.graphs == 1
-    assert tally.cause == "dynamo tells no cause"
+    assert tally.cause == "dynamo reports no cause"
 
 
 def test_an_error_is_told_in_brief():
     assert compilation.summarize_error("one\ntwo") == "one"
-    told = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
-    assert compilation.summarize_error(told) == "failed: a reason: f(x)"
+    message = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
+    assert compilation.summarize_error(message) == "failed: a reason: f(x)"
     assert compilation.summarize_error("") == ""
 
 

@@ -100,7 +100,7 @@ def test_a_sampler_that_is_wrong_only_when_compiled_is_wrong():
 def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
     verdict = sampler_gate.judge(greedy.build(), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT
-    assert "states no probabilities" in verdict.note
+    assert "has no `probabilities`" in verdict.note
 
 
 def test_a_nucleus_is_the_fewest_likeliest_tokens_that_reach_p():

@@ -257,7 +257,7 @@ def judge_forced(reference: Reference, engine: Engine) -> Gate:
 
 
 def judge_rows_forced(reference: Reference, engine: Engine, gate: Gate) -> Gate:
-    """Checks the independence of rows at the measured shape: with another prompt in row 0, the other rows' logits must not change."""
+    """Checks the independence of rows at the measured shape: a change of row 0 must not change the logits of other rows."""
     expected = reference.expected
     rows = len(expected.logits_RPV)
     if rows == 1:

@@ -68,11 +68,13 @@ def judge(sampler: Sampler, gate: Gate, device: torch.device, compiler: Compiler
     if p_values[worst] < MIN_P_VALUE:
         note = f"token frequencies do not match the probabilities of {worst!r}: chi-square p = {p_values[worst]:.1g}"
         return replace(gate, verdict=Verdict.WRONG, note=note)
-    return replace(gate, note=f"{gate.note}; token frequencies match, smallest p {p_values[worst]:.2g} of {len(p_values)} distributions")
+    return replace(
+        gate, note=f"{gate.note}; token frequencies match, smallest p {p_values[worst]:.2g} of {len(p_values)} distributions"
+    )
 
 
 def p_value(counts_V: Tensor, probs_V: Tensor) -> float:
-    """The p value of Pearson's chi-square test of counts [V] for probabilities [V]; 0 if a token of probability 0 was sampled."""
+    """The p value of Pearson's chi-square test of counts [V] for probabilities [V]; 0 if an impossible token was sampled."""
     expected_V = probs_V * counts_V.sum()
     if counts_V[expected_V == 0].any():
         return 0.0

@@ -1,4 +1,4 @@
-"""Temperature: a token by its softmax probability, sharpened below 1 and flattened above."""
+"""Temperature sampling: tokens with the probabilities softmax(logits / temperature)."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from nanobench.samplers.base import sample
 
 
 class Temperature:
-    """softmax(logits / temperature), nothing cut off."""
+    """Samples from the whole vocabulary."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """[B, V]"""
+        """softmax(logits / temperature), [B, V]."""
         return torch.softmax(logits_BV / self.temperature, dim=-1)
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -22,5 +22,5 @@ class Temperature:
 
 
 def build(*, temperature: float = 0.8) -> Temperature:
-    """Temperature 0.8."""
+    """Temperature sampling, by default at 0.8."""
     return Temperature(temperature)

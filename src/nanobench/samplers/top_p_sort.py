@@ -1,13 +1,13 @@
-"""Top-p, the usual way: sort the whole vocabulary, cut it where its probabilities first reach p, draw from what is left."""
+"""Top-p sampling with a sort: sort the vocabulary, keep the most probable tokens that together reach p, sample from them."""
 
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import sample, nucleus
+from nanobench.samplers.base import nucleus, sample
 
 
 class TopP:
-    """What both top-p samplers draw from; this one by sorting."""
+    """Top-p sampling by sorting; also the base of the rejection sampler, which has the same probabilities."""
 
     def __init__(self, p: float, temperature: float) -> None:
         self.p, self.temperature = p, temperature
@@ -17,7 +17,7 @@ class TopP:
         return torch.softmax(logits_BV / self.temperature, dim=-1)
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """[B, V]"""
+        """The nucleus, normalized, [B, V]."""
         kept_BV = nucleus(self.softmax(logits_BV), self.p)
         return kept_BV / kept_BV.sum(-1, keepdim=True)
 
@@ -27,5 +27,5 @@ class TopP:
 
 
 def build(*, p: float = 0.9, temperature: float = 0.8) -> TopP:
-    """p = 0.9 at temperature 0.8."""
+    """Top-p sampling, by default with p = 0.9 at temperature 0.8."""
     return TopP(p, temperature)

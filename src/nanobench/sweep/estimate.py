@@ -14,7 +14,9 @@ def expected_s(plan: Plan, point: Point, launch: int, description: dict[str, Any
     """
     rate = description["matmul_flops_per_s"] / 2
     if point.trains:
-        return expected_training_s(plan, point, launch, rough_flops(point, GPTShape(**description["models"][point.model])) / rate)
+        return expected_training_s(
+            plan, point, launch, rough_flops(point, GPTShape(**description["models"][point.model])) / rate
+        )
     flops_per_token = 2 * description["models"][point.model]["n_params"] * point.batch_size
     round_s = compile_s = 0.0
     for arm in plan.arms:

@@ -113,12 +113,14 @@ def encode(text: str, name: str) -> list[int]:
         return tiktoken.get_encoding(name).encode_ordinary(text)
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"--tokenizer {name!r} is not installed ({why}); give bytes, or install tiktoken and its data") from None
+        raise UserError(
+            f"--tokenizer {name!r} is not installed ({why}); give bytes, or install tiktoken and its data"
+        ) from None
 
 
 @dataclass(frozen=True)
 class BatchStream:
-    """The numbered optimizer steps of one phase. A number stands for the same rows in every arm and with every number of ranks."""
+    """The numbered optimizer steps of one phase. A number means the same rows in every arm, for any number of ranks."""
 
     name: str
     corpus: Corpus

@@ -65,7 +65,7 @@ class Trainer:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
 
     def step(self, step: Step) -> Tensor:
-        """One optimizer step. Returns this rank's part of the mean loss over the useful tokens of all ranks, a scalar tensor."""
+        """One optimizer step. Returns this rank's part of the mean loss over the useful tokens of all ranks, a scalar."""
         total = torch.zeros((), device=self.parameters[0].device)
         with sdpa.use_backend(self.attention):
             for number, batch in enumerate(step.batches, start=1):

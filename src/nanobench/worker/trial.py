@@ -33,7 +33,7 @@ from nanobench.worker.workloads.generate import Generation
 from nanobench.worker.workloads.train import Training
 
 IMPORT_S = process_age_s()
-"""Seconds from the start of the interpreter to this line; the children of a fork server have the value of their server."""
+"""Seconds from the start of the interpreter to here; children of a fork server have their server's value."""
 REPORT_EVERY_S = 1.0
 CHECK_EVERY_PAIRS = 5
 """The precision is checked after every so many pairs."""
@@ -41,8 +41,9 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Arms:
-    """The arms of one trial: those still running (`live`), the outcomes of the others (`done`), and the index of the running arm
-    in the file `running`, which survives a crash.
+    """The arms of one trial: those still running (`live`) and the results of the others (`done`).
+
+    The index of the running arm is in the file `running`, which survives a crash.
     """
 
     def __init__(self, trial: Trial, out: Path, report: Report, world: World = SINGLE_PROCESS) -> None:
@@ -109,7 +110,7 @@ class Arms:
 
 
 def prepare_device(trial: Trial) -> torch.device:
-    """Selects the trial's device and sets its threads. On a CPU it also initializes inductor, which may fail under a memory limit."""
+    """Selects the trial's device and sets its threads; on a CPU it also initializes inductor, before any memory limit."""
     device = distributed.rank_device(trial.point.device)
     torch.set_num_threads(trial.point.threads)
     distributed.set_device(device)
@@ -251,7 +252,7 @@ def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
 
 
 def profile(trial: Trial, out: Path, arms: Arms) -> None:
-    """In the first launch, after all timed work: profiles each arm, without the memory limit, as the profiler needs memory too."""
+    """In the first launch, after all timed work: profiles each arm, without the memory limit because of the profiler."""
     if trial.launch > 1:
         return
     for index in list(arms.live):
@@ -260,7 +261,7 @@ def profile(trial: Trial, out: Path, arms: Arms) -> None:
 
 
 def is_complete(trial: Trial, arms: Arms, spent_s: float, blocks: int, timestamp_interval: int) -> bool:
-    """Whether the launch may stop: it has the minimum of pairs, and its time is used up or every interval is within the target."""
+    """Whether the launch may stop: enough pairs, and either no time left or every interval within the target."""
     timestamped = -(-blocks // timestamp_interval) if timestamp_interval > 1 else 0
     pairs = blocks - timestamped
     minimum = 2 if spent_s < 2.0 * max(1, blocks) else 1
@@ -274,7 +275,7 @@ def is_complete(trial: Trial, arms: Arms, spent_s: float, blocks: int, timestamp
 
 
 def contrasts(arms: Arms, timestamp_interval: int) -> list[list[float]]:
-    """Per live arm but the first, log(time of the first / time of the arm) of each pair; for a single arm its own log times."""
+    """Per live arm but the first, log(time of the first / time of the arm) of each pair; for a single arm its log times."""
     times = {
         index: {
             r.block: r.wall_s / r.calls

@@ -23,7 +23,10 @@ class Workload(Protocol):
         ...
 
     def prepare(self, known: Gate | None) -> Gate:
-        """Builds, runs once and returns the gate's verdict; `known` is the verdict of an earlier launch. Raises Skip if infeasible."""
+        """Builds, runs once and returns the gate's verdict. `known` is the verdict of an earlier launch.
+
+        Raises Skip if this device cannot run the arm.
+        """
         ...
 
     def warm_up(self) -> None:

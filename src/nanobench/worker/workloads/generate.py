@@ -127,7 +127,7 @@ class Generate(Timed):
         return memory.tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
 
     def expected_cache_bytes(self) -> int | None:
-        """Closed form: 2 (keys, values) x layers x KV heads x head dim x positions x rows x bytes; 0 and None as in `cache_bytes`."""
+        """Closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
         point = self.point
         per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
         return self.cache_bytes() and point.batch_size * per_row

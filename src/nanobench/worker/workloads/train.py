@@ -62,7 +62,7 @@ class Train(Timed):
         return self.gate
 
     def begin(self) -> None:
-        """See Workload.begin. Resets the trainer afterwards, so that the next arm is built next to an empty optimizer state."""
+        """See Workload.begin. Resets the trainer, so that the next arm is built next to an empty optimizer state."""
         super().begin()
         self.trainer.reset(self.adapter)
 
@@ -86,7 +86,7 @@ class Train(Timed):
         self.gate = replace(shared, digest=digest)
 
     def measure_memory(self) -> None:
-        """Measures the allocator's peak in a forward pass and in a whole step, and the bytes of gradients and optimizer state."""
+        """Measures the allocator's peaks in a forward pass and in a step, and the bytes of gradients and optimizer state."""
         trainer, step = self.trainer, self.pool[0]
         batch = step.batches[0]
         with sdpa.use_backend(self.arm.attention):
@@ -183,9 +183,7 @@ class Training:
                 self.compute_expected()
 
     def reserve_gate_memory(self) -> None:
-        """See TrialContext.reserve_gate_memory. Two steps of the reference loop over a few rows: the first allocates the optimizer
-        state.
-        """
+        """See TrialContext.reserve_gate_memory. Two steps over a few rows: the first one allocates the optimizer state."""
         if self.world.is_rank_zero:
             few_rows = replace(self.stream, batch_size=min(training_gate.ROWS, self.stream.batch_size), parts=1)
             with memory.release_freed():
