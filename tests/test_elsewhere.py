@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-import test_attribution as here
+import test_metrics_roofline as here
 from nanobench.analysis import predict
 from nanobench.errors import UserError
 from nanobench.roofline import prediction

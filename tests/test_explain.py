@@ -22,7 +22,7 @@ from nanobench.analysis.crossover import MOST_BATCH, Pays
 from nanobench.analysis.explain import PUBLISHED
 from nanobench.cli import app
 from nanobench.errors import UserError
-from nanobench.records import MEASURED, ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import MEASURED, ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import store
 from nanobench.results.cell import Cell, make_cells
 from nanobench.results.run_context import Machine
@@ -67,7 +67,8 @@ def a_cell(batch_size=4, arm=CACHED, machine=None, operations=10.0, **point):
     outcome = Outcome(
         status=Status.OK, kv_access=PATH_OF.get(arm.engine), operations_prefill=operations, operations_per_step=operations
     )
-    return Cell(raw_rows(trial, 0, ArmRecord(arm=arm, outcome=outcome)), [], [], MACHINE if machine is None else machine)
+    launches = [LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=outcome))]
+    return Cell(launches, machine=MACHINE if machine is None else machine)
 
 
 def a_row(batch_size=4, arm=CACHED, status="ok", **known):
@@ -666,7 +667,7 @@ def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3
             outcome = Outcome(
                 status=Status.OK, gate=Verdict.EXACT, kv_access=path, operations_prefill=count, operations_per_step=count
             )
-            rows += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=timed, outcome=outcome))
+            rows += [LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=timed, outcome=outcome))]
         run.write_raw(trial, rows)
     return run
 

@@ -21,7 +21,7 @@ import torch
 import fakes
 import virtual_device as virtual
 from nanobench.probes import host, instruments, nvml, nvml_sampler
-from nanobench.records import Readings, raw_rows
+from nanobench.records import LaunchRecord, Readings
 from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
 from nanobench.worker import trial as trials
@@ -612,7 +612,7 @@ def test_a_sweep_goes_on_when_sampler_and_driver_die_in_mid_run(driver, tmp_path
     arms = (Arm(engine="fakes:on_virtual_device"), Arm(engine="fakes:twice"))
     trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=1e-9, max_seconds=1.0)
     records = trials.measure(trial, {}, tmp_path, lambda progress: None, seen)
-    cells = derive.derive([row for record in records for row in raw_rows(trial, 0, record)])
+    cells = derive.derive([LaunchRecord.of(trial, 0, record) for record in records])
     assert [cell["launches_ok"] for cell in cells] == [1, 1]
     assert cells[1]["speedup"] == pytest.approx(2.0, rel=1e-2)
     for record in records:

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanobench.errors import UserError
+from nanobench.records import Description
 from nanobench.schema import Arm, GPTShape, Point, Trial
+from nanobench.sweep import plan as planning
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.options import AUTOMATIC, GateOptions, SweepOptions, TrainOptions
-from nanobench.sweep.plan import Plan, describe_request, make_plan
+from nanobench.sweep.plan import Plan, describe_request
 
 GIB = 2**30
 SIZES = {"gpt2-nano": 256, "gpt2-char": 256, "gpt2-mini": 1024, "gpt2": 1024}
@@ -47,6 +49,10 @@ def machine(device="cpu", gpus=()):
         "matmul_flops_per_s": 1e12,
         "models": {name: shape(block_size) for name, block_size in SIZES.items()},
     }
+
+
+def make_plan(options, description, *find):
+    return planning.make_plan(options, Description.from_json(description), *find)
 
 
 def plan_of(description=None, kind=SweepOptions, **asked):
@@ -472,7 +478,7 @@ def test_a_plan_survives_json_with_all_its_trials(plan):
 
 
 def expected(plan, launch=1, **point):
-    return expected_s(plan, replace(plan.points[0], **point), launch, machine())
+    return expected_s(plan, replace(plan.points[0], **point), launch, Description.from_json(machine()))
 
 
 def test_more_work_and_more_phases_are_expected_to_take_longer():

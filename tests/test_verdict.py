@@ -62,7 +62,7 @@ def test_intervals_that_hold_1_pay_nowhere():
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.5), (0.5, 1.0)])
 def test_a_bound_of_exactly_1_decides_nothing(low, high):
-    assert said((1, 1.0, low, high)).endswith("no difference was shown")
+    assert said((1, 1.0, low, high)).endswith("no significant difference")
 
 
 def test_an_arm_whose_every_interval_is_below_1_is_slower_everywhere():
@@ -162,7 +162,7 @@ def test_a_ratio_that_cannot_be_believed_does_not_end_a_row_of_batches_that_pay(
 def test_where_no_ratio_can_be_believed_nothing_is_said_of_the_arm(status):
     rows = [status_of(pair(1, 1.5, 1.25, 1.75), status), status_of(pair(4, 2.0, 1.5, 2.5), "unstable")]
     (sentence,) = verdict.sentences(frame([cell for row in rows for cell in row]))
-    assert sentence == "nothing is said of cached against uncached: no cell with a ratio is stable"
+    assert sentence == "no conclusion for cached vs uncached: no stable cell has a speedup"
 
 
 def test_an_imprecise_ratio_is_judged_by_its_interval():
@@ -173,7 +173,7 @@ def test_an_imprecise_ratio_is_judged_by_its_interval():
 @pytest.mark.parametrize("status", UNBELIEVABLE)
 def test_a_ratio_to_a_reference_that_cannot_be_believed_is_not_judged(status):
     (sentence,) = verdict.sentences(frame(pair(1, 2.0, 1.5, 2.5, reference_status=status)))
-    assert sentence == "nothing is said of cached against uncached: no cell with a ratio is stable"
+    assert sentence == "no conclusion for cached vs uncached: no stable cell has a speedup"
     good = pair(4, 1.5, 1.25, 1.75)
     (sentence,) = verdict.sentences(frame([*pair(1, 2.0, 1.5, 2.5, reference_status=status), *good]))
     assert sentence.startswith("cached is 1.5x [1.25, 1.75] as fast as uncached at batch 4")
@@ -191,7 +191,7 @@ def test_the_other_arms_of_a_disturbed_point_are_judged():
     disturbed = status_of(pair(1, 2.0, 1.5, 2.5), "unstable")
     other = {**pair(1, 0.5, 0.25, 0.75, arm="uncached-full-logits")[1], "arm_index": 2}
     nothing, found = verdict.sentences(frame([*disturbed, other]))
-    assert nothing.startswith("nothing is said of cached against uncached")
+    assert nothing.startswith("no conclusion for cached vs uncached")
     assert found == "uncached-full-logits is 0.5x [0.25, 0.75] as fast as uncached at batch 1"
 
 
@@ -199,44 +199,48 @@ def test_the_other_arms_of_a_disturbed_point_are_judged():
 
 
 def disturbed(*found):
-    """The lines on cells with these statuses and reasons; every one beside a reference that is ok."""
-    rows = [status_of(pair(number, 2.0, 1.5, 2.5), *each) for number, each in enumerate(found, start=1)]
-    return verdict.disturbances(frame([cell for row in rows for cell in row]))
+    """The lines on cells with these statuses, reasons and kinds; every one beside a reference that is ok."""
+    rows = []
+    for number, (status, reason, kinds) in enumerate(found, start=1):
+        rows += [{**cell, "disturbed_by": None} for cell in status_of(pair(number, 2.0, 1.5, 2.5), status, reason)]
+        rows[-1]["disturbed_by"] = kinds
+    return verdict.disturbances(frame(rows))
 
 
 STEAL, PRESSURE = "the hypervisor took {}% of the time (limit 2%)", "tasks waited for a core in {}% of the time (limit 10%)"
 NEVER = "{} of {} launches drift or jump and never settle"
+FINE = (("ok", None, None), ("imprecise", "interval wider than +-5%", None), ("oom", "out of memory", None))
 
 
 def test_without_disturbed_cells_there_is_no_line():
-    assert disturbed(("ok", None), ("imprecise", "interval wider than +-5%"), ("oom", "out of memory")) == []
+    assert disturbed(*FINE) == []
 
 
-def test_the_cause_of_one_cell_is_told_without_a_number():
-    assert disturbed(("unstable", STEAL.format(2.5)), ("ok", None)) == [
-        "unstable, not judged: 1 cell: the hypervisor took ..% of the time"
+def test_one_cell_is_told_with_its_whole_reason():
+    assert disturbed(("unstable", STEAL.format(2.5), "steal"), FINE[0]) == [
+        "unstable, excluded from conclusions: 1 cell: the hypervisor took 2.5% of the time (limit 2%)"
     ]
 
 
 def test_causes_of_several_cells_are_counted_the_most_frequent_first():
-    both = f"{STEAL.format(2.5)}; {PRESSURE.format(12)}"
-    assert disturbed(("unstable", both), ("unstable", PRESSURE.format(50)), ("unstable", PRESSURE.format(11))) == [
-        "unstable, not judged: 3 cells: tasks waited for a core in ..% of the time (3); the hypervisor took ..% of the time (1)"
+    both = ("unstable", f"{STEAL.format(2.5)}; {PRESSURE.format(12)}", "steal,pressure")
+    assert disturbed(both, *(("unstable", PRESSURE.format(share), "pressure") for share in (50, 11))) == [
+        "unstable, excluded from conclusions: 3 cells: tasks waited for a core (3); the hypervisor took CPU time (1)"
     ]
 
 
 def test_cells_without_a_steady_state_have_a_line_of_their_own_after_the_unstable_ones():
-    found = (("no_steady_state", NEVER.format(3, 5)), ("unstable", STEAL.format(9)), ("no_steady_state", NEVER.format(4, 5)))
-    assert disturbed(*found) == [
-        "unstable, not judged: 1 cell: the hypervisor took ..% of the time",
-        "no_steady_state, not judged: 2 cells: .. of .. launches drift or jump and never settle (2)",
+    never = [("no_steady_state", NEVER.format(count, 5), None) for count in (3, 4)]
+    assert disturbed(never[0], ("unstable", STEAL.format(9), "steal"), never[1]) == [
+        "unstable, excluded from conclusions: 1 cell: the hypervisor took 9% of the time (limit 2%)",
+        "no_steady_state, excluded from conclusions: 2 cells: launches drift or jump and never settle (2)",
     ]
 
 
 def test_a_disturbed_reference_is_told_of_as_well():
-    rows = pair(1, 2.0, 1.5, 2.5, reference_status="unstable")
-    lines = verdict.disturbances(frame([{**rows[0], "reason": STEAL.format(9)}, rows[1]]))
-    assert lines == ["unstable, not judged: 1 cell: the hypervisor took ..% of the time"]
+    rows = [{**cell, "disturbed_by": None} for cell in pair(1, 2.0, 1.5, 2.5, reference_status="unstable")]
+    lines = verdict.disturbances(frame([{**rows[0], "reason": STEAL.format(9), "disturbed_by": "steal"}, rows[1]]))
+    assert lines == ["unstable, excluded from conclusions: 1 cell: the hypervisor took 9% of the time (limit 2%)"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def test_the_mark_tax_is_that_of_the_worst_cell(taxes, words):
         {**cell, "timestamp_overhead": tax, "timestamp_overhead_hi": None}
         for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), taxes, strict=True)
     ]
-    assert verdict.timestamp_overhead(frame(rows)) == f"mark tax {words}"
+    assert verdict.timestamp_overhead(frame(rows)) == f"timestamp overhead {words}"
 
 
 def test_a_mark_tax_with_an_interval_counts_with_its_upper_bound():
@@ -256,7 +260,7 @@ def test_a_mark_tax_with_an_interval_counts_with_its_upper_bound():
         {**cell, "timestamp_overhead": 0.002, "timestamp_overhead_hi": high}
         for cell, high in zip(pair(1, 2.0, 1.5, 2.5), (0.004, 0.003), strict=True)
     ]
-    assert verdict.timestamp_overhead(frame(rows)) == "mark tax at most 0.4 %"
+    assert verdict.timestamp_overhead(frame(rows)) == "timestamp overhead at most 0.4 %"
 
 
 def test_a_cell_that_was_not_measured_has_no_unknown_mark_tax():
@@ -264,4 +268,4 @@ def test_a_cell_that_was_not_measured_has_no_unknown_mark_tax():
         {**cell, "timestamp_overhead": tax, "timestamp_overhead_hi": None}
         for cell, tax in zip(pair(1, 2.0, 1.5, 2.5), (0.002, None), strict=True)
     ]
-    assert verdict.timestamp_overhead(frame([rows[0], {**rows[1], "status": "oom"}])) == "mark tax at most 0.2 %"
+    assert verdict.timestamp_overhead(frame([rows[0], {**rows[1], "status": "oom"}])) == "timestamp overhead at most 0.2 %"

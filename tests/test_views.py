@@ -21,7 +21,7 @@ from nanobench.analysis import diagnostics, verdict
 from nanobench.analysis.timeline import moments
 from nanobench.cli import app, report
 from nanobench.errors import UserError
-from nanobench.records import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import store
 from nanobench.schema import Arm, Point
 from nanobench.sweep import session
@@ -201,7 +201,7 @@ def make_run(
     run = store.create(folder, session.about_new("kv-sweep", {"batch": "1,4,16"}, plan, about))
     for trial in (trial for trials in plan.rounds() for trial in trials):
         records = [record(trial.point, arm, trial.launch, failed, seen, blocks) for arm in arms]
-        run.write_raw(trial, [row for each in records for row in raw_rows(trial, 0, each)])
+        run.write_raw(trial, [LaunchRecord.of(trial, 0, each) for each in records])
     return run
 
 

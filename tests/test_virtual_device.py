@@ -5,7 +5,7 @@ import pytest
 import fakes
 import virtual_device as virtual
 from nanobench.probes.instruments import Instruments
-from nanobench.records import raw_rows
+from nanobench.records import LaunchRecord
 from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
 from nanobench.worker import trial as trials
@@ -31,7 +31,7 @@ def launch(tmp_path, monkeypatch):
         plan = {"launch": number, "seed": 0, "target_ci": 1e-9, "max_seconds": 1.0, **asked}
         trial = Trial(point=point, arms=arms, **plan)
         records = trials.measure(trial, {}, tmp_path, lambda progress: None, Instruments(clock(device), [], sustained_s))
-        return [row for record in records for row in raw_rows(trial, 0, record)]
+        return [LaunchRecord.of(trial, 0, record) for record in records]
 
     return run
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, STEPS, TOGETHER, waterfalls
 from nanobench.errors import UserError
-from nanobench.records import ArmRecord, Outcome, Repetition, Status, Verdict, raw_rows
+from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import derive
 from nanobench.results.store import cells_schema
 from nanobench.schema import Arm, Point, Trial
@@ -54,7 +55,7 @@ def rows_of(arm, batch_size, launches, arms, prompt_len=8, outcome=None, dtype="
             )
             for block, wall_s in enumerate(walls_s)
         )
-        found += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=repetitions, outcome=ended))
+        found += [LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=repetitions, outcome=ended))]
     return found
 
 
@@ -80,7 +81,7 @@ def steps_of(times, seq_len=32):
             trial = Trial(point=point, arms=arms, launch=launch, seed=0, target_ci=0.05, max_seconds=1.0)
             timed = [Repetition(kind="steady", block=n, wall_s=wall_s, **counts) for n, wall_s in enumerate(walls_s)]
             ended = Outcome(status=Status.OK, gate=Verdict.EXACT)
-            found += raw_rows(trial, 0, ArmRecord(arm=arm, repetitions=tuple(timed), outcome=ended))
+            found += [LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=tuple(timed), outcome=ended))]
     return found
 
 
@@ -199,9 +200,7 @@ def test_where_the_reference_is_the_faster_arm_the_ratio_is_inverted():
 
 def test_arms_in_processes_of_their_own_are_compared_launch_by_launch():
     rows = run(TWO)
-    for row in rows:
-        row["process"] = row["arm_index"]
-    (one,) = found(rows)
+    (one,) = found([replace(launch, process=launch.arm_index) for launch in rows])
     assert values(one.arms_first) == pytest.approx({"cache": 2, BATCH: 4})
 
 
@@ -237,11 +236,11 @@ def test_a_link_without_an_arm_is_left_out_and_bridged():
 
 
 def test_a_compiled_arm_that_replays_graphs_is_the_graph():
-    rows = run(chain(arms=(PLAIN, CACHED, COMPILED)))
-    for row in rows:
-        if row["compile_mode"] == "default" and row["kind"] == "outcome":
-            row["graph_launches_per_step"] = 1.0
-    (one,) = found(rows)
+    def replaying(launch):
+        graphs = 1.0 if launch.arm.compile_mode == "default" else None
+        return replace(launch, outcome=replace(launch.outcome, graph_launches_per_step=graphs))
+
+    (one,) = found([replaying(launch) for launch in run(chain(arms=(PLAIN, CACHED, COMPILED)))])
     assert [each.step for each in one.arms_first] == ["cache", "CUDA graph", BATCH]
     assert "compiled" in one.left_out
 

@@ -1,10 +1,12 @@
 """What was seen, as frozen dataclasses: repetitions with readings, an outcome, a gate's verdict; the rows of the raw file."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from nanobench.schema import Arm, Point, Trial
+from nanobench.schema import Arm, GPTShape, Point, Trial
 
 
 class Status(StrEnum):
@@ -180,25 +182,92 @@ class ArmRecord:
         return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome(**data["outcome"]))
 
 
-def raw_rows(trial: Trial, process: int, record: ArmRecord) -> list[dict[str, Any]]:
-    """The rows of the raw file: the trial, the point and the arm beside each repetition, and one more row for the outcome."""
-    head = {
-        "trial": trial.key,
-        "protocol": trial.protocol,
-        "identity": trial.identity,
-        "launch": trial.launch,
-        "process": process,
-        "seed": trial.seed,
-        "target_ci": trial.target_ci,
-        **asdict(trial.point),
-        "arm_index": trial.arms.index(record.arm),
-        **asdict(record.arm),
-    }
-    seen = [asdict(repetition) for repetition in record.repetitions]
-    outcome = {"kind": "outcome", **asdict(record.outcome)}
-    return [{**dict.fromkeys(RAW_COLUMNS), **head, **row} for row in [*seen, outcome]]
+@dataclass(frozen=True, kw_only=True)
+class LaunchRecord:
+    """All that one launch of one arm at one point left behind: what raw files hold."""
+
+    trial: str
+    """key of the trial"""
+    protocol: int
+    identity: str | None
+    launch: int
+    process: int
+    """which of the trial's worker processes ran the arm; arms of one process took turns"""
+    seed: int
+    target_ci: float
+    point: Point
+    arm_index: int
+    """place of the arm in the sweep's list; 0 is the reference"""
+    arm: Arm
+    repetitions: tuple[Repetition, ...] = ()
+    outcome: Outcome
+
+    @classmethod
+    def of(cls, trial: Trial, process: int, record: ArmRecord) -> "LaunchRecord":
+        """What a worker says of an arm, with the facts of the trial that it ran."""
+        return cls(
+            trial=trial.key,
+            protocol=trial.protocol,
+            identity=trial.identity,
+            launch=trial.launch,
+            process=process,
+            seed=trial.seed,
+            target_ci=trial.target_ci,
+            point=trial.point,
+            arm_index=trial.arms.index(record.arm),
+            arm=record.arm,
+            repetitions=record.repetitions,
+            outcome=record.outcome,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the arm ran to its end, so that its repetitions count."""
+        return self.outcome.status == Status.OK
+
+    def of_kind(self, kind: str) -> list[Repetition]:
+        """The repetitions of one kind."""
+        return [each for each in self.repetitions if each.kind == kind]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextTokens:
+    """What a tokenizer makes of a text."""
+
+    tokens: int
+    largest: int
+    """largest token"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a worker says of the machine and the models before a plan is made."""
+
+    device: str
+    gpus: list[str]
+    """names, as torch numbers them"""
+    identity: dict[str, Any]
+    """what figures of two machines must have in common to be compared; `hash` stands for all of it"""
+    state: dict[str, Any] = field(default_factory=dict)
+    """what changes from day to day"""
+    available_bytes: int | None = None
+    matmul_flops_per_s: float | None = None
+    """of a brief multiplication, for estimates of time; None for a device that is not there"""
+    models: dict[str, GPTShape] = field(default_factory=dict)
+    texts: dict[str, TextTokens] = field(default_factory=dict)
+    """tokenizer and path, with a space between -> its tokens"""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Description":
+        """The description whose `asdict` this is, among other keys."""
+        known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
+        models = {name: GPTShape(**shape) for name, shape in data.get("models", {}).items()}
+        texts = {name: TextTokens(**tokens) for name, tokens in data.get("texts", {}).items()}
+        return cls(**{"gpus": [], **known, "models": models, "texts": texts})
+
+
+OUTCOME = "outcome"
+"""`kind` of the row that holds an outcome."""
 HEAD_COLUMNS = {
     "trial": str,
     "protocol": int,
@@ -209,12 +278,53 @@ HEAD_COLUMNS = {
     "target_ci": float,
     "arm_index": int,
 }
+RAW_COLUMNS: dict[str, Any] = {
+    **HEAD_COLUMNS,
+    **{each.name: each.type for noun in (Point, Arm, Repetition, Outcome) for each in fields(noun)},
+}
+"""Column of the raw files -> its Python type."""
 
 
-def _columns() -> dict[str, Any]:
-    readings = {field.name: field.type for config_class in (Point, Arm, Repetition, Outcome) for field in fields(config_class)}
-    return {**HEAD_COLUMNS, **readings}
+def rows_of(record: LaunchRecord) -> list[dict[str, Any]]:
+    """The rows of a raw file: one per repetition and one for the outcome, each with the trial, the point and the arm."""
+    head = {name: getattr(record, name) for name in HEAD_COLUMNS} | vars(record.point) | vars(record.arm)
+    rows = [vars(each) for each in record.repetitions] + [{"kind": OUTCOME, **vars(record.outcome)}]
+    return [{**dict.fromkeys(RAW_COLUMNS), **head, **row} for row in rows]
 
 
-RAW_COLUMNS: dict[str, Any] = _columns()
-"""Column -> its Python type; the same for every raw file."""
+def records_of(rows: Iterable[Mapping[str, Any]]) -> list[LaunchRecord]:
+    """The records that rows of raw files hold, in their order. A column that a row lacks is at its default, or None."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row.get("trial"), row.get("launch"), row.get("process"), row["arm_index"]), []).append(row)
+    return [_record_of(group) for group in groups.values()]
+
+
+def _record_of(rows: list[Mapping[str, Any]]) -> LaunchRecord:
+    last = rows[-1]
+    assert last["kind"] == OUTCOME
+    gate = last.get("gate")
+    outcome = {**_part(Outcome, last), "status": Status(last["status"]), "gate": None if gate is None else Verdict(gate)}
+    return LaunchRecord(
+        **{name: last.get(name) for name in HEAD_COLUMNS},
+        point=Point(**_part(Point, last)),
+        arm=Arm(**_part(Arm, last)),
+        repetitions=tuple(_repetition_of(row) for row in rows[:-1]),
+        outcome=Outcome(**outcome),
+    )
+
+
+def _repetition_of(row: Mapping[str, Any]) -> Repetition:
+    times_s = row.get("token_times_s")
+    return Repetition(**{**_part(Repetition, row), "token_times_s": None if times_s is None else tuple(times_s)})
+
+
+def _part(noun: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that a row knows; those without a default are None where it does not."""
+    return {name: row.get(name) for name, needed in _names(noun) if needed or row.get(name) is not None}
+
+
+@cache
+def _names(noun: type) -> tuple[tuple[str, bool], ...]:
+    """Field -> whether it has no default."""
+    return tuple((each.name, each.default is MISSING) for each in fields(noun))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -207,3 +209,59 @@ class Trial:
     def from_json(cls, data: dict[str, Any]) -> "Trial":
         """The trial whose `asdict` this is."""
         return cls(**{**data, "point": Point(**data["point"]), "arms": tuple(Arm(**arm) for arm in data["arms"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be run, with nothing left to decide; the points in rising cost."""
+
+    points: tuple[Point, ...]
+    arms: tuple[Arm, ...]
+    launches: int
+    seed: int
+    target_ci: float
+    max_seconds: float
+    memory_limit_bytes: int | None
+    timeout_s: float
+    isolation: str
+    gate_only: bool = False
+    trace: bool = False
+    nvtx: bool = False
+    calibration: str = "auto"
+    identities: tuple[str, ...] = ()
+    """one per point, in their order"""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Plan":
+        """The plan whose `asdict` this is."""
+        points = tuple(Point(**point) for point in data["points"])
+        arms = tuple(Arm(**arm) for arm in data["arms"])
+        return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data.get("identities", ()))})
+
+    def rounds(self) -> Iterator[list[Trial]]:
+        """The trials of each round of launches.
+
+        The first round goes in rising cost, as the points stand, so that what runs out of memory is found cheaply;
+        the later ones go at random.
+        """
+        for launch in range(1, self.launches + 1):
+            order = list(self.points)
+            if launch > 1:
+                random.Random(f"{self.seed} {launch}").shuffle(order)
+            yield [self.trial(point, launch) for point in order]
+
+    def trial(self, point: Point, launch: int) -> Trial:
+        """One launch of one point."""
+        return Trial(
+            point=point,
+            arms=self.arms,
+            launch=launch,
+            seed=self.seed,
+            target_ci=self.target_ci,
+            max_seconds=self.max_seconds,
+            memory_limit_bytes=self.memory_limit_bytes,
+            gate_only=self.gate_only,
+            trace=self.trace,
+            nvtx=self.nvtx,
+            identity=dict(zip(self.points, self.identities, strict=False)).get(point),
+        )

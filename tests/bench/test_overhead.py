@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from nanobench.probes.clock import HostClock
-from nanobench.records import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status
 from nanobench.results import derive
 from nanobench.schema import Arm, Point, Trial
 from nanobench.stats import intervals
@@ -33,7 +33,7 @@ def rows(launches=5, blocks=20):
                     for b, t in enumerate(times)
                 )
                 record = ArmRecord(arm=arm, repetitions=repetitions, outcome=Outcome(status=Status.OK))
-                found.extend(raw_rows(trial, 0, record))
+                found.extend([LaunchRecord.of(trial, 0, record)])
     return found
 
 

@@ -75,7 +75,7 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
     cells: dict[Any, list[Cell]] = defaultdict(list)
     for cell in made:
         if cell.prediction:
-            cells[of_setting(vars(cell.point)), cell.rows[0]["arm_index"]].append(cell)
+            cells[of_setting(vars(cell.point)), cell.arm_index].append(cell)
     return {key: forecast(each) for key, each in cells.items()}
 
 

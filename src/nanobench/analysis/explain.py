@@ -14,7 +14,7 @@ import numpy as np
 from nanobench.analysis.verdict import SETTING
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.cell import Cell
-from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS, point_of
 from nanobench.roofline import flops
 from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape
 
@@ -38,7 +38,7 @@ COLUMNS = (
 # One cell
 def explained(rows: list[Row], made: list[Cell], cores: int | None) -> list[Row]:
     """The cells of one run, rows of plain values, each with its reason; None for what is not known."""
-    cell_of = {place(cell.rows[0]): cell for cell in made}
+    cell_of = {(cell.point, cell.arm_index): cell for cell in made}
     arms = {row["arm"] for row in rows}
     found = [{**{name: row.get(name) for name in COLUMNS}, **of_step(row, cell_of.get(place(row)))} for row in rows]
     found = [{**row, **flat} for row, flat in zip(found, flatness(found, "tpot_s"), strict=True)]
@@ -47,7 +47,7 @@ def explained(rows: list[Row], made: list[Cell], cores: int | None) -> list[Row]
 
 def place(row: Row) -> tuple[Any, ...]:
     """What tells a cell from all others of its run."""
-    return tuple(row[name] for name in (*POINT_FIELDS, "arm_index"))
+    return point_of(row), row["arm_index"]
 
 
 def of_step(row: Row, cell: Cell | None) -> Row:

@@ -15,6 +15,7 @@ from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.results.cell import Cell
 from nanobench.results.repetitions import ARM_FIELDS
+from nanobench.results.run_info import RunInfo
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.roofline.prediction import Operations, Prediction, predict
@@ -29,7 +30,7 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     """One row per cell that can be predicted, at its own dtype or another; beside it what `measured`, cells of runs on that
     device, holds of the same point. Raises UserError where the run holds nothing to predict from.
     """
-    ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.rows[0]["arm_index"]))
+    ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.arm_index))
     predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
     if not predictions:
         raise UserError(
@@ -40,7 +41,7 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     found = []
     for cell, prediction in predictions:
         reference = None if cell.is_reference else references.get(cell.point)
-        head = {**asdict(cell.point), **{name: cell.rows[0][name] for name in ARM_FIELDS}, "gpu": sheet.name}
+        head = {**asdict(cell.point), **asdict(cell.arm), "gpu": sheet.name}
         head |= {"dtype": dtype or cell.point.dtype, "device": "cuda"}
         found.append({**head, **figures(cell, prediction, reference, seen_there(head, measured))})
     return found
@@ -108,7 +109,7 @@ def share(reached: float, promised: float | None) -> float:
     return min(1.0, reached / promised) if promised else 1.0
 
 
-def is_on(about: Row, sheet: Datasheet) -> bool:
-    """Whether a run was measured on the device of a sheet."""
-    gpus = about.get("identity", {}).get("gpus") or []
-    return str(about.get("device", "")).startswith("cuda") and any(find(name) == sheet for name in gpus)
+def is_on(info: RunInfo, sheet: Datasheet) -> bool:
+    """Whether a run was measured on the device of a datasheet."""
+    gpus = info.description.identity.get("gpus") or []
+    return info.description.device.startswith("cuda") and any(find(name) == sheet for name in gpus)

@@ -1,15 +1,20 @@
 """What happened when: the timed repetitions of cells, and what the probes saw meanwhile, launch by launch."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from nanobench.records import MEASURED, Status
-from nanobench.results import repetitions as raw
+from nanobench.records import MEASURED, LaunchRecord, Repetition
+from nanobench.results.cell import by_point_and_arm
+from nanobench.results.repetitions import arm_of, point_of, seconds, steady
+from nanobench.schema import Point
 
-POINT_AND_LAUNCH = (*raw.POINT_FIELDS, "launch", "process")
 KINDS = ("steady", "sustained", "sample")
+Process = tuple[Point, int, int]
+"""Point, launch and process: arms that ran in processes of their own start apart."""
 
 
 @dataclass(frozen=True)
@@ -22,53 +27,63 @@ class Start:
     """of the first fixed loop"""
 
 
-def moments(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> pd.DataFrame:
+def moments(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> pd.DataFrame:
     """One row per timed repetition, sustained phase and GPU sample of the measured cells, in order of time.
 
     `cell` is the index of the cell, `at_s` counts from the launch's first timed repetition, `counts` says whether a
-    repetition went into the cell's figures. Empty where no row says when it began.
+    repetition went into the cell's figures. Empty where no repetition says when it began.
     """
-    names = [*raw.POINT_FIELDS, *raw.ARM_FIELDS]
-    rows_of, starts = raw.by_key(raw_rows, *names), starts_of(raw_rows)
+    launches_of = by_point_and_arm(launches)
+    starts = starts_of(launch for found in launches_of.values() for launch in found)
     found = []
     for index, cell in cells[cells["status"].isin(MEASURED)].iterrows():
-        rows = rows_of.get(tuple(cell[names]), [])
-        finished = {row["launch"] for row in rows if row["status"] == Status.OK}
-        counted = {id(row) for row in raw.steady_rows(rows)}
-        for row in rows:
-            start = starts.get(tuple(row[name] for name in POINT_AND_LAUNCH))
-            if start and row["launch"] in finished and row["kind"] in KINDS and (row["started_at"] or 0) >= start.at_s:
-                found.append({"cell": index, "counts": id(row) in counted, **moment(row, start)})
+        for launch in launches_of.get((point_of(cell), arm_of(cell)), []):
+            start = starts.get(process_of(launch))
+            if start and launch.finished:
+                counted = {id(each) for each in steady(launch)}
+                shown = (each for each in launch.repetitions if each.kind in KINDS and (each.started_at or 0) >= start.at_s)
+                found += [{"cell": index, "counts": id(each) in counted, **moment(launch, each, start)} for each in shown]
     return pd.DataFrame(found).sort_values("at_s", kind="stable", ignore_index=True) if found else pd.DataFrame()
 
 
-def starts_of(raw_rows: list[raw.Row]) -> dict[Any, Start]:
-    """Point, launch and process -> the launch's start. Arms that ran in processes of their own start apart."""
-    timed = [row for row in raw_rows if row["kind"] == "steady" and row["started_at"] is not None]
+def process_of(launch: LaunchRecord) -> Process:
+    """The worker process that a launch of an arm ran in."""
+    return launch.point, launch.launch, launch.process
+
+
+def starts_of(launches: Iterable[LaunchRecord]) -> dict[Process, Start]:
+    """Worker process -> when its timed repetitions began."""
+    timed: dict[Process, list[tuple[float, Repetition]]] = defaultdict(list)
+    for launch in launches:
+        timed[process_of(launch)] += [
+            (each.started_at, each) for each in launch.of_kind("steady") if each.started_at is not None
+        ]
     starts = {}
-    for key, rows in raw.by_key(timed, *POINT_AND_LAUNCH).items():
-        rows.sort(key=lambda row: row["started_at"])
-        starts[key] = Start(rows[0]["started_at"], next((row["spin_s"] for row in rows if row["spin_s"]), None))
+    for process, found in timed.items():
+        ordered = [each for _, each in sorted(found, key=lambda pair: pair[0])]
+        if ordered:
+            starts[process] = Start(ordered[0].started_at or 0.0, next((each.spin_s for each in ordered if each.spin_s), None))
     return starts
 
 
-def moment(row: raw.Row, start: Start) -> dict[str, Any]:
-    """One raw row as the timeline needs it. Numbers that are not known are NaN."""
-    steady = row["kind"] == "steady"
-    on_cpu = steady and row["device"] == "cpu" and row["cpu_s"] is not None
-    spun = steady and row["spin_s"] is not None and start.spin_s is not None
+def moment(launch: LaunchRecord, repetition: Repetition, start: Start) -> dict[str, Any]:
+    """One repetition as the timeline needs it. Numbers that are not known are NaN."""
+    steady = repetition.kind == "steady"
+    wall_s = number(repetition.wall_s)
     return {
-        "kind": row["kind"],
-        "launch": row["launch"],
-        "process": row["process"],
-        "at_s": row["started_at"] - start.at_s,
-        "wall_s": number(row["wall_s"]),
-        "call_s": row["wall_s"] / row["calls"] if steady else float("nan"),
-        "valid": row["valid"] is not False,
-        "reason": row["reason"] if steady else None,
-        "on_cpu_fraction": min(1.0, row["cpu_s"] / row["wall_s"]) if on_cpu else float("nan"),
-        "spin_ratio": row["spin_s"] / start.spin_s if spun else float("nan"),
-        **{name: number(row[name]) for name in ("gpu_util", "clock_sm_hz", "power_w")},
+        "kind": repetition.kind,
+        "launch": launch.launch,
+        "process": launch.process,
+        "at_s": (repetition.started_at or 0.0) - start.at_s,
+        "wall_s": wall_s,
+        "call_s": seconds(repetition) / repetition.calls if steady else float("nan"),
+        "valid": repetition.valid,
+        "reason": repetition.reason if steady else None,
+        "on_cpu_fraction": min(1.0, repetition.cpu_s / wall_s)
+        if steady and launch.point.device == "cpu" and repetition.cpu_s is not None
+        else float("nan"),
+        "spin_ratio": repetition.spin_s / start.spin_s if steady and repetition.spin_s and start.spin_s else float("nan"),
+        **{name: number(getattr(repetition, name)) for name in ("gpu_util", "clock_sm_hz", "power_w")},
     }
 
 

@@ -1,22 +1,22 @@
 """How long each token took, by its position in the output."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import pandas as pd
 
-from nanobench.records import MEASURED
-from nanobench.results import repetitions as raw
+from nanobench.records import MEASURED, LaunchRecord
+from nanobench.results.cell import by_point_and_arm
+from nanobench.results.repetitions import arm_of, point_of, split_calls, steady
 
 
-def quartiles_s(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> dict[Hashable, np.ndarray]:
-    """Index of a measured cell -> quartiles [3, new_tokens - 1] over its marked calls of the gaps between tokens."""
-    names = [*raw.POINT_FIELDS, *raw.ARM_FIELDS]
-    rows_of = raw.by_key(raw_rows, *names)
+def quartiles_s(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> dict[Hashable, np.ndarray]:
+    """Index of a measured cell -> quartiles [3, new_tokens - 1] over its timestamped calls of the gaps between tokens."""
+    launches_of = by_point_and_arm(launches)
     found: dict[Hashable, np.ndarray] = {}
     for index, cell in cells[cells["status"].isin(MEASURED) & cells["new_tokens"].gt(1)].iterrows():
-        timestamped = [row for row in raw.steady_rows(rows_of.get(tuple(cell[names]), [])) if row["timestamped"]]
-        gaps = [call.itl_s for row in timestamped for call in raw.split_calls(row)]
+        repetitions = (each for launch in launches_of.get((point_of(cell), arm_of(cell)), []) for each in steady(launch))
+        gaps = [call.itl_s for each in repetitions if each.timestamped for call in split_calls(each)]
         if gaps:
             found[index] = np.percentile(gaps, (25, 50, 75), axis=0)
     return found

@@ -1,10 +1,10 @@
-"""What a sweep says in one sentence: how large each arm's speedup is, and from which batch size it pays."""
+"""What a sweep shows in one sentence: how large each arm's speedup is, and from which batch size on it pays."""
 
 import pandas as pd
 
 from nanobench.records import JUDGED, MEASURED, Status
 from nanobench.results.repetitions import POINT_FIELDS
-from nanobench.results.status import causes
+from nanobench.results.status import NEVER_SETTLED, count_causes
 from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
@@ -42,11 +42,11 @@ def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
         return f"{arm} has no ratio to {reference}: {status}, {f'{reference} was not measured' if pd.isna(reason) else reason}"
     judged = measured[measured["judged"]]
     if judged.empty:
-        return f"nothing is said of {arm} against {reference}: no cell with a ratio is stable"
+        return f"no conclusion for {arm} vs {reference}: no stable cell has a speedup"
     best = judged.loc[judged["speedup"].idxmax()]
     pays = where_it_pays(judged)
     if len(judged) < len(measured):
-        pays = pays.replace("measured", "judged")
+        pays = pays.replace("measured", "with a stable ratio")
     return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{pays}"
 
 
@@ -67,7 +67,7 @@ def where_it_pays(measured: pd.DataFrame) -> str:
     loses = (measured["speedup_hi"] < 1).tolist()
     batches = measured["batch_size"].tolist()
     if len(batches) == 1:
-        return "" if pays[0] or loses[0] else ", and the interval holds 1: no difference was shown"
+        return "" if pays[0] or loses[0] else ", and the interval contains 1: no significant difference"
     if all(loses):
         return " and slower at every batch size measured"
     if not any(pays):
@@ -88,13 +88,16 @@ def counts(cells: pd.DataFrame) -> str:
 
 
 def disturbances(cells: pd.DataFrame) -> list[str]:
-    """What made cells unbelievable, the most frequent first: their ratios are shown and not judged."""
+    """What made cells unreliable, the most frequent first: their ratios are shown, but no conclusion uses them."""
     lines = []
     for status in (Status.UNSTABLE, Status.NO_STEADY_STATE):
-        reasons = cells.loc[cells["status"].eq(status), "reason"]
-        several = "1 cell" if len(reasons) == 1 else f"{len(reasons)} cells"
-        found = "; ".join(f"{cause} ({number})" if len(reasons) > 1 else cause for cause, number in causes(reasons))
-        lines += [f"{status}, not judged: {several}: {found}"] if len(reasons) else []
+        found = cells[cells["status"].eq(status)]
+        if len(found) == 1:
+            lines.append(f"{status}, excluded from conclusions: 1 cell: {found['reason'].iloc[0]}")
+        elif len(found):
+            causes = count_causes(found["disturbed_by"].dropna()) or [(NEVER_SETTLED, len(found))]
+            words = "; ".join(f"{cause} ({number})" for cause, number in causes)
+            lines.append(f"{status}, excluded from conclusions: {len(found)} cells: {words}")
     return lines
 
 
@@ -104,5 +107,7 @@ def timestamp_overhead(cells: pd.DataFrame) -> str:
     worst = measured["timestamp_overhead_hi"].astype(float).fillna(measured["timestamp_overhead"].astype(float)).max()
     unknown = int(measured["timestamp_overhead"].isna().sum())
     if pd.isna(worst):
-        return "mark tax unknown"
-    return f"mark tax at most {100 * worst:.2g} %" + (f", unknown in {unknown} cell{'s' * (unknown != 1)}" if unknown else "")
+        return "timestamp overhead unknown"
+    return f"timestamp overhead at most {100 * worst:.2g} %" + (
+        f", unknown in {unknown} cell{'' if unknown == 1 else 's'}" if unknown else ""
+    )

@@ -7,6 +7,7 @@ the batch first. Where a change is worth more at one batch size than at another,
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from nanobench.analysis.verdict import SETTING
-from nanobench.records import JUDGED, MEASURED
-from nanobench.results import repetitions as raw
-from nanobench.results.cell import Cell, paired_logs
+from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.results.cell import by_point_and_arm
+from nanobench.results.repetitions import arm_of, call_times, mean_logs, paired_logs, point_of, steady
+from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
 
-RowsOf = dict[Any, list[raw.Row]]
+LaunchesOf = dict[tuple[Point, Arm], list[LaunchRecord]]
 Logs = dict[int, list[float]]
 """Launch -> logs of ratios."""
 BATCH, TOGETHER = "batch", "together"
@@ -95,22 +97,22 @@ def product(ratios: list[intervals.Interval | None]) -> float | None:
     return math.prod(known) if len(known) == len(ratios) else None
 
 
-def waterfalls(cells: pd.DataFrame, raw_rows: list[raw.Row]) -> list[Waterfall]:
+def waterfalls(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> list[Waterfall]:
     """One per run and setting that has two arms of the chain at one batch size."""
-    rows_of = raw.by_key(raw_rows, *raw.POINT_FIELDS, "arm_index")
+    launches_of = by_point_and_arm(launches)
     names = [name for name in ("run", *SETTING) if name in cells]
-    found = (waterfall(group[names].to_dict("records")[0], group, rows_of) for _, group in cells.groupby(names, sort=False))
+    found = (waterfall(group[names].to_dict("records")[0], group, launches_of) for _, group in cells.groupby(names, sort=False))
     return [each for each in found if each]
 
 
-def waterfall(where: dict[str, Any], cells: pd.DataFrame, rows_of: RowsOf) -> Waterfall | None:
+def waterfall(where: dict[str, Any], cells: pd.DataFrame, launches_of: LaunchesOf) -> Waterfall | None:
     """The factors of one setting; None where there are no two arms to compare."""
     steps = steps_of(cells)
     main = steps["compiled"] if steps is TRAINING_STEPS else steps["cached"]
     chain, batches = common(cells, links(cells))
     if len(chain) < 2:
         return None
-    index, arms = RatioIndex(cells, rows_of), list(chain.values())
+    index, arms = RatioIndex(cells, launches_of), list(chain.values())
     ways = [index.arm_steps(chain, batch) for batch in batches]
     first, last = (arms[0], batches[0]), (arms[-1], batches[-1])
     if len(batches) > 1:
@@ -176,22 +178,22 @@ def common(cells: pd.DataFrame, chain: dict[str, str]) -> tuple[dict[str, str], 
 
 
 class RatioIndex:
-    """The raw rows of one setting, by arm and batch size, and the ratios between any two of them."""
+    """The launches of one setting, by arm and batch size, and the ratios between any two of them."""
 
-    def __init__(self, cells: pd.DataFrame, rows_of: RowsOf) -> None:
-        self.rows: dict[Place, list[raw.Row]] = {}
+    def __init__(self, cells: pd.DataFrame, launches_of: LaunchesOf) -> None:
+        self.launches: dict[Place, list[LaunchRecord]] = {}
         self.judged: dict[Place, bool] = {}
         for _, cell in cells.iterrows():
             place = str(cell["arm"]), int(cell["batch_size"])
-            self.rows[place] = rows_of.get(tuple(cell[name] for name in (*raw.POINT_FIELDS, "arm_index")), [])
+            self.launches[place] = launches_of.get((point_of(cell), arm_of(cell)), [])
             self.judged[place] = cell["status"] in JUDGED
 
     def logs(self, before: Place, after: Place) -> Logs:
         """Launch -> log of how much faster: pair by pair at one batch size, else of the launch's mean log throughputs."""
-        rows = self.rows[before], self.rows[after]
+        launches = self.launches[before], self.launches[after]
         if before[1] == after[1]:
-            return pairs(*rows)
-        slow, fast = map(rates, rows)
+            return pairs(*launches)
+        slow, fast = map(rates, launches)
         return {launch: [fast[launch] - slow[launch]] for launch in fast if launch in slow}
 
     def factor(self, step: str, before: Place, after: Place) -> Factor:
@@ -216,26 +218,21 @@ class RatioIndex:
         return Factor(ends[0].step, ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
 
 
-def pairs(before: list[raw.Row], after: list[raw.Row]) -> Logs:
-    """Launch -> log of the time of one arm over that of another, per pair; either of them may be the reference."""
-    if after and after[0]["arm_index"] == 0:
-        return {launch: [-log for log in logs] for launch, logs in pairs(after, before).items()}
-    others = raw.by_key(before, "launch")
-    found = {
-        launch: paired_logs(Cell(rows, others.get(launch, []), []), raw.call_times)
-        for launch, rows in raw.by_key(after, "launch").items()
-    }
-    return {launch: logs[0] for launch, logs in found.items() if logs}
+def pairs(before: list[LaunchRecord], after: list[LaunchRecord]) -> Logs:
+    """Launch -> log of the time of one arm over that of another, per pair."""
+    others = {each.launch: each for each in before}
+    found = {each.launch: paired_logs(each, others.get(each.launch), call_times) for each in after}
+    return {launch: logs for launch, logs in found.items() if logs}
 
 
-def rates(rows: list[raw.Row]) -> dict[int, float]:
+def rates(launches: list[LaunchRecord]) -> dict[int, float]:
     """Launch -> mean over its repetitions of the log of tokens per second: output tokens, or in training those with loss."""
-    launches = raw.by_key(raw.steady_rows(rows), "launch").items()
-    logs = {launch: list(raw.mean_logs(raw.call_times(each)).values()) for launch, each in launches}
-    tokens = {launch: each[0][tokens_of(each[0])] / each[0]["calls"] for launch, each in launches}
-    return {launch: math.log(tokens[launch]) - float(np.mean(each)) for launch, each in logs.items() if each}
-
-
-def tokens_of(row: raw.Row) -> str:
-    """Which tokens of a repetition count."""
-    return "useful_tokens" if row["seq_len"] else "tokens"
+    found = {}
+    for each in launches:
+        repetitions = steady(each)
+        logs = list(mean_logs(call_times(repetitions)).values())
+        if logs:
+            first = repetitions[0]
+            tokens = (first.useful_tokens or 0) if each.point.trains else first.tokens
+            found[each.launch] = math.log(tokens / first.calls) - float(np.mean(logs))
+    return found

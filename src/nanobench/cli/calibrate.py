@@ -21,7 +21,6 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
 ) -> None:
     """Measure what this machine reaches: memory, products over rows, attention, dispatch. Predictions rest on it."""
-    from nanobench.roofline.limits import Limits
     from nanobench.sweep import calibration, device_lock
     from nanobench.sweep import plan as planning
     from nanobench.sweep.executors import local
@@ -37,22 +36,22 @@ def calibrate(
         tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
     ):
         plan, description = make(options)
-        identity = description["identity"]["hash"]
+        identity = description.identity["hash"]
         for asked in calibration.settings(plan.points):
             before = None if fresh else calibration.kept(identity, asked)
             executor = local.build("spawn", options.seed, Path(folder))
             found = calibration.full(executor, identity, asked, Path(folder), fresh)
-            limits = Limits.from_json(found["limits"])
-            console.print(f"[bold]{asked.name} threads[/bold], measured {found['measured_at']}", highlight=False)
+            limits = found.limits
+            console.print(f"[bold]{asked.name} threads[/bold], measured {found.measured_at}", highlight=False)
             console.print(views.figures(limits), views.over_rows(limits))
             if before is not None:
-                now = Limits.from_json(calibration.measured(executor, asked, Path(folder), brief=True)["limits"])
+                now = calibration.measured(executor, asked, Path(folder), brief=True).limits
                 console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
             if calibration.disturbed(found):
-                waited = f"tasks waited for a core in {found['pressure_fraction']:.0%} of the time"
+                waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
                 console.print(f"not kept: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
             else:
                 console.print(f"kept in {calibration.file_of(identity, asked)}", highlight=False, soft_wrap=True)
-            documents.append(views.as_document(found, asked.name))
+            documents.append(views.as_document(found.to_json(), asked.name))
     if as_json:
         typer.echo(json.dumps({"identity": identity, "calibrations": documents}))

@@ -17,12 +17,12 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="print one JSON doc
     from nanobench.views import env as views
 
     description = describe_machine("auto")
-    problems = diagnostics.problems(description["identity"], description["state"])
+    problems = diagnostics.problems(description.identity, description.state)
     if as_json:
-        told = {name: description[name] for name in ("identity", "state")}
+        told = {"identity": description.identity, "state": description.state}
         typer.echo(json.dumps({**told, "problems": [asdict(problem) for problem in problems]}))
         return
     console = make_console()
-    for table in (views.facts("identity", description["identity"]), views.facts("state", description["state"])):
+    for table in (views.facts("identity", description.identity), views.facts("state", description.state)):
         console.print(table)
     console.print(views.problems(problems))

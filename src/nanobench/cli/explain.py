@@ -13,6 +13,8 @@ from nanobench.cli.report import RESULTS, cells_of, chosen, writing
 from nanobench.errors import UserError
 
 if TYPE_CHECKING:
+    from nanobench.records import LaunchRecord
+    from nanobench.results.run_info import RunInfo
     from nanobench.results.store import Run
 
 Document = dict[str, list[Any]]
@@ -63,45 +65,45 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     from nanobench.results.store import records
     from nanobench.views import explain
 
-    cells, raw_rows, about = in_order(cells_of(run)), run.read_raw(), run.read_about()
-    made = make_cells(raw_rows, run.machine())
-    rows = explained(records(cells), made, about["identity"].get("cores"))
-    pays, factors = crossovers(rows, made), waterfalls(cells, raw_rows)
+    cells, launches, info = in_order(cells_of(run)), run.read_raw(), run.info()
+    made = make_cells(launches, info.machine)
+    rows = explained(records(cells), made, info.description.identity.get("cores"))
+    pays, factors = crossovers(rows, made), waterfalls(cells, launches)
     document: Document = {
         "cells": rows,
         "crossovers": [asdict(each) for each in pays],
         "waterfalls": [asdict(each) for each in factors],
         "sentences": explain.sentences(rows),
-        "unknown": list(explain.unknown(rows, about["asked"], again(about))),
+        "unknown": list(explain.unknown(rows, dict(info.requested), again(info))),
         "paths": [],
     }
     console = make_console()
     if named:
         console.print(str(run.folder), style="bold", soft_wrap=True)
     explain.show(console, rows, document["sentences"], pays, factors)
-    for line in [*document["unknown"], *(drawn(run, cells, raw_rows, document["paths"]) if draws else [])]:
+    for line in [*document["unknown"], *(drawn(run, cells, launches, document["paths"]) if draws else [])]:
         console.print(line, highlight=False, soft_wrap=True)
     return document
 
 
-def drawn(run: "Run", cells: Any, raw_rows: list[dict[str, Any]], paths: list[str]) -> list[str]:
+def drawn(run: "Run", cells: Any, launches: "list[LaunchRecord]", paths: list[str]) -> list[str]:
     """Draws the waterfall where the run allows it, and gives back the paths or why there is none."""
     from nanobench.views import plots
 
     try:
         with writing(run.plots):
-            paths += map(str, plots.draw("waterfall", cells, raw_rows, run.plots))
+            paths += map(str, plots.draw("waterfall", cells, launches, run.plots))
     except UserError as refusal:
         return [str(refusal)]
     return paths
 
 
-def again(about: dict[str, Any]) -> str:
+def again(info: "RunInfo") -> str:
     """The command that measures a run's cells again, with a calibration."""
     from nanobench.views.report import command_line
 
-    asked = {name: value for name, value in about["asked"].items() if name not in NOT_ASKED_AGAIN}
-    return command_line({**about, "asked": asked})
+    kept = {name: value for name, value in info.requested.items() if name not in NOT_ASKED_AGAIN}
+    return command_line({"command": info.command, "asked": kept})
 
 
 def of_published(results: str, gpu: str) -> Document:

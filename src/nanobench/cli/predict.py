@@ -26,7 +26,6 @@ def predict(
     from nanobench.errors import UserError
     from nanobench.results import store
     from nanobench.results.cell import make_cells
-    from nanobench.results.run_context import hardware
     from nanobench.roofline import datasheet
     from nanobench.schema import DTYPES
     from nanobench.views import predict as views
@@ -37,10 +36,11 @@ def predict(
         raise errors.unknown("dtype", dtype, (*DTYPES, "auto"))
     sheets = [datasheet.named(name.strip()) for name in gpu.split(",")]
     run = store.find_runs(results)[-1]
-    cells, here = make_cells(run.read_raw(), run.machine()), hardware(run.read_about())
+    info = run.info()
+    cells, here = make_cells(run.read_raw(), info.machine), info.hardware
     console, found = make_console(), []
     for sheet in sheets:
-        runs = [each for each in store.runs_below(measured) if analysis.is_on(each.read_about(), sheet)]
+        runs = [each for each in store.runs_below(measured) if analysis.is_on(each.info(), sheet)]
         seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
         console.print(views.table(rows))

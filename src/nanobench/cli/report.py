@@ -62,7 +62,7 @@ def report(
         with writing(run.folder):
             paths = plots.draw_all(cells, run.read_raw(), run.plots)
             text = views.markdown(
-                folder.name, run.read_about(), cells, verdict.sentences(cells), verdict.counts(cells), paths, run.folder
+                folder.name, about_of(run.info()), cells, verdict.sentences(cells), verdict.counts(cells), paths, run.folder
             )
             store.write_atomically(target, lambda path, text=text: path.write_text(text))
         typer.echo(target)
@@ -107,7 +107,7 @@ def cells_of(run: "Run") -> "pd.DataFrame":
 
     cells = store.load(run.folder)
     if cells.empty:
-        mend = f"nanobench {run.read_about()['command']} --resume {run.folder}"
+        mend = f"nanobench {run.info().command} --resume {run.folder}"
         raise UserError(f"{run.folder} holds no finished trial yet; go on with it: {mend}")
     return cells
 
@@ -119,3 +119,14 @@ def writing(path: Path) -> Iterator[Any]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def about_of(info: Any) -> dict[str, Any]:
+    """SHIM"""
+    return {
+        **info.to_json(),
+        "asked": info.requested,
+        "finished_at": info.finished_at,
+        "wall_s": info.wall_s,
+        "seed": info.plan.seed,
+    }

@@ -10,7 +10,7 @@ import typer
 
 from nanobench.cli.app import app, make_console, printer
 from nanobench.errors import UserError
-from nanobench.sweep.session import describe_machine, first_workers, make, measure
+from nanobench.sweep.session import describe_machine, first_workers, make, measure, new_run
 
 if TYPE_CHECKING:
     from nanobench.sweep.options import SweepOptions
@@ -36,12 +36,12 @@ def selftest(
     with tempfile.TemporaryDirectory(prefix="nanobench-") as spare:
         folder = store.choose(out, "selftest") if out else Path(spare)
         with device_lock.hold(device_lock.guess(device), wait, printer(console)):
-            cores = describe_machine(device)["identity"]["cores"]
+            cores = describe_machine(device).identity["cores"]
             same = sweep(asks.same(device, cores, quick), folder / "same", console)
             launches = asks.launches_for(same, min(asks.FOUND)) or asks.MOST_LAUNCHES
             delayed = sweep(asks.delayed(device, cores, quick, launches), folder / "delayed", console)
     checks, spread, resolution = asks.check(same, delayed), asks.spread(same), asks.resolution(same)
-    causes = status.causes(cell["reason"] for cell in same + delayed if cell["status"] == "unstable")
+    causes = status.count_causes(cell["disturbed_by"] for cell in same + delayed)
     console.print(views.verdict(checks))
     for line in views.trust(spread, launches, resolution, causes):
         console.print(line, highlight=False, soft_wrap=True)
@@ -55,14 +55,11 @@ def selftest(
 
 def sweep(options: "SweepOptions", folder: Path, console: Any) -> list[Row]:
     """The cells of one sweep of the self-test. Raises UserError where nothing could be measured."""
-    from nanobench.results import store
-    from nanobench.sweep import session
-    from nanobench.sweep.options import as_asked
     from nanobench.views import progress
 
     with first_workers(options, folder) as first:
         plan, description = make(options, first)
-        run = store.create(folder, session.about_new("selftest", as_asked(options), plan, description))
+        run = new_run(folder, "selftest", options, plan, description)
         with progress.Screen(console) as screen:
             cells = measure(run, plan, description, screen.show, first)
     if all(cell["output_tok_s"] is None for cell in cells):

@@ -23,11 +23,10 @@ from nanobench.sweep.options import (
     SweepOptions,
     TimedOptions,
     TrainOptions,
-    as_asked,
     from_toml,
     read_toml,
 )
-from nanobench.sweep.session import device_of, expected_total_s, first_workers, make, measure, reopen
+from nanobench.sweep.session import device_of, expected_total_s, first_workers, make, measure, new_run, reopen
 
 if TYPE_CHECKING:
     from nanobench.results.store import Run
@@ -51,14 +50,14 @@ def train_throughput(options: TrainOptions) -> None:
 def sweep(options: TimedOptions, name: str) -> None:
     """Plans, measures and shows a run; or goes on with one; or shows the plan alone."""
     from nanobench.results import store
-    from nanobench.sweep import device_lock, session
+    from nanobench.sweep import device_lock
     from nanobench.views import progress
 
     console = make_console()
     say = printer(console)
     if options.dry_run:
         plan, description = reopen(options, name)[1:] if options.resume else make(options)
-        console.print(progress.card(asdict(plan), description, expected_total_s(plan, description)))
+        console.print(progress.card(asdict(plan), asdict(description), expected_total_s(plan, description)))
         return
     folder = Path(options.resume) if options.resume else store.choose(options.out, name)
     with device_lock.hold(device_of(options), options.wait, say), first_workers(options, folder) as first:
@@ -66,9 +65,9 @@ def sweep(options: TimedOptions, name: str) -> None:
             run, plan, description = reopen(options, name)
         else:
             plan, description = make(options, first, autobatch.finder(options, listener(say)))
-        console.print(progress.card(asdict(plan), description, expected_total_s(plan, description)))
+        console.print(progress.card(asdict(plan), asdict(description), expected_total_s(plan, description)))
         if not options.resume:
-            run = store.create(folder, session.about_new(name, as_asked(options), plan, description))
+            run = new_run(folder, name, options, plan, description)
         total = plan.launches * len(plan.points)
         with interruptible(run, name, total) as go_on, progress.Screen(console) as screen:
 
@@ -142,12 +141,12 @@ def finish(run: "Run", cells: list[Row], options: TimedOptions, console: Any) ->
 
     rows, frame = run.read_raw(), store.frame(run, cells)
     sentences, counts = verdict.sentences(frame), verdict.counts(frame)
-    share = derive.timed_share(rows, run.read_about()["wall_s"])
+    share = derive.timed_share(rows, run.info().wall_s)
     console.print(views.result_table(cells))
     closing = (
         f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up; {verdict.timestamp_overhead(frame)}"
     )
-    note = run.read_about().get("calibration_note")
+    note = run.info().calibration_note
     for line in [*sentences, *verdict.disturbances(frame), *([f"no predictions: {note}"] if note else []), closing]:
         console.print(line, highlight=False, soft_wrap=True)
     paths = [run.cells]

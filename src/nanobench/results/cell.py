@@ -1,56 +1,75 @@
-"""A cell: one point with one arm, as its repetitions tell it. Times, contrasts and readings; nothing here judges."""
+"""A cell: one point with one arm, as its launches tell it. Times, ratios and readings; nothing here judges."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from nanobench.records import LaunchRecord, Outcome, Repetition
 from nanobench.results.repetitions import (
-    ARM_FIELDS,
-    LEAST_SERIES,
-    POINT_FIELDS,
     Call,
-    Row,
-    by_key,
+    Times,
+    alternating_logs,
     call_times,
     decode_times,
-    launch_series,
-    mean_logs,
-    plain,
-    settles_at,
+    is_unsteady,
+    paired_logs,
+    seconds,
     split_calls,
-    steady_rows,
-    timed_rows,
+    steady,
+    timed,
+    untimestamped,
 )
 from nanobench.results.run_context import Machine
 from nanobench.roofline import flops
 from nanobench.roofline.prediction import Operations, Prediction, predict
-from nanobench.schema import GPTShape, Point
+from nanobench.schema import Arm, GPTShape, Point
 from nanobench.stats import intervals
 
-Times = Callable[[list[Row]], dict[int, list[float]]]
 TREND = 0.1
 """An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
+ByLaunch = dict[int, list[Repetition]]
 
 
 @dataclass
 class Cell:
-    """One point with one arm: its raw rows, and those of arms that it is held against."""
+    """One point with one arm: its launches, and those of the arms that it is compared with."""
 
-    rows: list[Row]
-    reference_rows: list[Row]
-    uncompiled_rows: list[Row]
+    launches: Sequence[LaunchRecord]
+    """at least one"""
+    reference_launches: Sequence[LaunchRecord] = ()
+    uncompiled_launches: Sequence[LaunchRecord] = ()
     machine: Machine = field(default_factory=Machine)
-    single_rank_rows: list[Row] = field(default_factory=list)
+    single_rank_launches: Sequence[LaunchRecord] = ()
     """of the same arm, training on one rank"""
 
-    @cached_property
+    @property
+    def any_launch(self) -> LaunchRecord:
+        """One of the launches, for what all have in common."""
+        return self.launches[0]
+
+    @property
     def point(self) -> Point:
         """What was run."""
-        return Point(**{name: self.rows[0][name] for name in POINT_FIELDS})
+        return self.any_launch.point
+
+    @property
+    def arm(self) -> Arm:
+        """How it was run."""
+        return self.any_launch.arm
+
+    @property
+    def arm_index(self) -> int:
+        """Place of the arm in the sweep's list."""
+        return self.any_launch.arm_index
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the arm that speedups refer to."""
+        return self.arm_index == 0
 
     @cached_property
     def shape(self) -> GPTShape | None:
@@ -59,13 +78,13 @@ class Cell:
 
     @cached_property
     def kv_access(self) -> str | None:
-        """How the engine walks through the point; None where it does not say, or says what is not known."""
+        """How the engine reads its cache; None where it does not say, or says what is not known."""
         kv_access = self.first("kv_access")
         return kv_access if kv_access in flops.KV_ACCESS else None
 
     @cached_property
     def prediction(self) -> Prediction | None:
-        """How long a call should take; None without a calibration, a profile or a known path."""
+        """How long a call should take; None without a calibration, a profile or a known KV access."""
         limits = self.machine.limits_of(self.point)
         prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
         if self.shape is None or limits is None or self.kv_access is None or prefill is None:
@@ -75,79 +94,104 @@ class Cell:
     @cached_property
     def reference(self) -> "Cell | None":
         """The reference arm's cell at this point; None for the reference itself."""
-        return None if self.is_reference or not self.reference_rows else Cell(self.reference_rows, [], [], self.machine)
-
-    @property
-    def uncompiled(self) -> "Cell":
-        """The cell of the same arm, not compiled."""
-        return Cell(self.uncompiled_rows, [], [], self.machine)
+        return None if self.is_reference or not self.reference_launches else Cell(self.reference_launches, machine=self.machine)
 
     @cached_property
-    def outcomes(self) -> list[Row]:
-        """One row per launch that says what became of the arm."""
-        return self.of_kind("outcome")
+    def uncompiled(self) -> "Cell | None":
+        """The cell of the same arm without compilation; None where it was not measured."""
+        return Cell(self.uncompiled_launches, machine=self.machine) if self.uncompiled_launches else None
 
     @cached_property
-    def steady(self) -> list[Row]:
+    def outcomes(self) -> list[Outcome]:
+        """What became of the arm in each launch."""
+        return [launch.outcome for launch in self.launches]
+
+    @cached_property
+    def timed(self) -> list[Repetition]:
+        """The timed repetitions of the launches that finished, valid or not."""
+        return [each for launch in self.launches for each in timed(launch)]
+
+    @cached_property
+    def steady_by_launch(self) -> ByLaunch:
+        """Launch -> its timed repetitions that count, without launches that have none."""
+        return known({launch.launch: steady(launch) for launch in self.launches})
+
+    @cached_property
+    def steady(self) -> list[Repetition]:
         """The timed repetitions that count."""
-        return steady_rows(self.rows)
+        return joined(self.steady_by_launch)
 
     @cached_property
-    def plain(self) -> list[Row]:
-        """Repetitions that throughput comes from: without marks where marks cost something, else all."""
-        return plain(self.steady)
+    def untimestamped_by_launch(self) -> ByLaunch:
+        """Launch -> the repetitions that throughput comes from: those without timestamps, or all where every one has them."""
+        chosen = {id(each) for each in untimestamped(self.steady)}
+        return known({n: [each for each in found if id(each) in chosen] for n, found in self.steady_by_launch.items()})
+
+    @cached_property
+    def untimestamped(self) -> list[Repetition]:
+        """The repetitions that throughput comes from."""
+        return joined(self.untimestamped_by_launch)
+
+    @cached_property
+    def calls_by_launch(self) -> dict[int, list[Call]]:
+        """Launch -> the calls of its timestamped repetitions, with a time for every token."""
+        return {
+            n: [call for each in found if each.timestamped for call in split_calls(each)]
+            for n, found in self.steady_by_launch.items()
+        }
 
     @cached_property
     def calls(self) -> list[Call]:
-        """The calls of the marked repetitions, with a time for every token."""
-        return [call for row in self.steady if row["timestamped"] for call in split_calls(row)]
+        """All timestamped calls."""
+        return [call for calls in self.calls_by_launch.values() for call in calls]
 
     @cached_property
-    def invalid(self) -> list[Row]:
-        """The timed repetitions that a recorded cause made invalid, of the launches that finished."""
-        return [row for row in timed_rows(self.rows) if not row["valid"]]
+    def invalid(self) -> list[Repetition]:
+        """The timed repetitions that a recorded cause made invalid."""
+        return [each for each in self.timed if not each.valid]
 
     @cached_property
-    def sustained(self) -> list[Row]:
+    def sustained(self) -> list[Repetition]:
         """The long stretches of untimed work: the last one of each launch, after the one that gave its length."""
-        return [rows[-1] for rows in by_key(self.of_kind("sustained"), "launch").values()]
+        return [found[-1] for launch in self.launches if (found := launch.of_kind("sustained"))]
 
     @cached_property
-    def samples(self) -> list[Row]:
-        """What the GPU was seen to do, ten times a second, while this arm ran for long enough."""
-        spans = [(row["started_at"], row["started_at"] + row["wall_s"]) for row in self.sustained]
-        return [row for row in self.of_kind("sample") if any(low <= row["started_at"] <= high for low, high in spans)]
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether this is the arm that speed-ups refer to."""
-        return self.rows[0]["arm_index"] == 0
-
-    def of_kind(self, kind: str) -> list[Row]:
-        """The rows of one kind."""
-        return [row for row in self.rows if row["kind"] == kind]
+    def samples(self) -> list[Repetition]:
+        """What the GPU was seen to do, ten times a second, during the sustained phases."""
+        spans = [(each.started_at, each.started_at + seconds(each)) for each in self.sustained if each.started_at is not None]
+        every = [each for launch in self.launches for each in launch.of_kind("sample")]
+        return [each for each in every if any(low <= (each.started_at or 0.0) <= high for low, high in spans)]
 
     def first(self, name: str) -> Any:
         """The first known value of an outcome's field over the launches."""
-        return next((row[name] for row in self.outcomes if row[name] is not None), None)
+        return next((value for each in self.outcomes if (value := getattr(each, name)) is not None), None)
 
-    def most(self, name: str) -> Any:
+    def largest(self, name: str) -> Any:
         """The largest known value of an outcome's field over the launches."""
-        return max((row[name] for row in self.outcomes if row[name] is not None), default=None)
+        return max((value for each in self.outcomes if (value := getattr(each, name)) is not None), default=None)
 
-    def seen(self, name: str, rows: list[Row] | None = None) -> list[Any]:
-        """The known values of a reading over the timed repetitions, or over other rows."""
-        return [row[name] for row in (self.steady if rows is None else rows) if row[name] is not None]
+    def seen(self, name: str, repetitions: Iterable[Repetition] | None = None) -> list[Any]:
+        """The known values of a reading over the timed repetitions, or over others."""
+        chosen = self.steady if repetitions is None else repetitions
+        return [value for each in chosen if (value := getattr(each, name)) is not None]
 
     def per_second(self, name: str) -> float | None:
         """A reading summed over the timed repetitions that have it, per second of theirs."""
-        rows = [row for row in self.steady if row[name] is not None]
-        return sum(row[name] for row in rows) / sum(row["wall_s"] for row in rows) if rows else None
+        having = [each for each in self.steady if getattr(each, name) is not None]
+        return sum(getattr(each, name) for each in having) / sum(map(seconds, having)) if having else None
+
+    def logs_of_ratios(self, times: Times) -> list[list[float]]:
+        """Log of the reference's time over this arm's, launch by launch. Empty for the reference itself."""
+        if self.is_reference:
+            return []
+        references = {launch.launch: launch for launch in self.reference_launches}
+        found = (paired_logs(launch, references.get(launch.launch), times) for launch in self.launches)
+        return [logs for logs in found if logs]
 
     @cached_property
     def speedup_logs(self) -> list[list[float]]:
         """Log of the reference's end-to-end time over this arm's, per pair, launch by launch."""
-        return paired_logs(self, call_times)
+        return self.logs_of_ratios(call_times)
 
     @cached_property
     def speedup(self) -> intervals.Interval | None:
@@ -156,15 +200,14 @@ class Cell:
 
     @cached_property
     def decode_speedup(self) -> intervals.Interval | None:
-        """The same for decode alone: all tokens but the first."""
-        logs = paired_logs(self, decode_times)
+        """Decode time of the reference over this arm's: all tokens but the first."""
+        logs = self.logs_of_ratios(decode_times)
         return intervals.ratio(logs) if logs else None
 
     @cached_property
     def aa_logs(self) -> list[list[float]]:
         """The reference against itself at this point: see `alternating_logs`."""
-        launches = by_key(steady_rows(self.reference_rows), "launch").values()
-        return list(filter(None, (alternating_logs(rows) for rows in launches)))
+        return [logs for launch in self.reference_launches if (logs := alternating_logs(launch))]
 
     @cached_property
     def aa(self) -> intervals.Interval | None:
@@ -179,8 +222,7 @@ class Cell:
     @cached_property
     def unsteady(self) -> int:
         """Launches with enough repetitions to tell, and which never settled."""
-        series = launch_series(timed_rows(self.rows))
-        return sum(settles_at(times) is None for times in series.values() if len(times) >= LEAST_SERIES)
+        return sum(map(is_unsteady, self.launches))
 
     @cached_property
     def gaps(self) -> tuple[np.ndarray, list[int], str | None]:
@@ -201,55 +243,36 @@ class Cell:
         return chosen.ravel(), calls.tolist(), f"{begin + 2}-{last + 1}"
 
 
-def paired_logs(cell: Cell, times: Times) -> list[list[float]]:
-    """Log of the reference's time over the arm's, launch by launch: paired by block where both ran in one process,
-    else one value of the launch's mean log times. Empty for the reference itself.
-    """
-    if cell.is_reference:
-        return []
-    logs = []
-    launches = by_key(cell.reference_rows, "launch")
-    for launch, rows in by_key(cell.rows, "launch").items():
-        others = launches.get(launch, [])
-        mine, reference = mean_logs(times(steady_rows(rows))), mean_logs(times(steady_rows(others)))
-        together = rows[0]["process"] == (others[0]["process"] if others else None)
-        if together:
-            logs.append([reference[block] - mine[block] for block in mine if block in reference])
-        elif mine and reference:
-            logs.append([float(np.mean(list(reference.values())) - np.mean(list(mine.values())))])
-    return [pairs for pairs in logs if pairs]
+def known(by_launch: ByLaunch) -> ByLaunch:
+    """Without the launches that have nothing."""
+    return {launch: found for launch, found in by_launch.items() if found}
 
 
-def alternating_logs(rows: list[Row]) -> list[float]:
-    """Log ratios of neighbouring repetitions of one arm in one launch, as if it had two names and ran as ABBA.
-
-    The null contrast costs nothing this way; a drift cancels as it does between two arms.
-    """
-    logs = [math.log(row["wall_s"] / row["calls"]) for row in plain(rows)]
-    pairs = zip(logs[::2], logs[1::2], strict=False)
-    flip = rows[0]["launch"]
-    return [first - second if (number + flip) % 2 else second - first for number, (first, second) in enumerate(pairs)]
+def joined(by_launch: ByLaunch) -> list[Repetition]:
+    """The repetitions of all launches."""
+    return [each for found in by_launch.values() for each in found]
 
 
-def make_cells(rows: list[Row], machine: Machine | None = None) -> list[Cell]:
-    """The cells of raw rows, a point with an arm each."""
+def make_cells(launches: Iterable[LaunchRecord], machine: Machine | None = None) -> list[Cell]:
+    """The cells of launches, a point with an arm each."""
     machine = machine or Machine()
+    points: dict[Point, dict[int, list[LaunchRecord]]] = defaultdict(lambda: defaultdict(list))
+    for each in launches:
+        points[each.point][each.arm_index].append(each)
     cells = []
-    for point_rows in by_key(rows, *POINT_FIELDS).values():
-        arms = by_key(sorted(point_rows, key=lambda row: row["arm_index"]), "arm_index")
-        for arm_rows in arms.values():
-            twin = [row for row in point_rows if is_uncompiled_twin(row, arm_rows[0])]
-            alone = [row for row in rows if arm_rows[0]["world_size"] > 1 and is_alone(row, arm_rows[0])]
-            cells.append(Cell(arm_rows, arms.get(0, []), twin, machine, alone))
+    for point, arms in points.items():
+        single = points.get(replace(point, world_size=1), {}) if point.world_size > 1 else {}
+        of_arm = {found[0].arm: found for found in arms.values()}
+        single_of_arm = {found[0].arm: found for found in single.values()}
+        for _, found in sorted(arms.items()):
+            twin = of_arm.get(replace(found[0].arm, compile_mode="off"), [])
+            cells.append(Cell(found, arms.get(0, []), twin, machine, single_of_arm.get(found[0].arm, [])))
     return cells
 
 
-def is_alone(row: Row, of: Row) -> bool:
-    """Whether a row is of the same arm at the same point, but on one rank."""
-    return row["world_size"] == 1 and all(row[n] == of[n] for n in (*POINT_FIELDS, *ARM_FIELDS) if n != "world_size")
-
-
-def is_uncompiled_twin(row: Row, of: Row) -> bool:
-    """Whether a row is of the same arm but for the compile mode, which is off."""
-    same = all(row[name] == of[name] for name in ARM_FIELDS if name != "compile_mode")
-    return same and row["compile_mode"] == "off"
+def by_point_and_arm(launches: Iterable[LaunchRecord]) -> dict[tuple[Point, Arm], list[LaunchRecord]]:
+    """Launches grouped into those of each cell, in order of appearance."""
+    groups: dict[tuple[Point, Arm], list[LaunchRecord]] = defaultdict(list)
+    for each in launches:
+        groups[each.point, each.arm].append(each)
+    return dict(groups)

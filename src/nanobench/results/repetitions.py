@@ -1,28 +1,42 @@
-"""A cell: one point with one arm, as its raw rows tell it. Times, contrasts and readings; nothing here judges."""
+"""The repetitions of one launch: which of them count, and the calls inside them.
 
-from collections import defaultdict
-from collections.abc import Iterable
+A launch that never settles, or that is too short to tell, counts as a whole.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from nanobench.records import Status
+from nanobench.records import LaunchRecord, Repetition
 from nanobench.schema import Arm, Point
 from nanobench.stats import steady_state
 
-Row = dict[str, Any]
 POINT_FIELDS = [each.name for each in fields(Point)]
 ARM_FIELDS = [each.name for each in fields(Arm)]
 LEAST_SERIES = 30
-"""Repetitions of a launch from which on it is asked whether they are steady: of 20 noisy ones, one series in six fails."""
+"""From so many repetitions of a launch on it is asked whether they are steady: of 20 noisy ones, one series in six fails."""
 settles_at = lru_cache(maxsize=1 << 14)(steady_state.steady_from)
+Times = Callable[[Iterable[Repetition]], dict[int, list[float]]]
+"""Repetitions -> block -> seconds."""
+
+
+def point_of(row: Mapping[str, Any]) -> Point:
+    """The point of a cell's row."""
+    return Point(**{name: row[name] for name in POINT_FIELDS})
+
+
+def arm_of(row: Mapping[str, Any]) -> Arm:
+    """The arm of a cell's row."""
+    return Arm(**{name: row[name] for name in ARM_FIELDS})
 
 
 @dataclass(frozen=True)
 class Call:
-    """One marked generate call, in seconds from its start."""
+    """One timestamped generate call, in seconds from its start."""
 
     ttft_s: float
     e2e_s: float
@@ -35,53 +49,60 @@ class Call:
         return self.e2e_s - self.ttft_s
 
 
-def timed_rows(rows: Iterable[Row]) -> list[Row]:
-    """The timed repetitions of the launches that finished, valid or not."""
-    rows = list(rows)
-    finished = {row["launch"] for row in rows if row["status"] == Status.OK}
-    return [row for row in rows if row["kind"] == "steady" and row["launch"] in finished]
+def timed(launch: LaunchRecord) -> list[Repetition]:
+    """The timed repetitions of a launch that finished, valid or not."""
+    return launch.of_kind("steady") if launch.finished else []
 
 
-def steady_rows(rows: Iterable[Row]) -> list[Row]:
-    """The timed repetitions that count: no recorded cause made them invalid, and their launch had settled by then.
-
-    A launch that never settles, or is too short to tell, counts as a whole.
-    """
-    valid = [row for row in timed_rows(rows) if row["valid"]]
-    begins = {}
-    for launch, times in launch_series(valid).items():
-        if len(times) >= LEAST_SERIES and (first := settles_at(times)):
-            begins[launch] = plain([row for row in valid if row["launch"] == launch])[first]["block"]
-    return [row for row in valid if row["block"] is None or row["block"] >= begins.get(row["launch"], 0)]
+def steady(launch: LaunchRecord) -> list[Repetition]:
+    """The timed repetitions that count: no recorded cause made them invalid, and the launch had settled by then."""
+    valid = [each for each in timed(launch) if each.valid]
+    series = untimestamped(valid)
+    times_s = tuple(call_s(each) for each in series)
+    first = settles_at(times_s) if len(times_s) >= LEAST_SERIES else None
+    begin = series[first].block if first else 0
+    return [each for each in valid if each.block is None or each.block >= (begin or 0)]
 
 
-def launch_series(rows: list[Row]) -> dict[int, tuple[float, ...]]:
-    """Launch -> seconds per call of its plain, valid repetitions, in order."""
-    launches = by_key([row for row in rows if row["valid"]], "launch")
-    return {launch: tuple(row["wall_s"] / row["calls"] for row in plain(each)) for launch, each in launches.items()}
+def is_unsteady(launch: LaunchRecord) -> bool:
+    """Whether a launch has enough repetitions to tell, and never settled."""
+    times_s = tuple(call_s(each) for each in untimestamped([each for each in timed(launch) if each.valid]))
+    return len(times_s) >= LEAST_SERIES and settles_at(times_s) is None
 
 
-def plain(rows: list[Row]) -> list[Row]:
-    """The unmarked of these repetitions; all of them where every one is marked."""
-    unmarked = [row for row in rows if not row["timestamped"]]
-    return unmarked or rows
+def untimestamped(repetitions: Iterable[Repetition]) -> list[Repetition]:
+    """Those without a timestamp per token; all of them where every one has timestamps."""
+    every = list(repetitions)
+    return [each for each in every if not each.timestamped] or every
 
 
-def split_calls(row: Row) -> list[Call]:
-    """The calls of a marked repetition. They run back to back, so each begins at the last token of the one before."""
-    times = np.asarray(row["token_times_s"], dtype=float).reshape(row["calls"], -1)
+def seconds(repetition: Repetition) -> float:
+    """Wall time of a timed repetition."""
+    assert repetition.wall_s is not None
+    return repetition.wall_s
+
+
+def call_s(repetition: Repetition) -> float:
+    """Seconds per call or step."""
+    return seconds(repetition) / repetition.calls
+
+
+def split_calls(repetition: Repetition) -> list[Call]:
+    """The calls of a timestamped repetition. They run back to back, so each begins at the last token of the one before."""
+    times = np.asarray(repetition.token_times_s, dtype=float).reshape(repetition.calls, -1)
     starts = np.concatenate(([0.0], times[:-1, -1]))
     return [Call(t[0] - s, t[-1] - s, tuple(np.diff(t).tolist())) for t, s in zip(times, starts, strict=True)]
 
 
-def call_times(rows: list[Row]) -> dict[int, list[float]]:
-    """Block -> seconds per call, from the plain repetitions."""
-    return {row["block"]: [row["wall_s"] / row["calls"]] for row in plain(rows)}
+def call_times(repetitions: Iterable[Repetition]) -> dict[int, list[float]]:
+    """Block -> seconds per call, from the repetitions without timestamps where there are any."""
+    return {each.block: [call_s(each)] for each in untimestamped(repetitions) if each.block is not None}
 
 
-def decode_times(rows: list[Row]) -> dict[int, list[float]]:
-    """Block -> seconds of decode of each call, from the marked repetitions."""
-    return {row["block"]: [call.decode_s for call in split_calls(row)] for row in rows if row["timestamped"]}
+def decode_times(repetitions: Iterable[Repetition]) -> dict[int, list[float]]:
+    """Block -> seconds of decode of each call, from the timestamped repetitions."""
+    timestamped = (each for each in repetitions if each.timestamped and each.block is not None)
+    return {each.block: [call.decode_s for call in split_calls(each)] for each in timestamped if each.block is not None}
 
 
 def mean_logs(times: dict[int, list[float]]) -> dict[int, float]:
@@ -89,9 +110,26 @@ def mean_logs(times: dict[int, list[float]]) -> dict[int, float]:
     return {block: float(np.mean(np.log(values))) for block, values in times.items() if values and min(values) > 0}
 
 
-def by_key(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
-    """Rows grouped by one column's value, or by a tuple of several, in order of appearance."""
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)].append(row)
-    return dict(groups)
+def paired_logs(launch: LaunchRecord, reference: LaunchRecord | None, times: Times) -> list[float]:
+    """Log of the reference's time over the arm's in one launch: pair by pair where both ran in one process, else one value
+    of the mean log times.
+    """
+    if reference is None:
+        return []
+    mine, theirs = mean_logs(times(steady(launch))), mean_logs(times(steady(reference)))
+    if launch.process == reference.process:
+        return [theirs[block] - mine[block] for block in mine if block in theirs]
+    if not mine or not theirs:
+        return []
+    return [float(np.mean(list(theirs.values())) - np.mean(list(mine.values())))]
+
+
+def alternating_logs(launch: LaunchRecord) -> list[float]:
+    """Log ratios of neighbouring repetitions of one arm in one launch, as if it had two names and ran as ABBA.
+
+    The A/A ratio costs nothing this way; a drift cancels as it does between two arms.
+    """
+    logs = [math.log(call_s(each)) for each in untimestamped(steady(launch))]
+    pairs = zip(logs[::2], logs[1::2], strict=False)
+    flip = launch.launch
+    return [first - second if (number + flip) % 2 else second - first for number, (first, second) in enumerate(pairs)]

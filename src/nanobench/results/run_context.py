@@ -1,8 +1,8 @@
-"""What is known of a run besides its rows: the sizes of its models, what its machine reached, and what its maker promises."""
+"""What predictions need besides the cells: the sizes of the models, what the machine reached, and its datasheet."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nanobench.roofline import datasheet
@@ -11,29 +11,105 @@ from nanobench.roofline.limits import Limits
 from nanobench.schema import GPTShape, Point
 
 
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What a calibration holds for."""
+
+    device: str
+    dtype: str
+    threads: int
+
+    @classmethod
+    def of(cls, point: Point) -> "Setting":
+        """That of a point."""
+        return cls(point.device, point.dtype, point.threads)
+
+    @property
+    def name(self) -> str:
+        """How files and messages name it."""
+        return f"{self.device} {self.dtype} {self.threads}"
+
+
+@dataclass(frozen=True)
+class DriftCheck:
+    """The brief calibrations before and after one trial: how the machine moved since the full one."""
+
+    point: Point
+    before: Limits
+    after: Limits
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DriftCheck":
+        """The check whose `to_json` this is."""
+        return cls(Point(**data["point"]), Limits.from_json(data["before"]), Limits.from_json(data["after"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"point": asdict(self.point), "before": to_json(self.before), "after": to_json(self.after)}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a machine reached in one setting."""
+
+    limits: Limits
+    pressure_fraction: float | None = None
+    """share of the time in which tasks waited for a core meanwhile"""
+    measured_at: str | None = None
+    drift_checks: tuple[DriftCheck, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Calibration":
+        """The calibration whose `to_json` this is; up to protocol 4 drift checks were called looks."""
+        checks = data.get("drift_checks") or list(data.get("looks", {}).values())
+        return cls(
+            Limits.from_json(data["limits"]),
+            data.get("pressure_fraction"),
+            data.get("measured_at"),
+            tuple(DriftCheck.from_json(check) for check in checks),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, without drift checks."""
+        return {
+            "limits": to_json(self.limits),
+            "pressure_fraction": self.pressure_fraction,
+            "measured_at": self.measured_at,
+        }
+
+    def checked(self, check: DriftCheck) -> "Calibration":
+        """With one more drift check."""
+        return replace(self, drift_checks=(*self.drift_checks, check))
+
+
+def to_json(limits: Limits) -> list[dict[str, Any]]:
+    """Limits as plain values."""
+    return [asdict(limit) for limit in limits.found]
+
+
 @dataclass(frozen=True)
 class Machine:
     """Everything that predictions rest on. Empty where a run says nothing of it."""
 
     shapes: Mapping[str, GPTShape] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
-    """by `setting`, as they stood in the run"""
+    """by the name of their setting, as they stood in the run"""
     sheet: Datasheet | None = None
     limits_at: Mapping[Point, Limits] = field(default_factory=dict)
     """as they stood around the trials of a point"""
 
     @classmethod
-    def of(cls, about: Mapping[str, Any]) -> "Machine":
-        """From a run's `run.json`, or from the description that a plan was made from."""
-        shapes = {name: GPTShape(**shape) for name, shape in about.get("models", {}).items()}
+    def of(cls, shapes: Mapping[str, GPTShape], calibrations: Mapping[str, Calibration], hardware: str) -> "Machine":
+        """From the models, the calibrations and the name of the GPU, or of the CPU, of a run."""
         limits: dict[str, Limits] = {}
         limits_at: dict[Point, Limits] = {}
-        for name, calibration in about.get("calibrations", {}).items():
-            found = Limits.from_json(calibration["limits"])
-            looks = looks_by_point(calibration)
-            limits[name] = found.moved([look for each in looks.values() for look in each])
-            limits_at |= {point: found.moved(each) for point, each in looks.items()}
-        return cls(shapes, limits, datasheet.find(hardware(about)), limits_at)
+        for name, calibration in calibrations.items():
+            limits[name] = moved(calibration.limits, calibration.drift_checks)
+            at: dict[Point, list[DriftCheck]] = defaultdict(list)
+            for check in calibration.drift_checks:
+                at[check.point].append(check)
+            limits_at |= {point: moved(calibration.limits, checks) for point, checks in at.items()}
+        return cls(shapes, limits, datasheet.find(hardware), limits_at)
 
     def limits_of(self, point: Point) -> Limits | None:
         """The limits that hold for a point; None where none were measured."""
@@ -41,25 +117,9 @@ class Machine:
 
     def limits_of_run(self, point: Point) -> Limits | None:
         """As they stood over the whole run; None where none were measured."""
-        return self.limits.get(setting(point.device, point.dtype, point.threads))
+        return self.limits.get(Setting.of(point).name)
 
 
-def looks_by_point(calibration: Mapping[str, Any]) -> dict[Point, list[Limits]]:
-    """The brief calibrations around the trials of each point."""
-    found: dict[Point, list[Limits]] = defaultdict(list)
-    for looks in calibration["looks"].values():
-        found[Point(**looks["point"])] += [Limits.from_json(looks[when]) for when in ("before", "after")]
-    return found
-
-
-def setting(device: str, dtype: str, threads: int) -> str:
-    """What a calibration holds for."""
-    return f"{device} {dtype} {threads}"
-
-
-def hardware(about: Mapping[str, Any]) -> str:
-    """The name of the GPU that was measured, or of the CPU."""
-    identity, device = about.get("identity", {}), about.get("device", "cpu")
-    kind, _, index = device.partition(":")
-    gpus = identity.get("gpus") or []
-    return gpus[int(index or 0)] if kind == "cuda" and len(gpus) > int(index or 0) else identity.get("cpu") or ""
+def moved(limits: Limits, checks: Iterable[DriftCheck]) -> Limits:
+    """Limits as drift checks saw them later."""
+    return limits.moved([limits for check in checks for limits in (check.before, check.after)])

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
-from nanobench.records import RAW_COLUMNS
+from nanobench.records import RAW_COLUMNS, LaunchRecord, records_of, rows_of
 from nanobench.results import derive
-from nanobench.results.derive import BY_NAME
+from nanobench.results.derive import BY_NAME, CellRow
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
-from nanobench.results.run_context import Machine
-from nanobench.schema import Arm, Point, Trial
+from nanobench.results.run_info import RunInfo
+from nanobench.schema import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +62,14 @@ class Run:
     folder: Path
 
     @property
-    def about(self) -> Path:
-        """run.json"""
+    def info_file(self) -> Path:
+        """run.json: what was requested and planned."""
         return self.folder / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        """journal.jsonl: what was learned while the sweep ran, a line each."""
+        return self.folder / "journal.jsonl"
 
     @property
     def raw(self) -> Path:
@@ -101,51 +107,46 @@ class Run:
         lengths = f"s{point.seq_len}" if point.trains else f"p{point.prompt_len}-n{point.new_tokens}"
         return self.raw / f"{trial.launch:02d}-b{point.batch_size}-{lengths}-{trial.key}.parquet"
 
-    def read_about(self) -> dict[str, Any]:
-        """run.json as a dictionary. Raises UserError where there is none or it is no run's."""
+    def info(self) -> RunInfo:
+        """What run.json and the journal say. Raises UserError where there is none or it is no run's."""
         try:
-            about = json.loads(self.about.read_text())
+            data = json.loads(self.info_file.read_text())
+            lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
-        except (json.JSONDecodeError, OSError) as error:
-            raise UserError(f"{self.about} cannot be read: {error}") from None
-        missing = [name for name in ("plan", "started_at", "identity") if name not in about]
-        if missing:
-            raise UserError(f"{self.about} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
-        return about
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.info_file} cannot be read: {error}") from None
+        return RunInfo.from_json(data, self.info_file).after(lines)
 
-    def machine(self) -> Machine:
-        """What the run says of its models and its machine besides the rows."""
-        return Machine.of(self.read_about())
+    def append(self, event: dict[str, Any]) -> None:
+        """Adds an event to the journal."""
+        with self.journal.open("a") as file:
+            file.write(json.dumps(event) + "\n")
 
     def started_at(self) -> datetime:
         """When the sweep began."""
-        return datetime.fromisoformat(self.read_about()["started_at"])
+        return datetime.fromisoformat(self.info().started_at)
 
-    def write_about(self, about: dict[str, Any]) -> None:
-        """Replaces run.json."""
-        write_atomically(self.about, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"))
-
-    def write_raw(self, trial: Trial, rows: list[dict[str, Any]]) -> None:
-        """Writes a finished trial's rows."""
-        table = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
+    def write_raw(self, trial: Trial, launches: Iterable[LaunchRecord]) -> None:
+        """Writes what a finished trial left behind."""
+        table = pa.Table.from_pylist([row for launch in launches for row in rows_of(launch)], schema=RAW_SCHEMA)
         write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
 
-    def read_raw(self) -> list[dict[str, Any]]:
-        """All raw rows, in the order of the launches. What an older file lacks is null, or a field's plain value."""
-        rows: list[dict[str, Any]] = []
-        missing = {**dict.fromkeys(RAW_COLUMNS), **plain_values()}
+    def read_raw(self) -> list[LaunchRecord]:
+        """Every launch of every arm, in the order of the launches. What an older file lacks is at its default."""
+        launches: list[LaunchRecord] = []
         for path in sorted(self.raw.glob("*.parquet")):
             try:
-                rows.extend({**missing, **renamed(row)} for row in pq.read_table(path).to_pylist())
+                table = pq.read_table(path)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(
                     f"{path} cannot be read: {error}; delete it, and --resume {self.folder} measures it again"
                 ) from None
-        return rows
+            launches.extend(records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist()))
+        return launches
 
-    def write_cells(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Replaces cells.parquet; gives back what it wrote."""
+    def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
+        """Replaces cells.parquet; returns what it wrote."""
         table = pa.Table.from_pylist(cells, schema=cells_schema())
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
         return cells
@@ -155,16 +156,9 @@ class Run:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """A raw row under today's names of the columns."""
-    return {RENAMED.get(name, name): value for name, value in row.items()}
-
-
-def plain_values() -> dict[str, Any]:
-    """The defaults of the fields of points and arms."""
-    return {
-        each.name: each.default for config_class in (Point, Arm) for each in fields(config_class) if each.default is not MISSING
-    }
+def name_today(column: str) -> str:
+    """Today's name of a raw column."""
+    return RENAMED.get(column, column)
 
 
 def cells_schema() -> pa.Schema:
@@ -194,12 +188,12 @@ def choose(out: str, command: str) -> Path:
     return folder
 
 
-def create(folder: Path, about: dict[str, Any]) -> Run:
+def create(folder: Path, info: RunInfo) -> Run:
     """Makes a run's folder, with run.json in it."""
     run = Run(folder)
     run.raw.mkdir(parents=True, exist_ok=True)
     run.logs.mkdir(exist_ok=True)
-    run.write_about(about)
+    write_atomically(run.info_file, lambda path: path.write_text(json.dumps(info.to_json(), indent=2) + "\n"))
     return run
 
 
@@ -225,15 +219,17 @@ def load(path: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.concat([frame(run, derive.derive(run.read_raw(), run.machine())) for run in find_runs(path)], ignore_index=True)
+    return pd.concat(
+        [frame(run, derive.derive(run.read_raw(), run.info().machine)) for run in find_runs(path)], ignore_index=True
+    )
 
 
-def frame(run: Run, cells: list[dict[str, Any]]) -> "pd.DataFrame":
+def frame(run: Run, cells: list[CellRow]) -> "pd.DataFrame":
     """A run's cells as a DataFrame, with the column `run`."""
     return pa.Table.from_pylist(cells, schema=cells_schema()).to_pandas().assign(run=run.folder.resolve().name)
 
 
-def records(cells: "pd.DataFrame") -> list[dict[str, Any]]:
+def records(cells: "pd.DataFrame") -> list[CellRow]:
     """The cells as rows of plain values: None where nothing is known, whole numbers for what is counted."""
     import pandas as pd
 

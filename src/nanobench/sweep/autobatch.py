@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanobench import registry
 from nanobench.errors import UserError
-from nanobench.records import Status
+from nanobench.records import Description, Status
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
 from nanobench.stats.knee import knee
 from nanobench.sweep import device_lock, user_cache
@@ -238,11 +238,11 @@ def search(
     config: SearchConfig,
     asked: Options,
     executor: Executor,
-    description: Row,
+    description: Description,
     listener: Listener,
 ) -> Row:
     """Tries batch sizes of some arms at a point, each in a process."""
-    available = description["available_bytes"] if point.device == "cpu" else None
+    available = description.available_bytes if point.device == "cpu" else None
     limit = read_memory_limit(asked.memory_limit, available)
     trial = Trial(point=point, arms=arms, launch=1, seed=asked.seed, target_ci=1.0, max_seconds=1.0, memory_limit_bytes=limit)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
@@ -251,10 +251,10 @@ def search(
     return {**found, "memory_limit_bytes": limit, "cached": False}
 
 
-def finder(options: Options, listener: Listener) -> "Callable[[Row], FindBatch]":
+def finder(options: Options, listener: Listener) -> "Callable[[Description], FindBatch]":
     """Finds the batch size that all arms of a point have memory for together, as they are measured in turns."""
 
-    def of(description: Row) -> "FindBatch":
+    def of(description: Description) -> "FindBatch":
         def find(point: Point, arms: tuple[Arm, ...]) -> int:
             config = SearchConfig(max_seconds=SearchConfig.max_seconds * len(arms))
             path = file_of(point, arms, config, options.memory_limit)

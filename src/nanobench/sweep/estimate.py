@@ -1,23 +1,19 @@
 """How long a launch of a point will take, from a rough matmul rate."""
 
-from typing import Any
-
+from nanobench.records import Description
 from nanobench.roofline.flops import rough_flops
-from nanobench.schema import GPTShape, Point
-from nanobench.sweep.plan import Plan
+from nanobench.schema import Plan, Point
 
 
-def expected_s(plan: Plan, point: Point, launch: int, description: dict[str, Any]) -> float:
+def expected_s(plan: Plan, point: Point, launch: int, description: Description) -> float:
     """About how long a launch of a point takes, from a rough matmul rate: at half of it, never faster than 2 ms per token.
 
     The first launch passes the gates besides.
     """
-    rate = description["matmul_flops_per_s"] / 2
+    rate = (description.matmul_flops_per_s or float("inf")) / 2
     if point.trains:
-        return expected_training_s(
-            plan, point, launch, rough_flops(point, GPTShape(**description["models"][point.model])) / rate
-        )
-    flops_per_token = 2 * description["models"][point.model]["n_params"] * point.batch_size
+        return expected_training_s(plan, point, launch, rough_flops(point, description.models[point.model]) / rate)
+    flops_per_token = 2 * description.models[point.model].n_params * point.batch_size
     round_s = compile_s = 0.0
     for arm in plan.arms:
         read = (

@@ -4,14 +4,14 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from nanobench import errors, registry
 from nanobench.errors import UserError
+from nanobench.records import Description, TextTokens
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import (
     ATTENTIONS,
@@ -23,8 +23,8 @@ from nanobench.schema import (
     SYNTHETIC,
     Arm,
     GPTShape,
+    Plan,
     Point,
-    Trial,
 )
 from nanobench.sweep.options import (
     AUTOMATIC,
@@ -64,62 +64,6 @@ NOT_IN_TRAINING = {
     "compile_mode": {"freeze": "it takes the weights for constants; choose default"},
 }
 MOST_SECONDS = 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will be run, with nothing left to decide; the points in rising cost."""
-
-    points: tuple[Point, ...]
-    arms: tuple[Arm, ...]
-    launches: int
-    seed: int
-    target_ci: float
-    max_seconds: float
-    memory_limit_bytes: int | None
-    timeout_s: float
-    isolation: str
-    gate_only: bool = False
-    trace: bool = False
-    nvtx: bool = False
-    calibration: str = "auto"
-    identities: tuple[str, ...] = ()
-    """one per point, in their order"""
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """The plan whose `asdict` this is."""
-        points = tuple(Point(**point) for point in data["points"])
-        arms = tuple(Arm(**arm) for arm in data["arms"])
-        return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data.get("identities", ()))})
-
-    def rounds(self) -> Iterator[list[Trial]]:
-        """The trials of each round of launches.
-
-        The first round goes in rising cost, as the points stand, so that what runs out of memory is found cheaply;
-        the later ones go at random.
-        """
-        for launch in range(1, self.launches + 1):
-            order = list(self.points)
-            if launch > 1:
-                random.Random(f"{self.seed} {launch}").shuffle(order)
-            yield [self.trial(point, launch) for point in order]
-
-    def trial(self, point: Point, launch: int) -> Trial:
-        """One launch of one point."""
-        return Trial(
-            point=point,
-            arms=self.arms,
-            launch=launch,
-            seed=self.seed,
-            target_ci=self.target_ci,
-            max_seconds=self.max_seconds,
-            memory_limit_bytes=self.memory_limit_bytes,
-            gate_only=self.gate_only,
-            trace=self.trace,
-            nvtx=self.nvtx,
-            identity=dict(zip(self.points, self.identities, strict=False)).get(point),
-        )
 
 
 def defaults(options: Options) -> dict[str, dict[str, Any]]:
@@ -186,14 +130,14 @@ def no_batch_search(point: Point, arms: tuple[Arm, ...]) -> int:
     raise UserError("--batch auto is looked for by trying, which is not done here; find it with: nanobench autobatch")
 
 
-def make_plan(options: Options, description: dict[str, Any], find: FindBatch = no_batch_search) -> Plan:
+def make_plan(options: Options, description: Description, find: FindBatch = no_batch_search) -> Plan:
     """The plan that the options mean on the machine described; `find` tells an automatic batch size.
 
     Raises UserError for what that machine or a model can't do.
     """
-    device = description["device"]
+    device = description.device
     kind = device.partition(":")[0]
-    gpus = description["gpus"]
+    gpus = description.gpus
     if kind == "cuda" and int(device.partition(":")[2] or 0) >= len(gpus):
         found = f"torch sees {len(gpus)} CUDA device{'' if len(gpus) == 1 else 's'}"
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
@@ -210,10 +154,10 @@ def make_plan(options: Options, description: dict[str, Any], find: FindBatch = n
     points = list(
         dict.fromkeys(point if point.batch_size else replace(point, batch_size=find(point, arms)) for point in points)
     )
-    shapes = {name: GPTShape(**shape) for name, shape in description["models"].items()}
+    shapes = description.models
     for point in points:
         refuse_too_long(point, shapes[point.model])
-        refuse_unknown_tokens(point, shapes[point.model], description.get("texts", {}))
+        refuse_unknown_tokens(point, shapes[point.model], description.texts)
     ordered = sorted(points, key=lambda point: rough_flops(point, shapes[point.model]))
     return Plan(
         points=tuple(ordered),
@@ -223,7 +167,7 @@ def make_plan(options: Options, description: dict[str, Any], find: FindBatch = n
         seed=options.seed,
         target_ci=read_positive("target-ci", timed.target_ci, auto["target_ci"]),
         max_seconds=read_positive("max-seconds", timed.max_seconds, auto["max_seconds"]),
-        memory_limit_bytes=read_memory_limit(options.memory_limit, description["available_bytes"] if kind == "cpu" else None),
+        memory_limit_bytes=read_memory_limit(options.memory_limit, description.available_bytes if kind == "cpu" else None),
         timeout_s=options.timeout,
         isolation=options.isolation,
         gate_only=timed is not options,
@@ -239,9 +183,9 @@ def point_of(values: dict[str, Any]) -> Point:
     return replace(point, tokenizer="") if point.data == SYNTHETIC else point
 
 
-def identity_of(point: Point, description: dict[str, Any]) -> str:
+def identity_of(point: Point, description: Description) -> str:
     """Twelve digits that stand for the machine, the software, the model's sizes and the threads."""
-    facts = (description["identity"]["hash"], description["models"][point.model], point.threads)
+    facts = (description.identity["hash"], asdict(description.models[point.model]), point.threads)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -268,12 +212,12 @@ def refuse_too_long(point: Point, shape: GPTShape) -> None:
         )
 
 
-def refuse_unknown_tokens(point: Point, shape: GPTShape, found: dict[str, dict[str, int]]) -> None:
+def refuse_unknown_tokens(point: Point, shape: GPTShape, found: Mapping[str, TextTokens]) -> None:
     """Raises UserError where a text has tokens that a model does not know."""
     if (
         point.data
         and point.data != SYNTHETIC
-        and (largest := found[f"{point.tokenizer} {point.data}"]["largest"]) >= shape.vocab_size
+        and (largest := found[f"{point.tokenizer} {point.data}"].largest) >= shape.vocab_size
     ):
         what = f"{point.data} as {point.tokenizer} has token {largest}, and {point.model} a vocabulary of {shape.vocab_size}"
         raise UserError(f"{what}; give a model that knows it, another --tokenizer or --data {SYNTHETIC}")

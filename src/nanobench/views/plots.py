@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nanobench import errors
 from nanobench.errors import UserError
-from nanobench.records import MEASURED
+from nanobench.records import MEASURED, LaunchRecord
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.by_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
@@ -19,8 +18,7 @@ from nanobench.views.figures.token_latency import token_latency
 from nanobench.views.figures.training import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.waterfall import waterfall
 
-Rows = list[dict[str, Any]]
-Plot = Callable[[pd.DataFrame, Rows], Figure]
+Plot = Callable[[pd.DataFrame, list[LaunchRecord]], Figure]
 PLOTS: dict[str, Plot] = {
     function.__name__: function
     for function in (
@@ -38,27 +36,27 @@ PLOTS: dict[str, Plot] = {
 }
 
 
-def draw_all(cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
+def draw_all(cells: pd.DataFrame, launches: list[LaunchRecord], folder: Path) -> list[Path]:
     """Every figure that the data allows, as PNG and SVG in `folder`."""
     paths = []
     for name in PLOTS:
         try:
-            paths += draw(name, cells, raw_rows, folder)
+            paths += draw(name, cells, launches, folder)
         except UserError:
             continue
     return paths
 
 
-def draw(name: str, cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
+def draw(name: str, cells: pd.DataFrame, launches: list[LaunchRecord], folder: Path) -> list[Path]:
     """One figure as PNG and SVG in `folder`. Raises UserError where the name is unknown or the data does not allow it."""
-    return layout.save(figure(name, cells, raw_rows), folder, name)
+    return layout.save(figure(name, cells, launches), folder, name)
 
 
-def figure(name: str, cells: pd.DataFrame, raw_rows: Rows) -> Figure:
+def figure(name: str, cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """One figure. Raises UserError where the name is unknown or the data does not allow it."""
     if name not in PLOTS:
         raise errors.unknown("plot", name, PLOTS)
     if not cells["status"].isin(MEASURED).any():
         raise UserError(f"{name} needs a measured cell and this run has none; nanobench report says why")
     with mpl.rc_context(style.STYLE):
-        return PLOTS[name](cells.reset_index(drop=True), raw_rows)
+        return PLOTS[name](cells.reset_index(drop=True), launches)

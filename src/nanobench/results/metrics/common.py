@@ -1,387 +1,304 @@
 """Columns of every cell."""
 
-from nanobench.records import Status
-from nanobench.results import status
-from nanobench.results.metrics import formulas, roofline
-from nanobench.results.metrics.metric import Metric
-from nanobench.stats import intervals
+import math
 
-METRICS = (
-    Metric("status", "text", "status", "", "ok, imprecise, or why it was not measured", lambda c: str(status.judge(c)[0])),
-    Metric("reason", "text", "reason", "", "behind the status", lambda c: status.judge(c)[1]),
-    Metric("gate", "text", "gate", "", "exact, rounding or wrong", lambda c: c.first("gate")),
-    Metric("gate_note", "text", "gate note", "", "what the gate compared", lambda c: c.first("gate_note")),
-    Metric(
-        "gate_max_error",
-        "logit",
-        "gate error",
-        "",
-        "largest difference to the reference's logits; in training of the gradients, relative",
-        lambda c: c.first("gate_max_error"),
+import numpy as np
+
+from nanobench.records import Repetition
+from nanobench.results import status
+from nanobench.results.cell import Cell
+from nanobench.results.metrics import formulas
+from nanobench.results.metrics.formulas import largest_reading, median_reading, phase_s, sampled, total_reading
+from nanobench.results.metrics.metric import (
+    BYTES,
+    CELSIUS,
+    COUNT,
+    FLAG,
+    HERTZ,
+    HIGHER,
+    JOULES,
+    LOGIT,
+    LOWER,
+    NEITHER,
+    RATIO,
+    SECONDS,
+    TEXT,
+    WATTS,
+    Metric,
+    interval,
+    outcome_first,
+    outcome_max,
+)
+from nanobench.results.repetitions import call_s, seconds
+from nanobench.stats import intervals
+from nanobench.stats.intervals import Interval
+
+
+def timestamp_overhead(cell: Cell) -> Interval | None:
+    """On the host timestamps times their cost, without bounds; on CUDA the log times of a launch's timestamped calls over those
+    of its others, with launches as the unit.
+    """
+    cost_s, timestamped = cell.first("timestamp_cost_s"), [each for each in cell.steady if each.timestamped]
+    if cost_s is not None:
+        total_s = sum(map(seconds, timestamped))
+        taken = sum(len(each.token_times_s or ()) for each in timestamped)
+        return Interval(cost_s * taken / total_s, None, None, "") if total_s else None
+    logs = [logs for logs in map(timestamped_over_others, cell.steady_by_launch.values()) if logs]
+    if not logs:
+        return None
+    ratio = intervals.ratio(logs)
+    low, high = (None if bound is None else bound - 1 for bound in (ratio.low, ratio.high))
+    return Interval(ratio.value - 1, low, high, ratio.basis)
+
+
+def timestamped_over_others(repetitions: list[Repetition]) -> list[float]:
+    """Log of each timestamped call's time over the other calls' geometric mean, in one launch; empty without both."""
+    logs = {kind: [math.log(call_s(each)) for each in repetitions if each.timestamped is kind] for kind in (True, False)}
+    return [log - float(np.mean(logs[False])) for log in logs[True]] if logs[False] else []
+
+
+LAUNCH_MEANS = "95 % t interval over launch means"
+RESULT = (
+    Metric("status", TEXT, NEITHER, "ok, imprecise, or why it was not measured", lambda c: str(status.judge(c).status)),
+    Metric("reason", TEXT, NEITHER, "why the status is not ok", lambda c: status.judge(c).reason),
+    Metric("disturbed_by", TEXT, NEITHER, "kinds of the recorded disturbances, comma-separated", status.disturbed_by),
+    *outcome_first(TEXT, NEITHER, gate="exact, rounding or wrong", gate_note="what the gate compared"),
+    *outcome_first(
+        LOGIT,
+        NEITHER,
+        gate_max_error="largest difference to the reference's logits; in training of the gradients, relative",
+        gate_tolerance="4 x the uncached path's own error; in training fixed, in narrow dtypes at least 4 x the plain loop's",
     ),
-    Metric(
-        "gate_tolerance",
-        "logit",
-        "gate tolerance",
-        "",
-        "4 x the uncached path's own error; in training a fixed one, in narrow dtypes at least 4 x the plain loop's",
-        lambda c: c.first("gate_tolerance"),
-    ),
-    Metric(
-        "launches_ok",
-        "count",
-        "launches",
-        "",
-        "launches that finished",
-        lambda c: sum(r["status"] == Status.OK for r in c.outcomes),
-    ),
-    Metric(
-        "launches_failed",
-        "count",
-        "failed",
-        "",
-        "launches that did not",
-        lambda c: sum(r["status"] != Status.OK for r in c.outcomes),
-    ),
-    Metric("failures", "text", "failures", "", "their reasons", formulas.failures),
-    Metric("repetitions", "count", "repetitions", "", "valid timed repetitions over all launches", lambda c: len(c.steady)),
-    Metric(
-        "pairs", "count", "pairs", "", "pairs behind the speedup, over all launches", lambda c: sum(map(len, c.speedup_logs))
-    ),
-    Metric("invalid_repetitions", "count", "invalid", "lower", "timed repetitions that do not count", lambda c: len(c.invalid)),
-    Metric("invalid_reasons", "text", "invalid because", "", "their recorded causes", status.invalid_reasons),
-    Metric(
-        "unsteady_launches",
-        "count",
-        "unsteady",
-        "lower",
-        "launches of 30 repetitions or more that never settled",
-        lambda c: c.unsteady,
-    ),
-    Metric("identity", "text", "identity", "", "hash of machine, software, model and threads", lambda c: c.rows[0]["identity"]),
-    Metric("protocol", "count", "protocol", "", "version of the way of measuring", lambda c: c.rows[0]["protocol"]),
-    Metric(
+    Metric("launches_ok", COUNT, NEITHER, "launches that finished", lambda c: sum(each.finished for each in c.launches)),
+    Metric("launches_failed", COUNT, NEITHER, "launches that failed", lambda c: sum(not each.finished for each in c.launches)),
+    Metric("failures", TEXT, NEITHER, "reasons of the launches that failed", formulas.failures),
+    Metric("repetitions", COUNT, NEITHER, "valid timed repetitions over all launches", lambda c: len(c.steady)),
+    Metric("pairs", COUNT, NEITHER, "pairs behind the speedup, over all launches", lambda c: sum(map(len, c.speedup_logs))),
+    Metric("invalid_repetitions", COUNT, LOWER, "timed repetitions that do not count", lambda c: len(c.invalid)),
+    Metric("invalid_reasons", TEXT, NEITHER, "recorded causes of the invalid repetitions", status.invalid_reasons),
+    Metric("unsteady_launches", COUNT, LOWER, "launches of 30 repetitions or more that never settled", lambda c: c.unsteady),
+    Metric("identity", TEXT, NEITHER, "hash of machine, software, model and threads", lambda c: c.any_launch.identity),
+    Metric("protocol", COUNT, NEITHER, "version of the way of measuring", lambda c: c.any_launch.protocol),
+)
+RATIOS = (
+    *interval(
         "speedup",
-        "ratio",
-        "speedup",
-        "higher",
+        RATIO,
+        HIGHER,
+        lambda c: c.speedup,
         "exp(mean log(t_reference / t_arm)) over interleaved pairs",
-        formulas.bound("speedup", "value"),
+        LAUNCH_MEANS,
     ),
     Metric(
-        "speedup_lo",
-        "ratio",
-        "speedup low",
-        "",
-        "lower bound, 95 % t interval over launch means",
-        formulas.bound("speedup", "low"),
+        "speedup_basis",
+        TEXT,
+        NEITHER,
+        "what the interval of speedup is over: launches, or pairs of one process",
+        lambda c: c.speedup.basis if c.speedup else None,
     ),
-    Metric("speedup_hi", "ratio", "speedup high", "", "upper bound", formulas.bound("speedup", "high")),
-    Metric(
-        "speedup_basis", "text", "interval over", "", "launches, or pairs of one process", formulas.bound("speedup", "basis")
-    ),
-    Metric("pairing", "text", "pairing", "", "block: interleaved in one process; launch: run apart", formulas.pairing),
+    Metric("pairing", TEXT, NEITHER, "block: arms interleaved in one process; launch: arms run apart", formulas.pairing),
     Metric(
         "speedup_p",
-        "ratio",
-        "p",
-        "",
-        "p value of speedup = 1, by the same t statistic",
+        RATIO,
+        NEITHER,
+        "p value of speedup = 1, by the t statistic behind its interval",
         lambda c: intervals.p_value(c.speedup_logs) if c.speedup_logs else None,
     ),
-    Metric("speedup_p_holm", "ratio", "p (Holm)", "", "the same, corrected by Holm for all ratios of the run", lambda c: None),
+    Metric("speedup_p_holm", RATIO, NEITHER, "speedup_p, corrected by Holm for all ratios of the run", lambda c: None),
     Metric(
         "speedup_trimmed",
-        "ratio",
-        "trimmed speedup",
-        "",
-        "exp of the mean over launches of 20 % trimmed means",
+        RATIO,
+        NEITHER,
+        "exp of the mean over launches of 20 % trimmed means of the pairs' log ratios",
         lambda c: intervals.trimmed_ratio(c.speedup_logs) if c.speedup_logs else None,
     ),
     Metric(
-        "sd_within", "ratio", "sd within", "lower", "sd of a pair's log ratio within a launch", formulas.component("within")
+        "sd_within",
+        RATIO,
+        LOWER,
+        "standard deviation of a pair's log ratio within a launch",
+        lambda c: c.components and c.components.within,
     ),
     Metric(
         "sd_between",
-        "ratio",
-        "sd between",
-        "lower",
-        "sd of log ratios between launches, without the part within",
-        formulas.component("between"),
+        RATIO,
+        LOWER,
+        "standard deviation of log ratios between launches, without the part within",
+        lambda c: c.components and c.components.between,
     ),
     Metric(
         "ci_advice",
-        "text",
-        "ci_advice",
-        "",
+        TEXT,
+        NEITHER,
         "what would narrow the interval: more launches or more repetitions",
-        formulas.component("ci_advice"),
+        lambda c: c.components and c.components.ci_advice,
     ),
-    Metric(
+    *interval(
         "aa_ratio",
-        "ratio",
-        "A/A",
-        "",
-        "the reference against itself, its repetitions taken as ABBA; unstable where it is not 1 (p < 0.01)",
-        formulas.bound("aa", "value"),
+        RATIO,
+        NEITHER,
+        lambda c: c.aa,
+        "A/A: the reference against itself, its repetitions taken as ABBA; unstable where it is not 1 (p < 0.01)",
+        LAUNCH_MEANS,
     ),
-    Metric("aa_lo", "ratio", "A/A low", "", "lower bound", formulas.bound("aa", "low")),
-    Metric("aa_hi", "ratio", "A/A high", "", "upper bound", formulas.bound("aa", "high")),
-    Metric(
-        "peak_memory_bytes",
-        "B",
-        "peak memory",
-        "lower",
-        "weights, packed too, + cache or optimizer's state + allocator's peak in one call or step",
-        lambda c: c.most("peak_memory_bytes"),
+)
+MEMORY = (
+    *outcome_max(
+        BYTES,
+        LOWER,
+        peak_memory_bytes="weights, packed too, + cache or optimizer's state + allocator's peak in one call or step",
+        rss_peak_bytes="the worker's largest resident size, all its arms",
     ),
-    Metric("weight_bytes", "B", "weights", "", "bytes of all parameters and buffers", lambda c: c.most("weight_bytes")),
-    Metric(
-        "rss_peak_bytes",
-        "B",
-        "worker RSS",
-        "lower",
-        "the worker's largest resident size, all its arms",
-        lambda c: c.most("rss_peak_bytes"),
-    ),
-    Metric(
-        "rss_bytes",
-        "B",
-        "RSS",
-        "lower",
-        "the worker's resident size, median after its repetitions",
-        formulas.middle("rss_bytes"),
-    ),
+    *outcome_max(BYTES, NEITHER, weight_bytes="all parameters and buffers"),
+    Metric("rss_bytes", BYTES, LOWER, "the worker's resident size, median after its repetitions", median_reading("rss_bytes")),
     Metric(
         "gpu_memory_used_bytes",
-        "B",
-        "GPU memory",
-        "lower",
+        BYTES,
+        LOWER,
         "NVML's figure for all processes, largest seen",
-        formulas.largest("gpu_memory_used_bytes"),
+        largest_reading("gpu_memory_used_bytes"),
     ),
+)
+PHASES = (
     Metric(
         "import_s",
-        "s",
-        "import",
-        "lower",
+        SECONDS,
+        LOWER,
         "from the interpreter's start to all imports; shared by a fork server's children",
-        formulas.phase_s("import"),
+        phase_s("import"),
     ),
-    Metric("load_s", "s", "load", "lower", "building the model and moving it", formulas.phase_s("load")),
+    Metric("load_s", SECONDS, LOWER, "building the model and moving it to its device", phase_s("load")),
     Metric(
         "first_call_s",
-        "s",
-        "first call",
-        "lower",
+        SECONDS,
+        LOWER,
         "first call at the measured shape: compiles, fills the allocator",
-        formulas.phase_s("first_call"),
+        phase_s("first_call"),
     ),
-    Metric("gate_s", "s", "gate", "", "passing the correctness gate, where it was run", formulas.phase_s("gate")),
-    Metric("warmup_s", "s", "warm-up", "", "calls before the timed ones, per launch", formulas.phase_s("warmup")),
-    Metric("steady_s", "s", "steady", "", "timed repetitions, per launch", formulas.phase_s("steady")),
+    Metric("gate_s", SECONDS, NEITHER, "passing the correctness gate, where it was run", phase_s("gate")),
+    Metric("warmup_s", SECONDS, NEITHER, "calls before the timed ones, per launch", phase_s("warmup")),
+    Metric("steady_s", SECONDS, NEITHER, "timed repetitions, per launch", phase_s("steady")),
     Metric(
+        "compile_s",
+        SECONDS,
+        LOWER,
+        "first call - median timed call, in round 1 (cold compiler cache)",
+        lambda c: formulas.compile_s(c, cold=True),
+    ),
+    Metric(
+        "compile_warm_s",
+        SECONDS,
+        LOWER,
+        "first call - median timed call, in later rounds (warm compiler cache)",
+        lambda c: formulas.compile_s(c, cold=False),
+    ),
+    *outcome_max(COUNT, NEITHER, compiled_graphs="graphs that the first call compiled"),
+    *outcome_max(
+        COUNT,
+        LOWER,
+        recompiles="functions compiled again for another shape",
+        graph_breaks="places where dynamo left the graph",
+    ),
+)
+CONDITIONS = (
+    *interval(
         "timestamp_overhead",
-        "ratio",
-        "mark tax",
-        "lower",
-        "price of a mark per token, as a share of the repetition; null where it cannot be known",
-        formulas.timestamp_overhead("value"),
-    ),
-    Metric("timestamp_overhead_lo", "ratio", "mark tax low", "", "lower bound, CUDA only", formulas.timestamp_overhead("low")),
-    Metric(
-        "timestamp_overhead_hi", "ratio", "mark tax high", "", "upper bound, CUDA only", formulas.timestamp_overhead("high")
+        RATIO,
+        LOWER,
+        timestamp_overhead,
+        "cost of a timestamp per token, as a share of the repetition; null where it cannot be known",
+        "CUDA only, 95 % t interval over launches",
     ),
     Metric(
         "relative_iqr",
-        "ratio",
-        "relative_iqr",
-        "lower",
-        "interquartile range / median of the repetitions",
-        lambda c: intervals.relative_iqr([r["wall_s"] / r["calls"] for r in c.plain]),
+        RATIO,
+        LOWER,
+        "interquartile range / median of the seconds per call of the repetitions",
+        lambda c: intervals.relative_iqr([call_s(each) for each in c.untimestamped]),
     ),
     Metric(
         "on_cpu_fraction",
-        "ratio",
-        "on CPU",
-        "higher",
+        RATIO,
+        HIGHER,
         "CPU time of the main thread / wall time of the repetitions; CPU cells only",
         status.on_cpu_fraction,
     ),
     Metric(
-        "involuntary_switches",
-        "count",
-        "involuntary switches",
-        "lower",
-        "how often the main thread lost its core",
-        formulas.total("involuntary_switches"),
+        "involuntary_switches", COUNT, LOWER, "how often the main thread lost its core", total_reading("involuntary_switches")
     ),
     Metric(
         "pressure_fraction",
-        "ratio",
-        "pressure",
-        "lower",
+        RATIO,
+        LOWER,
         "share of the time in which some task waited for a core (PSI)",
         lambda c: c.per_second("pressure_s"),
     ),
-    Metric(
-        "steal_fraction", "ratio", "steal", "lower", "share of a core's time that the hypervisor took", status.steal_fraction
-    ),
+    Metric("steal_fraction", RATIO, LOWER, "share of a core's time that the hypervisor took", status.steal_fraction),
     Metric(
         "throttled_fraction",
-        "ratio",
-        "throttled",
-        "lower",
-        "share of repetitions held down by a quota or by heat or power",
-        status.throttled,
+        RATIO,
+        LOWER,
+        "share of repetitions held down by a CPU quota or by a GPU's heat or power",
+        status.throttled_fraction,
     ),
-    Metric(
-        "spin_drift",
-        "ratio",
-        "spin drift",
-        "lower",
-        "largest change of a fixed loop's time within a launch",
-        status.spin_drift,
-    ),
-    Metric("load_1m", "ratio", "load", "", "load average, median", formulas.middle("load_1m")),
-    Metric("cpu_hz", "Hz", "CPU clock", "", "median, where the kernel tells", formulas.middle("cpu_hz")),
+    Metric("spin_drift", RATIO, LOWER, "largest change of a fixed loop's time within a launch", status.spin_drift),
+    Metric("load_1m", RATIO, NEITHER, "load average, median over the repetitions", median_reading("load_1m")),
+    Metric("cpu_hz", HERTZ, NEITHER, "CPU clock, median, where the kernel reports it", median_reading("cpu_hz")),
     Metric(
         "gpu_util",
-        "ratio",
-        "GPU utilization",
-        "",
+        RATIO,
+        NEITHER,
         "NVML's: share of time with some kernel running, mean over the sustained phase; null below 3 s",
-        formulas.sampled("gpu_util"),
+        sampled("gpu_util"),
     ),
-    Metric("clock_sm_hz", "Hz", "SM clock", "", "median over the repetitions", formulas.middle("clock_sm_hz")),
-    Metric("clock_memory_hz", "Hz", "memory clock", "", "median over the repetitions", formulas.middle("clock_memory_hz")),
-    Metric("power_w", "W", "power", "lower", "mean over the sustained phase", formulas.sampled("power_w")),
+    Metric("clock_sm_hz", HERTZ, NEITHER, "SM clock, median over the repetitions", median_reading("clock_sm_hz")),
+    Metric("clock_memory_hz", HERTZ, NEITHER, "memory clock, median over the repetitions", median_reading("clock_memory_hz")),
+    Metric("power_w", WATTS, LOWER, "mean over the sustained phase", sampled("power_w")),
     Metric(
         "energy_j",
-        "J",
-        "energy",
-        "lower",
+        JOULES,
+        LOWER,
         "NVML's energy counter over the sustained phase, per call or step",
-        formulas.energy_j,
+        formulas.energy_per("calls"),
     ),
     Metric(
         "energy_j_per_token",
-        "J",
-        "energy per token",
-        "lower",
-        "the same per token of all rows, generated or trained on",
-        formulas.energy_j_per_token,
+        JOULES,
+        LOWER,
+        "NVML's energy counter over the sustained phase, per token of all rows, generated or trained on",
+        formulas.energy_per("tokens"),
     ),
     Metric(
         "energy_valid",
-        "flag",
-        "energy valid",
-        "",
-        "whether the sustained phase was long enough for the counter",
+        FLAG,
+        NEITHER,
+        "whether the sustained phase was long enough for the energy counter",
         formulas.energy_valid,
     ),
-    Metric("temperature_c", "C", "temperature", "lower", "largest seen", formulas.largest("temperature_c")),
-    Metric(
-        "clock_event_reasons", "text", "clock_event_reasons", "", "reasons for low clocks that were seen", formulas.reasons_seen
-    ),
+    Metric("temperature_c", CELSIUS, LOWER, "largest temperature seen", largest_reading("temperature_c")),
+    Metric("clock_event_reasons", TEXT, NEITHER, "NVML's reasons for low clocks that were seen", formulas.clock_event_reasons),
     Metric(
         "power_violation_s",
-        "s",
-        "power violation",
-        "lower",
-        "time below the asked clocks for power, over the repetitions",
-        formulas.total("power_violation_s"),
+        SECONDS,
+        LOWER,
+        "time below the requested clocks because of power, over the repetitions",
+        total_reading("power_violation_s"),
     ),
     Metric(
-        "thermal_violation_s", "s", "thermal violation", "lower", "the same for heat", formulas.total("thermal_violation_s")
+        "thermal_violation_s",
+        SECONDS,
+        LOWER,
+        "time below the requested clocks because of heat, over the repetitions",
+        total_reading("thermal_violation_s"),
     ),
     Metric(
         "foreign_processes",
-        "count",
-        "foreign processes",
-        "lower",
-        "processes on the GPU that are not ours, most seen",
-        formulas.largest("foreign_processes"),
+        COUNT,
+        LOWER,
+        "other processes on the GPU, most seen",
+        largest_reading("foreign_processes"),
     ),
-    Metric(
-        "ecc_errors",
-        "count",
-        "ECC errors",
-        "lower",
-        "uncorrected memory errors during the repetitions",
-        formulas.total("ecc_errors"),
-    ),
-    Metric(
-        "operations_per_step",
-        "ratio",
-        "operations per step",
-        "lower",
-        "what the host dispatches for a step, by an untimed profiler pass",
-        lambda c: c.first("operations_per_step"),
-    ),
-    Metric(
-        "kernels_per_step",
-        "ratio",
-        "kernels per step",
-        "lower",
-        "what the device runs for a step; on a CPU the operations",
-        lambda c: c.first("kernels_per_step"),
-    ),
-    Metric(
-        "graph_launches_per_step",
-        "ratio",
-        "CUDA graphs per step",
-        "",
-        "captured graphs replayed in a step",
-        lambda c: c.first("graph_launches_per_step"),
-    ),
-    Metric(
-        "gpu_busy_fraction",
-        "ratio",
-        "device busy",
-        "higher",
-        "share of a profiled step in which the GPU ran a kernel",
-        lambda c: c.first("gpu_busy_fraction"),
-    ),
-    Metric(
-        "alloc_retries",
-        "count",
-        "allocator retries",
-        "lower",
-        "how often CUDA's allocator freed its cache to go on",
-        lambda c: c.most("alloc_retries"),
-    ),
-    Metric("mfu", "ratio", "MFU", "higher", "useful FLOPs / time / datasheet peak; null where that is unknown", roofline.mfu),
-    Metric("hfu", "ratio", "HFU", "", "executed FLOPs / time / datasheet peak", roofline.hfu),
-    Metric("probe_note", "text", "probe note", "", "why readings are missing", lambda c: c.first("probe_note")),
-    Metric(
-        "compile_s",
-        "s",
-        "compile, cold",
-        "lower",
-        "first call - median call, round 1",
-        lambda c: formulas.compile_s(c, cold=True),
-    ),
-    Metric(
-        "compile_warm_s", "s", "compile, warm", "lower", "the same in later rounds", lambda c: formulas.compile_s(c, cold=False)
-    ),
-    Metric(
-        "compiled_graphs",
-        "count",
-        "compiled_graphs",
-        "",
-        "graphs that the first call compiled",
-        lambda c: c.most("compiled_graphs"),
-    ),
-    Metric(
-        "recompiles",
-        "count",
-        "recompiles",
-        "lower",
-        "functions compiled again for another shape",
-        lambda c: c.most("recompiles"),
-    ),
-    Metric(
-        "graph_breaks", "count", "graph breaks", "lower", "places where dynamo left the graph", lambda c: c.most("graph_breaks")
-    ),
+    Metric("ecc_errors", COUNT, LOWER, "uncorrected memory errors during the repetitions", total_reading("ecc_errors")),
+    *outcome_first(TEXT, NEITHER, probe_note="why readings are missing"),
 )
+METRICS = (*RESULT, *RATIOS, *MEMORY, *PHASES, *CONDITIONS)

@@ -1,247 +1,168 @@
 """Columns of cells that generate; null in those that train."""
 
-from nanobench.results.metrics import formulas, roofline
-from nanobench.results.metrics.metric import Metric
+from collections.abc import Callable
+
+from nanobench.results.cell import Cell
+from nanobench.results.metrics.formulas import compile_s, over_launches, rate, value_of
+from nanobench.results.metrics.metric import (
+    BYTES,
+    HIGHER,
+    LOWER,
+    NEITHER,
+    ORDER_STATISTICS,
+    RATIO,
+    SECONDS,
+    TEXT,
+    TOKENS,
+    TOKENS_PER_S,
+    Metric,
+    interval,
+    outcome_max,
+)
+from nanobench.results.repetitions import Call
+from nanobench.schema import Point
 from nanobench.stats import intervals
+from nanobench.stats.intervals import Interval, Quantile
+
+output_tok_s = over_launches(rate("tokens"))
+
+
+def per_call(compute: Callable[[Call], float]) -> Callable[[Cell], float | None]:
+    """The median over calls of some time of a call."""
+    return lambda cell: intervals.median([compute(call) for call in cell.calls])
+
+
+def tpot_s(cell: Cell) -> float | None:
+    """Median over calls; None below two tokens."""
+    steps = cell.point.new_tokens - 1
+    return None if steps < 1 else intervals.median([call.decode_s / steps for call in cell.calls])
+
+
+def e2e_s(cell: Cell) -> Interval | None:
+    """Median over calls; calls of one launch are taken as related."""
+    median_s = intervals.median([call.e2e_s for call in cell.calls])
+    launches = [launch for launch, calls in cell.calls_by_launch.items() for _ in calls]
+    bounds = intervals.quantile([call.e2e_s for call in cell.calls], launches, 0.5) if launches else None
+    if median_s is None:
+        return None
+    return Interval(median_s, bounds.low if bounds else None, bounds.high if bounds else None, "launches")
+
+
+def gap_quantile(share: float) -> Callable[[Cell], Quantile | None]:
+    """A percentile of the gaps between tokens; gaps of one call are taken as related."""
+
+    def compute(cell: Cell) -> Quantile | None:
+        gaps, calls, _ = cell.gaps
+        return intervals.quantile(gaps.tolist(), calls, share) if len(gaps) else None
+
+    return compute
+
+
+def tokens_per_s(tokens: Callable[[Point], int], of: Callable[[Call], float]) -> Callable[[Cell], float | None]:
+    """All tokens of the timestamped calls over all their seconds."""
+
+    def compute(cell: Cell) -> float | None:
+        total_s = sum(of(call) for call in cell.calls)
+        return len(cell.calls) * tokens(cell.point) / total_s if total_s > 0 else None
+
+    return compute
+
+
+def breakeven_tokens(cell: Cell) -> float | None:
+    """Tokens until the cold compile time is paid back; None where the arm is no faster than the same engine uncompiled."""
+    cost_s, mine = compile_s(cell, cold=True), value_of(output_tok_s(cell))
+    eager = value_of(output_tok_s(cell.uncompiled)) if cell.uncompiled else None
+    if cost_s is None or mine is None or eager is None or mine <= eager:
+        return None
+    return cost_s / (1 / eager - 1 / mine)
+
+
+def cache_alloc_s(cell: Cell) -> float | None:
+    """Median over launches."""
+    return intervals.median([each.cache_alloc_s for each in cell.outcomes if each.cache_alloc_s is not None])
+
 
 METRICS = (
-    Metric(
+    *interval(
         "output_tok_s",
-        "tok/s",
-        "output",
-        "higher",
-        "batch_size * new_tokens / e2e_s, summed over plain repetitions",
-        formulas.output_tok_s,
+        TOKENS_PER_S,
+        HIGHER,
+        output_tok_s,
+        "batch_size * new_tokens / e2e_s, over repetitions without timestamps",
     ),
-    Metric(
-        "output_tok_s_lo",
-        "tok/s",
-        "output low",
-        "",
-        "lower bound, 95 % t interval over the launches' log rates",
-        formulas.rate_bound("low"),
-    ),
-    Metric("output_tok_s_hi", "tok/s", "output high", "", "upper bound", formulas.rate_bound("high")),
-    Metric(
-        "ttft_s",
-        "s",
-        "TTFT",
-        "lower",
-        "start -> first token of all rows; median over calls",
-        formulas.per_call(lambda c: c.ttft_s),
-    ),
-    Metric("tpot_s", "s", "TPOT", "lower", "(e2e_s - ttft_s) / (new_tokens - 1); median over calls", formulas.tpot_s),
-    Metric(
-        "e2e_s",
-        "s",
-        "end to end",
-        "lower",
-        "start -> last token of all rows; median over calls",
-        formulas.per_call(lambda c: c.e2e_s),
-    ),
-    Metric(
-        "e2e_lo_s",
-        "s",
-        "end to end low",
-        "",
-        "lower bound of the median, distribution-free 95 % interval",
-        formulas.of_call("low"),
-    ),
-    Metric("e2e_hi_s", "s", "end to end high", "", "upper bound", formulas.of_call("high")),
-    Metric(
+    Metric("ttft_s", SECONDS, LOWER, "start -> first token of all rows; median over calls", per_call(lambda c: c.ttft_s)),
+    Metric("tpot_s", SECONDS, LOWER, "(e2e_s - ttft_s) / (new_tokens - 1); median over calls", tpot_s),
+    *interval("e2e_s", SECONDS, LOWER, e2e_s, "start -> last token of all rows; median over calls", ORDER_STATISTICS),
+    *interval(
         "itl_p50_s",
-        "s",
-        "ITL p50",
-        "lower",
+        SECONDS,
+        LOWER,
+        gap_quantile(0.5),
         "median gap between tokens; null below 6 independent gaps",
-        formulas.gap_quantile(0.5, "value"),
+        ORDER_STATISTICS,
     ),
-    Metric(
-        "itl_p50_lo_s",
-        "s",
-        "ITL p50 low",
-        "",
-        "lower bound, distribution-free 95 % interval",
-        formulas.gap_quantile(0.5, "low"),
-    ),
-    Metric("itl_p50_hi_s", "s", "ITL p50 high", "", "upper bound", formulas.gap_quantile(0.5, "high")),
-    Metric(
+    *interval(
         "itl_p90_s",
-        "s",
-        "ITL p90",
-        "lower",
-        "90th percentile; null below 36 independent gaps",
-        formulas.gap_quantile(0.9, "value"),
+        SECONDS,
+        LOWER,
+        gap_quantile(0.9),
+        "90th percentile of the gaps; null below 36 independent gaps",
+        ORDER_STATISTICS,
     ),
-    Metric("itl_p90_lo_s", "s", "ITL p90 low", "", "lower bound", formulas.gap_quantile(0.9, "low")),
-    Metric("itl_p90_hi_s", "s", "ITL p90 high", "", "upper bound", formulas.gap_quantile(0.9, "high")),
-    Metric(
+    *interval(
         "itl_p99_s",
-        "s",
-        "ITL p99",
-        "lower",
-        "99th percentile; null below 368 independent gaps",
-        formulas.gap_quantile(0.99, "value"),
+        SECONDS,
+        LOWER,
+        gap_quantile(0.99),
+        "99th percentile of the gaps; null below 368 independent gaps",
+        ORDER_STATISTICS,
     ),
-    Metric("itl_p99_lo_s", "s", "ITL p99 low", "", "lower bound", formulas.gap_quantile(0.99, "low")),
-    Metric("itl_p99_hi_s", "s", "ITL p99 high", "", "upper bound", formulas.gap_quantile(0.99, "high")),
     Metric(
         "itl_positions",
-        "text",
-        "ITL positions",
-        "",
+        TEXT,
+        NEITHER,
         "new tokens that the percentiles cover: all, or the last quarter where gaps grow",
         lambda c: c.gaps[2],
     ),
-    Metric(
+    *interval(
         "decode_speedup",
-        "ratio",
-        "decode speedup",
-        "higher",
-        "the same for decode time alone",
-        formulas.bound("decode_speedup", "value"),
+        RATIO,
+        HIGHER,
+        lambda c: c.decode_speedup,
+        "exp(mean log(t_reference / t_arm)) of decode time alone: all tokens but the first",
+        "95 % t interval over launch means",
     ),
-    Metric("decode_speedup_lo", "ratio", "decode speedup low", "", "lower bound", formulas.bound("decode_speedup", "low")),
-    Metric("decode_speedup_hi", "ratio", "decode speedup high", "", "upper bound", formulas.bound("decode_speedup", "high")),
     Metric(
         "decode_tok_s",
-        "tok/s",
-        "decode",
-        "higher",
+        TOKENS_PER_S,
+        HIGHER,
         "batch_size * (new_tokens - 1) / (e2e_s - ttft_s)",
-        formulas.tokens_per_s(lambda row: row["batch_size"] * (row["new_tokens"] - 1), lambda call: call.decode_s),
+        tokens_per_s(lambda point: point.batch_size * (point.new_tokens - 1), lambda call: call.decode_s),
     ),
     Metric(
         "decode_tok_s_per_row",
-        "tok/s",
-        "decode per row",
-        "higher",
+        TOKENS_PER_S,
+        HIGHER,
         "decode_tok_s / batch_size",
-        formulas.tokens_per_s(lambda row: row["new_tokens"] - 1, lambda call: call.decode_s),
+        tokens_per_s(lambda point: point.new_tokens - 1, lambda call: call.decode_s),
     ),
     Metric(
         "prefill_tok_s",
-        "tok/s",
-        "prefill",
-        "higher",
+        TOKENS_PER_S,
+        HIGHER,
         "batch_size * prompt_len / ttft_s",
-        formulas.tokens_per_s(lambda row: row["batch_size"] * row["prompt_len"], lambda call: call.ttft_s),
+        tokens_per_s(lambda point: point.batch_size * point.prompt_len, lambda call: call.ttft_s),
     ),
-    Metric(
-        "prefill_peak_bytes",
-        "B",
-        "prefill peak",
-        "lower",
-        "the same in the prefill alone",
-        lambda c: c.most("prefill_peak_bytes"),
+    *outcome_max(
+        BYTES,
+        LOWER,
+        prefill_peak_bytes="allocator's peak in the prefill",
+        decode_peak_bytes="allocator's peak in the last, longest step",
+        graph_bytes="reserved by the engine's own CUDA graph",
+        kv_cache_bytes="tensors of the KV cache",
+        packed_bytes="weights held a second time, as the CPU's kernels read them",
     ),
-    Metric(
-        "decode_peak_bytes",
-        "B",
-        "decode peak",
-        "lower",
-        "the same in the last, longest step",
-        lambda c: c.most("decode_peak_bytes"),
-    ),
-    Metric(
-        "graph_bytes", "B", "graph memory", "lower", "reserved by the engine's own CUDA graph", lambda c: c.most("graph_bytes")
-    ),
-    Metric("kv_cache_bytes", "B", "KV cache", "lower", "bytes of the cache's tensors", lambda c: c.most("kv_cache_bytes")),
-    Metric(
-        "kv_cache_expected_bytes",
-        "B",
-        "KV cache expected",
-        "",
-        "2 * layers * kv heads * head width * itemsize * rows * positions",
-        lambda c: c.most("kv_cache_expected_bytes"),
-    ),
-    Metric(
-        "packed_bytes",
-        "B",
-        "packed weights",
-        "lower",
-        "bytes of weights held a second time, as the CPU's kernels read them",
-        lambda c: c.most("packed_bytes"),
-    ),
-    Metric(
-        "cache_alloc_s",
-        "s",
-        "cache allocation",
-        "lower",
-        "building the engine, cache included",
-        lambda c: intervals.median([r["cache_alloc_s"] for r in c.outcomes if r["cache_alloc_s"] is not None]),
-    ),
-    Metric(
-        "host_floor_s",
-        "s",
-        "host floor",
-        "lower",
-        "operations_per_step * calibrated time of one",
-        roofline.host_floor_s,
-    ),
-    Metric(
-        "predicted_ttft_s",
-        "s",
-        "predicted TTFT",
-        "",
-        "roofline of the prefill over calibrated limits",
-        roofline.predicted_ttft_s,
-    ),
-    Metric(
-        "predicted_tpot_s",
-        "s",
-        "predicted TPOT",
-        "",
-        "the same per step, over the growing lengths",
-        roofline.predicted_tpot_s,
-    ),
-    Metric("predicted_e2e_s", "s", "predicted end to end", "", "both together", roofline.predicted_e2e_s),
-    Metric(
-        "prediction_error",
-        "ratio",
-        "prediction error",
-        "",
-        "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token",
-        roofline.prediction_error,
-    ),
-    Metric(
-        "predicted_speedup",
-        "ratio",
-        "predicted speedup",
-        "",
-        "predicted e2e of the reference over this arm's",
-        roofline.predicted_speedup,
-    ),
-    Metric(
-        "naive_speedup",
-        "ratio",
-        "naive speedup",
-        "",
-        "tokens processed by the reference over those by this arm, as in operation counts",
-        roofline.naive_speedup,
-    ),
-    Metric(
-        "bound_by",
-        "text",
-        "bound by",
-        "",
-        "largest part of the predicted step: host, bandwidth, compute; allocator, or unexplained beyond 30 %",
-        roofline.bound_by,
-    ),
-    Metric(
-        "mbu",
-        "ratio",
-        "MBU",
-        "higher",
-        "(weights read + cache read) / tpot_s / datasheet bandwidth",
-        roofline.mbu,
-    ),
-    Metric(
-        "breakeven_tokens",
-        "tokens",
-        "break-even tokens",
-        "lower",
-        "tokens until the cold compile time is paid back",
-        formulas.breakeven_tokens,
-    ),
+    *outcome_max(BYTES, NEITHER, kv_cache_expected_bytes="2 * layers * kv heads * head width * itemsize * rows * positions"),
+    Metric("cache_alloc_s", SECONDS, LOWER, "building the engine, cache included; median over launches", cache_alloc_s),
+    Metric("breakeven_tokens", TOKENS, LOWER, "tokens until the cold compile time is paid back", breakeven_tokens),
 )

@@ -1,12 +1,25 @@
-"""The columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
+"""Columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
 
 from nanobench.results.cell import Cell
-from nanobench.results.metrics import formulas, training_formulas
+from nanobench.results.metrics.generation import tpot_s
+from nanobench.results.metrics.metric import (
+    COUNT,
+    HIGHER,
+    LOWER,
+    NEITHER,
+    RATIO,
+    SECONDS,
+    TEXT,
+    Metric,
+    outcome_first,
+    outcome_max,
+)
+from nanobench.results.metrics.training import executed_flops_per_s, useful_flops_per_s
 from nanobench.roofline import flops
 from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
-"""A cell whose time is so much larger or smaller than predicted is explained by nothing here."""
+"""Beyond this share of error a prediction explains nothing."""
 
 
 def host_floor_s(cell: Cell) -> float | None:
@@ -35,7 +48,7 @@ def prediction_error(cell: Cell) -> float | None:
     if cell.prediction is None:
         return None
     pairs = (
-        (formulas.tpot_s(cell), cell.prediction.tpot_s),
+        (tpot_s(cell), cell.prediction.tpot_s),
         (intervals.median([call.e2e_s for call in cell.calls]), cell.prediction.call.total_s),
     )
     return next((measured / predicted - 1 for measured, predicted in pairs if measured and predicted), None)
@@ -58,45 +71,88 @@ def bound_by(cell: Cell) -> str | None:
     error = prediction_error(cell)
     if cell.prediction is None or error is None:
         return None
-    if cell.most("alloc_retries"):
+    if cell.largest("alloc_retries"):
         return "allocator"
     if abs(error) > UNEXPLAINED:
         return "unexplained"
     return (cell.prediction.decode if cell.prediction.steps else cell.prediction.prefill).bound_by
 
 
+def of_peak(cell: Cell, flops_per_s: float | None) -> float | None:
+    """A rate over the datasheets' peak of all devices; None where that is unknown."""
+    peak = cell.machine.sheet.flops.get(cell.point.dtype) if cell.machine.sheet else None
+    return flops_per_s / (peak * cell.point.world_size) if flops_per_s and peak else None
+
+
+def per_call_s(cell: Cell, call_flops: float) -> float | None:
+    """Operations of a call per second of the median call."""
+    e2e_s = intervals.median([call.e2e_s for call in cell.calls])
+    return call_flops / e2e_s if e2e_s else None
+
+
 def mfu(cell: Cell) -> float | None:
-    """Useful operations over the datasheet's."""
+    """Model FLOPs utilization: useful operations per second over the datasheet's peak."""
     if cell.point.trains:
-        return training_formulas.of_peak(training_formulas.useful_flops_per_s)(cell)
-    return used_flops(cell, flops.useful_flops(cell.shape, cell.point)) if cell.shape else None
+        return of_peak(cell, useful_flops_per_s(cell))
+    return of_peak(cell, per_call_s(cell, flops.useful_flops(cell.shape, cell.point))) if cell.shape else None
 
 
 def hfu(cell: Cell) -> float | None:
-    """Executed operations over the datasheet's."""
+    """Hardware FLOPs utilization: executed operations per second over the datasheet's peak."""
     if cell.point.trains:
-        return training_formulas.of_peak(training_formulas.executed_flops_per_s)(cell)
+        return of_peak(cell, executed_flops_per_s(cell))
     if cell.shape is None or cell.kv_access is None:
         return None
-    return used_flops(
-        cell, sum(flops.cost(cell.shape, cell.point.dtype, one).flops for one in flops.KV_ACCESS[cell.kv_access](cell.point))
-    )
-
-
-def used_flops(cell: Cell, flops: float) -> float | None:
-    """Operations of a call over the median call's time and the datasheet's rate."""
-    seconds = intervals.median([call.e2e_s for call in cell.calls])
-    peak = cell.machine.sheet.flops.get(cell.point.dtype) if cell.machine.sheet else None
-    return flops / seconds / peak if seconds and peak else None
+    passes = flops.KV_ACCESS[cell.kv_access](cell.point)
+    return of_peak(cell, per_call_s(cell, sum(flops.cost(cell.shape, cell.point.dtype, each).flops for each in passes)))
 
 
 def mbu(cell: Cell) -> float | None:
-    """Weights and cache that the steps read over the datasheet's bandwidth; tables that are only looked up do not count."""
-    sheet, seconds = cell.machine.sheet, formulas.tpot_s(cell)
-    if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not seconds:
+    """Memory bandwidth utilization: weights and cache that the steps read, per second, over the datasheet's bandwidth.
+
+    Tables that are only looked up do not count.
+    """
+    sheet, step_s = cell.machine.sheet, tpot_s(cell)
+    if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not step_s:
         return None
     steps = flops.KV_ACCESS[cell.kv_access](cell.point)[1:]
     kv_bytes = cell.shape.kv_bytes_per_token(cell.point.dtype)
-    weights = [flops.cost(cell.shape, cell.point.dtype, one).weight_bytes for one in steps]
-    read = sum(weights) + sum(one.rows * one.context * kv_bytes for one in steps if one.kv_read)
-    return read / len(steps) / seconds / sheet.bytes_per_s
+    weights = [flops.cost(cell.shape, cell.point.dtype, each).weight_bytes for each in steps]
+    read = sum(weights) + sum(each.rows * each.context * kv_bytes for each in steps if each.kv_read)
+    return read / len(steps) / step_s / sheet.bytes_per_s
+
+
+METRICS = (
+    Metric("host_floor_s", SECONDS, LOWER, "operations_per_step * calibrated time of one operation", host_floor_s),
+    Metric("predicted_ttft_s", SECONDS, NEITHER, "roofline of the prefill over calibrated limits", predicted_ttft_s),
+    Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of a step, mean over the growing lengths", predicted_tpot_s),
+    Metric("predicted_e2e_s", SECONDS, NEITHER, "roofline of the prefill and all steps", predicted_e2e_s),
+    Metric("prediction_error", RATIO, NEITHER, "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token", prediction_error),
+    Metric("predicted_speedup", RATIO, NEITHER, "predicted_e2e_s of the reference over this arm's", predicted_speedup),
+    Metric(
+        "naive_speedup",
+        RATIO,
+        NEITHER,
+        "tokens processed by the reference over those by this arm, as in operation counts",
+        naive_speedup,
+    ),
+    Metric(
+        "bound_by",
+        TEXT,
+        NEITHER,
+        "largest part of the predicted step: host, bandwidth, compute; allocator, or unexplained beyond 30 % of error",
+        bound_by,
+    ),
+    *outcome_first(
+        RATIO,
+        LOWER,
+        operations_per_step="what the host dispatches for a step, by an untimed profiler pass",
+        kernels_per_step="what the device runs for a step; on a CPU the operations",
+    ),
+    *outcome_first(RATIO, NEITHER, graph_launches_per_step="captured CUDA graphs replayed in a step"),
+    *outcome_first(RATIO, HIGHER, gpu_busy_fraction="share of a profiled step in which the GPU ran a kernel"),
+    *outcome_max(COUNT, LOWER, alloc_retries="how often CUDA's allocator freed its cache to go on"),
+    Metric("mfu", RATIO, HIGHER, "useful FLOPs / time / datasheet peak; null where that is unknown", mfu),
+    Metric("hfu", RATIO, NEITHER, "executed FLOPs / time / datasheet peak", hfu),
+    Metric("mbu", RATIO, HIGHER, "(weights read + cache read) / tpot_s / datasheet bandwidth", mbu),
+)

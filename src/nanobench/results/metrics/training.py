@@ -1,104 +1,144 @@
 """Columns of cells that train; null in those that generate."""
 
-from nanobench.results.metrics import training_formulas as formulas
-from nanobench.results.metrics.metric import Metric
+from collections.abc import Callable
+
+import numpy as np
+
+from nanobench.records import Repetition
+from nanobench.results.cell import Cell
+from nanobench.results.metrics.formulas import compile_s, over_launches, rate, value_of
+from nanobench.results.metrics.metric import (
+    BYTES,
+    COUNT,
+    FLOPS_PER_S,
+    HIGHER,
+    LOSS,
+    LOWER,
+    NEITHER,
+    RATIO,
+    SECONDS,
+    TOKENS_PER_S,
+    Metric,
+    interval,
+    outcome_max,
+)
+from nanobench.results.repetitions import seconds
+from nanobench.roofline import flops
+from nanobench.schema import GPTShape
+from nanobench.stats import intervals
+from nanobench.stats.intervals import Interval
+
+step_s = over_launches(lambda repetitions: 1 / rate("calls")(repetitions))
+
+
+def padding_fraction(cell: Cell) -> float | None:
+    """Tokens that carry no loss over all."""
+    tokens = sum(each.tokens for each in cell.untimestamped)
+    return 1 - sum(each.useful_tokens or 0 for each in cell.untimestamped) / tokens if tokens else None
+
+
+def loss(kind: str, last: bool) -> Callable[[Cell], float | None]:
+    """The median over launches of the loss that a launch began or ended with."""
+
+    def compute(cell: Cell) -> float | None:
+        launches = ([each.loss for each in launch.of_kind(kind) if each.loss is not None] for launch in cell.launches)
+        return intervals.median([losses[-1 if last else 0] for losses in launches if losses])
+
+    return compute
+
+
+def executed_flops_per_s(cell: Cell) -> float | None:
+    """Operations that the steps execute over all ranks, padding and recomputation included, per second."""
+    recomputed = cell.arm.checkpointing != "off"
+
+    def executed(shape: GPTShape, done: Repetition) -> float:
+        return flops.training_flops(shape, done.tokens, done.attended_positions or 0, recomputed)
+
+    return flops_per_s(cell, executed)
+
+
+def useful_flops_per_s(cell: Cell) -> float | None:
+    """The least operations for the tokens that carry loss, per second."""
+
+    def useful(shape: GPTShape, done: Repetition) -> float:
+        return flops.training_flops(shape, done.useful_tokens or 0, done.useful_attended_positions or 0)
+
+    return flops_per_s(cell, useful)
+
+
+def flops_per_s(cell: Cell, of: Callable[[GPTShape, Repetition], float]) -> float | None:
+    """Operations of the repetitions without timestamps over their time."""
+    total_s, shape = sum(map(seconds, cell.untimestamped)), cell.shape
+    return sum(of(shape, each) for each in cell.untimestamped) / total_s if total_s and shape is not None else None
+
+
+def breakeven_steps(cell: Cell) -> float | None:
+    """Steps until the cold compile time is paid back; None where the arm is no faster than the same one uncompiled."""
+    cost_s, mine_s = compile_s(cell, cold=True), value_of(step_s(cell))
+    eager_s = value_of(step_s(cell.uncompiled)) if cell.uncompiled else None
+    return None if cost_s is None or not mine_s or not eager_s or mine_s >= eager_s else cost_s / (eager_s - mine_s)
+
+
+def scaling_efficiency(cell: Cell) -> Interval | None:
+    """Tokens per second of all ranks over as many times those of one rank, launch by launch; None without one rank alone."""
+    if cell.point.world_size == 1 or not cell.single_rank_launches:
+        return None
+    mine, single = (
+        {launch: rate("tokens")(found) for launch, found in each.untimestamped_by_launch.items()}
+        for each in (cell, Cell(cell.single_rank_launches))
+    )
+    logs = [[float(np.log(mine[n] / single[n] / cell.point.world_size))] for n in mine if n in single]
+    return intervals.ratio(logs) if logs else None
+
 
 METRICS = (
-    Metric(
+    *interval(
         "train_tok_s",
-        "tok/s",
-        "training",
-        "higher",
+        TOKENS_PER_S,
+        HIGHER,
+        over_launches(rate("tokens")),
         "tokens of a step over all ranks, padding included, per second",
-        formulas.per_second("tokens"),
     ),
-    Metric(
-        "train_tok_s_lo",
-        "tok/s",
-        "training low",
-        "",
-        "lower bound, 95 % t interval over the launches' log rates",
-        formulas.per_second("tokens", "low"),
+    *interval(
+        "useful_tok_s",
+        TOKENS_PER_S,
+        HIGHER,
+        over_launches(rate("useful_tokens")),
+        "tokens of a step that carry loss, over all ranks, per second",
     ),
-    Metric("train_tok_s_hi", "tok/s", "training high", "", "upper bound", formulas.per_second("tokens", "high")),
-    Metric(
-        "useful_tok_s", "tok/s", "useful", "higher", "the same of tokens that carry loss", formulas.per_second("useful_tokens")
-    ),
-    Metric("useful_tok_s_lo", "tok/s", "useful low", "", "lower bound", formulas.per_second("useful_tokens", "low")),
-    Metric("useful_tok_s_hi", "tok/s", "useful high", "", "upper bound", formulas.per_second("useful_tokens", "high")),
-    Metric("padding_fraction", "ratio", "padding", "lower", "tokens without loss / all tokens", formulas.padding_fraction),
-    Metric(
+    Metric("padding_fraction", RATIO, LOWER, "tokens without loss / all tokens", padding_fraction),
+    *interval(
         "step_s",
-        "s",
-        "step",
-        "lower",
-        "forward, backward, clip and optimizer of all accumulated batches; mean over plain repetitions",
-        formulas.step_s("value"),
+        SECONDS,
+        LOWER,
+        step_s,
+        "forward, backward, clip and optimizer of all accumulated batches; mean over repetitions without timestamps",
     ),
-    Metric(
-        "step_lo_s", "s", "step low", "", "lower bound, 95 % t interval over the launches' log times", formulas.step_s("low")
-    ),
-    Metric("step_hi_s", "s", "step high", "", "upper bound", formulas.step_s("high")),
-    Metric(
-        "loss_first",
-        "loss",
-        "first loss",
-        "",
-        "of the first step; median over launches",
-        formulas.loss("first_call", last=False),
-    ),
-    Metric(
-        "loss_last", "loss", "last loss", "", "of the last timed step; median over launches", formulas.loss("steady", last=True)
-    ),
+    Metric("loss_first", LOSS, NEITHER, "loss of the first step; median over launches", loss("first_call", last=False)),
+    Metric("loss_last", LOSS, NEITHER, "loss of the last timed step; median over launches", loss("steady", last=True)),
     Metric(
         "executed_flops_per_s",
-        "FLOP/s",
-        "executed",
-        "higher",
+        FLOPS_PER_S,
+        HIGHER,
         "executed FLOPs of all ranks per second, padding and recomputation included",
-        formulas.executed_flops_per_s,
+        executed_flops_per_s,
     ),
     Metric(
         "useful_flops_per_s",
-        "FLOP/s",
-        "useful work",
-        "higher",
-        "the least FLOPs for tokens with loss, 6 * matmul parameters each + 12 * layers * width * positions seen, per second",
-        formulas.useful_flops_per_s,
+        FLOPS_PER_S,
+        HIGHER,
+        "least FLOPs for tokens with loss, 6 * matmul parameters each + 12 * layers * width * positions attended, per second",
+        useful_flops_per_s,
     ),
-    Metric("gradient_bytes", "B", "gradients", "", "bytes of all gradients", lambda c: c.most("gradient_bytes")),
-    Metric("optimizer_bytes", "B", "optimizer", "", "bytes of the optimizer's state", lambda c: c.most("optimizer_bytes")),
-    Metric(
-        "activation_bytes",
-        "B",
-        "activations",
-        "lower",
-        "allocator's peak in one batch's forward pass",
-        lambda c: c.most("activation_bytes"),
-    ),
-    Metric(
-        "breakeven_steps",
-        "count",
-        "break-even steps",
-        "lower",
-        "steps until the cold compile time is paid back",
-        formulas.breakeven_steps,
-    ),
-    Metric(
+    *outcome_max(BYTES, NEITHER, gradient_bytes="all gradients", optimizer_bytes="the optimizer's state"),
+    *outcome_max(BYTES, LOWER, activation_bytes="allocator's peak in one batch's forward pass"),
+    Metric("breakeven_steps", COUNT, LOWER, "steps until the cold compile time is paid back", breakeven_steps),
+    *interval(
         "scaling_efficiency",
-        "ratio",
-        "scaling",
-        "higher",
+        RATIO,
+        HIGHER,
+        scaling_efficiency,
         "train_tok_s / (world_size * train_tok_s of one rank)",
-        formulas.scaling("value"),
+        "95 % t interval over launches",
     ),
-    Metric(
-        "scaling_efficiency_lo",
-        "ratio",
-        "scaling low",
-        "",
-        "lower bound, 95 % t interval over launches",
-        formulas.scaling("low"),
-    ),
-    Metric("scaling_efficiency_hi", "ratio", "scaling high", "", "upper bound", formulas.scaling("high")),
 )

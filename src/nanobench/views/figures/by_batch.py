@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
+from nanobench.records import LaunchRecord
 from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_COLUMNS
@@ -63,7 +64,7 @@ ON_CPU = (
 )
 
 
-def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Output tokens per second, time to first token and peak memory of each arm, by batch size."""
     if cells["output_tok_s"].isna().all():
         raise UserError(
@@ -78,7 +79,7 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str
     return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
 
 
-def utilization_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def utilization_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """How each arm used the GPU, or how far it had its CPU core to itself, by batch size, with the limits of `unstable`."""
     on_gpu = cells["device"].str.startswith("cuda")
     asked = [(each, here) for each, here in offered(cells[on_gpu], cells[~on_gpu])]

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
-from nanobench.records import MEASURED
+from nanobench.records import MEASURED, LaunchRecord
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_PANELS
 from nanobench.views.figures.style import LineStyle
@@ -14,7 +14,7 @@ from nanobench.views.figures.style import LineStyle
 MOST_LINES = 5
 
 
-def speedup_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def speedup_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Speedup of each arm over the first, by batch size, with intervals."""
     refuse_without_ratio("speedup_vs_batch", cells)
     line_styles, panels = style.arm_styles(cells), layout.panels(cells)
@@ -31,7 +31,7 @@ def speedup_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Fig
     )
 
 
-def speedup_vs_length(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def speedup_vs_length(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Speedup of each arm over the first, by prompt length or new tokens, a line per batch size."""
     counts = cells[["prompt_len", "new_tokens"]].nunique()
     if counts.max() < 2:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from nanobench.analysis.timeline import moments
 from nanobench.errors import UserError
-from nanobench.records import JUDGED, MEASURED
+from nanobench.records import JUDGED, MEASURED, LaunchRecord
 from nanobench.results.status import LEAST_ON_CPU, MOST_SPIN_DRIFT
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import GHZ, PERCENT, Quantity
@@ -35,9 +35,9 @@ MANY = 300
 """Points of a panel from which on each is only a pixel or two."""
 
 
-def timeline(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def timeline(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Time of each repetition when it ran, and what the probes saw meanwhile, at the smallest and the largest batch size."""
-    seen = moments(cells, raw_rows)
+    seen = moments(cells, launches)
     if seen.empty:
         raise UserError("timeline needs repetitions that say when they began, and this run has none; measure it again")
     shown, panels = layout.at_ends(cells, seen["cell"].unique(), MOST_COLUMNS)

@@ -10,14 +10,15 @@ from matplotlib.ticker import MaxNLocator
 
 from nanobench.analysis.token_latency import quartiles_s
 from nanobench.errors import UserError
+from nanobench.records import LaunchRecord
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_PANELS
 from nanobench.views.figures.style import LineStyle
 
 
-def token_latency(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def token_latency(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Time of each new token, by its position, at the smallest and the largest batch size that the arms have in common."""
-    bands_s = quartiles_s(cells, raw_rows)
+    bands_s = quartiles_s(cells, launches)
     if not bands_s:
         raise UserError("token_latency needs repetitions with a time per token and 2 new tokens or more; give --new-tokens 16")
     line_styles = style.arm_styles(cells)

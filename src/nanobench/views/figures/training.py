@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanobench.errors import UserError
+from nanobench.records import LaunchRecord
 from nanobench.stats.knee import NEAR_BEST, knee
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import Quantity, stack
 from nanobench.views.figures.layout import MOST_COLUMNS
 
 
-def training_vs_batch(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def training_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
     trained = trains(cells, "training_vs_batch")
     bytes_name, bytes_per = ("GiB", 1024**3) if trained["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
@@ -47,7 +48,7 @@ def knees(cells: pd.DataFrame) -> str:
     return f"knee, the smallest batch within {NEAR_BEST:.0%} of the best: {', '.join(words)}" if words else ""
 
 
-def compile_breakeven(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def compile_breakeven(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
     trained = trains(cells, "compile_breakeven")
     paid = trained[trained["breakeven_steps"].notna()]
@@ -78,7 +79,7 @@ def compile_breakeven(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Fi
     )
 
 
-def scaling_vs_ranks(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def scaling_vs_ranks(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """How many times as fast as one rank several are, by their number, with intervals and efficiency."""
     trained = trains(cells, "scaling_vs_ranks")
     if trained["scaling_efficiency"].isna().all():

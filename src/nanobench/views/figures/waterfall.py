@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, TRAINING_STEPS, Factor, Waterfall, waterfalls
 from nanobench.errors import UserError
+from nanobench.records import LaunchRecord
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_PANELS
@@ -41,9 +42,9 @@ LETTER = 0.02
 """Share of the width of a lone panel that a letter of a tick takes."""
 
 
-def waterfall(cells: pd.DataFrame, raw_rows: list[dict[str, Any]]) -> Figure:
+def waterfall(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
     """What each change multiplies the output by, the arms first and the batch first."""
-    found = waterfalls(cells, raw_rows)
+    found = waterfalls(cells, launches)
     if not found:
         arms = ", ".join(STEPS)
         raise UserError(

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from nanobench.records import ArmRecord, Outcome, Repetition, Status, raw_rows
+from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status
 from nanobench.results.cell import make_cells
 from nanobench.results.metrics import roofline
-from nanobench.results.run_context import Machine, setting
+from nanobench.results.run_context import Machine, Setting
 from nanobench.roofline import flops, prediction
 from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.limits import Limit, Limits
@@ -21,7 +21,7 @@ POINT = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=2,
 UNCACHED, CACHED = Arm(engine="uncached"), Arm(engine="cached")
 KINDS = ("matmul", "head", "attention", "read", "copy", "elementwise", "pick")
 LIMITS = Limits((*(Limit(kind=kind, value=1e9, spread=0.0) for kind in KINDS), Limit(kind="operation", value=1e-3, spread=0.0)))
-NAME = setting("cpu", "float32", 1)
+NAME = Setting("cpu", "float32", 1).name
 MACHINE = Machine({"m": SHAPE}, {NAME: LIMITS}, Datasheet("some", bytes_per_s=1e6, flops={"float32": 1e7}))
 OPERATIONS = Operations(prefill=8, step=5)
 
@@ -37,8 +37,8 @@ def cells(machine=MACHINE, factor=1.0, point=POINT, reference_path="uncached", p
     first = factor * found.prefill.total_s
     marks = tuple(first + factor * (found.tpot_s or 0.0) * step for step in range(point.new_tokens))
     timed = Repetition(kind="steady", block=0, timestamped=True, wall_s=marks[-1], token_times_s=marks, tokens=6)
-    rows = raw_rows(trial, 0, ArmRecord(arm=UNCACHED, repetitions=(timed,), outcome=outcome(reference_path)))
-    rows += raw_rows(trial, 0, ArmRecord(arm=CACHED, repetitions=(timed,), outcome=outcome(path, **known)))
+    rows = [LaunchRecord.of(trial, 0, ArmRecord(arm=UNCACHED, repetitions=(timed,), outcome=outcome(reference_path)))]
+    rows += [LaunchRecord.of(trial, 0, ArmRecord(arm=CACHED, repetitions=(timed,), outcome=outcome(path, **known)))]
     return make_cells(rows, machine)
 
 
@@ -128,7 +128,7 @@ COLUMNS = (
         Machine(),
         replace(MACHINE, shapes={}),
         replace(MACHINE, limits={}),
-        replace(MACHINE, limits={setting("cpu", "float32", 2): LIMITS}),
+        replace(MACHINE, limits={Setting("cpu", "float32", 2).name: LIMITS}),
     ],
 )
 @pytest.mark.parametrize("column", COLUMNS)

@@ -1,0 +1,132 @@
+"""What run.json says of a run: what was requested and planned, and on which machine; and the journal of what came after.
+
+run.json is written once, before the first trial. What is learned later is a line of JSON at the end of journal.jsonl, so that
+a sweep that is killed leaves every line but perhaps the last one whole. Runs up to protocol 4 have all of it in run.json.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from nanobench.errors import UserError
+from nanobench.records import Description
+from nanobench.results.run_context import Calibration, DriftCheck, Machine
+from nanobench.schema import PROTOCOL, Plan
+
+NEEDED = ("plan", "started_at", "identity")
+"""Keys without which a file is no run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A run besides its raw files."""
+
+    command: str
+    requested: Mapping[str, Any]
+    """options that differ from their defaults"""
+    plan: Plan
+    description: Description
+    started_at: str
+    protocol: int = PROTOCOL
+    finished_at: str | None = None
+    wall_s: float = 0.0
+    """seconds of measuring, over all sessions"""
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """by the name of their setting"""
+    calibration_note: str | None = None
+    """why there is no calibration"""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: object = "run.json") -> "RunInfo":
+        """What a run.json says. Raises UserError where it is no run's."""
+        missing = [name for name in NEEDED if name not in data]
+        if missing:
+            raise UserError(f"{path} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
+        return cls(
+            command=data["command"],
+            requested=data.get("requested", data.get("asked", {})),
+            plan=Plan.from_json(data["plan"]),
+            description=Description.from_json(data),
+            started_at=data["started_at"],
+            protocol=data["protocol"],
+            finished_at=data.get("finished_at"),
+            wall_s=data.get("wall_s", 0.0),
+            calibrations={name: Calibration.from_json(each) for name, each in data.get("calibrations", {}).items()},
+            calibration_note=data.get("calibration_note"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What run.json holds: nothing that is learned after the start."""
+        return {
+            "protocol": self.protocol,
+            "command": self.command,
+            "requested": dict(self.requested),
+            "started_at": self.started_at,
+            "plan": asdict(self.plan),
+            **asdict(self.description),
+        }
+
+    @property
+    def hardware(self) -> str:
+        """The name of the GPU that was measured, or of the CPU."""
+        identity = self.description.identity
+        kind, _, index = self.description.device.partition(":")
+        gpus = identity.get("gpus") or []
+        return gpus[int(index or 0)] if kind == "cuda" and len(gpus) > int(index or 0) else identity.get("cpu") or ""
+
+    @property
+    def machine(self) -> Machine:
+        """What predictions rest on."""
+        return Machine.of(self.description.models, self.calibrations, self.hardware)
+
+    def after(self, lines: Iterable[str]) -> "RunInfo":
+        """With what the lines of a journal say. A line that is not whole ends it."""
+        info = self
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            info = info.with_event(**event)
+        return info
+
+    def with_event(self, event: str, **facts: Any) -> "RunInfo":
+        """With one event of the journal."""
+        if event == "time":
+            return replace(self, wall_s=self.wall_s + facts["wall_s"])
+        if event == "finished":
+            return replace(self, finished_at=facts["at"])
+        if event == "calibration":
+            return replace(self, calibrations={**self.calibrations, facts["setting"]: Calibration.from_json(facts)})
+        if event == "drift_check":
+            checked = self.calibrations[facts["setting"]].checked(DriftCheck.from_json(facts))
+            return replace(self, calibrations={**self.calibrations, facts["setting"]: checked})
+        if event == "no_calibration":
+            return replace(self, calibration_note=facts["reason"])
+        return self
+
+
+def time_event(wall_s: float) -> dict[str, Any]:
+    """So many more seconds of measuring."""
+    return {"event": "time", "wall_s": wall_s}
+
+
+def finished_event(at: str) -> dict[str, Any]:
+    """The sweep ended."""
+    return {"event": "finished", "at": at}
+
+
+def calibration_event(setting: str, calibration: Calibration) -> dict[str, Any]:
+    """A full calibration that the run uses."""
+    return {"event": "calibration", "setting": setting, **calibration.to_json()}
+
+
+def drift_check_event(setting: str, check: DriftCheck) -> dict[str, Any]:
+    """The brief calibrations around a trial."""
+    return {"event": "drift_check", "setting": setting, **check.to_json()}
+
+
+def no_calibration_event(reason: str) -> dict[str, Any]:
+    """Nothing can be predicted, and why."""
+    return {"event": "no_calibration", "reason": reason}

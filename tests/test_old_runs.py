@@ -1,0 +1,82 @@
+"""Runs of earlier protocols: their files load with the values that they had, under today's names of the columns."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from nanobench.cli import app
+from nanobench.results import derive
+from nanobench.results.run_info import RunInfo
+from nanobench.results.store import RENAMED, Run
+
+RUNS = sorted((Path(__file__).parent / "runs").iterdir())
+RENAMED_CELLS = {
+    "mark_tax": "timestamp_overhead",
+    "mark_tax_lo": "timestamp_overhead_lo",
+    "mark_tax_hi": "timestamp_overhead_hi",
+    "noise": "relative_iqr",
+    "advice": "ci_advice",
+    "null_ratio": "aa_ratio",
+    "null_lo": "aa_ratio_lo",
+    "null_hi": "aa_ratio_hi",
+    "throttle": "clock_event_reasons",
+    "device_busy": "gpu_busy_fraction",
+    "graphs": "compiled_graphs",
+}
+"""Column that the version which measured wrote into cells.parquet -> its name today."""
+
+
+@pytest.fixture(params=RUNS, ids=lambda path: path.name)
+def run(request):
+    return Run(request.param)
+
+
+def test_every_cell_has_the_values_that_the_version_which_measured_it_derived(run):
+    derived = derive.derive(run.read_raw(), run.info().machine)
+    stored = pq.read_table(run.cells).to_pylist()
+    assert len(derived) == len(stored)
+    for today, then in zip(derived, stored, strict=True):
+        for column, value in then.items():
+            if column not in ("reason",):  # words may change, figures may not
+                assert today[RENAMED_CELLS.get(column, column)] == value, column
+
+
+def test_no_renamed_column_is_lost_in_silence(run):
+    old_names = {name for path in run.raw.glob("*.parquet") for name in pq.read_schema(path).names}
+    assert old_names & set(RENAMED)
+    launches = run.read_raw()
+    assert any(each.timestamped and each.token_times_s for launch in launches for each in launch.repetitions)
+    assert any(launch.outcome.operations_per_step for launch in launches)
+
+
+def test_the_machine_is_known_with_its_limits_and_drift_checks(run):
+    info = run.info()
+    assert info.description.models
+    assert info.wall_s > 0
+    assert info.finished_at
+    if info.command == "kv-sweep":
+        (calibration,) = info.calibrations.values()
+        assert calibration.limits.found
+        assert calibration.drift_checks
+        assert all(info.machine.limits_of(point) for point in info.plan.points)
+
+
+def test_what_run_json_says_survives_being_written_again(run):
+    info = run.info()
+    again = RunInfo.from_json(info.to_json())
+    assert (again.command, again.plan, again.description) == (info.command, info.plan, info.description)
+    assert again.requested == info.requested
+
+
+@pytest.mark.parametrize("command", ["report", "explain", "export"])
+def test_commands_that_read_take_an_old_run(run, command, tmp_path, monkeypatch):
+    folder = tmp_path / run.folder.name
+    for file in run.folder.rglob("*.*"):
+        target = folder / file.relative_to(run.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [command, folder.name])
+    assert done.exit_code == 0, done.output
