@@ -1,4 +1,4 @@
-"""Plug-ins that are wrong, slow, or die on purpose: `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
+"""Plug-ins that are wrong, slow, or crash on purpose: `--engine fakes:frozen`, with tests/ on PYTHONPATH."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ TINY = {"n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 64, "block_size":
 
 
 class Frozen(Cached):
-    """The seeds' bug: after the first decode step the position stands still."""
+    """A bug of published scripts: after the first decode step the position does not advance."""
 
     def step(self):
         before = self.pos_1.clone()
@@ -31,7 +31,7 @@ class Frozen(Cached):
 
 
 class FrozenEmbedding(Cached):
-    """A graph that froze the position of its first decode step: caches at the right place, embeds at the wrong one."""
+    """A graph with a constant position: it writes the cache at the right position and embeds at the wrong one."""
 
     def _decode(self):
         token_B1 = self.tokens_BN.index_select(1, self.pos_1)
@@ -43,7 +43,7 @@ class FrozenEmbedding(Cached):
 
 
 class Slow(Cached):
-    """Right, but each token costs twenty uncached passes."""
+    """Correct, but each token costs twenty uncached passes."""
 
     def step(self):
         for _ in range(20):
@@ -52,7 +52,7 @@ class Slow(Cached):
 
 
 class Leaky(Uncached):
-    """Rows listen to row 0."""
+    """Rows depend on row 0."""
 
     def _next(self, idx_BT):
         logits_BV = self.adapter.forward(idx_BT, last_only=True)[:, -1]
@@ -61,7 +61,7 @@ class Leaky(Uncached):
 
 
 class Broadcast(Uncached):
-    """Row 0's token goes to every row."""
+    """Row 0's token is written to every row."""
 
     def step(self):
         super().step()
@@ -70,7 +70,7 @@ class Broadcast(Uncached):
 
 
 class BlackBox(Uncached):
-    """Shows no logits."""
+    """Has no logits."""
 
     def step(self):
         super().step()
@@ -96,7 +96,7 @@ class Raising(Uncached):
 
 
 class Dying(Uncached):
-    """Kills its process at batch 4, after a few calls, as somebody's hand would."""
+    """Kills its process at batch 4, after a few calls, like a manual kill."""
 
     calls = 0
 
@@ -117,7 +117,7 @@ class Hanging(Uncached):
 
 
 class Greedy(Uncached):
-    """Wants a gibibyte for every row above three."""
+    """Needs a GiB for every row above three."""
 
     def prefill(self, prompt_BT):
         self.hoard = None
@@ -126,7 +126,7 @@ class Greedy(Uncached):
 
 
 class OnVirtualDevice(Uncached):
-    """The right tokens, computed at once; the time is that of `kernels` of `device_s` a step, launched on `virtual_device`."""
+    """Correct tokens; the time of a step is that of `kernels` kernels of `device_s` seconds, launched on `virtual_device`."""
 
     kernels, device_s, prefill_s = 1, 2e-3, 10e-3
 
@@ -149,13 +149,13 @@ class Twice(OnVirtualDevice):
 
 
 class HostBound(OnVirtualDevice):
-    """Sixty launches a token, of work that is done at once."""
+    """Sixty launches per token, of kernels without duration."""
 
     kernels, device_s, prefill_s = 60, 0.0, 0.0
 
 
 class Blinding(Uncached):
-    """Takes the files of the host's probe away after some calls, as a machine does that unmounts /proc."""
+    """Makes the files of the host's probe unreadable after some calls, as if /proc were unmounted."""
 
     calls = 0
 
@@ -165,7 +165,7 @@ class Blinding(Uncached):
         if Blinding.calls == 12:
             unreadable = os.open(os.devnull, os.O_WRONLY)
             for probe in [thing for thing in gc.get_objects() if type(thing) is HostProbe]:
-                for source in (*probe.sources.values(), *probe.levels.values()):
+                for source in (*probe.counters.values(), *probe.gauges.values()):
                     if source.file is not None:
                         os.dup2(unreadable, source.file)
 
@@ -204,7 +204,7 @@ def broken():
 
 
 class Miscounting(GPTAdapter):
-    """Its loss counts padding, as if it were token 0."""
+    """Its loss counts padding as token 0."""
 
     def forward(self, idx_BT, targets_BT=None, last_only=False):
         logits_BTV = super().forward(idx_BT, last_only=last_only)
@@ -214,7 +214,7 @@ class Miscounting(GPTAdapter):
 
 
 class Copying(GPTAdapter):
-    """While it is trained, every row is a copy of the first."""
+    """In training, every row is a copy of the first."""
 
     def forward(self, idx_BT, targets_BT=None, last_only=False):
         if targets_BT is not None:
@@ -223,7 +223,7 @@ class Copying(GPTAdapter):
 
 
 class Failing(GPTAdapter):
-    """Cannot be trained, and says why."""
+    """Raises an exception in training."""
 
     def forward(self, idx_BT, targets_BT=None, last_only=False):
         if targets_BT is not None:
@@ -232,7 +232,7 @@ class Failing(GPTAdapter):
 
 
 class SecondRank(GPTAdapter):
-    """Among ranks the second one does something else in its training; a rank alone is as any other."""
+    """In distributed training, rank 1 applies `odd` to its loss; a single process is normal."""
 
     odd = staticmethod(lambda loss: loss)
     steps = 0
@@ -252,7 +252,7 @@ class Lopsided(SecondRank):
 
 
 class DyingRank(SecondRank):
-    """It is killed behind the gate, as somebody's hand would."""
+    """It is killed after the gate, like a manual kill."""
 
     odd = staticmethod(lambda loss: os.kill(os.getpid(), signal.SIGKILL) if SecondRank.steps > 6 else loss)
 
@@ -264,7 +264,7 @@ class HangingRank(SecondRank):
 
 
 class HoardingRank(SecondRank):
-    """It wants 64 GiB."""
+    """It needs 64 GiB."""
 
     odd = staticmethod(lambda loss: loss + torch.empty(1 << 34).sum())
 
@@ -289,7 +289,7 @@ hoarding_rank, failing_rank = map(model, (HoardingRank, FailingRank))
 
 
 def lazy(parameters, *, fused):
-    """An optimizer whose one kernel does nothing."""
+    """An optimizer whose fused kernel does nothing."""
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     if fused:
         optimizer.step = lambda *_, **__: None

@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import virtual_device as virtual
 from conftest import SMALL
 from nanobench.errors import UserError
-from nanobench.probes import profiler, virtual
+from nanobench.probes import profiler
 from nanobench.records import Status
 from nanobench.results import store
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -117,7 +118,7 @@ def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cac
     assert about["calibrations"] == {}
     assert about["calibration_note"].startswith("cpu float32 1 cannot be calibrated")
     assert not sweep.run.machine().limits
-    sweep.look(next(sweep.plan.rounds())[0], Worker())
+    sweep.sdpa(next(sweep.plan.rounds())[0], Worker())
     assert sweep.run.read_about()["calibrations"] == {}
 
 
@@ -127,7 +128,7 @@ def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cac
     for trials in rounds:
         sweep.calibrate(worker)
         for trial in trials:
-            sweep.look(trial, worker)
+            sweep.sdpa(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
     assert [asked["brief"] for asked in worker.asked].count(False) == 1
     assert len(worker.asked) == 1 + len(rounds) + len(trials)
@@ -138,7 +139,7 @@ def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cac
 
 def test_a_look_that_fails_costs_that_look(cache, sweep):
     sweep.calibrate(Worker())
-    sweep.look(next(sweep.plan.rounds())[0], Worker({}))
+    sweep.sdpa(next(sweep.plan.rounds())[0], Worker({}))
     assert sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"] == {}
 
 
@@ -165,14 +166,14 @@ def test_points_that_differ_in_nothing_that_matters_share_a_calibration():
     assert calibration.settings(points) == [HERE, Setting("cpu", "float32", 2)]
 
 
-SMALL_SIZES = (measure.HOLLOW, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
+SMALL_SIZES = (measure.DISPATCH_SIZE, Size(64, 2, 128, (1, 2, 16), ((1, 24), (16, 64))))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A calibration of networks that take no time."""
     monkeypatch.setattr(model, "PASSES_S", 0.0)
-    for name, value in {"SIZES": SMALL_SIZES, "GLANCE": SMALL_SIZES[1:], "LARGE_BYTES": 1 << 20}.items():
+    for name, value in {"SIZES": SMALL_SIZES, "BRIEF_SIZES": SMALL_SIZES[1:], "LARGE_BYTES": 1 << 20}.items():
         monkeypatch.setattr(measure, name, value)
 
 
@@ -195,8 +196,8 @@ def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
     places = {kind: {(limit.rows, limit.set_bytes) for limit in found.found if limit.kind == kind} for kind in KINDS}
     matrix, head = 4 * 3 * 64 * 64, 4 * 64 * 128
     assert places["matmul"] == {(rows, matrix) for rows in (1, 2, 16, 24, 1024)}
-    assert places["head"] == {(rows, head) for rows in (1, 2, 16)}
-    steps = {(1, 2 * 64 * 4 * rows * model.SPAN) for rows in (1, 2, 16)}
+    assert places["lm_head"] == {(rows, head) for rows in (1, 2, 16)}
+    steps = {(1, 2 * 64 * 4 * rows * model.STEP_CONTEXT) for rows in (1, 2, 16)}
     assert places["attention"] == steps | {(tokens, 2 * 64 * 4 * rows * tokens) for rows, tokens in ((1, 24), (16, 64))}
     assert places["operation"] == {
         (1, 4 * (layers * (12 * width**2 + 13 * width) + 2 * width + width * vocab))
@@ -206,10 +207,10 @@ def test_the_places_of_limits_are_those_that_a_prediction_asks_for(small):
 
 def test_parts_and_what_lies_between_them_make_up_a_pass():
     small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
-    _, whole_s, parts = small.once(small.step(2))
-    assert set(parts) == {"matmul", "head", "attention", "pick"}
-    assert len([kind for kind, _, _ in small.marks if kind == "matmul"]) == 4 * 2
-    assert 0 < sum(parts.values()) < whole_s
+    _, total_s, parts = small.time_once(small.cached_step(2))
+    assert set(parts) == {"matmul", "lm_head", "attention", "argmax"}
+    assert len([kind for kind, _, _ in small.timestamps if kind == "matmul"]) == 4 * 2
+    assert 0 < sum(parts.values()) < total_s
 
 
 def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeypatch):
@@ -217,8 +218,8 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
     small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
     small.clock = VirtualClock(device)
-    multiply = small.around("matmul", lambda: device.launch(3e-6, host_s=50e-6))
-    attend = small.around("attention", lambda: device.launch(7e-6, host_s=50e-6))
+    multiply = small.instrument("matmul", lambda: device.launch(3e-6, host_s=50e-6))
+    attend = small.instrument("attention", lambda: device.launch(7e-6, host_s=50e-6))
 
     def work():
         for _ in range(4):
@@ -226,9 +227,9 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
             attend()
         device.launch(5e-6)
 
-    host_s, whole_s, parts = small.once(work)
+    host_s, total_s, parts = small.time_once(work)
     assert parts == pytest.approx({"matmul": 12e-6, "attention": 28e-6})
-    assert whole_s == pytest.approx(45e-6)
+    assert total_s == pytest.approx(45e-6)
     assert host_s == pytest.approx(8 * 50e-6 + virtual.LAUNCH_S + 16 * virtual.EVENT_S)
 
 

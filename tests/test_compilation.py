@@ -51,7 +51,7 @@ def tokens(adapter, point, engine, sampler, mode):
 def test_every_engine_is_captured_whole_over_every_architecture(model, engine, mode):
     adapter, point = loaded(model)
     plain = tokens(adapter, point, engine, "greedy", "off")
-    tally = compilation.Tally()
+    tally = compilation.CompileCounters()
     assert torch.equal(tokens(adapter, point, engine, "greedy", mode), plain)
     assert (tally.breaks, tally.eager) == (0, 0), tally.cause
     assert 1 <= tally.graphs <= 3
@@ -60,7 +60,7 @@ def test_every_engine_is_captured_whole_over_every_architecture(model, engine, m
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("engine", ["uncached", "cached"])
 def test_every_sampler_is_captured_with_its_step(engine, sampler):
-    tally = compilation.Tally()
+    tally = compilation.CompileCounters()
     tokens(*loaded("gpt2-nano"), engine, sampler, "dynamic")
     assert (tally.breaks, tally.eager) == (0, 0), tally.cause
 
@@ -85,18 +85,18 @@ def test_an_arm_that_would_run_partly_eagerly_is_an_error_with_the_cause():
 
 def test_a_tally_counts_what_is_new_only():
     torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
-    tally = compilation.Tally()
+    tally = compilation.CompileCounters()
     assert (tally.graphs, tally.breaks, tally.eager) == (0, 0, 0)
     torch.compile(lambda x: x + 2, backend="eager")(torch.ones(2))
     assert tally.graphs == 1
-    assert tally.cause == "dynamo tells no cause"
+    assert tally.cause == "dynamo reports no cause"
 
 
 def test_an_error_is_told_in_brief():
-    assert compilation.in_brief("one\ntwo") == "one"
-    told = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
-    assert compilation.in_brief(told) == "failed: a reason: f(x)"
-    assert compilation.in_brief("") == ""
+    assert compilation.summarize_error("one\ntwo") == "one"
+    message = "failed\n  Explanation: a reason\n  Hint: go away\n\n  Developer debug context: f(x)\n"
+    assert compilation.summarize_error(message) == "failed: a reason: f(x)"
+    assert compilation.summarize_error("") == ""
 
 
 def test_no_arm_finds_what_another_compiled(tmp_path, monkeypatch):

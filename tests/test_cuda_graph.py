@@ -116,7 +116,7 @@ def test_a_graphs_memory_is_what_the_capture_reserved(cuda):
 
 
 def test_it_is_refused_where_it_would_be_something_else(cuda):
-    with pytest.raises(Skip, match="needs a CUDA device, and this is cpu"):
+    with pytest.raises(Skip, match="needs a CUDA device, not cpu"):
         cuda_graph.build(adapter(), greedy.build(), ON_CPU, Compiler("off"))
     with pytest.raises(Skip, match="--compile-mode reduce-overhead"):
         build(cuda, mode="default")

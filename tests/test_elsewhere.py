@@ -21,7 +21,7 @@ LIMITS = Limits(
         Limit(kind="elementwise", value=4e9, spread=0.0),
         Limit(kind="matmul", value=1e9, spread=0.0, rows=1),
         Limit(kind="matmul", value=1e12, spread=0.0, rows=4096),
-        Limit(kind="head", value=5e11, spread=0.0, rows=4096),
+        Limit(kind="lm_head", value=5e11, spread=0.0, rows=4096),
         Limit(kind="operation", value=7e-6, spread=0.0),
     )
 )
@@ -39,7 +39,7 @@ def test_a_product_with_one_row_takes_as_long_as_its_weights_take_to_be_read():
 
 def test_a_product_with_many_rows_reaches_the_peak_and_a_head_its_share_of_it():
     assert moved()["matmul", 4096] == pytest.approx(1e13)
-    assert moved()["head", 4096] == pytest.approx(0.5e13)
+    assert moved()["lm_head", 4096] == pytest.approx(0.5e13)
 
 
 def test_what_moves_bytes_keeps_its_share_of_reading_and_never_more_than_all_of_it():

@@ -48,7 +48,9 @@ fixed = settings(derandomize=True, deadline=None, database=None, max_examples=60
 
 def limits(operation_s=1e-3, flops=1e10, rate=RATE):
     """A calibration whose limits depend on nothing."""
-    rates = dict.fromkeys(("read", "copy", "elementwise", "pick"), rate) | dict.fromkeys(("matmul", "head", "attention"), flops)
+    rates = dict.fromkeys(("read", "copy", "elementwise", "argmax"), rate) | dict.fromkeys(
+        ("matmul", "lm_head", "attention"), flops
+    )
     return [Limit(kind=kind, value=value, spread=0.0) for kind, value in {**rates, "operation": operation_s}.items()]
 
 

@@ -15,7 +15,7 @@ from nanobench.probes.host import HostProbe
 from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.records import Readings, Repetition
 
-COUNTERS, LEVELS = ("pressure_s", "quota_throttled_periods", "steal_s"), ("cpu_hz", "rss_bytes")
+COUNTERS, GAUGES = ("pressure_s", "quota_throttled_periods", "steal_s"), ("cpu_hz", "rss_bytes")
 FILES = {
     "pressure_s": "proc/pressure/cpu",
     "quota_throttled_periods": "cgroup/box/cpu.stat",
@@ -74,7 +74,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (1.25, 8.0, 9.0))
     made = Machine(tmp_path)
     yield made
-    for source in (source for probe in made.probes for source in {**probe.sources, **probe.levels}.values()):
+    for source in (source for probe in made.probes for source in {**probe.counters, **probe.gauges}.values()):
         with contextlib.suppress(OSError, TypeError):
             os.close(source.file)
 
@@ -153,7 +153,7 @@ def test_a_group_without_a_quota_of_its_own_is_held_by_that_of_the_root(machine)
     assert seen(machine.probe(), lambda: machine.write("cgroup/cpu.stat", V2.format(4)))["quota_throttled_periods"] == 3
 
 
-# What a machine does not tell
+# Readings that a machine does not report
 
 
 def test_what_a_machine_does_not_tell_is_null_and_the_note_says_which_and_why(machine):
@@ -161,12 +161,12 @@ def test_what_a_machine_does_not_tell_is_null_and_the_note_says_which_and_why(ma
         machine.path(file).unlink()
     probe = machine.probe()
     found = seen(probe)
-    assert {name for name, value in found.items() if value is None} == {*COUNTERS, *LEVELS}
+    assert {name for name, value in found.items() if value is None} == {*COUNTERS, *GAUGES}
     told = dict(part.split(": ", 1) for part in probe.note.split("; "))
-    assert set(told) == {*COUNTERS, *LEVELS}
+    assert set(told) == {*COUNTERS, *GAUGES}
     for name in ("pressure_s", "steal_s", "rss_bytes"):
         assert told[name] == f"{machine.path(FILES[name])}: No such file or directory"
-    assert told["quota_throttled_periods"] == told["cpu_hz"] == "this machine does not tell"
+    assert told["quota_throttled_periods"] == told["cpu_hz"] == "not reported by this machine"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -186,7 +186,7 @@ def test_a_control_group_that_cannot_be_understood_is_one_that_does_not_tell(mac
     machine.path("proc/self/cgroup").write_bytes(text)
     probe = machine.probe()
     assert seen(probe)["quota_throttled_periods"] is None
-    assert probe.note.startswith("throttled: ")
+    assert probe.note.startswith("quota_throttled_periods: ")
 
 
 def test_a_control_group_that_must_not_be_read_is_one_that_does_not_tell(machine):
@@ -194,13 +194,13 @@ def test_a_control_group_that_must_not_be_read_is_one_that_does_not_tell(machine
     machine.path(FILES["quota_throttled_periods"]).mkdir()  # reading it raises OSError, whoever asks
     probe = machine.probe()
     assert seen(probe)["quota_throttled_periods"] is None
-    assert probe.note.startswith("throttled: ")
+    assert probe.note.startswith("quota_throttled_periods: ")
 
 
 def spoil(machine, probe, name, how):
     """What may happen to a source while it is held open."""
     if how == "closed":
-        os.close({**probe.sources, **probe.levels}[name].file)
+        os.close({**probe.counters, **probe.gauges}[name].file)
     else:
         machine.path(FILES[name]).write_bytes({"empty": b"", "words": b"out of order\n", "binary": b"\xff\xfe\x00"}[how])
 
@@ -418,7 +418,7 @@ def test_ending_the_instruments_ends_every_probe_and_keeps_the_samples_of_all():
 
 
 def test_the_notes_of_the_probes_are_joined_and_those_without_one_say_nothing():
-    notes = ("cpu_hz: this machine does not tell", None, "power_w: Not Supported")
+    notes = ("cpu_hz: not reported by this machine", None, "power_w: Not Supported")
     assert Instruments(None, [Fake("a", [], note=note) for note in notes]).note == f"{notes[0]}; {notes[2]}"
     assert Instruments(None, [Fake("a", []), Fake("b", [])]).note is None
 

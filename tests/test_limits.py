@@ -49,13 +49,28 @@ def test_bytes_are_interpolated_at_each_number_of_rows_before_the_rows_are():
 
 
 def test_what_was_not_measured_is_an_error_and_no_guess():
-    with pytest.raises(KeyError, match="head"):
-        limits(limit()).at("head")
+    with pytest.raises(KeyError, match="lm_head"):
+        limits(limit()).at("lm_head")
 
 
 def test_limits_survive_their_json():
     found = limits(limit(rows=3, set_bytes=7, spread=0.25), limit("sync", 1e-6))
     assert Limits.from_json(as_json(found)) == found
+
+
+def test_kinds_of_older_calibrations_are_renamed():
+    old = limits(limit("head", 2.0, rows=3), limit("pick", 5.0), limit("matmul", 7.0))
+    new = limits(limit("lm_head", 2.0, rows=3), limit("argmax", 5.0), limit("matmul", 7.0))
+    assert Limits.from_json(as_json(old)) == Limits.from_json(as_json(new)) == new
+
+
+def test_changes_of_passes_are_ratios_by_place():
+    found = limits(a_pass(2.0, 1, 10), a_pass(4.0, 8, 10))
+    checks = [limits(a_pass(value, 1, 10), a_pass(6.0, 8, 10), limit(value=9.0)) for value in (2.0, 4.0, 8.0)]
+    changes = found.pass_changes(checks)
+    assert changes.ratios == {(1, 10): pytest.approx(2.0), (8, 10): pytest.approx(1.5)}
+    assert changes.factor(limit("operation", set_bytes=10)) == pytest.approx(2.0)
+    assert changes.factor(limit("matmul", rows=8, set_bytes=10)) == pytest.approx(1 / 1.5)
 
 
 def test_the_best_of_a_kind_is_its_largest_value():
@@ -67,12 +82,12 @@ def a_pass(value, rows=1, set_bytes=0):
 
 
 def test_a_machine_that_became_slower_lowers_rates_and_lengthens_times():
-    found = limits(a_pass(1.0), limit(value=10.0), limit("head", 20.0), limit("operation", 1e-6))
+    found = limits(a_pass(1.0), limit(value=10.0), limit("lm_head", 20.0), limit("operation", 1e-6))
     moved = found.moved([limits(a_pass(2.0))])
     assert [each.value for each in moved.found] == pytest.approx([2.0, 5.0, 10.0, 2e-6])
 
 
-def test_the_change_is_the_median_over_the_looks():
+def test_the_change_is_the_median_over_the_drift_checks():
     found = limits(a_pass(10.0), limit(value=1.0))
     assert found.moved([limits(a_pass(value)) for value in (10.0, 20.0, 1000.0)]).at("matmul") == pytest.approx(0.5)
 
@@ -89,10 +104,10 @@ def test_a_change_of_large_networks_does_not_touch_small_operands():
     assert [each.value for each in moved.found[:2]] == pytest.approx([1e9, 0.25e9])
 
 
-@pytest.mark.parametrize("looks", [[], [limits()], [limits(limit("read", 3.0))]])
-def test_limits_stay_where_nobody_looked_again(looks):
+@pytest.mark.parametrize("drift_checks", [[], [limits()], [limits(limit("read", 3.0))]])
+def test_limits_stay_without_a_drift_check_of_passes(drift_checks):
     found = limits(limit(), a_pass(1.0))
-    assert found.moved(looks) == found
+    assert found.moved(drift_checks) == found
 
 
 def test_limits_without_passes_cannot_move():

@@ -19,7 +19,7 @@ SHAPE = GPTShape(
 )
 POINT = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=2, prompt_len=4, new_tokens=3)
 UNCACHED, CACHED = Arm(engine="uncached"), Arm(engine="cached")
-KINDS = ("matmul", "head", "attention", "read", "copy", "elementwise", "pick")
+KINDS = ("matmul", "lm_head", "attention", "read", "copy", "elementwise", "argmax")
 LIMITS = Limits((*(Limit(kind=kind, value=1e9, spread=0.0) for kind in KINDS), Limit(kind="operation", value=1e-3, spread=0.0)))
 NAME = Setting("cpu", "float32", 1).name
 MACHINE = Machine({"m": SHAPE}, {NAME: LIMITS}, Datasheet("some", bytes_per_s=1e6, flops={"float32": 1e7}))

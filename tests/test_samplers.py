@@ -100,7 +100,7 @@ def test_a_sampler_that_is_wrong_only_when_compiled_is_wrong():
 def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
     verdict = sampler_gate.judge(greedy.build(), EXACT, CPU, EAGER)
     assert verdict.verdict is Verdict.EXACT
-    assert "states no probabilities" in verdict.note
+    assert "has no `probabilities`" in verdict.note
 
 
 def test_a_nucleus_is_the_fewest_likeliest_tokens_that_reach_p():
@@ -165,7 +165,7 @@ def test_an_impossible_token_is_never_drawn(name):
 @pytest.mark.parametrize(("chance", "token"), [(0.0, 1), (1.0, 2)])
 def test_the_ends_of_the_chances_hit_possible_tokens(monkeypatch, chance, token):
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator: self.fill_(chance))
-    assert base.draw(torch.tensor([[0.0, 0.3, 0.7, 0.0]]), None).item() == token
+    assert base.sample(torch.tensor([[0.0, 0.3, 0.7, 0.0]]), None).item() == token
 
 
 def test_counts_as_expected_have_a_large_p_and_others_a_small_one():

@@ -18,7 +18,7 @@ from nanobench.probes.instruments import Instruments
 from nanobench.records import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Arm, Point, Trial
 from nanobench.stats import intervals
-from nanobench.worker import batch_trial as attempts
+from nanobench.worker import batch_trial as batch_trials
 from nanobench.worker import trial as trials
 
 
@@ -90,7 +90,7 @@ def test_the_budget_counts_repetitions_of_all_arms(tmp_path):
     assert len(arms.steady[0]) == pytest.approx(3.0 / 0.375, abs=1)
 
 
-def test_where_marks_cost_one_block_in_five_carries_them_and_pairs_are_counted_without(tmp_path):
+def test_where_timestamps_cost_one_block_in_five_has_them_and_pairs_are_counted_without(tmp_path):
     arms, scripted = run(tmp_path, 0.1, 0.05, max_seconds=100.0, timestamp_interval=5)
     blocks = [repetition.block for repetition in arms.steady[0]]
     timestamped = [repetition.block for repetition in arms.steady[0] if repetition.timestamped]
@@ -172,7 +172,6 @@ def test_the_allocators_peak_is_what_was_held_at_once_on_top():
 
 FAULTS = """
 import resource, torch
-from nanobench.models import linear
 from nanobench.probes import memory
 {first}
 def faults():
@@ -207,7 +206,7 @@ def test_the_memory_limit_is_lifted_again():
 
 
 class Compiled:
-    """An arm that only tells where inductor would look for what it compiles."""
+    """An arm that only records inductor's cache folder."""
 
     def __init__(self):
         self.phases, self.folder = [], None
@@ -228,8 +227,8 @@ def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_doe
         names = tuple(Arm(engine="cached", compile_mode="default", sampler=sampler) for sampler in ("greedy", "top-k"))
         trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1, **asked)
         workloads = {arm: Compiled() for arm in names}
-        context = SimpleNamespace(arm=lambda arm, clock: workloads[arm])
-        trials.prepare(trial, context, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
+        context = SimpleNamespace(make_workload=lambda arm, clock: workloads[arm])
+        trials.prepare_arms(trial, context, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
         return [workload.folder for workload in workloads.values()]
 
     first, (shared,) = folders(1), {*folders(1, gate_only=True)}
@@ -245,8 +244,8 @@ def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_doe
     assert not any(each.exists() for each in left)
 
 
-def test_a_try_holds_all_arms_at_once(tmp_path, monkeypatch):
-    """There is room for one that can run here: two are too many, one that can't leaves nothing behind."""
+def test_a_batch_trial_runs_all_arms_at_once(tmp_path, monkeypatch):
+    """Memory for one arm: two run out of memory, and an arm that cannot run here leaves nothing in memory."""
     alive = weakref.WeakSet()
 
     class Arms:
@@ -266,13 +265,15 @@ def test_a_try_holds_all_arms_at_once(tmp_path, monkeypatch):
     def tried(*names):
         alive.clear()
         context = SimpleNamespace(
-            inference=True, reserve_gate_memory=lambda: None, arm=lambda arm, clock: Arms(arm.engine != "absent")
+            inference=True,
+            reserve_gate_memory=lambda: None,
+            make_workload=lambda arm, clock: Arms(arm.engine != "absent"),
         )
-        monkeypatch.setattr(attempts, "stage_of", lambda trial, world: context)
+        monkeypatch.setattr(batch_trials, "make_context", lambda trial, world: context)
         point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8)
         arms = tuple(Arm(engine=name) for name in names)
         trial = Trial(point=point, arms=arms, launch=1, seed=0, target_ci=0.1, max_seconds=1)
-        return attempts.attempt(trial, tmp_path)["status"]
+        return batch_trials.run_batch_trial(trial, tmp_path)["status"]
 
     assert tried("one") == Status.OK
     assert tried("one", "two") == Status.OOM

@@ -1,6 +1,6 @@
-"""A device that exists only in numbers: an in-order stream, a launch cost and a script of what goes wrong.
+"""A simulated device: an in-order stream, a launch cost, and effects that disturb its kernels.
 
-It stands in for a GPU, so that the whole protocol can be held against exact times. Nothing here sleeps or reads a clock.
+It replaces a GPU, so that tests compare the whole protocol with exact times. Nothing here sleeps or reads a clock.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field, replace
 import torch
 
 EVENT_S = 1e-6
-"""Host time to record an event. A guess until it was measured on a GPU; so are the two below."""
+"""Host time to record an event. An estimate, like the two below, until it is measured on a GPU."""
 SYNC_S = 2e-6
 LAUNCH_S = 5e-6
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A piece of work as it is launched; times in seconds."""
+    """A launched kernel; times in seconds."""
 
     number: int
-    """how many were launched before it"""
+    """number of kernels launched before it"""
     host_s: float
-    """host time that the launch takes"""
+    """host time of the launch"""
     device_s: float
     begins_s: float
-    """when the stream would begin it"""
+    """when the stream would start it"""
 
 
 Effect = Callable[[Kernel], Kernel]
@@ -32,7 +32,7 @@ Effect = Callable[[Kernel], Kernel]
 
 @dataclass
 class VirtualDevice:
-    """Host time moves by what the host does; the stream is busy until `ready_s`."""
+    """Host calls advance `host_s`; the stream is busy until `ready_s`."""
 
     effects: tuple[Effect, ...] = ()
     host_s: float = 0.0
@@ -41,7 +41,7 @@ class VirtualDevice:
     syncs: int = field(default=0)
 
     def launch(self, device_s: float, host_s: float = LAUNCH_S) -> None:
-        """Enqueues work of `device_s` seconds behind all that was enqueued before; the host goes on after `host_s`."""
+        """Enqueues a kernel of `device_s` seconds after all earlier ones; the call takes the host `host_s` seconds."""
         kernel = Kernel(self.launches, host_s, device_s, max(self.ready_s, self.host_s + host_s))
         self.launches += 1
         for effect in self.effects:
@@ -50,12 +50,12 @@ class VirtualDevice:
         self.ready_s = max(self.ready_s, self.host_s) + kernel.device_s
 
     def record(self) -> float:
-        """When the stream reaches the moment marked now; recording costs the host EVENT_S."""
+        """When the stream reaches an event recorded now; recording costs the host EVENT_S."""
         self.host_s += EVENT_S
         return max(self.ready_s, self.host_s)
 
     def synchronize(self) -> None:
-        """The host waits for the stream; that costs SYNC_S even where there is nothing to wait for."""
+        """The host waits for the stream; this costs at least SYNC_S."""
         self.syncs += 1
         self.host_s = max(self.host_s, self.ready_s) + SYNC_S
 
@@ -77,41 +77,41 @@ class VirtualClock:
         self.device.synchronize()
 
     def timestamp(self) -> float:
-        """See Clock.mark."""
+        """See Clock.timestamp."""
         return self.device.record()
 
-    def resolve(self, marks: list[float]) -> list[float]:
+    def resolve(self, timestamps: list[float]) -> list[float]:
         """See Clock.resolve."""
-        return [mark - marks[0] for mark in marks]
+        return [timestamp - timestamps[0] for timestamp in timestamps]
 
 
 def compile_spike(launches: int, host_s: float) -> Effect:
-    """The first launches cost the host `host_s` more each: a compiler, an autotuner, an allocator that grows."""
+    """The first launches cost the host `host_s` seconds more each, as with a compiler, an autotuner or a growing allocator."""
     return lambda kernel: replace(kernel, host_s=kernel.host_s + host_s) if kernel.number < launches else kernel
 
 
 def ramp(per_s: float) -> Effect:
-    """Everything becomes slower by `per_s` of its time per second: a chip that warms up."""
+    """Kernels become slower by the share `per_s` per second, as on a chip that warms up."""
     return lambda kernel: replace(kernel, device_s=kernel.device_s * (1 + per_s * kernel.begins_s))
 
 
-def clock_event_reasons(begin_s: float, end_s: float, factor: float) -> Effect:
-    """Within a stretch of time everything takes `factor` times as long."""
+def throttled(begin_s: float, end_s: float, factor: float) -> Effect:
+    """Between two times all kernels take `factor` times as long, as with reduced clocks."""
 
     def effect(kernel: Kernel) -> Kernel:
-        held = begin_s <= kernel.begins_s < end_s
-        return replace(kernel, device_s=kernel.device_s * factor) if held else kernel
+        is_throttled = begin_s <= kernel.begins_s < end_s
+        return replace(kernel, device_s=kernel.device_s * factor) if is_throttled else kernel
 
     return effect
 
 
 def late(number: int, extra_s: float) -> Effect:
-    """One piece of work takes longer on the device."""
+    """One kernel takes longer on the device."""
     return lambda kernel: replace(kernel, device_s=kernel.device_s + extra_s) if kernel.number == number else kernel
 
 
 def out_of_memory(number: int) -> Effect:
-    """From this launch on there is no memory: raises torch.OutOfMemoryError, as the allocator of a GPU does."""
+    """From this launch on raises torch.OutOfMemoryError, as the allocator of a GPU does."""
 
     def effect(kernel: Kernel) -> Kernel:
         if kernel.number >= number:

@@ -1,4 +1,4 @@
-"""What a plug-in author imports: the contracts of models, engines and samplers, and what they are handed."""
+"""The imports of a plug-in author: the contracts of models, engines and samplers, and the arguments of their build()."""
 
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.base import Engine, allocate_tokens, make_generator

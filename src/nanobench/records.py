@@ -283,7 +283,7 @@ HEAD_COLUMNS = {
     "target_ci": float,
     "arm_index": int,
 }
-RAW_COLUMNS: dict[str, type] = {
+RAW_COLUMNS: dict[str, object] = {
     **HEAD_COLUMNS,
     **{each.name: each.type for noun in (Point, Arm, Repetition, Outcome) for each in fields(noun)},
 }

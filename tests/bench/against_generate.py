@@ -1,4 +1,4 @@
-"""Cached generation against Hugging Face's `generate` over the same GPT-2 124M: paired, a process per batch and compile mode.
+"""Cached generation compared with Hugging Face's `generate` over the same GPT-2 124M: paired, a process per batch and mode.
 
     python tests/bench/against_generate.py [BATCHES]        about twelve minutes on two cores
 
@@ -89,8 +89,8 @@ def main() -> None:
     for batch in batches:
         for mode in MODES:
             command = [sys.executable, __file__, "--pairs", str(batch), mode]
-            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found = json.loads(told.splitlines()[-1])
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found = json.loads(output.splitlines()[-1])
             seconds = found["seconds"]
             ratio = intervals.ratio([[math.log(each["theirs"] / each["ours"]) for each in seconds]])
             theirs, ours = (batch * NEW / statistics.median(each[name] for each in seconds) for name in ("theirs", "ours"))

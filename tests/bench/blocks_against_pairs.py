@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as scipy_stats
 
-from nanobench.results.cell import make_cells, paired_logs
-from nanobench.results.repetitions import by_key, call_times, timed_rows
+from nanobench.results.cell import make_cells
+from nanobench.results.repetitions import call_times, paired_logs, timed
 from nanobench.results.store import Run
 from nanobench.stats import intervals
 
@@ -37,18 +37,18 @@ def student(logs: list[float]) -> Answer:
     return float(result.pvalue), (high - low) / 2
 
 
-def times(rows: list[dict]) -> list[float]:
+def times(*launches) -> list[float]:
     """Seconds per call of each valid timed repetition, in the order in which they ran."""
-    rows = sorted((row for row in timed_rows(rows) if row["valid"]), key=lambda row: row["started_at"])
-    return [row["wall_s"] / row["calls"] for row in rows]
+    repetitions = [each for launch in launches for each in timed(launch) if each.valid]
+    return [each.wall_s / each.calls for each in sorted(repetitions, key=lambda each: each.started_at)]
 
 
 def answers(cell) -> Iterator[tuple[str, Answer]]:
-    """What every way of analysing says of one A/A point."""
-    mine, reference = by_key(cell.rows, "launch"), by_key(cell.reference_rows, "launch")
-    pairs = paired_logs(cell, call_times)
+    """The result of every analysis for one A/A point."""
+    mine, reference = ({each.launch: each for each in side} for side in (cell.launches, cell.reference_launches))
+    pairs = [logs for launch, each in mine.items() if (logs := paired_logs(each, reference.get(launch), call_times))]
     for launch in mine:
-        everything = times(mine[launch] + reference[launch])
+        everything = times(mine[launch], reference[launch])
         half = len(everything) // 2
         yield "blocks: first half of a process against its second half, Welch", welch(everything[:half], everything[half:])
         if launch + 1 in mine:

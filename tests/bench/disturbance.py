@@ -1,4 +1,4 @@
-"""Do the display and the probes disturb what is measured? The same repetition with and without them, in balanced order.
+"""Do the display and the probes disturb the measurement? The same repetition with and without them, in balanced order.
 
     python tests/bench/disturbance.py [LAUNCHES]       about seven minutes for ten launches
 
@@ -131,17 +131,17 @@ def cells() -> list[dict]:
 def launch(number: int, screen, folder: Path) -> list[list[float]]:
     """Runs a worker and draws what it reports."""
     from nanobench.schema import Arm, Point, Trial
-    from nanobench.sweep.executors.base import Line, follow
+    from nanobench.sweep.executors.base import WorkerPipe, follow
     from nanobench.sweep.runner import Progress
 
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=8, prompt_len=32, new_tokens=16)
     trial = Trial(point=point, arms=(Arm(engine="uncached"),), launch=number, seed=0, target_ci=0.05, max_seconds=4.0)
     command = [sys.executable, __file__, "--worker", str(folder)]
-    line = Line(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    pipe = WorkerPipe(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     found = follow(
-        line, folder, 600.0, lambda report: screen.show(Progress(number, trial, number, LAUNCHES, 60.0, report, cells()))
+        pipe, folder, 600.0, lambda report: screen.show(Progress(number, trial, number, LAUNCHES, 60.0, report, cells()))
     )
-    line.process.wait()
+    pipe.process.wait()
     assert found.record, found.reason
     return found.record["blocks"]
 
@@ -166,7 +166,7 @@ def main() -> None:
     for index, name in enumerate(CONDITIONS[1:], start=1):
         shares = (statistics.geometric_mean(times[index] / times[0] for times in blocks) - 1 for blocks in found)
         print(f"{name}, launch by launch:", " ".join(f"{share:+.1%}" for share in shares))
-    print("| beside or around the repetition | time against nothing at all [95 %] |\n|---|--:|")
+    print("| during or around the repetition | time relative to nothing at all [95 %] |\n|---|--:|")
     for index, name in enumerate(CONDITIONS[1:], start=1):
         ratio = intervals.ratio([[math.log(times[index] / times[0]) for times in blocks] for blocks in found])
         print(f"| {name} | {ratio.value - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}] |")

@@ -1,4 +1,4 @@
-"""What it costs that freed memory goes back to the kernel: prefills of a GPT-2 124M in fresh processes, without and with
+"""The cost of returning freed memory to the kernel: prefills of a GPT-2 124M in fresh processes, without and with
 `keep_freed`, in turn.
 
 python tests/bench/freed_memory.py [BATCH]        about a minute
@@ -47,7 +47,7 @@ def main() -> None:
     from nanobench.stats import intervals
 
     batch = int(sys.argv[1]) if len(sys.argv) > 1 else BATCH
-    seen: dict[str, list[list[float]]] = {"given back": [], "kept": []}
+    seen: dict[str, list[list[float]]] = {"returned": [], "kept": []}
     for pair in range(PAIRS):
         for way, each in list(seen.items())[:: -1 if pair % 2 else 1]:
             command = [sys.executable, __file__, "--prefills", str(batch), way]
@@ -56,7 +56,7 @@ def main() -> None:
     for way, each in seen.items():
         took_s, faults = (statistics.median(values) for values in zip(*each, strict=True))
         print(f"{way}: {1e3 * took_s:.0f} ms, {faults:,.0f} page faults a prefill at batch {batch}")
-    print(f"given back over kept: {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]")
+    print(f"returned over kept: {ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]")
 
 
 if __name__ == "__main__":

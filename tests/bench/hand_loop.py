@@ -1,10 +1,10 @@
-"""A sweep against a plain hand-written loop over the same model, timed before, between and after the sweep's launches.
+"""A sweep compared with a hand-written loop over the same model, timed before, between and after the sweep's launches.
 
     python tests/bench/hand_loop.py [OUT]        about ten minutes for GPT-2 124M on two cores
 
 Prints, per batch and arm, tok/s of both with the spread of the loop's own runs, and both speedups with their intervals.
-The loop runs in processes of its own and uses nothing of nanobench but the model, packed as a worker packs it, and the way
-in which a worker keeps freed memory.
+The loop runs in separate processes. Of nanobench it uses only the model, packed as in a worker, and the setting that keeps
+freed memory.
 """
 
 import json
@@ -47,7 +47,7 @@ def loop() -> None:
 
 
 def uncached(model, prompt):
-    """Everything again for every token."""
+    """Every token processes the whole sequence again."""
     import torch
 
     tokens = prompt
@@ -80,17 +80,16 @@ def run_loop() -> dict:
 
 def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
     """The cells of a sweep, and what the loop measured before, between and after its rounds of launches."""
-    from nanobench.results import store
     from nanobench.sweep import runner, session
     from nanobench.sweep.executors import local
     from nanobench.sweep.options import SweepOptions
-    from nanobench.sweep.plan import make_plan, question
+    from nanobench.sweep.plan import describe_request, make_plan
 
     options = SweepOptions(model=MODEL, batch=",".join(map(str, BATCHES)), new_tokens=str(NEW), launches=LAUNCHES)
     with tempfile.TemporaryDirectory() as scratch:
-        description = session.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
+        description = session.describe(local.build("spawn", 0, Path(scratch)), describe_request(options), Path(scratch))
     plan = make_plan(options, description)
-    run = store.create(folder, session.about_new("kv-sweep", {}, plan, description))
+    run = session.new_run(folder, "kv-sweep", options, plan, description)
     loops = []
 
     def make_executor(launch):

@@ -1,4 +1,4 @@
-"""A training sweep against a plain hand-written loop over the same model, timed before, between and after its launches.
+"""A training sweep compared with a hand-written loop over the same model, timed before, between and after its launches.
 
     python tests/bench/hand_training_loop.py [OUT]        about six minutes on two cores
 
@@ -76,20 +76,20 @@ def in_turns() -> None:
     optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
     (batch,) = step.batches
 
-    def by_hand() -> None:
+    def plain_step() -> None:
         made[1].forward(batch.tokens_BT, batch.targets_BT).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = {by_hand: [], trainer.step: []}
+    seconds = {plain_step: [], trainer.step: []}
     for number in range(TURNS + 2):
         for run in list(seconds)[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
             run(step) if run == trainer.step else run()
             if number > 1:
                 seconds[run].append(time.perf_counter() - start)
-    print(json.dumps(statistics.mean(seconds[by_hand]) / statistics.mean(seconds[trainer.step])))
+    print(json.dumps(statistics.mean(seconds[plain_step]) / statistics.mean(seconds[trainer.step])))
 
 
 def run_in_turns() -> float:
@@ -104,19 +104,18 @@ def run_loop(cache: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict], list[dict]]:
-    """Cells and raw rows of a sweep, and what the loop measured before, between and after its rounds of launches."""
-    from nanobench.results import store
+def sweep(folder: Path, cache: str) -> tuple[list[dict], list, list[dict]]:
+    """Cells and launches of a sweep, and what the loop measured before, between and after its rounds of launches."""
     from nanobench.sweep import runner, session
     from nanobench.sweep.executors import local
     from nanobench.sweep.options import TrainOptions
-    from nanobench.sweep.plan import make_plan, question
+    from nanobench.sweep.plan import describe_request, make_plan
 
     options = TrainOptions(model=MODEL, batch=",".join(map(str, BATCHES)), seq_len=str(LENGTH), launches=LAUNCHES, compile=True)
     with tempfile.TemporaryDirectory() as scratch:
-        description = session.describe(local.build("spawn", 0, Path(scratch)), question(options), Path(scratch))
+        description = session.describe(local.build("spawn", 0, Path(scratch)), describe_request(options), Path(scratch))
     plan = make_plan(options, description)
-    run = store.create(folder, session.about_new("train-throughput", {}, plan, description))
+    run = session.new_run(folder, "train-throughput", options, plan, description)
     loops = []
 
     def make_executor(launch):
@@ -128,14 +127,10 @@ def sweep(folder: Path, cache: str) -> tuple[list[dict], list[dict], list[dict]]
     return cells, run.read_raw(), loops
 
 
-def launches_of(raw_rows: list[dict], cell: dict) -> list[list[dict]]:
+def repetitions_of(launches: list, cell: dict) -> list[list]:
     """The timed repetitions of a cell, launch by launch."""
-    mine = [
-        row
-        for row in raw_rows
-        if row["kind"] == "steady" and (row["batch_size"], row["arm_index"]) == (cell["batch_size"], cell["arm_index"])
-    ]
-    return [[row for row in mine if row["launch"] == launch] for launch in sorted({row["launch"] for row in mine})]
+    same = [each for each in launches if (each.point.batch_size, each.arm_index) == (cell["batch_size"], cell["arm_index"])]
+    return [each.of_kind("steady") for each in sorted(same, key=lambda each: each.launch)]
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -150,12 +145,12 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "run"
     with tempfile.TemporaryDirectory() as cache:
         run_loop(cache)
-        cells, raw_rows, loops = sweep(folder, cache)
+        cells, launches, loops = sweep(folder, cache)
     print(f"{MODEL}, sequence {LENGTH}, {LAUNCHES} launches, {len(loops)} loop processes; {folder}")
     print("batch arm                nanobench tok/s  loop tok/s   ratio [95 %]           of the fastest steps")
     for cell in cells:
         key, tokens = f"{cell['batch_size']} {cell['arm']}", cell["batch_size"] * LENGTH
-        steps = [[row["wall_s"] / row["calls"] for row in rows] for rows in launches_of(raw_rows, cell)]
+        steps = [[each.wall_s / each.calls for each in timed] for timed in repetitions_of(launches, cell)]
         loop_s = [statistics.mean(each[key]) for each in loops]
         logs = [math.log(math.sqrt(loop_s[n] * loop_s[n + 1]) / statistics.mean(each)) for n, each in enumerate(steps)]
         fastest = min(second for each in loops for second in each[key]) / min(second for each in steps for second in each)

@@ -1,8 +1,8 @@
-"""`F.linear` against the same layers with packed weights: every matrix of a GPT-2 124M, paired, one process.
+"""`F.linear` compared with the same layers with packed weights: every matrix of a GPT-2 124M, paired, one process.
 
 python tests/bench/packed_weights.py        about a minute
 
-The layers of a kind are so many that no cache holds them.
+There are so many layers of each shape that they do not fit in a cache.
 """
 
 import math
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from nanobench.models._packed_linear import Linear
 from nanobench.stats import intervals
 
-SHAPES = {"out": (768, 768), "qkv": (768, 2304), "up": (768, 3072), "down": (3072, 768), "head": (768, 50_257)}
-ROWS, PAIRS, LEAST_BYTES = (1, 2, 4, 8, 16, 32, 400), 7, 160 << 20
+SHAPES = {"out": (768, 768), "qkv": (768, 2304), "up": (768, 3072), "down": (3072, 768), "lm_head": (768, 50_257)}
+ROWS, PAIRS, MIN_BYTES = (1, 2, 4, 8, 16, 32, 400), 7, 160 << 20
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,10 +43,10 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|")
     with torch.inference_mode():
         for name, (width, out) in SHAPES.items():
-            layers = [Linear(width, out) for _ in range(-(-LEAST_BYTES // (4 * width * out)))]
+            layers = [Linear(width, out) for _ in range(-(-MIN_BYTES // (4 * width * out)))]
             for layer in layers:
                 layer.pack()
-            for rows in ROWS if name != "head" else ROWS[:-1]:
+            for rows in ROWS if name != "lm_head" else ROWS[:-1]:
                 x = torch.randn(rows, width)
                 pairs = [in_turn(layers, x, forwards=pair % 2 == 0) for pair in range(PAIRS + 1)][1:]
                 ratio = intervals.ratio([[math.log(slow / fast) for slow, fast in pairs]])

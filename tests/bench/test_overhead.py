@@ -1,4 +1,4 @@
-"""What nanobench itself costs, by pytest-benchmark."""
+"""The overhead of nanobench itself, with pytest-benchmark."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def rows(launches=5, blocks=20):
     return found
 
 
-def test_a_mark(benchmark):
+def test_a_timestamp(benchmark):
     benchmark(HostClock().timestamp)
 
 

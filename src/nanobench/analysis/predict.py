@@ -95,9 +95,9 @@ def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterato
     """
     per_byte = 2.0 / DTYPE_BYTES[dtype]
     for limit in limits.found:
-        if limit.kind in ("matmul", "head", "attention"):
+        if limit.kind in ("matmul", "lm_head", "attention"):
             value = min(peak * min(1.0, limits.best(limit.kind) / limits.best("matmul")), limit.rows * per_byte * read)
-        elif limit.kind in ("read", "copy", "elementwise", "pick"):
+        elif limit.kind in ("read", "copy", "elementwise", "argmax"):
             value = read * min(1.0, limit.value / limits.at("read"))
         else:
             value = limit.value

@@ -1,1 +1,3 @@
-"""Ways to generate tokens: prefill and decode. No engine holds a clock or waits for the device."""
+"""Engines: they generate tokens in a prefill and decode steps; one file per engine. No engine uses a clock or waits for the
+device.
+"""

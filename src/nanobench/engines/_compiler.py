@@ -1,4 +1,4 @@
-"""The compiler that an engine is handed."""
+"""The compiler that engines and the trainer use."""
 
 import itertools
 import types
@@ -13,10 +13,10 @@ from nanobench.schema import COMPILE_MODES, GRAPH_MODES
 
 
 class Compiler:
-    """Compiles an engine's functions in one mode, each on a code object of its own.
+    """Compiles functions in one mode, each with a new code object.
 
-    Dynamo keeps its compiled graphs and its recompile limit per code object: two arms that shared one
-    would push each other out and the last would silently run eagerly.
+    Dynamo stores compiled graphs and the recompile limit per code object: two arms with a shared one would evict each other's
+    graphs, and the last arm would silently run eagerly.
     """
 
     _serial = itertools.count()
@@ -27,21 +27,21 @@ class Compiler:
 
     @property
     def compiles(self) -> bool:
-        """Whether this mode compiles anything."""
+        """Whether this mode compiles at all."""
         return COMPILE_MODES[self.mode] is not None
 
     def __call__(self, function: Callable[..., Any], *, dynamic: bool | None = False) -> Callable[..., Any]:
-        """The function or bound method, compiled in this mode; `dynamic` where its shapes grow from call to call.
+        """The function or bound method, compiled in this mode; `dynamic` as in torch.compile.
 
-        Raises Skip for a mode that would be another one on this device.
+        Raises Skip for a mode that equals another one on this device.
         """
         arguments = COMPILE_MODES[self.mode]
         if arguments is None:
             return function
         if self.mode in GRAPH_MODES and self.device == "cpu":
             other = "default" if self.mode == "reduce-overhead" else "max-autotune-no-cudagraphs"
-            raise Skip(f"{self.mode} captures CUDA graphs, which a CPU has not: it would be {other}")
-        # Else a function that meets its limit of recompilations runs eagerly from then on, and only a log says so.
+            raise Skip(f"{self.mode} captures CUDA graphs, which a CPU does not have: it would equal {other}")
+        # Otherwise a function that reaches the recompile limit runs eagerly from then on, with only a message in the log.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         plain = function.__func__ if isinstance(function, types.MethodType) else function
         assert isinstance(plain, types.FunctionType)
@@ -51,8 +51,8 @@ class Compiler:
         bound = types.MethodType(own, function.__self__) if isinstance(function, types.MethodType) else own
         return torch.compile(bound, **{"dynamic": dynamic, **arguments})
 
-    def fix(self, *tensors: Tensor) -> None:
-        """Says that these tensors stay where they are. Else inductor captures no graph of a function that writes into them."""
+    def mark_static(self, *tensors: Tensor) -> None:
+        """Marks the addresses of tensors as static: otherwise inductor captures no graph of a function that writes to them."""
         if self.mode in GRAPH_MODES:
             for tensor in tensors:
                 torch._dynamo.mark_static_address(tensor)

@@ -1,4 +1,4 @@
-"""The contract that every engine meets, and the compiler that it is handed."""
+"""The contract of an engine, and helpers for engines."""
 
 from typing import Protocol
 
@@ -10,35 +10,36 @@ from nanobench.schema import Point
 
 
 class Engine(Protocol):
-    """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all it needs, once.
+    """Generates tokens. `build(adapter, sampler, point, compiler)` makes one and allocates all its memory.
 
-    One that walks along one of `costs.PATHS` says so in an attribute `path`; only then can its time be predicted.
+    An optional attribute `kv_access` names how the engine reads keys and values (one of `roofline.flops.KV_ACCESS`); without it
+    the engine's time cannot be predicted.
     """
 
     @property
     def tokens_BN(self) -> Tensor:
-        """Prompt and output, preallocated. The next input is read here, so that the gate can force tokens by writing it."""
+        """Prompt and generated tokens [B, N], preallocated. The engine reads its next input here: the gate can force tokens."""
         ...
 
     @property
     def logits_BV(self) -> Tensor | None:
-        """Behind the newest token; None for a black box, which is gated by its tokens alone."""
+        """Logits [B, V] of the newest token; None from an engine that does not show them and is gated by its tokens only."""
         ...
 
     def prefill(self, prompt_BT: Tensor) -> None:
-        """Forgets the last call, reads the prompt and writes the first token of every row behind it."""
+        """Starts a new call: processes the prompt [B, T] and writes the first generated token of every row after it."""
         ...
 
     def step(self) -> int:
-        """Writes the next tokens of every row and returns how many."""
+        """Writes the next tokens of every row and returns their number per row."""
         ...
 
 
 def allocate_tokens(point: Point, like: Tensor) -> Tensor:
-    """Zeros [B, N] for prompt and output, on the device of `like`."""
+    """Zeros [B, N] for prompt and generated tokens, on the device of `like`."""
     return torch.zeros((point.batch_size, point.total_len), dtype=torch.long, device=like.device)
 
 
 def make_generator(like: Tensor, compiler: Compiler) -> torch.Generator | None:
-    """A seeded generator on the device of `like`; None, torch's own, where it would break a compiled graph."""
+    """A seeded generator on the device of `like`; None (torch's default one) if compiled, where it would break the graph."""
     return None if compiler.compiles else torch.Generator(device=like.device).manual_seed(0)

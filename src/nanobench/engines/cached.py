@@ -1,7 +1,7 @@
-"""Cached generation over a preallocated static cache: a prefill over the prompt, then one new token per step.
+"""Cached generation with a preallocated static cache: a prefill of the prompt, then one new token per step.
 
-Attention looks at the filled positions alone where the cache can be told. A compiled step looks at all of them, masked:
-each length would be a graph of its own.
+An eager step attends to the filled positions only, if the cache has `attend_to`. A compiled step attends to all positions
+with a mask: otherwise each length would need its own graph.
 """
 
 import torch
@@ -15,7 +15,7 @@ from nanobench.schema import Point
 
 
 class Cached:
-    """Keeps the position as a tensor beside the tokens, so that a step holds nothing but device work."""
+    """Keeps the position in a tensor, so that a step contains only device work."""
 
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> None:
         weights = next(adapter.module.parameters())
@@ -28,11 +28,11 @@ class Cached:
         self.generator = make_generator(weights, compiler)
         self.prompt_T = torch.arange(point.prompt_len, device=weights.device)
         self.pos_1 = torch.zeros(1, dtype=torch.long, device=weights.device)
-        compiler.fix(self.tokens_BN, self.pos_1, *getattr(self.cache, "tensors", ()))
-        self.read = compiler(self._read)
-        self.decode = compiler(self._decode)
+        compiler.mark_static(self.tokens_BN, self.pos_1, *getattr(self.cache, "tensors", ()))
+        self.run_prefill = compiler(self._prefill)
+        self.run_decode = compiler(self._decode)
 
-    def _read(self, prompt_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def _prefill(self, prompt_BT: Tensor) -> tuple[Tensor, Tensor]:
         logits_B1V, self.cache = self.adapter.forward_cached(prompt_BT, self.prompt_T, self.cache)
         return logits_B1V[:, -1], self.sampler(logits_B1V[:, -1], self.generator)
 
@@ -48,28 +48,28 @@ class Cached:
         length = prompt_BT.shape[1]
         self.attend_to(length, masked=False)
         self.tokens_BN[:, :length] = prompt_BT
-        self.logits_BV, self.tokens_BN[:, length : length + 1] = self.read(prompt_BT)
+        self.logits_BV, self.tokens_BN[:, length : length + 1] = self.run_prefill(prompt_BT)
         self.seek(length)
 
     def step(self) -> int:
         """See Engine.step."""
         self.length += 1
-        whole = self.kv_access == "static"
-        self.attend_to(self.max_len if whole else self.length, masked=whole)
-        self.logits_BV = self.decode()
+        is_static = self.kv_access == "static"
+        self.attend_to(self.max_len if is_static else self.length, masked=is_static)
+        self.logits_BV = self.run_decode()
         return 1
 
     def seek(self, length: int) -> None:
-        """The next step reads the token at this position, and the cache in front of it."""
+        """Sets the position of the next step's input token; the step attends to the cache before it."""
         self.length = length
         self.pos_1.fill_(length)
 
-    def attend_to(self, seen: int, masked: bool) -> None:
-        """See StaticCache.attend_to; nothing happens to a cache that cannot."""
+    def attend_to(self, length: int, masked: bool) -> None:
+        """See StaticCache.attend_to; does nothing for a cache without it."""
         if hasattr(self.cache, "attend_to"):
-            self.cache.attend_to(seen, masked)
+            self.cache.attend_to(length, masked)
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Cached:
-    """Raises Skip where the model has no static cache."""
+    """Raises Skip if the model has no static cache."""
     return Cached(adapter, sampler, point, compiler)

@@ -1,4 +1,4 @@
-"""Cached generation over a cache grown with torch.cat: a new, longer tensor per layer and step."""
+"""Cached generation with a cache grown by torch.cat: new, longer tensors per layer and step."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from nanobench.schema import Point
 
 
 class CachedCat:
-    """Starts every call with an empty cache; its tensors, and so its shapes, grow by one token per step."""
+    """Starts every call with an empty cache, whose tensors grow by one token per step."""
 
     kv_access = "cat"
 
@@ -26,8 +26,8 @@ class CachedCat:
         self.generator = make_generator(weights, compiler)
         self.positions_N = torch.arange(point.total_len, device=weights.device)
         self.length = 0
-        self.read = compiler(self._next)
-        self.decode = compiler(self._next, dynamic=True)
+        self.run_prefill = compiler(self._next)
+        self.run_decode = compiler(self._next, dynamic=True)
 
     def _next(self, idx_BT: Tensor, pos_T: Tensor) -> tuple[Tensor, Tensor]:
         logits_B1V, self.cache = self.adapter.forward_cached(idx_BT, pos_T, self.cache)
@@ -38,12 +38,12 @@ class CachedCat:
         self.length = prompt_BT.shape[1]
         self.tokens_BN[:, : self.length] = prompt_BT
         self.cache = self.adapter.make_cache(self.point.batch_size, self.point.total_len, "cat")
-        self._extend(self.read, 0)
+        self._extend(self.run_prefill, 0)
 
     def step(self) -> int:
         """See Engine.step."""
         self.length += 1
-        self._extend(self.decode, self.length - 1)
+        self._extend(self.run_decode, self.length - 1)
         return 1
 
     def _extend(self, run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], start: int) -> None:
@@ -53,5 +53,5 @@ class CachedCat:
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> CachedCat:
-    """Raises Skip where the model has no cache of kind 'cat'."""
+    """Raises Skip if the model has no cache of kind 'cat'."""
     return CachedCat(adapter, sampler, point, compiler)

@@ -1,4 +1,4 @@
-"""Uncached generation: every step reads the whole sequence again."""
+"""Uncached generation: every step processes the whole sequence again."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from nanobench.schema import Point
 
 
 class Uncached:
-    """Runs the model over all tokens so far, and the head over the last position or (as many scripts do) over all of them."""
+    """Runs the model over all tokens so far, with logits at the last position or (as many scripts do) at all positions."""
 
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler, last_only: bool) -> None:
         weights = next(adapter.module.parameters())
@@ -42,5 +42,5 @@ class Uncached:
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Uncached:
-    """Logits at the last position only: the same work behind the model as a cached arm does."""
+    """Computes logits at the last position only, as a cached engine does."""
     return Uncached(adapter, sampler, point, compiler, last_only=True)

@@ -1,4 +1,4 @@
-"""Uncached generation with logits at every position, of which all but the last are thrown away: what copied scripts time."""
+"""Uncached generation with logits at every position, of which only the last are used, as in many published scripts."""
 
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.uncached import Uncached
@@ -8,5 +8,5 @@ from nanobench.schema import Point
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Uncached:
-    """Its ratio to `uncached` is the price of the unused logits."""
+    """Its time compared with `uncached` is the cost of the unused logits."""
     return Uncached(adapter, sampler, point, compiler, last_only=False)

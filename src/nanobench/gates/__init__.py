@@ -1,1 +1,1 @@
-"""The correctness gates: no arm is timed before one passed it."""
+"""Correctness gates: an arm is timed only after it has passed its gate."""

@@ -1,10 +1,10 @@
-"""The correctness gate: no arm is timed until it was shown to compute what the model computes.
+"""The correctness gate of generation: compares an arm with the model's uncached forward pass in a wider dtype.
 
-The reference is always the uncached forward pass in a wider dtype (float64 for float32, float32 for the half types).
-Three questions, in rising cost: does the arm generate the reference's tokens at a small shape in float32; do the rows of
-a batch stay apart; are its logits right at the measured shape, on tokens that it is forced to read?
-The forced tokens are random: an untrained model's own greedy choice soon repeats one token, and a wrong position would
-hide behind it.
+The reference is in float64 for float32, and in float32 for the 16-bit types. Three checks, in order of cost: the arm
+generates the reference's tokens at a small shape in float32; the rows of a batch are independent; its logits at the measured
+shape are correct under teacher forcing.
+The forced tokens are random: the greedy output of an untrained model soon repeats one token, and a wrong position would then
+not be visible.
 """
 
 import copy
@@ -24,18 +24,23 @@ from nanobench.records import Gate, Verdict
 from nanobench.schema import REFERENCE_DTYPE, Point
 
 MAX_ROWS, MAX_POSITIONS = 8, 32
+"""Rows and positions whose logits are compared at the measured shape."""
 CHUNK_BYTES = 512 << 20
+"""Logits that the reference computes at once, at most."""
 SMALL_ROWS, SMALL_PROMPT, SMALL_NEW = 3, 8, 8
 FLOOR = {"float32": 1e-5, "bfloat16": 4e-3, "float16": 5e-4}
-"""The least tolerance, relative to the largest logit: about one rounding of the result, and of a few layers in float32."""
+"""Minimum tolerance relative to the largest logit: about one rounding error of the result, in float32 of a few layers."""
 SLACK = 4
-"""Tolerance: so many times the largest error of the uncached forward pass itself."""
+"""Tolerance as a multiple of the largest error of the uncached forward pass in the measured dtype."""
 BuildEngine = Callable[[Adapter, Point], Engine]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The reference's logits [R, P, V] at positions counted from the first generated token, and the tolerance in their unit."""
+    """The reference's logits [R, P, V] (rows, positions, vocabulary) and the absolute tolerance of a logit.
+
+    `positions` are counted from the first generated token.
+    """
 
     logits_RPV: Tensor
     positions: list[int]
@@ -43,55 +48,55 @@ class Expected:
 
     @property
     def top_RP(self) -> Tensor:
-        """The reference's most likely tokens."""
+        """The reference's greedy tokens."""
         return self.logits_RPV.argmax(-1)
 
     @property
-    def clear_RP(self) -> Tensor:
-        """Where the most likely token leads by more than the tolerance, so that rounding cannot excuse another choice."""
+    def unambiguous_RP(self) -> Tensor:
+        """Where the two largest logits differ by more than the tolerance: rounding cannot change the greedy token there."""
         best_RP2 = self.logits_RPV.topk(2, dim=-1).values
         return best_RP2[..., 0] - best_RP2[..., 1] > self.tolerance
 
 
 class Reference:
-    """What every arm of one point is held against. Computed once, then shared: by `compute`, or when an arm first asks."""
+    """The expected results of one point, shared by all its arms. Computed once: by `compute`, or at the first use."""
 
     def __init__(self, adapter: Adapter, point: Point, seed: int) -> None:
         self.adapter, self.point = adapter, point
         self.device = next(adapter.module.parameters()).device
         self.seed = seed
-        self.prompt_BT = self.draw(point.batch_size, point.prompt_len, stream=0)
-        self.forced_BN = self.draw(point.batch_size, point.new_tokens, stream=1)
+        self.prompt_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
+        self.forced_BN = self.random_tokens(point.batch_size, point.new_tokens, stream=1)
 
     def compute(self) -> None:
-        """Computes all of it now, while nothing else takes the memory that the wider model needs."""
+        """Computes everything now, while the memory for the model in the wider dtype is free."""
         _ = self.small_expected, self.expected
 
-    def draw(self, rows: int, length: int, stream: int) -> Tensor:
-        """Seeded random tokens [rows, length]; each row of its own."""
+    def random_tokens(self, rows: int, length: int, stream: int) -> Tensor:
+        """Seeded random tokens [rows, length]; rows differ."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + stream)
         return torch.randint(self.adapter.shape.vocab_size, (rows, length), generator=generator).to(self.device)
 
     @cached_property
-    def narrow(self) -> Adapter:
-        """The model in float32: itself where it is measured so."""
+    def float32_adapter(self) -> Adapter:
+        """The model in float32: the model itself if it is measured in float32."""
         return self.adapter if self.point.dtype == "float32" else cast(self.adapter, torch.float32)
 
     @cached_property
     def small(self) -> Point:
-        """The shape of the float32 test, cut to the model's block size."""
+        """The point of the check in float32; its lengths fit the model's block size."""
         half = self.adapter.shape.block_size // 2
         prompt_len, new_tokens = min(SMALL_PROMPT, half), min(SMALL_NEW, half)
         return replace(self.point, dtype="float32", batch_size=SMALL_ROWS, prompt_len=prompt_len, new_tokens=new_tokens)
 
     @cached_property
     def small_prompt_BT(self) -> Tensor:
-        """The prompts of the float32 test."""
-        return self.draw(self.small.batch_size, self.small.prompt_len, stream=2)
+        """The prompts [B, T] of the check in float32."""
+        return self.random_tokens(self.small.batch_size, self.small.prompt_len, stream=2)
 
     @cached_property
     def small_expected(self) -> tuple[Tensor, Expected]:
-        """Greedy tokens [B, N] of the float64 model at the small shape, and the logits that chose them."""
+        """Greedy tokens [B, T + N] of the float64 model at the small shape, and the logits that they come from."""
         wide, tokens_BN = cast(self.adapter, torch.float64), self.small_prompt_BT
         rows = []
         for _ in range(self.small.new_tokens):
@@ -99,12 +104,12 @@ class Reference:
             tokens_BN = torch.cat((tokens_BN, rows[-1].argmax(-1, keepdim=True)), dim=1)
         logits_RPV = torch.stack(rows, dim=1)
         positions = list(range(self.small.new_tokens))
-        own = own_logits(self.narrow, tokens_BN[:, :-1], self.small.prompt_len, positions)
+        own = own_logits(self.float32_adapter, tokens_BN[:, :-1], self.small.prompt_len, positions)
         return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
 
     @cached_property
     def expected(self) -> Expected:
-        """The reference's logits on the forced tokens at the measured shape, for a few rows and positions."""
+        """The reference's logits on the forced tokens at the measured shape, for MAX_ROWS rows and MAX_POSITIONS positions."""
         point = self.point
         rows = slice(0, min(MAX_ROWS, point.batch_size))
         positions = sorted({round(p) for p in torch.linspace(0, point.new_tokens - 1, MAX_POSITIONS).tolist()})
@@ -123,19 +128,19 @@ def cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:
 
 
 def tolerance(own_RPV: Tensor, wide_RPV: Tensor, dtype: str) -> float:
-    """What rounding may do: SLACK times the uncached path's own largest error, at least FLOOR times the largest logit."""
+    """Absolute tolerance: SLACK times the uncached path's largest error, at least FLOOR times the largest logit."""
     error = (own_RPV.to(wide_RPV.dtype) - wide_RPV).abs().max().item()
     return max(SLACK * error, FLOOR[dtype] * wide_RPV.abs().max().item())
 
 
 def own_logits(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:
-    """As `logits_at`, by torch's own products: what is judged does not say how far off it may be."""
+    """As `logits_at`, with torch's own matmuls: the tolerance must not depend on the packed weights that the gate checks."""
     with packed_linear.unpacked(adapter.module):
         return logits_at(adapter, sequence_RT, prompt_len, positions)
 
 
 def logits_at(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions: list[int]) -> Tensor:
-    """Logits [R, P, V] of one uncached pass, in chunks of rows so that the logits of all positions stay small."""
+    """Logits [R, P, V] of one uncached pass, in chunks of rows that limit the memory of the logits of all positions."""
     last = torch.tensor([prompt_len - 1 + position for position in positions], device=sequence_RT.device)
     row_bytes = sequence_RT.shape[1] * adapter.shape.vocab_size * 8
     if row_bytes > CHUNK_BYTES:
@@ -146,46 +151,47 @@ def logits_at(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions:
 
 
 def run_forced(engine: Engine, prompt_BT: Tensor, forced_BN: Tensor, rows: int, positions: list[int]) -> Tensor | None:
-    """The engine's logits [R, P, V] while it reads `forced_BN` instead of what it chose; None from a black box."""
+    """The engine's logits [R, P, V] under teacher forcing with `forced_BN`; None from an engine without logits."""
     engine.prefill(prompt_BT)
     if engine.logits_BV is None:
         return None
-    prompt_len, seen, position = prompt_BT.shape[1], [], 0
+    prompt_len, logits, position = prompt_BT.shape[1], [], 0
     while True:
         if position in positions:
-            seen.append(engine.logits_BV[:rows].clone())
+            logits.append(engine.logits_BV[:rows].clone())
         if position >= positions[-1]:
-            return torch.stack(seen, dim=1)
+            return torch.stack(logits, dim=1)
         engine.tokens_BN[:, prompt_len + position] = forced_BN[:, position]
         position += engine.step()
 
 
 def run_free(engine: Engine, prompt_BT: Tensor, new_tokens: int) -> Tensor:
-    """A copy of the tokens [B, prompt + new] that the engine generates by itself."""
+    """Generates without forcing. Returns a copy of prompt and generated tokens, [B, prompt + new]."""
     engine.prefill(prompt_BT)
-    made = 1
-    while made < new_tokens:
-        made += engine.step()
+    generated = 1
+    while generated < new_tokens:
+        generated += engine.step()
     return engine.tokens_BN.clone()
 
 
 def digest(tokens_BN: Tensor) -> str:
-    """Twelve hexadecimal digits that change with any token."""
+    """The first twelve hexadecimal digits of the SHA-256 of the tokens."""
     return hashlib.sha256(tokens_BN.cpu().numpy().tobytes()).hexdigest()[:12]
 
 
 def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bool) -> Gate:
-    """The verdict on one arm: on `engine`, which has run before, at the measured shape, and on one that `build` makes small.
+    """The verdict on one arm.
 
-    A compiled arm is asked at the measured shape only: any other would cost a compilation and prove another graph.
-    Raises Skip for an arm that cannot be judged.
+    `engine` is the arm's engine at the measured shape, `build` makes the one of the small shape. A compiled arm is checked at
+    the measured shape only: another shape would need another compilation and check another graph.
+    Raises Skip for an arm that cannot be gated.
     """
     small = None if compiled else judge_small(reference, build)
     if small and small.verdict is Verdict.WRONG:
         return small
     if engine.logits_BV is None:
         if small is None:
-            raise Skip("a compiled engine that shows no logits cannot be gated")
+            raise Skip("a compiled engine without logits cannot be gated")
         return replace(small, note=f"black box, gated by its tokens alone: {small.note}")
     full = judge_forced(reference, engine)
     if full.verdict is Verdict.EXACT and small:
@@ -196,43 +202,46 @@ def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bo
 
 
 def judge_small(reference: Reference, build: BuildEngine) -> Gate:
-    """float32 at the small shape: the reference's tokens, and no row that listens to another."""
-    want_BN, expected = reference.small_expected
-    engine = build(reference.narrow, reference.small)
+    """Checks in float32 at the small shape: the reference's tokens, and the independence of rows."""
+    expected_BN, expected = reference.small_expected
+    engine = build(reference.float32_adapter, reference.small)
     prompt_BT, new_tokens = reference.small_prompt_BT, reference.small.new_tokens
-    got_BN = run_free(engine, prompt_BT, new_tokens)
-    gate = compare_tokens(got_BN, want_BN, expected, prompt_BT.shape[1], "small float32 tokens")
+    tokens_BN = run_free(engine, prompt_BT, new_tokens)
+    gate = compare_tokens(tokens_BN, expected_BN, expected, prompt_BT.shape[1], "small float32 tokens")
     if gate.verdict is Verdict.WRONG:
         return gate
     other_BT = prompt_BT.clone()
     other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
-    again_BN = run_free(engine, other_BT, new_tokens)
+    changed_BN = run_free(engine, other_BT, new_tokens)
     others = Expected(expected.logits_RPV[1:], expected.positions, expected.tolerance)
-    rows = compare_tokens(again_BN[1:], got_BN[1:], others, prompt_BT.shape[1], "rows apart")
+    rows = compare_tokens(changed_BN[1:], tokens_BN[1:], others, prompt_BT.shape[1], "tokens with a changed row 0")
     return rows if rows.verdict is Verdict.WRONG else gate
 
 
-def compare_tokens(got_BN: Tensor, want_BN: Tensor, expected: Expected, prompt_len: int, what: str) -> Gate:
-    """Wrong where a row leaves the wanted tokens and rounding cannot excuse it; after an excused step the row is let go."""
-    differs_RP = got_BN[:, prompt_len:] != want_BN[:, prompt_len:]
+def compare_tokens(tokens_BN: Tensor, expected_BN: Tensor, expected: Expected, prompt_len: int, what: str) -> Gate:
+    """The verdict on generated tokens: `wrong` if a row first differs where rounding cannot change the greedy token.
+
+    After a difference that rounding can explain, the rest of the row is not compared.
+    """
+    differs_RP = tokens_BN[:, prompt_len:] != expected_BN[:, prompt_len:]
     if not differs_RP.any():
         return Gate(verdict=Verdict.EXACT, note=f"{what} equal", tolerance=expected.tolerance)
     for row in differs_RP.any(dim=1).nonzero().flatten().tolist():
         first = int(differs_RP[row].to(torch.int).argmax())
-        if expected.clear_RP[row, first]:
+        if expected.unambiguous_RP[row, first]:
             note = f"{what}: row {row} differs at new token {first + 1}"
             return Gate(verdict=Verdict.WRONG, note=note, tolerance=expected.tolerance)
     return Gate(verdict=Verdict.ROUNDING, note=f"{what} differ only at ties", tolerance=expected.tolerance)
 
 
 def judge_forced(reference: Reference, engine: Engine) -> Gate:
-    """Logits on the forced tokens at the measured dtype and shape."""
+    """Checks the logits under teacher forcing at the measured dtype and shape."""
     expected = reference.expected
     rows = len(expected.logits_RPV)
-    got_RPV = run_forced(engine, reference.prompt_BT, reference.forced_BN, rows, expected.positions)
-    assert got_RPV is not None
-    error_RP = (got_RPV.to(expected.logits_RPV.dtype) - expected.logits_RPV).abs().amax(-1)
-    error, differs_RP = error_RP.max().item(), got_RPV.argmax(-1) != expected.top_RP
+    logits_RPV = run_forced(engine, reference.prompt_BT, reference.forced_BN, rows, expected.positions)
+    assert logits_RPV is not None
+    error_RP = (logits_RPV.to(expected.logits_RPV.dtype) - expected.logits_RPV).abs().amax(-1)
+    error, differs_RP = error_RP.max().item(), logits_RPV.argmax(-1) != expected.top_RP
     where = f"{rows} rows x {len(expected.positions)} positions"
     if not error <= expected.tolerance:
         step = expected.positions[int((~(error_RP <= expected.tolerance)).any(dim=0).to(torch.int).argmax())]
@@ -248,16 +257,16 @@ def judge_forced(reference: Reference, engine: Engine) -> Gate:
 
 
 def judge_rows_forced(reference: Reference, engine: Engine, gate: Gate) -> Gate:
-    """Row independence at the measured shape: row 0 reads another prompt and no other row's logits may move."""
+    """Checks the independence of rows at the measured shape: a change of row 0 must not change the logits of other rows."""
     expected = reference.expected
     rows = len(expected.logits_RPV)
     if rows == 1:
         return gate
     other_BT = reference.prompt_BT.clone()
     other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
-    got_RPV = run_forced(engine, other_BT, reference.forced_BN, rows, expected.positions)
-    assert got_RPV is not None
-    moved = (got_RPV[1:].to(expected.logits_RPV.dtype) - expected.logits_RPV[1:]).abs().max().item()
-    if moved <= expected.tolerance:
+    logits_RPV = run_forced(engine, other_BT, reference.forced_BN, rows, expected.positions)
+    assert logits_RPV is not None
+    change = (logits_RPV[1:].to(expected.logits_RPV.dtype) - expected.logits_RPV[1:]).abs().max().item()
+    if change <= expected.tolerance:
         return gate
-    return replace(gate, verdict=Verdict.WRONG, note=f"changing row 0 moved another row's logits by {moved:.2g}")
+    return replace(gate, verdict=Verdict.WRONG, note=f"a change of row 0 changed the logits of another row by {change:.2g}")

@@ -1,7 +1,7 @@
-"""The gate of samplers: whether tokens are drawn as often as they should be, each row for itself.
+"""The correctness gate of samplers: tests whether the frequencies of sampled tokens match the sampler's `probabilities`.
 
-Rows of ten fixed distributions are sampled in one call, so that a row which listens to another shows too. Counts are held
-against the sampler's own `probabilities` in float64 by Pearson's chi-square, sparse cells joined.
+Rows of ten fixed distributions are sampled in one call, so that a dependence between rows is visible too. Pearson's chi-square
+test compares the counts with the sampler's own `probabilities` in float64; cells with small expected counts are merged.
 """
 
 from dataclasses import replace
@@ -18,14 +18,15 @@ from nanobench.records import Gate, Verdict
 from nanobench.samplers.base import Sampler
 
 VOCAB, ROWS = 64, 4096
-LEAST_P = 1e-5
-"""Ten distributions are asked: a right sampler fails once in ten thousand gates, and seeds are fixed."""
-LEAST_EXPECTED = 5.0
+MIN_P_VALUE = 1e-5
+"""With ten distributions a correct sampler fails once in ten thousand gates; the seeds are fixed."""
+MIN_EXPECTED = 5.0
+"""Cells with a smaller expected count are merged."""
 
 
 @cache
 def distributions() -> dict[str, Tensor]:
-    """Name -> logits [V]: flat, peaked, heavy and light tails, ties, impossible tokens."""
+    """Name -> logits [V]: flat, peaked, heavy and light tails, ties, tokens of probability 0."""
     generator = torch.Generator().manual_seed(0)
     ranks_V = torch.arange(VOCAB, dtype=torch.float32)
     normal_V = torch.randn(VOCAB, generator=generator)
@@ -46,43 +47,45 @@ def distributions() -> dict[str, Tensor]:
 
 
 def judge(sampler: Sampler, gate: Gate, device: torch.device, compiler: Compiler) -> Gate:
-    """The gate's verdict with the sampler's: wrong where its tokens are not those of its probabilities.
+    """The verdict `gate`, changed to `wrong` if the sampled frequencies do not match the sampler's probabilities.
 
-    It draws as the arm does: compiled where the arm is, and then from torch's own generator. One that states no probabilities
-    is judged by nothing here, and the note says so.
+    The sampler runs as in the arm: compiled if the arm is compiled, and then with torch's default generator. A sampler without
+    `probabilities` is not gated; the note says so.
     """
     if not hasattr(sampler, "probabilities"):
-        return replace(gate, note=f"{gate.note}; the sampler states no probabilities: what it draws is not gated")
+        return replace(gate, note=f"{gate.note}; the sampler has no `probabilities`: its tokens are not gated")
     names, logits_DV = list(distributions()), torch.stack(list(distributions().values())).to(device)
     rows = torch.arange(len(names) * ROWS, device=device) % len(names)
-    draw = compiler(sampler if isinstance(sampler, FunctionType) else sampler.__call__) if compiler.compiles else sampler
+    sample = compiler(sampler if isinstance(sampler, FunctionType) else sampler.__call__) if compiler.compiles else sampler
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        tokens_R = draw(logits_DV[rows], make_generator(logits_DV, compiler)).squeeze(1)
+        tokens_R = sample(logits_DV[rows], make_generator(logits_DV, compiler)).squeeze(1)
     counts_DV = torch.zeros(len(names), VOCAB, dtype=torch.long, device=device)
     counts_DV.index_put_((rows, tokens_R), torch.ones_like(tokens_R), accumulate=True)
-    chances_DV = sampler.probabilities(logits_DV.double()).cpu()
-    found = {name: p_value(*each) for name, *each in zip(names, counts_DV.cpu(), chances_DV, strict=True)}
-    worst = min(found, key=lambda name: found[name])
-    if found[worst] < LEAST_P:
-        note = f"tokens are not drawn as they should be from {worst!r}: chi-square p = {found[worst]:.1g}"
+    probs_DV = sampler.probabilities(logits_DV.double()).cpu()
+    p_values = {name: p_value(*each) for name, *each in zip(names, counts_DV.cpu(), probs_DV, strict=True)}
+    worst = min(p_values, key=lambda name: p_values[name])
+    if p_values[worst] < MIN_P_VALUE:
+        note = f"token frequencies do not match the probabilities of {worst!r}: chi-square p = {p_values[worst]:.1g}"
         return replace(gate, verdict=Verdict.WRONG, note=note)
-    return replace(gate, note=f"{gate.note}; drawn as they should be, least p {found[worst]:.2g} of {len(found)} distributions")
+    return replace(
+        gate, note=f"{gate.note}; token frequencies match, smallest p {p_values[worst]:.2g} of {len(p_values)} distributions"
+    )
 
 
-def p_value(counts_V: Tensor, chances_V: Tensor) -> float:
-    """Pearson's chi-square of counts against chances; 0 where an impossible token was drawn."""
-    expected_V = chances_V * counts_V.sum()
+def p_value(counts_V: Tensor, probs_V: Tensor) -> float:
+    """The p value of Pearson's chi-square test of counts [V] for probabilities [V]; 0 if an impossible token was sampled."""
+    expected_V = probs_V * counts_V.sum()
     if counts_V[expected_V == 0].any():
         return 0.0
     order = expected_V.argsort()
     counts_V, expected_V = counts_V[order], expected_V[order]
-    sparse = expected_V < LEAST_EXPECTED
-    seen = [float(counts_V[sparse].sum()), *counts_V[~sparse].tolist()]
-    wanted = [float(expected_V[sparse].sum()), *expected_V[~sparse].tolist()]
-    if wanted[0] < LEAST_EXPECTED and len(wanted) > 1:
-        seen[:2], wanted[:2] = [seen[0] + seen[1]], [wanted[0] + wanted[1]]
-    if len(wanted) == 1:
+    sparse = expected_V < MIN_EXPECTED
+    observed = [float(counts_V[sparse].sum()), *counts_V[~sparse].tolist()]
+    expected = [float(expected_V[sparse].sum()), *expected_V[~sparse].tolist()]
+    if expected[0] < MIN_EXPECTED and len(expected) > 1:
+        observed[:2], expected[:2] = [observed[0] + observed[1]], [expected[0] + expected[1]]
+    if len(expected) == 1:
         return 1.0
-    statistic = sum((got - want) ** 2 / want for got, want in zip(seen, wanted, strict=True))
-    return float(stats.chi2.sf(statistic, len(wanted) - 1))
+    statistic = sum((count - mean) ** 2 / mean for count, mean in zip(observed, expected, strict=True))
+    return float(stats.chi2.sf(statistic, len(expected) - 1))

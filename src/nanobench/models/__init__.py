@@ -1,1 +1,1 @@
-"""GPTs behind the Adapter contract; one file per architecture."""
+"""Models behind the Adapter contract; one file per architecture, sizes in presets.toml."""

@@ -1,4 +1,4 @@
-"""What the built-in architectures share: attention, the network's base class and its Adapter.
+"""Shared by the built-in architectures: attention, the base class of networks and their Adapter.
 
 Shapes: B rows, T tokens, C width, V vocabulary, H heads, K key-value heads, D head width, S cached tokens.
 """
@@ -13,10 +13,10 @@ from nanobench.schema import GPTShape
 
 
 class Attention(nn.Module):
-    """Grouped-query attention between an architecture's projections: causal over the whole input, or over a cache."""
+    """Grouped-query attention without projections: causal over the whole input, or over a KV cache."""
 
-    look = staticmethod(F.scaled_dot_product_attention)
-    """The attention itself, which a calibration times in its place."""
+    sdpa = staticmethod(F.scaled_dot_product_attention)
+    """An attribute, so that a calibration can time it and a model can replace it."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
@@ -25,41 +25,41 @@ class Attention(nn.Module):
     def attend(
         self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
     ) -> Tensor:
-        """Attention output [B, T, C]."""
+        """Attention output [B, T, C] for queries, keys and values of the new tokens; updates the cache."""
         if cache is not None:
             k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
         mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
-        # Branches, not comparisons as arguments: a compiler makes sizes symbols, and a kernel takes no comparison of symbols.
+        # Branches, not comparisons as arguments: under torch.compile sizes are symbolic, and the kernel accepts no SymBool.
         if q_BHTD.shape[2] > 1:
-            y_BHTD = self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
+            y_BHTD = self.sdpa(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
             return y_BHTD.transpose(1, 2).flatten(2)
         if self.grouped and cache is not None:
-            # The heads of a group see the same keys under the same mask: as rows of one query they need no grouped kernel.
+            # The query heads of a group share keys and mask, so they can be the rows of one query: no grouped kernel is needed.
             rows_BKGD = q_BHTD.squeeze(2).unflatten(1, (k_BKTD.shape[1], -1))
-            return self.look(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
-        return self.look(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
+            return self.sdpa(rows_BKGD, k_BKTD, v_BKTD, attn_mask=mask).flatten(1).unsqueeze(1)
+        return self.sdpa(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, enable_gqa=self.grouped).flatten(1).unsqueeze(1)
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:
-    """A table without values yet. `nn.Embedding` draws some, and on the meta device torch imports for 1.6 s to do so."""
+    """An uninitialized embedding table. `nn.Embedding` initializes it, which on the meta device costs 1.6 s of imports."""
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 class GPT(nn.Module):
-    """A network of ours: called with tokens, positions and a cache it gives hidden states [B, T, C]."""
+    """Base class of the built-in networks: forward(tokens, positions, cache) returns hidden states [B, T, C]."""
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, V]"""
         raise NotImplementedError
 
 
-def last(x_BTC: Tensor) -> Tensor:
-    """The last position [B, 1, C], its rows side by side: over rows that lie apart a CPU multiplies one by one."""
+def last_position(x_BTC: Tensor) -> Tensor:
+    """The last position [B, 1, C], contiguous: a CPU multiplies rows that are not contiguous one by one."""
     return x_BTC[:, -1:].contiguous()
 
 
 class GPTAdapter:
-    """The Adapter of our own architectures."""
+    """The Adapter of the built-in architectures."""
 
     def __init__(self, module: GPT, shape: GPTShape) -> None:
         self.module = module
@@ -68,7 +68,7 @@ class GPTAdapter:
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
         """See Adapter.forward."""
         x_BTC: Tensor = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
-        logits_BTV = self.module.logits(last(x_BTC) if last_only else x_BTC)
+        logits_BTV = self.module.logits(last_position(x_BTC) if last_only else x_BTC)
         if targets_BT is None:
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-1)
@@ -84,4 +84,4 @@ class GPTAdapter:
     def forward_cached(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache, last_only: bool = True) -> tuple[Tensor, Cache]:
         """See Adapter.forward_cached."""
         x_BTC = self.module(idx_BT, pos_T, cache)
-        return self.module.logits(last(x_BTC) if last_only else x_BTC), cache
+        return self.module.logits(last_position(x_BTC) if last_only else x_BTC), cache

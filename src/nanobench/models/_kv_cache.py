@@ -1,4 +1,4 @@
-"""The two key-value caches that the built-in models share.
+"""The two KV caches of the built-in models.
 
 Shapes: B rows, T tokens, K key-value heads, D head width, S cached tokens.
 """
@@ -10,8 +10,8 @@ from nanobench.schema import GPTShape
 
 
 class StaticCache:
-    """Keys and values preallocated for `max_len` tokens; a step writes in place and attends over all of it, masked, or over
-    as much as `attend_to` says.
+    """Keys and values preallocated for `max_len` tokens. A step writes in place. It attends to all positions with a mask, or to
+    those set by `attend_to`.
     """
 
     def __init__(self, shape: GPTShape, batch_size: int, max_len: int, like: Tensor) -> None:
@@ -19,29 +19,33 @@ class StaticCache:
         self.keys_BKSD = [torch.zeros(sizes, dtype=like.dtype, device=like.device) for _ in range(shape.n_layer)]
         self.values_BKSD = [torch.zeros_like(keys) for keys in self.keys_BKSD]
         self.steps_S = torch.arange(max_len, device=like.device)
-        self.seen, self.masked = max_len, True
+        self.attended_len, self.masked = max_len, True
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that a step writes into."""
+        """All tensors that a step writes to."""
         return [*self.keys_BKSD, *self.values_BKSD]
 
-    def attend_to(self, seen: int, masked: bool) -> None:
-        """From now on a pass looks at the first `seen` positions only: unmasked, if it ends at the last of them."""
-        self.seen, self.masked = seen, masked
+    def attend_to(self, length: int, masked: bool) -> None:
+        """The next passes attend to the first `length` positions only; unmasked if their last token is the last of these."""
+        self.attended_len, self.masked = length, masked
 
     def mask(self, pos_T: Tensor) -> Tensor | None:
-        """Additive mask [T, S]: 0 where a new token may look, -inf behind it. None for a single token that may look at all,
-        and for a prompt that nothing stands before.
+        """Additive mask [T, S]: 0 for positions up to the new token's, -inf for later ones.
+
+        None if no mask is needed: for a single token that attends to all positions, and for a prompt at position 0.
         """
-        if not self.masked and len(pos_T) in (1, self.seen):
+        if not self.masked and len(pos_T) in (1, self.attended_len):
             return None
-        hidden_TS = self.steps_S[None, : self.seen] > pos_T[:, None]
+        hidden_TS = self.steps_S[None, : self.attended_len] > pos_T[:, None]
         return torch.zeros_like(hidden_TS, dtype=self.keys_BKSD[0].dtype).masked_fill_(hidden_TS, float("-inf"))
 
     def append(self, layer: int, keys_BKTD: Tensor, values_BKTD: Tensor, pos_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes a layer's new keys and values at `pos_T` and returns those to look at, [B, K, S, D]."""
-        keys_BKSD, values_BKSD = self.keys_BKSD[layer][:, :, : self.seen], self.values_BKSD[layer][:, :, : self.seen]
+        """Writes a layer's new keys and values at `pos_T` and returns those to attend to, [B, K, S, D]."""
+        keys_BKSD, values_BKSD = (
+            self.keys_BKSD[layer][:, :, : self.attended_len],
+            self.values_BKSD[layer][:, :, : self.attended_len],
+        )
         if self.masked:
             keys_BKSD.index_copy_(2, pos_T, keys_BKTD)
             values_BKSD.index_copy_(2, pos_T, values_BKTD)
@@ -52,7 +56,7 @@ class StaticCache:
 
 
 class CatCache:
-    """Keys and values grown with torch.cat, a new tensor per layer and step: how most hand-written loops do it."""
+    """Keys and values grown by torch.cat, with new tensors per layer and step, as in many generation scripts."""
 
     def __init__(self, shape: GPTShape) -> None:
         self.keys_BKSD: list[Tensor | None] = [None] * shape.n_layer

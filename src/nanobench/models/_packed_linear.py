@@ -1,7 +1,7 @@
-"""A linear layer that multiplies, for inference on a CPU, by weights laid out as oneDNN's kernels read them.
+"""A linear layer that, for inference on a CPU, can use weights in oneDNN's packed layout.
 
-`F.linear` hands float32 to another library on most CPUs, which is slower with few rows, and slower still on a CPU that it
-was not written for: tests/bench/packed_weights.py.
+On most CPUs `F.linear` calls another library for float32. It is slower for few rows, and slower still on CPUs that it is not
+optimized for: see tests/bench/packed_weights.py.
 """
 
 import math
@@ -13,34 +13,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST_WORK = 1_000_000
-"""Multiply-adds below which oneDNN's greater cost of a call is not won back."""
-LEAST_ROWS = 4
-"""oneDNN's kernels for a single row read memory more slowly than those for four."""
+MIN_MULTIPLY_ADDS = 1_000_000
+"""Multiply-adds below which oneDNN's higher cost per call outweighs its faster kernel."""
+MIN_ROWS = 4
+"""A single row is padded to this many: oneDNN's kernel for one row reads memory more slowly."""
 
 
 class Linear(nn.Linear):
-    """As `nn.Linear`; after `pack()` it keeps a second copy of its weights."""
+    """`nn.Linear` with an optional second copy of the weights in oneDNN's packed layout."""
 
     packed: Tensor | None = None
 
     def pack(self) -> None:
-        """Lays the weights out anew where oneDNN multiplies their dtype on this CPU, else does nothing.
+        """Creates the packed copy if oneDNN supports the dtype on this CPU; does nothing otherwise.
 
-        Weights that change in place afterwards are not seen; weights that move or are copied lose their second copy.
+        The copy does not follow later in-place changes of the weights. It is dropped when the layer is moved or copied.
         """
         if self.weight.device.type == "cpu" and is_packable(self.weight.dtype):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out], by the packed weights where there are any and the work is worth it."""
+        """[..., in] -> [..., out], with the packed weights if they exist and the work is large enough."""
         rows = math.prod(x.shape[:-1])
-        # A single row waits for memory twice as long as its multiply-adds would tell.
-        if self.packed is None or max(2, rows) * self.in_features * self.out_features < LEAST_WORK:
+        # A single row counts as two: it is limited by memory, not by multiply-adds.
+        if self.packed is None or max(2, rows) * self.in_features * self.out_features < MIN_MULTIPLY_ADDS:
             return F.linear(x, self.weight, self.bias)
         if rows > 1:
             return multiply(x, self.packed, self.bias)
-        padded = x.reshape(1, -1).expand(LEAST_ROWS, -1).contiguous()
+        padded = x.reshape(1, -1).expand(MIN_ROWS, -1).contiguous()
         return multiply(padded, self.packed, self.bias)[0].view(*x.shape[:-1], -1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear":
@@ -52,25 +52,25 @@ class Linear(nn.Linear):
 
 
 def pack(module: nn.Module) -> None:
-    """Packs every layer of a model that knows how."""
+    """Packs every Linear of a model."""
     for part in module.modules():
         if isinstance(part, Linear):
             part.pack()
 
 
 def packed_layers(module: nn.Module) -> list[Linear]:
-    """Those that keep a second copy."""
+    """The layers that have a packed copy."""
     return [part for part in module.modules() if isinstance(part, Linear) and part.packed is not None]
 
 
 def packed_bytes(module: nn.Module) -> int:
-    """Bytes of the second copies."""
+    """Bytes of all packed copies."""
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in packed_layers(module))
 
 
 @contextmanager
 def unpacked(module: nn.Module) -> Iterator[None]:
-    """While it lasts every layer multiplies as torch does."""
+    """Within the context, every layer uses its original weights."""
     layers = packed_layers(module)
     copies = [layer.packed for layer in layers]
     try:
@@ -83,7 +83,7 @@ def unpacked(module: nn.Module) -> Iterator[None]:
 
 
 def is_packable(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies a dtype on this CPU."""
+    """Whether oneDNN supports matmuls of a dtype on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
     if dtype == torch.bfloat16:
@@ -92,7 +92,7 @@ def is_packable(dtype: torch.dtype) -> bool:
 
 
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """[..., in] -> [..., out]"""
+    """[..., in] -> [..., out], as a custom operator under torch.compile."""
     if torch.compiler.is_compiling():
         return torch.ops.nanobench.packed_linear(x, packed, bias)
     return by_onednn(x, packed, bias)
@@ -103,7 +103,7 @@ def by_onednn(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-# Inductor lowers oneDNN's operator only where it has packed the weights itself; one that it does not know it just calls.
+# Inductor accepts oneDNN's operator only for weights that it has packed itself; a custom operator is called as it is.
 torch.library.define("nanobench::packed_linear", "(Tensor x, Tensor packed, Tensor? bias) -> Tensor")
 
 torch.library.impl("nanobench::packed_linear", "CompositeExplicitAutograd", by_onednn)

@@ -1,4 +1,4 @@
-"""The kernels of `scaled_dot_product_attention` as an arm's choice, and whether an arm really ran the one it names."""
+"""Selection of the `scaled_dot_product_attention` backend, and the check that an arm really used it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +13,23 @@ KERNELS = {
     "sdpa-efficient": (SDPBackend.EFFICIENT_ATTENTION, "aten::_scaled_dot_product_efficient_attention"),
     "sdpa-cudnn": (SDPBackend.CUDNN_ATTENTION, "aten::_scaled_dot_product_cudnn_attention"),
 }
-"""Choice -> torch's backend, and how the name of its operator begins."""
+"""Choice -> torch's backend and the prefix of its operator's name."""
 NO_KERNEL = ("No available kernel", "No viable backend")
-"""How torch says that a backend cannot do it."""
+"""torch's messages when a backend does not support the input."""
 ON_CPU = ("sdpa-math", "sdpa-flash")
 
 
-def refuse_elsewhere(choice: str, device: str) -> None:
-    """Raises Skip for a backend that this kind of device has not."""
+def check_device(choice: str, device: str) -> None:
+    """Raises Skip for a backend that this device type does not have."""
     if device == "cpu" and choice not in ("auto", *ON_CPU):
         raise Skip(f"{choice} needs a CUDA device; a CPU has {' and '.join(ON_CPU)}")
 
 
 @contextmanager
-def only(choice: str) -> Iterator[None]:
-    """While it lasts torch takes this backend alone; `auto` leaves the choice to torch.
+def use_backend(choice: str) -> Iterator[None]:
+    """Within the context, torch uses only this backend; with `auto` torch chooses.
 
-    Raises Skip where the backend has no kernel for what it is given.
+    Raises Skip if the backend has no kernel for the input.
     """
     if choice == "auto":
         yield
@@ -44,10 +44,11 @@ def only(choice: str) -> Iterator[None]:
 
 
 def check(choice: str, names: frozenset[str], compiled: bool) -> None:
-    """Raises RuntimeError unless the operators that were dispatched are those of the choice. A compiler may have put other
-    operators in its place, but not those of another choice.
+    """Raises RuntimeError unless the dispatched operators `names` are those of the choice.
+
+    In a compiled arm the compiler may have replaced them, but not by the operators of another choice.
     """
-    seen = {each for each, (_, operator) in KERNELS.items() for name in names if name.startswith(operator)}
-    if choice != "auto" and seen != {choice} and not (compiled and not seen):
-        what = f"ran {' and '.join(sorted(seen))}" if seen else "calls no scaled_dot_product_attention"
-        raise RuntimeError(f"{choice} was asked for, but the model {what}")
+    used = {each for each, (_, operator) in KERNELS.items() for name in names if name.startswith(operator)}
+    if choice != "auto" and used != {choice} and not (compiled and not used):
+        what = f"ran {' and '.join(sorted(used))}" if used else "calls no scaled_dot_product_attention"
+        raise RuntimeError(f"{choice} was requested, but the model {what}")

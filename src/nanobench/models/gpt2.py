@@ -14,7 +14,7 @@ from nanobench.schema import GPTShape
 
 
 class SelfAttention(Attention):
-    """One joined projection to queries, keys and values."""
+    """Attention with one joint projection to queries, keys and values."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__(shape, layer)
@@ -29,7 +29,7 @@ class SelfAttention(Attention):
 
 
 class Block(nn.Module):
-    """Attention and a four times wider MLP, each on a normalised input, each added to the stream."""
+    """Pre-norm block: attention and an MLP of four times the width, each with a residual connection."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class GPT2(GPT):
-    """The whole network. `forward` gives hidden states, `logits` maps them to the vocabulary."""
+    """The whole network: `forward` returns hidden states, `logits` maps them to the vocabulary."""
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """nanochat: rotary positions, RMSNorm without weights, normalised queries and keys, squared ReLU, no biases, an untied head.
 
-The architecture of karpathy/nanochat as of autumn 2025. Shapes beside those of `base`: R is half a head's width.
+The architecture of karpathy/nanochat as of autumn 2025. Shapes as in `_gpt`; R is half the head dimension.
 """
 
 import torch
@@ -17,25 +17,25 @@ LOGIT_CAP = 15.0
 
 
 def normalise(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension. A fixed epsilon, for torch's default differs from dtype to dtype."""
+    """RMSNorm over the last dimension, with a fixed epsilon because torch's default depends on the dtype."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def rotations(block_size: int, head_dim: int) -> Tensor:
-    """Cosine and sine of every position's angles, [2, block_size, R], exact to the last float32 digit."""
+    """Cosine and sine of every position's angles, [2, block_size, R], computed in float64 and rounded to float32."""
     exponents_R = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     angles_TR = torch.arange(block_size, dtype=torch.float64)[:, None] * ROTARY_BASE**-exponents_R
     return torch.stack((angles_TR.cos(), angles_TR.sin())).float()
 
 
 def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Turns each pair (i, i + R) of a head's dimensions by its position's angle, clockwise as nanochat does."""
+    """Rotates each pair (i, i + R) of a head's dimensions by the angle of its position, clockwise as in nanochat."""
     x_BHTR, y_BHTR = x_BHTD.chunk(2, dim=3)
     return torch.cat((x_BHTR * cos_TR + y_BHTR * sin_TR, y_BHTR * cos_TR - x_BHTR * sin_TR), dim=3)
 
 
 class SelfAttention(Attention):
-    """Fewer key-value heads than query heads where the shape says so."""
+    """Grouped-query attention with RMSNorm on queries and keys."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__(shape, layer)
@@ -56,7 +56,7 @@ class SelfAttention(Attention):
 
 
 class Block(nn.Module):
-    """Attention and a four times wider MLP, each on a normalised input, each added to the stream."""
+    """Pre-norm block: attention and an MLP of four times the width, each with a residual connection."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class Nanochat(GPT):
-    """The whole network. `forward` gives hidden states, `logits` maps them to the vocabulary."""
+    """The whole network: `forward` returns hidden states, `logits` maps them to the vocabulary."""
 
     rotations_2NR: Tensor
 
@@ -82,7 +82,7 @@ class Nanochat(GPT):
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
-        # Cosines, not angles: `.to(bfloat16)` rounds them to 0.2 %, as nanochat does; rounded angles would be off by radians.
+        # Cosines instead of angles: `.to(bfloat16)` rounds them to 0.2 %, as in nanochat; angles would be wrong by radians.
         self.register_buffer("rotations_2NR", rotations(shape.block_size, shape.head_dim), persistent=False)
         self.apply(initialise)
 
@@ -96,12 +96,12 @@ class Nanochat(GPT):
         return normalise(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, V], bent smoothly into +-15."""
+        """[B, T, C] -> [B, T, V], soft-capped to +-15."""
         return LOGIT_CAP * torch.tanh(self.head(x_BTC) / LOGIT_CAP)
 
 
 def initialise(module: nn.Module) -> None:
-    """Normal weights that keep the size of what passes: logits of about 1, where nanochat's zeroed head has them all equal."""
+    """Normal weights that preserve the scale of activations, so that logits differ; nanochat's own head starts at zero."""
     if isinstance(module, nn.Linear) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
     if isinstance(module, nn.Embedding) and not module.weight.is_meta:
@@ -109,7 +109,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def count_params(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int) -> int:
-    """Parameters: embedding and head apart; per layer 10 C^2 and, for keys and values, 2 C K D."""
+    """Parameters: 2 V C for embedding and head; per layer 10 C^2, and 2 C K D for keys and values."""
     return 2 * vocab_size * n_embd + n_layer * (10 * n_embd**2 + 2 * n_embd * n_kv_head * (n_embd // n_head))
 
 

@@ -1,1 +1,1 @@
-"""Optimizers; one file per optimizer. `build(parameters, fused=...)` gives a torch.optim.Optimizer."""
+"""Optimizers; one file per optimizer. `build(parameters, fused=...)` returns a torch.optim.Optimizer."""

@@ -1,4 +1,4 @@
-"""Plain gradient descent: no state, so the least that an optimizer can cost."""
+"""Plain SGD without momentum: it has no state, so it is the cheapest optimizer."""
 
 from collections.abc import Iterable
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def build(parameters: Iterable[Tensor], *, fused: bool, lr: float = 1e-2) -> torch.optim.SGD:
-    """One kernel over all parameters where `fused`, else torch's list-wise operations."""
+    """SGD: one kernel over all parameters if `fused`, else torch's foreach implementation."""
     return torch.optim.SGD(parameters, lr=lr, fused=fused, foreach=not fused)

@@ -1,1 +1,1 @@
-"""Instruments: clocks, memory, and what this machine is."""
+"""Instruments: clocks, memory, sensors and counters, and the identity of the machine."""

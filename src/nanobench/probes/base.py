@@ -1,4 +1,4 @@
-"""The contract that every probe meets: read just before and just after a repetition, never during one."""
+"""The contract of a probe: it is read just before and just after a repetition, never during one."""
 
 from typing import Any, Protocol
 
@@ -6,25 +6,25 @@ from nanobench.records import Repetition
 
 
 class Probe(Protocol):
-    """An instrument beside the clock. It never raises: what it can't read is None, and `note` says why."""
+    """A source of readings next to the clock. It never raises: a reading that fails is None, and `note` has the reason."""
 
     @property
     def note(self) -> str | None:
-        """Why readings are missing; None where nothing is."""
+        """Why readings are missing; None if none is missing."""
         ...
 
     def ready(self) -> None:
-        """The model is on the device now: what is new there since the probe was made is ours."""
+        """Called when the model is on the device: processes that are new there since the probe was created are ours."""
         ...
 
     def before(self) -> None:
-        """Takes the counters' values at the start of a repetition."""
+        """Reads the counters at the start of a repetition."""
         ...
 
     def after(self) -> dict[str, Any]:
-        """What the repetition saw: values of fields of schema.Readings."""
+        """The readings of the repetition: values of fields of records.Readings."""
         ...
 
     def close(self) -> list[Repetition]:
-        """Ends the probe and gives the samples, of kind `sample`, that it took beside the repetitions."""
+        """Ends the probe and returns the samples, of kind `sample`, that it took during the trial."""
         ...

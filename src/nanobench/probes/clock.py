@@ -1,6 +1,6 @@
-"""The clocks: one interface, a member for the host and one for CUDA (probes.virtual has the third, which needs neither).
+"""The clocks: one interface, one clock for the host and one for CUDA.
 
-No clock waits for the device in what it times.
+No clock waits for the device inside a timed interval.
 """
 
 import time
@@ -10,32 +10,32 @@ import torch
 
 
 class Clock(Protocol):
-    """Marks are taken while work is enqueued and become times only after `sync`."""
+    """Timestamps are recorded while work is enqueued; `resolve` turns them into times after `sync`."""
 
     timestamp_interval: int
-    """One repetition in so many carries a mark per token; 1 where marks cost next to nothing."""
+    """One repetition in this many has a timestamp per token; 1 if timestamps cost almost nothing."""
     enqueues: bool
-    """Whether work goes on after the call that asked for it has returned."""
+    """Whether calls return before their work is done, as on a GPU."""
 
     def now(self) -> float:
-        """Host seconds since an arbitrary moment."""
+        """Host time in seconds since an arbitrary start."""
         ...
 
     def sync(self) -> None:
-        """Waits until the device has done all that was enqueued."""
+        """Waits until the device has done all enqueued work."""
         ...
 
     def timestamp(self) -> Any:
-        """A moment in the device's stream of work."""
+        """Records a timestamp in the device's stream."""
         ...
 
     def resolve(self, timestamps: list[Any]) -> list[float]:
-        """Seconds from the first mark to each of them; call it after `sync`."""
+        """Seconds from the first timestamp to each of them. Call it after `sync`."""
         ...
 
 
 class HostClock:
-    """For work that is done when the call returns: a mark is a reading of the monotonic clock."""
+    """For work that is done when the call returns: a timestamp is a reading of the monotonic clock."""
 
     timestamp_interval = 1
     enqueues = False
@@ -48,7 +48,7 @@ class HostClock:
         """Nothing to wait for."""
 
     def timestamp(self) -> float:
-        """See Clock.mark."""
+        """See Clock.timestamp."""
         return time.perf_counter()
 
     def resolve(self, timestamps: list[float]) -> list[float]:
@@ -57,7 +57,7 @@ class HostClock:
 
 
 class CudaClock:
-    """CUDA events recorded in the stream. Events are kept and used again, so that none is created inside a repetition."""
+    """CUDA events recorded in the stream. Events are reused, so that none is created inside a repetition."""
 
     timestamp_interval = 5
     enqueues = True
@@ -72,11 +72,11 @@ class CudaClock:
         return time.perf_counter()
 
     def sync(self) -> None:
-        """See Clock.sync; all events are free again afterwards once they were resolved."""
+        """See Clock.sync."""
         torch.cuda.synchronize(self.device)
 
     def timestamp(self) -> torch.cuda.Event:
-        """See Clock.mark."""
+        """See Clock.timestamp."""
         if self.used == len(self.events):
             self.events.append(torch.cuda.Event(enable_timing=True))
         event = self.events[self.used]
@@ -85,7 +85,7 @@ class CudaClock:
         return event
 
     def resolve(self, timestamps: list[torch.cuda.Event]) -> list[float]:
-        """See Clock.resolve; resolution about half a microsecond."""
+        """See Clock.resolve. The resolution is about 0.5 us. All events can be reused afterwards."""
         self.used = 0
         return [timestamps[0].elapsed_time(timestamp) / 1e3 for timestamp in timestamps]
 
@@ -96,7 +96,7 @@ def make_clock(device: torch.device) -> Clock:
 
 
 def timestamp_cost_s(clock: Clock, timestamps: int = 10_000) -> float | None:
-    """Seconds that one host mark takes, measured now; None on CUDA, where marked repetitions stand beside plain ones."""
+    """Seconds per host timestamp, measured now. None on CUDA: there, repetitions with and without timestamps give the cost."""
     if clock.timestamp_interval > 1:
         return None
     start = clock.now()

@@ -1,4 +1,4 @@
-"""What torch.compile did for one arm: graphs, recompilations and graph breaks, from dynamo's own records."""
+"""The effects of torch.compile on one arm, from dynamo's own records: graphs, recompilations and graph breaks."""
 
 import os
 from collections import Counter
@@ -7,13 +7,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ADDED = ("Explanation:", "Developer debug context:")
-"""How lines begin in which dynamo says more."""
+DETAILS = ("Explanation:", "Developer debug context:")
+"""Prefixes of the lines with details in dynamo's messages."""
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """Dynamo's counts for one arm; all None for an arm that compiles nothing."""
+    """Dynamo's counts for one arm; all None for an arm that is not compiled."""
 
     compiled_graphs: int | None = None
     recompiles: int | None = None
@@ -21,9 +21,9 @@ class Compilation:
 
 
 def warm_vec_isa_cache() -> None:
-    """Lets inductor find out what the processor can do, by compiling: seconds that are nobody's, kept in the user's cache.
+    """Runs inductor's one-time probe of the CPU's vector instructions, so that no arm's first call includes its seconds.
 
-    Where that fails, whoever compiles says so.
+    The result stays in the user's default cache. Errors are ignored: a later compilation reports them.
     """
     with suppress(Exception):
         from torch._inductor.cpu_vec_isa import pick_vec_isa
@@ -35,7 +35,7 @@ def warm_vec_isa_cache() -> None:
 
 @contextmanager
 def own_cache(cache_key: str) -> Iterator[None]:
-    """Inductor finds the graphs and kernels compiled under this owner's name in an earlier process, and nobody else's."""
+    """Within the context, inductor uses the cache of this key only: it reuses only what was compiled under the same key."""
     from torch._inductor.utils import clear_caches
 
     clear_caches()
@@ -45,7 +45,7 @@ def own_cache(cache_key: str) -> Iterator[None]:
 
 @contextmanager
 def inductor_cache_dir(folder: Path) -> Iterator[None]:
-    """Inductor's cache is in a folder."""
+    """Within the context, inductor and Triton use this cache folder."""
     own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
@@ -58,14 +58,14 @@ def inductor_cache_dir(folder: Path) -> Iterator[None]:
 
 
 def cache_of(cache_key: str) -> Path:
-    """The owner's folder in inductor's."""
+    """The cache folder of a key, inside inductor's."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     return Path(cache_dir()) / cache_key
 
 
-class Tally:
-    """What dynamo did in this process since this was made. It imports dynamo, which takes a second."""
+class CompileCounters:
+    """Dynamo's counts in this process since the object was created. The constructor imports dynamo, which takes a second."""
 
     def __init__(self) -> None:
         from torch._dynamo.utils import counters
@@ -74,48 +74,48 @@ class Tally:
         self.before = {group: Counter(counters[group]) for group in ("stats", "frames", "graph_break")}
 
     def new(self, group: str) -> Counter[str]:
-        """How much each counter of a group has grown."""
+        """The increase of each counter of a group."""
         return self.counters[group] - self.before[group]
 
     @property
     def graphs(self) -> int:
-        """Compiled graphs."""
+        """Number of compiled graphs."""
         return self.new("stats")["unique_graphs"]
 
     @property
     def breaks(self) -> int:
-        """Graph breaks."""
+        """Number of graph breaks."""
         return self.new("graph_break").total()
 
     @property
     def eager(self) -> int:
-        """Functions that were given up: they run eagerly, whatever was compiled around them."""
+        """Number of functions that dynamo could not compile: they run eagerly."""
         frames = self.new("frames")
         return frames["total"] - frames["ok"]
 
     @property
     def cause(self) -> str:
-        """Why graphs were broken most often, in dynamo's words."""
+        """The most frequent cause of graph breaks, in dynamo's words."""
         causes = self.new("graph_break").most_common(1)
-        return in_brief(causes[0][0]) if causes else "dynamo tells no cause"
+        return summarize_error(causes[0][0]) if causes else "dynamo reports no cause"
 
 
-def in_brief(text: str) -> str:
-    """An error on one line: its first, and what dynamo's explanation and context add to it."""
+def summarize_error(text: str) -> str:
+    """An error message on one line: its first line, and the details that dynamo adds."""
     first, *others = text.strip().split("\n")
-    added = [line.strip().partition(":")[2].strip() for line in others if line.strip().startswith(ADDED)]
-    return ": ".join(part[:400] for part in (first, *added) if part)
+    details = [line.strip().partition(":")[2].strip() for line in others if line.strip().startswith(DETAILS)]
+    return ": ".join(part[:400] for part in (first, *details) if part)
 
 
 def graph_skips() -> str:
-    """How often inductor left a CUDA graph out in this process, in words."""
+    """A message with the number of CUDA graphs that inductor skipped in this process."""
     from torch._dynamo.utils import counters
 
-    return f"inductor left it out {counters['inductor']['cudagraph_skips']} times; its reason is in the log"
+    return f"inductor skipped {counters['inductor']['cudagraph_skips']} CUDA graphs; the log has the reasons"
 
 
 def recompiles_of(code_names: set[str]) -> int:
-    """How often the functions with these code names were compiled again, and so ran slower for a while."""
+    """The number of recompilations of the functions with these code names."""
     from torch._dynamo.utils import get_compilation_metrics
 
     return sum(entry.co_name in code_names and entry.recompile_reason is not None for entry in get_compilation_metrics())

@@ -1,4 +1,4 @@
-"""What this machine is and how it is: the identity that makes two runs comparable, and the state that may differ."""
+"""The machine's identity, which two comparable runs share, and its state, which may differ between them."""
 
 import hashlib
 import importlib.metadata
@@ -19,11 +19,11 @@ from nanobench.schema import PROTOCOL
 GIB = 1 << 30
 BUSY_S = 0.5
 BUSY_SHARE = 0.1
-"""A process is named once it takes this share of a core."""
+"""A process is listed if it uses at least this share of a core."""
 
 
 def identity() -> dict[str, Any]:
-    """What does not change between two runs on the same machine and software; `hash` names it in twelve digits."""
+    """The properties of machine and software that comparable runs share; `hash` is the start of their SHA-256."""
     facts = {
         "protocol": PROTOCOL,
         "cpu": cpu_model(),
@@ -46,7 +46,7 @@ def identity() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What may differ from one run to the next: load, clocks, settings, who else is here. Takes half a second; never hashed."""
+    """What may differ between runs: load, clocks, settings, other processes. Takes half a second; not part of the hash."""
     governor = host.CPUS / "cpu0" / "cpufreq" / "scaling_governor"
     load_1m = os.getloadavg()[0]
     return {
@@ -65,12 +65,12 @@ def state() -> dict[str, Any]:
 
 
 def cores() -> list[int]:
-    """The cores that this process may use."""
+    """The numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def cpu_quota() -> float | None:
-    """How many cores' time the control group allows; None without a limit."""
+    """The cgroup's CPU quota in cores; None without a quota."""
     file = host.throttling_file()
     if file is None:
         return None
@@ -85,7 +85,7 @@ def cpu_quota() -> float | None:
 
 
 def cpu_pressure() -> float | None:
-    """The share of the last ten seconds in which some task waited for a core; None where the kernel does not tell."""
+    """The share of the last ten seconds in which some task waited for a core (PSI); None if the kernel does not report it."""
     try:
         return float((host.PROC / "pressure" / "cpu").read_text().partition("avg10=")[2].split()[0]) / 100
     except (OSError, ValueError, IndexError):
@@ -93,12 +93,12 @@ def cpu_pressure() -> float | None:
 
 
 def busy_processes() -> list[dict[str, Any]]:
-    """Other processes that took more than a tenth of a core in the last half second, the busiest first."""
+    """The five busiest other processes that used more than BUSY_SHARE of a core in the last half second, busiest first."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    seen = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
-    before = {process: seconds_of(process) for process in seen}
+    others = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
+    before = {process: seconds_of(process) for process in others}
     time.sleep(BUSY_S)
-    shares = {process: (seconds_of(process) - begun) / BUSY_S for process, begun in before.items()}
+    shares = {process: (seconds_of(process) - earlier_s) / BUSY_S for process, earlier_s in before.items()}
     found = [
         {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)} for p, share in shares.items() if share > BUSY_SHARE
     ]
@@ -106,7 +106,7 @@ def busy_processes() -> list[dict[str, Any]]:
 
 
 def seconds_of(process: psutil.Process) -> float:
-    """CPU time of a process so far; 0 for one that ended or is not ours to ask."""
+    """CPU time of a process in seconds; 0 if it has ended or cannot be read."""
     try:
         times = process.cpu_times()
     except psutil.Error:
@@ -124,7 +124,7 @@ def commit() -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's name as the kernel gives it."""
+    """The processor's name, as the kernel reports it."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -138,13 +138,13 @@ def gpus() -> list[str]:
 
 
 def gpus_by_nvml() -> list[nvml.Gpu]:
-    """NVML's view of the devices that torch sees, in torch's order."""
+    """NVML handles of the devices that torch sees, in torch's order."""
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     return [nvml.Gpu(device.index, nvml.torch_uuid(device)) for device in devices]
 
 
 def version_of(package: str) -> str | None:
-    """An installed package's version; None where it is not installed."""
+    """An installed package's version; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -152,7 +152,7 @@ def version_of(package: str) -> str | None:
 
 
 def matmul_flops_per_s(device: str, size: int = 1024, seconds: float = 0.2) -> float:
-    """A rough rate of square float32 matrix products, for the expected time that the card shows; never a result."""
+    """A rough rate of square float32 matmuls, in FLOP/s, used only to estimate the duration of a run."""
     x = torch.randn(size, size, device=device)
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:

@@ -1,4 +1,4 @@
-"""All that looks at a trial: the clock that times it, and the probes that are read before and after each repetition."""
+"""The instruments of a trial: its clock, and the probes that are read before and after each repetition."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,25 +13,25 @@ from nanobench.probes.host import HostProbe
 from nanobench.records import Repetition
 
 SUSTAINED_S = 3.5
-"""How long an arm runs for counters that a GPU renews slowly: NVML's utilization means nothing in windows below 3 s."""
+"""Duration of the sustained phase: NVML updates its utilization slowly, so it is meaningless for less than 3 s."""
 
 
 @dataclass
 class Instruments:
-    """A clock with its probes."""
+    """A clock and its probes."""
 
     clock: Clock
     probes: list[Probe] = field(default_factory=list)
     sustained_s: float = 0.0
-    """seconds of untimed work after the pairs of the first launch; 0 where no probe needs them"""
+    """seconds of untimed work after the pairs of the first launch; 0 if no probe needs it"""
 
     def ready(self) -> None:
-        """Tells the probes that the model is on the device."""
+        """See Probe.ready."""
         for probe in self.probes:
             probe.ready()
 
     def observe(self, work: Callable[[], Repetition]) -> Repetition:
-        """Does the work and puts what the probes saw beside its times."""
+        """Does the work and adds the probes' readings to its repetition."""
         for probe in self.probes:
             probe.before()
         done = work()
@@ -42,16 +42,16 @@ class Instruments:
 
     @property
     def note(self) -> str | None:
-        """Why readings are missing."""
+        """The notes of all probes, joined; None if no reading is missing."""
         return "; ".join(probe.note for probe in self.probes if probe.note) or None
 
     def close(self) -> list[Repetition]:
-        """Ends the probes and gives the samples that they took."""
+        """Ends the probes and returns their samples."""
         return [sample for probe in self.probes for sample in probe.close()]
 
 
 def make_instruments(device: torch.device, folder: Path) -> Instruments:
-    """The clock of a device, a probe of the host, and on CUDA one of the GPU, which keeps its samples in `folder`."""
+    """The clock of a device, a probe of the host, and on CUDA a probe of the GPU, which writes its samples to `folder`."""
     if device.type != "cuda":
         return Instruments(make_clock(device), [HostProbe()])
     from nanobench.probes.nvml import NvmlProbe

@@ -1,4 +1,4 @@
-"""Memory: a limit on the worker, the allocator's peak over a piece of work, and how to tell out-of-memory from other errors."""
+"""Memory: the limit of a worker, the allocator's peak during some work, and the detection of out-of-memory errors."""
 
 import ctypes
 import mmap
@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 T = TypeVar("T")
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-"""As in glibc's malloc.h."""
+"""Parameters of mallopt, from glibc's malloc.h."""
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -25,11 +25,11 @@ OUT_OF_MEMORY = (
     "Thread creation failed",
     "Cannot allocate memory",
 )
-"""Texts that torch, the interpreter and libgomp use for it when no exception type says so."""
+"""Messages of torch, the interpreter and libgomp for it, in exceptions of a general type."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
+    """Whether an exception means out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_MEMORY)
@@ -37,9 +37,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def limited(limit_bytes: int | None) -> Iterator[None]:
-    """Limits the process's private memory (RLIMIT_DATA) while an arm runs and lifts it afterwards.
+    """Within the context, limits the process's private memory (RLIMIT_DATA); None means no limit.
 
-    Only the soft limit moves: close to it a process can't even start a thread, so whatever follows must run without it.
+    Only the soft limit changes, so that it can be removed: near the limit a process cannot even start a thread.
     """
     if limit_bytes is None:
         yield
@@ -53,19 +53,19 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
 
 
 def keep_freed() -> None:
-    """Asks glibc to keep what is freed instead of giving it back to the kernel, as torch's allocator on CUDA does.
+    """Makes glibc keep freed memory instead of returning it to the kernel, as torch's CUDA allocator does.
 
-    Else an arm pays for fresh pages or doesn't, up to twice the time of a prefill, depending on what ran before it.
+    Otherwise an arm may or may not pay for new pages, up to twice the time of a prefill, depending on what ran before it.
     """
-    # Not all: kept blocks of several hundred MiB fit together badly. Old versions of glibc take 32 MiB at most, and a
-    # threshold of trimming alone would fix that of mmap where it is.
+    # Larger blocks are returned: kept blocks of several hundred MiB cause fragmentation. Old versions of glibc accept at most
+    # 32 MiB. Setting only the trim threshold would also freeze the mmap threshold at its current value.
     if set_malloc(M_MMAP_THRESHOLD, 128 << 20) or set_malloc(M_MMAP_THRESHOLD, 32 << 20):
         set_malloc(M_TRIM_THRESHOLD, -1)
 
 
 @contextmanager
-def given_back() -> Iterator[None]:
-    """Whatever larger than 1 MiB is allocated meanwhile goes back to the kernel, or to the GPU, once it is freed."""
+def release_freed() -> Iterator[None]:
+    """Memory allocated within the context in blocks above 1 MiB is returned to the kernel (or the GPU) when it is freed."""
     set_malloc(M_MMAP_THRESHOLD, 1 << 20)
     try:
         yield
@@ -76,12 +76,13 @@ def given_back() -> Iterator[None]:
 
 
 def on_disk(vector: Tensor) -> Tensor:
-    """A copy in a temporary file without a name, which is no part of the process's private memory, and is written before this
-    returns: not beside what is timed. The vector itself where the temporary folder has no room.
+    """A copy in an unnamed temporary file, which is not part of the process's private memory.
+
+    The file is written to disk before this returns, not during timed work. Returns the vector itself if the disk is full.
     """
     with tempfile.TemporaryFile() as file:
         try:
-            # Else a full disk is found out by a signal, when a page is written to.
+            # Without this, a full disk causes SIGBUS when a page is written.
             os.posix_fallocate(file.fileno(), 0, vector.nbytes)
         except OSError:
             return vector
@@ -92,12 +93,12 @@ def on_disk(vector: Tensor) -> Tensor:
 
 
 def set_malloc(parameter: int, value: int) -> bool:
-    """Sets one of glibc's parameters; False where there is none that takes it."""
+    """Sets a parameter of glibc's malloc; False if that is not possible."""
     return sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt") and bool(libc.mallopt(parameter, value))
 
 
 def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]:
-    """The result of `work`, and the most bytes that torch's allocator held at once during it, above what it held before."""
+    """The result of `work`, and the peak of torch's allocator during it, in bytes above the level before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -115,7 +116,7 @@ def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]
 
 
 def tensor_bytes(holder: Any) -> int:
-    """Bytes of all floating-point tensors that an object holds, each storage counted once."""
+    """Bytes of all floating-point tensors reachable from an object; each storage is counted once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
 
@@ -144,15 +145,15 @@ def tensor_bytes(holder: Any) -> int:
 
 
 def alloc_retries(device: torch.device) -> int | None:
-    """How often CUDA's allocator had to free its cache to go on, so far; None on a CPU."""
+    """How often CUDA's allocator had to free its cache and retry; None on a CPU."""
     return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else None
 
 
 def rss_peak_bytes() -> int:
-    """The process's largest resident size so far."""
+    """The process's peak resident set size in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def available_bytes() -> int:
-    """Memory that this machine can give to a new process now."""
+    """Bytes that are available to a new process now."""
     return psutil.virtual_memory().available

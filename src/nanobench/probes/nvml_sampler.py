@@ -1,6 +1,6 @@
-"""Samples taken ten times a second by a process of its own, and the parent's end of that process.
+"""The sampling process, which takes ten samples per second, and its parent's handle of it.
 
-The samples are lines of JSON in a file: what was written stays readable however either process ends.
+The samples are lines of JSON in a file, which stays readable if either process crashes.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 EVERY_S = 0.1
-PATIENCE_S = 5.0
-"""How long the process may take to end: a driver that hangs must not hold up a sweep."""
+EXIT_TIMEOUT_S = 5.0
+"""The process is killed if it takes longer to end: a driver that hangs must not stop a sweep."""
 
 
 def take_samples(read: Callable[[], dict[str, Any]], out: Path, every_s: float) -> None:
-    """Appends what `read` gives, with the Unix time, to `out` every `every_s` seconds until standard input closes."""
+    """Appends the result of `read` and the Unix time to `out` every `every_s` seconds, until standard input closes."""
     start, tick = time.monotonic(), 0
     while not closed(sys.stdin.fileno(), start + tick * every_s - time.monotonic()):
         append(out, {"started_at": time.time(), **read()})
@@ -28,44 +28,44 @@ def take_samples(read: Callable[[], dict[str, Any]], out: Path, every_s: float) 
 
 
 def append(out: Path, line: dict[str, Any]) -> None:
-    """Adds a line to a file in one piece."""
+    """Appends a line to a file with a single write."""
     with out.open("ab", buffering=0) as file:
         file.write(json.dumps(line).encode() + b"\n")
 
 
 def next_tick(tick: int, elapsed_s: float, every_s: float) -> int:
-    """The number of the next sample: ticks that went by during a slow one are left out, so that the schedule never drifts."""
+    """The number of the next sample: ticks missed during a slow sample are skipped, so that the schedule does not drift."""
     return max(tick + 1, int(elapsed_s / every_s) + 1)
 
 
 def closed(descriptor: int, timeout_s: float) -> bool:
-    """Whether the other end of a pipe is gone; waits up to `timeout_s` seconds for that."""
+    """Whether the other end of a pipe is closed; waits up to `timeout_s` seconds for that."""
     ready, _, _ = select.select([descriptor], [], [], max(0.0, timeout_s))
     return bool(ready) and not os.read(descriptor, 4096)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of samples; one that was cut off is left out. No file, no lines."""
+    """The samples in a file; incomplete lines are skipped. Empty if there is no file."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return []
-    found = []
+    samples = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            samples.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return samples
 
 
 class SamplingProcess:
-    """`python -m nanobench.probes.nvml` at work. It raises nothing: `trouble` says why samples are missing."""
+    """A running `python -m nanobench.probes.nvml`. No method raises: `error` says why samples are missing."""
 
     def __init__(self, device: str, out: Path, every_s: float = EVERY_S) -> None:
-        """Starts it. A session of its own keeps Ctrl-C from it, the pipe ends it whenever this process does."""
+        """Starts the process in a session of its own, without Ctrl-C. It ends with this process, because the pipe closes."""
         self.out = out
-        self.trouble: str | None = None
+        self.error: str | None = None
         self.process: subprocess.Popen[bytes] | None = None
         try:
             out.unlink(missing_ok=True)
@@ -77,24 +77,24 @@ class SamplingProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            self.trouble = f"the sampling process did not start: {error.strerror}"
+            self.error = f"the sampling process did not start: {error.strerror}"
 
-    def look(self) -> None:
-        """Puts it into `trouble` if the process has ended by itself."""
+    def check_alive(self) -> None:
+        """Sets `error` if the process has ended by itself."""
         if self.process is not None and self.process.poll() is not None:
-            self.trouble = self.trouble or how_it_ended(self.process.returncode)
+            self.error = self.error or describe_exit(self.process.returncode)
 
     def close(self) -> list[dict[str, Any]]:
-        """Ends the process, removes its file and gives the lines that it wrote."""
-        self.look()
+        """Ends the process, removes its file and returns the lines that it wrote."""
+        self.check_alive()
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
             try:
-                if self.process.wait(PATIENCE_S):
-                    self.trouble = self.trouble or how_it_ended(self.process.returncode)
+                if self.process.wait(EXIT_TIMEOUT_S):
+                    self.error = self.error or describe_exit(self.process.returncode)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.trouble = "the sampling process did not end and was killed"
+                self.error = "the sampling process did not end in time and was killed"
         self.process = None
         lines = read_lines(self.out)
         with contextlib.suppress(OSError):
@@ -102,6 +102,6 @@ class SamplingProcess:
         return lines
 
 
-def how_it_ended(code: int) -> str:
-    """The end of a sampling process, in words."""
+def describe_exit(code: int) -> str:
+    """A message with the exit code or signal of the sampling process."""
     return f"the sampling process ended with {f'signal {-code}' if code < 0 else f'status {code}'}"

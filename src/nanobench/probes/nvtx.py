@@ -1,4 +1,4 @@
-"""Named ranges for Nsight, where they were asked for."""
+"""Named NVTX ranges for NVIDIA Nsight, if enabled."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-Span = Callable[[str], AbstractContextManager[Any]]
+NvtxRange = Callable[[str], AbstractContextManager[Any]]
 
 
-def spans(asked: bool) -> Span:
-    """Opens a range of NVTX's around gate, warm-up, prefill and decode; does nothing unless asked."""
-    return torch.cuda.nvtx.range if asked else lambda name: nullcontext()
+def nvtx_ranges(enabled: bool) -> NvtxRange:
+    """A function that opens an NVTX range of a given name (gate, warm-up, prefill, decode); it does nothing unless enabled."""
+    return torch.cuda.nvtx.range if enabled else lambda name: nullcontext()

@@ -1,4 +1,4 @@
-"""What the host dispatches and the device runs, counted by torch's profiler in an untimed run."""
+"""Counts of dispatched operations and kernels, from torch's profiler in an untimed run."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -13,22 +13,22 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclass(frozen=True)
 class Dispatches:
-    """Counts of one piece of work."""
+    """The counts of one profiled call."""
 
     operations: int
-    """what the host hands out one by one: kernel launches on CUDA, torch operations on a CPU"""
+    """dispatched by the host: kernel launches on CUDA, torch operations on a CPU"""
     kernels: int
-    """what the device runs: on a CPU the same"""
+    """run by the device; on a CPU equal to `operations`"""
     busy: float | None
-    """share of the time in which the device ran a kernel; None on a CPU"""
+    """share of the time during which the device ran a kernel; None on a CPU"""
     graph_launches: int = 0
-    """captured CUDA graphs that were replayed"""
+    """replays of captured CUDA graphs"""
     names: frozenset[str] = frozenset()
-    """of all operators, parts of others too"""
+    """of all operators, including those called by other operators"""
 
 
 def count(work: Callable[[], Any], device: torch.device, trace: Path | None = None) -> Dispatches:
-    """Runs `work` under the profiler; keeps Chrome's trace of it where asked for."""
+    """Runs `work` under the profiler; writes a Chrome trace to `trace` if given."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
@@ -46,7 +46,7 @@ def count(work: Callable[[], Any], device: torch.device, trace: Path | None = No
 
 
 def on_cuda(events: Any) -> Dispatches:
-    """Launches by the host and kernels on the device, with the device's busy share from the first event to the last."""
+    """The counts of a profile on CUDA; the busy share is over the time from the first to the last event."""
     kernels = [event for event in events if event.device_type == DeviceType.CUDA and "Mem" not in event.name]
     launches = [event.name for event in events if event.name.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch"))]
     begin, end = min(e.time_range.start for e in events), max(e.time_range.end for e in events)
@@ -55,9 +55,10 @@ def on_cuda(events: Any) -> Dispatches:
     return Dispatches(len(launches), len(kernels), min(1.0, busy_us / max(1.0, end - begin)), graphs)
 
 
-def by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:
-    """Operations that Python asks for on a CPU, by the `record_function` of one of these names that surrounds them; None for
-    those between the parts.
+def count_by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:
+    """The number of dispatched operations on a CPU in each of `parts`, which are names of `record_function` ranges.
+
+    The key None counts the operations outside of all parts.
     """
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work()
@@ -66,13 +67,13 @@ def by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | No
 
 
 def parents(event: Any) -> Iterator[Any]:
-    """What an event happened in, from the inside."""
+    """The enclosing events of an event, innermost first."""
     while (event := event.cpu_parent) is not None:
         yield event
 
 
 def is_dispatched(event: Any) -> bool:
-    """Whether an event is an operation that Python asked for, and no part of another one."""
+    """Whether an event is an operation dispatched by Python, not by another operation."""
     if event.device_type != DeviceType.CPU or not event.name.startswith(("aten::", "inductor::", "mkl::", "mkldnn::")):
         return False
     return not any(parent.name.startswith("aten::") for parent in parents(event))

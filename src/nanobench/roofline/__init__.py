@@ -1,1 +1,1 @@
-"""What a step should cost: operations and bytes, limits of the machine, and the prediction from both."""
+"""The predicted cost of a step: operations and bytes, limits of the machine, and the prediction from both."""

@@ -1,8 +1,9 @@
-"""How long a point should take, from a model's costs and a machine's measured limits, and what bounds it.
+"""The predicted time of a point and what bounds it, from a model's costs and a machine's measured limits.
 
-A roofline (Williams et al. 2009) per kind of work: each is as fast as the calibration saw it at that many rows. On a CPU a
-call returns when its work is done, so dispatch and work add up; a GPU works while its host goes on, and in each pass the
-slower of the two decides. Nothing here is fitted to a measured cell.
+A roofline (Williams et al. 2009, "Roofline: An Insightful Visual Performance Model") per kind of work: each has the rate that
+the calibration measured at that number of rows. On a CPU a call returns when its work is done, so the times of dispatch and
+work add up. A GPU works in parallel with its host, and the slower of the two determines the time of each pass. Nothing here
+is fitted to a measured cell.
 """
 
 from collections.abc import Iterable
@@ -13,29 +14,29 @@ from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limits
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
-FEW_TIMES = 4
-"""Rows are multiplied by so much to see whether a product waits for its weights: then more rows come almost free."""
+ROWS_FACTOR = 4
+"""The factor on rows that tests whether a matmul waits for its weights: if so, more rows take almost no more time."""
 
 
 @dataclass(frozen=True)
 class Time:
-    """Predicted seconds, by what they are spent on."""
+    """Predicted seconds, by cause."""
 
     host_s: float = 0.0
-    """dispatching operations, one by one"""
+    """dispatch of operations by the host"""
     bandwidth_s: float = 0.0
-    """moving bytes"""
+    """memory traffic"""
     compute_s: float = 0.0
-    """multiplying"""
+    """arithmetic"""
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """The sum of the three."""
         return self.host_s + self.bandwidth_s + self.compute_s
 
     @property
     def bound_by(self) -> str:
-        """host, bandwidth or compute: whichever takes most."""
+        """The largest of the three: 'host', 'bandwidth' or 'compute'."""
         parts = {"host": self.host_s, "bandwidth": self.bandwidth_s, "compute": self.compute_s}
         return max(parts, key=lambda name: parts[name])
 
@@ -45,7 +46,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations that the host dispatches, as the profiler counted them."""
+    """Operations dispatched by the host, as counted by the profiler, in the prefill and per step."""
 
     prefill: float
     step: float
@@ -53,28 +54,31 @@ class Operations:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How long one call should take."""
+    """The predicted time of one generate call."""
 
     prefill: Time
     decode: Time
-    """all steps behind the prefill together"""
+    """all decode steps together"""
     steps: int
     host_floor_s: float
-    """a step's operations, dispatched one by one"""
+    """the minimum time of a step: dispatch of its operations"""
 
     @property
     def call(self) -> Time:
-        """From the start to the last token."""
+        """The whole call, from the start to the last token."""
         return self.prefill + self.decode
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean seconds of a step; None for a call without steps."""
+        """Mean seconds per decode step; None for a call without decode steps."""
         return self.decode.total_s / self.steps if self.steps else None
 
 
 def predict(shape: GPTShape, point: Point, kv_access: str, limits: Limits, operations: Operations) -> Prediction:
-    """A call of a point along one of `costs.PATHS`. Raises KeyError for a path that is not there."""
+    """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS).
+
+    Raises KeyError for an unknown `kv_access`, and for limits without a kind that is needed.
+    """
     first, *others = flops.KV_ACCESS[kv_access](point)
     overlaps = point.device != "cpu"
     prefill = pass_time(shape, point.dtype, first, limits, operations.prefill, overlaps)
@@ -84,17 +88,17 @@ def predict(shape: GPTShape, point: Point, kv_access: str, limits: Limits, opera
 
 
 def total(times: Iterable[Time]) -> Time:
-    """Their sum."""
+    """The sum of times."""
     return sum(times, Time())
 
 
 def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> float:
-    """Seconds of the host per operation of a pass over the model's weights."""
+    """Dispatch time per operation in seconds, in a pass that reads all weights of the model."""
     return limits.at("operation", set_bytes=shape.read_params * DTYPE_BYTES[dtype])
 
 
 def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
-    """One forward pass."""
+    """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
     host = Time(host_s=operations * operation_s(shape, dtype, limits))
     device = device_time(shape, dtype, one, limits)
     if not overlaps:
@@ -103,36 +107,38 @@ def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations
 
 
 def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
-    """The work of a pass, each kind at the rate measured for as many rows and operands as large."""
+    """The device's time of a pass: each kind of work at the rate measured for its rows and bytes."""
     cost, rows = flops.cost(shape, dtype, one), one.rows * one.tokens
-    head_flops = 2.0 * one.rows * one.heads * shape.head_params
+    head_flops = 2.0 * one.rows * one.logits_positions * shape.head_params
     head_bytes = float(shape.head_params * DTYPE_BYTES[dtype])
-    matrix, seen = flops.matrix_bytes(shape, dtype), flops.seen_bytes(shape, dtype, one)
+    matrix_bytes, kv_bytes = flops.matrix_bytes(shape, dtype), flops.attended_kv_bytes(shape, dtype, one)
     block_bytes = cost.weight_bytes - head_bytes
     return total(
         (
-            product(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix),
-            product(limits, "head", head_flops, head_bytes, one.rows * one.heads, head_bytes),
-            product(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, seen),
-            Time(bandwidth_s=copied(one, shape, dtype) / limits.at("copy")),
-            Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise", rows, matrix)),
-            Time(bandwidth_s=cost.logits_bytes / limits.at("pick")),
+            matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix_bytes),
+            matmul_time(limits, "lm_head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
+            matmul_time(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, kv_bytes),
+            Time(bandwidth_s=cache_copy_bytes(one, shape, dtype) / limits.at("copy")),
+            Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise", rows, matrix_bytes)),
+            Time(bandwidth_s=cost.logits_bytes / limits.at("argmax")),
         )
     )
 
 
-def product(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
-    """The time of products at the rate measured for so many rows. It is bandwidth's where the bytes alone would take longer,
-    at the best rate seen, than the operations at theirs; or where FEW_TIMES the rows take less than half as much longer.
+def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
+    """The time of matmuls or attention at the rate measured for this number of rows.
+
+    It counts as bandwidth if the bytes would take longer at the best read rate than the operations at the best matmul rate, or
+    if ROWS_FACTOR times the rows take less than ROWS_FACTOR / 2 times the time. Else it counts as compute.
     """
     rate = limits.at(kind, rows, set_bytes)
     seconds = flops / rate
-    rows_come_free = limits.at(kind, FEW_TIMES * rows, set_bytes) > rate * FEW_TIMES / 2
-    moves = rows_come_free or moved_bytes / limits.at("read") > flops / limits.best("matmul")
-    return Time(bandwidth_s=seconds) if moves else Time(compute_s=seconds)
+    is_weight_bound = limits.at(kind, ROWS_FACTOR * rows, set_bytes) > rate * ROWS_FACTOR / 2
+    is_bandwidth = is_weight_bound or moved_bytes / limits.at("read") > flops / limits.best("matmul")
+    return Time(bandwidth_s=seconds) if is_bandwidth else Time(compute_s=seconds)
 
 
-def copied(one: Pass, shape: GPTShape, dtype: str) -> float:
-    """Bytes read and written to move a cache that grows by a copy; 0 for one that stays in place."""
-    moved = one.kv_written - one.tokens
-    return 2.0 * one.rows * moved * shape.kv_bytes_per_token(dtype) if moved > 0 else 0.0
+def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:
+    """Bytes read and written to copy a cache that grows by a copy; 0 for a cache that is updated in place."""
+    copied = one.kv_written - one.tokens
+    return 2.0 * one.rows * copied * shape.kv_bytes_per_token(dtype) if copied > 0 else 0.0

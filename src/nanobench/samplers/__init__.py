@@ -1,1 +1,1 @@
-"""Ways to choose the next token from logits; one file per sampler."""
+"""Samplers: they choose the next token from logits; one file per sampler."""

@@ -1,4 +1,4 @@
-"""The contract that every sampler meets, and the draw that they share. `build(**arguments)` makes one."""
+"""The contract of a sampler, and the random sampling that they share. `build(**arguments)` makes one."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Sampler(Protocol):
-    """Chooses a token per row, on the device, without a host synchronisation.
+    """Chooses a token per row, on the device, without a host synchronization.
 
-    One that draws at random says from what in a method `probabilities(logits_BV) -> [B, V]`; only then can the gate hold its
-    tokens against them.
+    A random sampler has a method `probabilities(logits_BV) -> [B, V]`, which the gate compares with the frequencies of its
+    tokens. A sampler without it is not gated.
     """
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -18,26 +18,27 @@ class Sampler(Protocol):
         ...
 
 
-def draw(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Tokens [B, 1], each with a chance in proportion to its weight, by inversion of the cumulative sum.
+def sample(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Tokens [B, 1] with probabilities proportional to their weights [B, V], by inversion of the cumulative sum.
 
-    `torch.multinomial` would look at its result on the host.
+    `torch.multinomial` would check its input on the host.
     """
     sums_BV = weights_BV.cumsum(-1)
     totals_B1 = sums_BV[:, -1:]
-    # Not torch.rand: it takes no generator, not even None, where a compiler has made the number of rows a symbol.
-    chance_B1 = torch.empty_like(totals_B1).uniform_(generator=generator)
-    # Below the total even where the product rounds up to it: behind the last weight there is no token.
-    at_B1 = torch.minimum(chance_B1 * totals_B1, torch.nextafter(totals_B1, torch.zeros_like(totals_B1)))
-    return torch.searchsorted(sums_BV, at_B1, right=True)
+    # Not torch.rand: it accepts no generator, not even None, if the number of rows is symbolic under torch.compile.
+    uniform_B1 = torch.empty_like(totals_B1).uniform_(generator=generator)
+    # The product may round up to the total, but there is no token after the last weight.
+    threshold_B1 = torch.minimum(uniform_B1 * totals_B1, torch.nextafter(totals_B1, torch.zeros_like(totals_B1)))
+    return torch.searchsorted(sums_BV, threshold_B1, right=True)
 
 
 def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
-    """Holtzman et al. 2020: probabilities of the most likely tokens that together first reach `top_p`, the others 0.
+    """Probabilities [B, V] of the smallest set of most probable tokens that reaches `top_p`; 0 for the others.
 
-    A token belongs to them where all that are strictly likelier have less than `top_p`; so equal ones stay or go together.
+    A token is in the set if all strictly more probable tokens together have less than `top_p`, so ties are kept or dropped
+    together. Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     sorted_BV, _ = probs_BV.sort(dim=-1, descending=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    least_B1 = sorted_BV.masked_fill(before_BV >= top_p, 1.0).amin(-1, keepdim=True)
-    return probs_BV.masked_fill(probs_BV < least_B1, 0.0)
+    smallest_B1 = sorted_BV.masked_fill(before_BV >= top_p, 1.0).amin(-1, keepdim=True)
+    return probs_BV.masked_fill(probs_BV < smallest_B1, 0.0)

@@ -1,4 +1,4 @@
-"""Greedy: the most likely token; on a tie the first."""
+"""Greedy: the most probable token; on a tie the first."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from nanobench.samplers.base import Sampler
 
 
 def greedy(logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Tokens [B, 1] from logits [B, V]; draws nothing from the generator."""
+    """Tokens [B, 1] from logits [B, V]; does not use the generator."""
     return logits_BV.argmax(dim=-1, keepdim=True)
 
 

@@ -1,26 +1,26 @@
-"""Temperature: a token by its softmax probability, sharpened below 1 and flattened above."""
+"""Temperature sampling: tokens with the probabilities softmax(logits / temperature)."""
 
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw
+from nanobench.samplers.base import sample
 
 
 class Temperature:
-    """softmax(logits / temperature), nothing cut off."""
+    """Samples from the whole vocabulary."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """[B, V]"""
+        """softmax(logits / temperature), [B, V]."""
         return torch.softmax(logits_BV / self.temperature, dim=-1)
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
         """See Sampler."""
-        return draw(self.probabilities(logits_BV.float()), generator)
+        return sample(self.probabilities(logits_BV.float()), generator)
 
 
 def build(*, temperature: float = 0.8) -> Temperature:
-    """Temperature 0.8."""
+    """Temperature sampling, by default at 0.8."""
     return Temperature(temperature)

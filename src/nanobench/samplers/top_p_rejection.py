@@ -1,56 +1,60 @@
-"""Top-p without sorting: draw, look whether the token belongs to the nucleus, and draw again above it where it doesn't.
+"""Top-p sampling without a sort: sample a token, accept it if it is in the nucleus, else sample again above its probability.
 
-The rejection of FlashInfer's sampling kernels ("Sorting-Free GPU Kernels for LLM Sampling", 2025). A token belongs to the
-nucleus where all strictly likelier ones have less than p. One that doesn't is a pivot: neither it nor a less likely one can
-belong, so the next round draws above it. A first draw belongs with a chance of p, so few rounds are needed.
+This is the rejection sampling of FlashInfer's kernels ("Sorting-Free GPU Kernels for LLM Sampling", 2025). A token is in the
+nucleus if all strictly more probable tokens together have less than p. The probability of a rejected token is the new pivot:
+neither it nor a less probable token can be in the nucleus, so the next round samples above it. The first token is accepted
+with probability p or more, so few rounds are needed.
 """
 
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw
+from nanobench.samplers.base import sample
 from nanobench.samplers.top_p_sort import TopP
 
 ROUNDS = 16
-"""Where the host may not ask. Each round leaves half of the mass outside the nucleus on average; who is left then gets the
-likeliest token, which always belongs."""
+"""Rounds without host synchronization. On average each round halves the probability mass outside the nucleus; a row without
+an accepted token gets the most probable token, which is always in the nucleus.
+"""
 
 
 class TopPRejection(TopP):
-    """The same distribution as `top-p-sort`, a pass over the vocabulary per round."""
+    """The same distribution as `top-p-sort`, with a few passes over the vocabulary per round."""
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
-        """See Sampler. A CPU knows without waiting which rows are done; a GPU's host must not ask, and runs all rounds."""
-        probs_BV = self.likely(logits_BV.float())
+        """See Sampler. On a CPU only rows without an accepted token continue; on a GPU that would need a synchronization."""
+        probs_BV = self.softmax(logits_BV.float())
         token_B1, pivot_B1 = probs_BV.argmax(-1, keepdim=True), torch.zeros_like(probs_BV[:, :1])
         if logits_BV.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self.until_done(probs_BV, token_B1, pivot_B1, generator)
-        open_B1 = torch.ones_like(token_B1, dtype=torch.bool)
+            return self.sample_until_accepted(probs_BV, token_B1, pivot_B1, generator)
+        pending_B1 = torch.ones_like(token_B1, dtype=torch.bool)
         for _ in range(ROUNDS):
-            drawn_B1, chance_B1, belongs_B1 = self.redraw(probs_BV, pivot_B1, generator)
-            token_B1 = torch.where(open_B1 & belongs_B1, drawn_B1, token_B1)
-            open_B1 = open_B1 & ~belongs_B1
-            # Only where a row is open: above the likeliest token there is nothing to draw.
-            pivot_B1 = torch.where(open_B1, chance_B1, pivot_B1)
+            proposed_B1, prob_B1, accepted_B1 = self.propose(probs_BV, pivot_B1, generator)
+            token_B1 = torch.where(pending_B1 & accepted_B1, proposed_B1, token_B1)
+            pending_B1 = pending_B1 & ~accepted_B1
+            # Only in pending rows: above the most probable token there is nothing to sample.
+            pivot_B1 = torch.where(pending_B1, prob_B1, pivot_B1)
         return token_B1
 
-    def redraw(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """A token above the pivot for each row, its probability, and whether it belongs."""
-        drawn_B1 = draw(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
-        chance_B1 = probs_BV.gather(1, drawn_B1)
-        above_B1 = probs_BV.masked_fill(probs_BV <= chance_B1, 0.0).sum(-1, keepdim=True)
-        return drawn_B1, chance_B1, above_B1 < self.p
+    def propose(self, probs_BV: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """For each row a token above the pivot, its probability, and whether it is in the nucleus; each [B, 1]."""
+        token_B1 = sample(probs_BV.masked_fill(probs_BV <= pivot_B1, 0.0), generator)
+        prob_B1 = probs_BV.gather(1, token_B1)
+        above_B1 = probs_BV.masked_fill(probs_BV <= prob_B1, 0.0).sum(-1, keepdim=True)
+        return token_B1, prob_B1, above_B1 < self.p
 
-    def until_done(self, probs_BV: Tensor, token_B1: Tensor, pivot_B1: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Rounds over the rows that are still open."""
-        open_R = torch.arange(len(probs_BV))
-        while len(open_R):
-            drawn_R1, chance_R1, belongs_R1 = self.redraw(probs_BV[open_R], pivot_B1[open_R], generator)
-            token_B1[open_R], pivot_B1[open_R] = drawn_R1, chance_R1
-            open_R = open_R[~belongs_R1.squeeze(1)]
+    def sample_until_accepted(
+        self, probs_BV: Tensor, token_B1: Tensor, pivot_B1: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Rounds over the pending rows R, until all have an accepted token [B, 1]."""
+        pending_R = torch.arange(len(probs_BV))
+        while len(pending_R):
+            proposed_R1, prob_R1, accepted_R1 = self.propose(probs_BV[pending_R], pivot_B1[pending_R], generator)
+            token_B1[pending_R], pivot_B1[pending_R] = proposed_R1, prob_R1
+            pending_R = pending_R[~accepted_R1.squeeze(1)]
         return token_B1
 
 
 def build(*, p: float = 0.9, temperature: float = 0.8) -> TopPRejection:
-    """p = 0.9 at temperature 0.8."""
+    """Top-p sampling, by default with p = 0.9 at temperature 0.8."""
     return TopPRejection(p, temperature)

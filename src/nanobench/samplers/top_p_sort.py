@@ -1,31 +1,31 @@
-"""Top-p, the usual way: sort the whole vocabulary, cut it where its probabilities first reach p, draw from what is left."""
+"""Top-p sampling with a sort: sort the vocabulary, keep the most probable tokens that together reach p, sample from them."""
 
 import torch
 from torch import Tensor
 
-from nanobench.samplers.base import draw, nucleus
+from nanobench.samplers.base import nucleus, sample
 
 
 class TopP:
-    """What both top-p samplers draw from; this one by sorting."""
+    """Top-p sampling by sorting; also the base of the rejection sampler, which has the same probabilities."""
 
     def __init__(self, p: float, temperature: float) -> None:
         self.p, self.temperature = p, temperature
 
-    def likely(self, logits_BV: Tensor) -> Tensor:
+    def softmax(self, logits_BV: Tensor) -> Tensor:
         """Softmax probabilities [B, V] of all tokens."""
         return torch.softmax(logits_BV / self.temperature, dim=-1)
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """[B, V]"""
-        kept_BV = nucleus(self.likely(logits_BV), self.p)
+        """The nucleus, normalized, [B, V]."""
+        kept_BV = nucleus(self.softmax(logits_BV), self.p)
         return kept_BV / kept_BV.sum(-1, keepdim=True)
 
     def __call__(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
         """See Sampler."""
-        return draw(nucleus(self.likely(logits_BV.float()), self.p), generator)
+        return sample(nucleus(self.softmax(logits_BV.float()), self.p), generator)
 
 
 def build(*, p: float = 0.9, temperature: float = 0.8) -> TopP:
-    """p = 0.9 at temperature 0.8."""
+    """Top-p sampling, by default with p = 0.9 at temperature 0.8."""
     return TopP(p, temperature)

@@ -1,1 +1,1 @@
-"""Statistics of measured times: numbers in, numbers out."""
+"""Statistics of measured times: functions of numbers only."""

@@ -1,4 +1,5 @@
-"""Pairs, orders and intervals. The statistical unit is the launch: repetitions of one process share its luck.
+"""Orders of arms, ratios and confidence intervals. The statistical unit is the launch: repetitions of one process are
+correlated.
 
 Sources: Kalibera and Jones 2013, "Rigorous Benchmarking in Reasonable Time"; Bulej et al. 2020, "Duet Benchmarking".
 """
@@ -14,18 +15,18 @@ from scipy import stats
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 ROUNDING = 1e-12
-"""A log ratio closer to 0 is the rounding of equal times; no clock tells it from 0."""
+"""A log ratio closer to 0 counts as 0: it is a rounding error, below the resolution of any clock."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its two-sided 95 % confidence interval; the bounds are None where one value is all there is."""
+    """An estimate with its two-sided 95 % confidence interval; the bounds are None for a single value."""
 
     value: float
     low: float | None
     high: float | None
     basis: str
-    """what was counted as one observation: 'launches', or 'pairs of one process'"""
+    """the observations: 'launches', or 'pairs of one process'"""
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,32 @@ class Quantile:
     low: float
     high: float
     effective: float
-    """how many independent values tell as much; at most the number of values"""
+    """effective sample size; at most the number of values"""
 
 
 @dataclass(frozen=True)
 class Components:
-    """Standard deviations of log ratios, within a launch and between launches; None where it cannot be known."""
+    """Standard deviations of log ratios, within a launch and between launches; None if it cannot be estimated."""
 
     within: float | None
     between: float | None
     pairs: float
-    """pairs a launch: the harmonic mean, so that within**2 / pairs is what pairs add to the variance of a launch mean"""
+    """pairs per launch, harmonic mean: within**2 / pairs is the part of the variance of a launch mean that is due to pairs"""
 
     @property
     def ci_advice(self) -> str | None:
-        """What narrows the interval sooner: 'more launches' where most of a launch mean's variance lies between launches."""
+        """How to narrow the interval: 'more launches' if most of a launch mean's variance is between launches, else 'more
+        repetitions'.
+        """
         if self.within is None or self.between is None:
             return None
         return "more launches" if self.between**2 > self.within**2 / self.pairs else "more repetitions"
 
 
 def orders(arms: int, seed: str) -> Iterator[list[int]]:
-    """Endless orders in which to run the arms: a random one, then its reverse, and again. With two arms: AB BA or BA AB.
+    """Endless sequence of orders of the arms: a random one, then its reverse, and so on. With two arms: AB BA or BA AB.
 
-    A drift that is linear over two blocks falls on all arms alike.
+    A drift that is linear over two blocks affects all arms equally.
     """
     generator = random.Random(seed)
     while True:
@@ -71,7 +74,7 @@ def orders(arms: int, seed: str) -> Iterator[list[int]]:
 def t_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean and Student's t interval of the mean; no bounds for a single value. Raises ValueError for none."""
     if not values:
-        raise ValueError("no values, no interval")
+        raise ValueError("an interval needs at least one value")
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None, None
@@ -87,12 +90,12 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def observations(logs_by_launch: Sequence[Sequence[float]]) -> Sequence[float]:
-    """What counts as independent: the launches' means, or the pairs of a lone launch.
+    """The independent observations: the means of launches, or the pairs of a single launch.
 
-    Raises ValueError where a launch holds no pair.
+    Raises ValueError if a launch has no pair.
     """
     if not logs_by_launch or not all(logs_by_launch):
-        raise ValueError("a launch without a pair has no ratio")
+        raise ValueError("each launch needs at least one pair")
     return launch_means(logs_by_launch) if len(logs_by_launch) > 1 else logs_by_launch[0]
 
 
@@ -102,9 +105,9 @@ def launch_means(logs_by_launch: Sequence[Sequence[float]]) -> list[float]:
 
 
 def ratio(logs_by_launch: Sequence[Sequence[float]]) -> Interval:
-    """exp of the mean log ratio. The interval is over the launches' means, or over the pairs of a lone one.
+    """exp of the mean log ratio. The interval is over the means of launches, or over the pairs of a single launch.
 
-    Raises ValueError where a launch holds no pair.
+    Raises ValueError if a launch has no pair.
     """
     mean, low, high = t_interval(observations(logs_by_launch))
     basis = "launches" if len(logs_by_launch) > 1 else "pairs of one process"
@@ -112,10 +115,10 @@ def ratio(logs_by_launch: Sequence[Sequence[float]]) -> Interval:
 
 
 def trimmed_ratio(logs_by_launch: Sequence[Sequence[float]], cut: float = 0.2) -> float:
-    """exp of the mean over launches of each launch's trimmed mean log ratio; it tells whether a few pairs carry `ratio`.
+    """exp of the mean over launches of the trimmed mean log ratio. It differs from `ratio` if a few pairs dominate that.
 
-    Of a launch's pairs the share `cut`, rounded down, goes at either end: at the default none below five pairs.
-    Raises ValueError where a launch holds no pair.
+    The share `cut` of a launch's pairs, rounded down, is removed at either end: by default none below five pairs.
+    Raises ValueError if a launch has no pair.
     """
     observations(logs_by_launch)
     return math.exp(float(np.mean([stats.trim_mean(logs, cut) for logs in logs_by_launch])))
@@ -124,8 +127,8 @@ def trimmed_ratio(logs_by_launch: Sequence[Sequence[float]], cut: float = 0.2) -
 def p_value(logs_by_launch: Sequence[Sequence[float]]) -> float | None:
     """Two-sided p value of the hypothesis that the ratio is 1, by Student's t over the observations of `ratio`.
 
-    It is below 0.05 exactly where the interval of `ratio` excludes 1. None for a single observation.
-    Raises ValueError where a launch holds no pair.
+    It is below 0.05 exactly if the interval of `ratio` excludes 1. None for a single observation.
+    Raises ValueError if a launch has no pair.
     """
     values = observations(logs_by_launch)
     if len(values) < 2:
@@ -137,24 +140,24 @@ def p_value(logs_by_launch: Sequence[Sequence[float]]) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given: judged at 5 %, the chance of one false positive or more among all is at most 5 %.
+    """Adjusted p values, in the given order: at a level of 5 %, the probability of any false positive is at most 5 %.
 
-    The i-th smallest of m is multiplied by m - i + 1, and none falls below the one before it. Holm 1979,
+    The i-th smallest of m is multiplied by m - i + 1, and none is smaller than the one before it. Holm 1979,
     "A Simple Sequentially Rejective Multiple Test Procedure".
     """
-    adjusted, reached = [0.0] * len(p_values), 0.0
+    adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = reached
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def components(logs_by_launch: Sequence[Sequence[float]]) -> Components | None:
-    """How much log ratios vary within a launch and between launches; None where neither can be estimated.
+    """The variance components of log ratios; None if none can be estimated.
 
-    Within: pooled over the launches of two pairs or more. Between, by the method of moments: the variance of launch means minus
-    the mean of within**2 / pairs, at least 0; it needs two launches. Kalibera and Jones 2013.
-    Raises ValueError where a launch holds no pair.
+    Within: pooled over the launches with at least two pairs. Between, by the method of moments: the variance of launch means
+    minus the mean of within**2 / pairs, at least 0; it needs two launches. Kalibera and Jones 2013.
+    Raises ValueError if a launch has no pair.
     """
     observations(logs_by_launch)
     freedom = sum(len(logs) - 1 for logs in logs_by_launch)
@@ -171,15 +174,16 @@ def components(logs_by_launch: Sequence[Sequence[float]]) -> Components | None:
 def launches_needed(
     effect: float, *, within: float, between: float, pairs: float, power: float = 0.9, most: int = 30
 ) -> int | None:
-    """The least number of launches, 3 to `most`, whose 95 % t interval excludes 1 on the right side with this power; else None.
+    """The smallest number of launches, 3 to `most`, whose 95 % t interval excludes 1 on the correct side with this power; else
+    None.
 
-    `effect` is the log of the ratio to be found; `within` and `between` are standard deviations of log ratios and `pairs` the
-    pairs a launch, as `components` gives them. Student's t over n launch means is then noncentral with n - 1 degrees of freedom
+    `effect` is the log of the ratio to detect; `within` and `between` are standard deviations of log ratios and `pairs` the
+    pairs per launch, as in `components`. Student's t over n launch means is then noncentral with n - 1 degrees of freedom
     and noncentrality effect * sqrt(n / (between**2 + within**2 / pairs)): Cohen 1988, "Statistical Power Analysis", chapter 2.
     """
     spread = math.sqrt(between**2 + within**2 / pairs)
     for launches in range(3, most + 1):
-        # At 3 launches and a noncentrality of 100 the power is 1 to the last bit; scipy is not asked for more.
+        # With 3 launches and a noncentrality of 100 the power is already 1 in float64.
         shift = min(100.0, abs(effect) * math.sqrt(launches) / spread) if spread else 100.0 * bool(effect)
         if stats.nct.sf(stats.t.isf(TAIL, launches - 1), launches - 1, shift) >= power:
             return launches
@@ -187,7 +191,7 @@ def launches_needed(
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The median; None of nothing."""
+    """The median; None without values."""
     return float(np.median(values)) if len(values) else None
 
 
@@ -199,57 +203,57 @@ def relative_iqr(values: Sequence[float]) -> float | None:
     return float((high - low) / middle)
 
 
-def least_count(share: float) -> int:
-    """The fewest independent values with a two-sided 95 % interval for this quantile between two of them: 6 for a median.
+def min_count(share: float) -> int:
+    """The smallest number of independent values for which this quantile has a two-sided 95 % interval: 6 for a median.
 
-    All n values lie below the quantile with probability share**n, all above with (1 - share)**n: neither may exceed 2.5 %.
-    Raises ValueError for a share that is not between 0 and 1.
+    All n values are below the quantile with probability share**n, all above with (1 - share)**n: neither may exceed 2.5 %.
+    Raises ValueError if `share` is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise ValueError(f"a quantile's share lies between 0 and 1, not {share}")
+        raise ValueError(f"the share of a quantile must be between 0 and 1, not {share}")
     return math.ceil(math.log(TAIL) / math.log(max(share, 1 - share)))
 
 
 def quantile(values: Sequence[float], clusters: Sequence[Hashable], share: float) -> Quantile | None:
-    """The quantile below which `share` of the values lie, with a 95 % interval that asks nothing of their distribution.
+    """The `share` quantile of the values, with a distribution-free 95 % interval.
 
-    `clusters` names the call (or launch) of each value: values of one call are correlated, and fewer count. The interval lies
-    between the two order statistics that the exact binomial picks for `effective_count` values; where these are fewer than the
-    values, rank r of k becomes the rank at the same share (r - 1/2) / k of the sample, rounded outwards.
+    `clusters` has the call (or launch) of each value: values of one call are correlated, so the effective sample size is
+    smaller. The bounds are the two order statistics given by the exact binomial distribution for `effective_count` values. If
+    these are fewer than the values, rank r of k becomes the rank at the share (r - 1/2) / k of the sample, rounded outwards.
     Woodruff 1952, "Confidence Intervals for Medians and Other Position Measures".
 
-    None where fewer than `least_count` values count, and so for a single cluster: what its values have in common cannot be seen
-    from inside. Raises ValueError for a share that is not between 0 and 1, and for clusters that are not as many as values.
+    None if the effective sample size is below `min_count`, and so for a single cluster, whose correlation cannot be estimated.
+    Raises ValueError if `share` is not between 0 and 1, and if there is not one cluster per value.
     """
     if len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values in {len(clusters)} clusters: each value has one")
-    least, count = least_count(share), len(values)
-    if count < least:
+        raise ValueError(f"got {len(values)} values and {len(clusters)} cluster labels; give one label per value")
+    minimum, count = min_count(share), len(values)
+    if count < minimum:
         return None
     ordered = np.sort(values)
     effective = effective_count(np.asarray(values) <= ordered[math.ceil(share * count) - 1], clusters)
     independent = math.floor(effective)
-    if independent < least:
+    if independent < minimum:
         return None
     low, high = stats.binom.ppf((TAIL, 1 - TAIL), independent, share)
     below, above = (math.floor((rank - 0.5) * count / independent + 0.5) for rank in (low, independent - high))
     return Quantile(float(np.quantile(ordered, share)), float(ordered[below - 1]), float(ordered[count - above]), effective)
 
 
-def effective_count(timestamped: np.ndarray, clusters: Sequence[Hashable]) -> float:
-    """How many independent yes-or-no values would know their share as well as these, correlated within clusters, do.
+def effective_count(indicators: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    """The effective sample size of binary values (indicators) that are correlated within clusters.
 
-    The number of values over Kish's design effect: the variance of the share between clusters (a ratio, linearised) over that
+    The number of values over Kish's design effect: the variance of their share between clusters (a linearized ratio) over that
     of as many independent values. With few clusters that variance is itself uncertain, hence the squared ratio of Student's t
     (Korn and Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts"). At most the
-    number of values, and exactly that where each is its own cluster; the number of clusters where all values are alike.
+    number of values, and exactly that if each is its own cluster; the number of clusters if all values are equal.
     """
     codes: dict[Hashable, int] = {}
     members = np.array([codes.setdefault(label, len(codes)) for label in clusters])
-    count, groups, share = len(timestamped), len(codes), float(np.mean(timestamped))
+    count, groups, share = len(indicators), len(codes), float(np.mean(indicators))
     if groups in (1, count) or share in (0, 1):
         return groups
-    residuals = np.bincount(members, weights=timestamped - share)
+    residuals = np.bincount(members, weights=indicators - share)
     between = groups / (groups - 1) * float(residuals @ residuals) / count**2
     if between == 0:
         return count

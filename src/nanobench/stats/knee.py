@@ -1,4 +1,4 @@
-"""The knee of a throughput curve: from which batch size on more rows gain little."""
+"""The knee of a throughput curve: the batch size above which throughput grows little."""
 
 from collections.abc import Mapping
 

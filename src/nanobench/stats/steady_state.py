@@ -1,6 +1,7 @@
-"""Where a series of times becomes steady: nothing is dropped as an outlier, and a series that still drifts has no such place.
+"""The start of the steady state of a series of times. No value is removed as an outlier; a drifting series has none.
 
-Barrett et al. 2017, "Virtual Machine Warmup Blows Hot and Cold": some processes never become steady, and must say so.
+Barrett et al. 2017, "Virtual Machine Warmup Blows Hot and Cold": some processes never reach a steady state, which a benchmark
+must report.
 """
 
 import math
@@ -9,35 +10,35 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-LEAST = 20
-"""values that a steady suffix holds at the least"""
+MIN_VALUES = 20
+"""minimum number of values in a steady suffix"""
 TOLERANCE = 0.01
-"""of the median: what is closer is the same"""
+"""relative to the median: smaller differences count as equal"""
 NORMAL_MAD = 1.4826
-"""a normal distribution's standard deviation over its median absolute deviation"""
+"""standard deviation over median absolute deviation of a normal distribution"""
 NORMAL_MEDIAN = 1.2533
-"""the standard error of a median over that of a mean, of many normal values: sqrt(pi / 2)"""
-MOST_CORRELATION = 0.5
-"""What is correlated more is a trend, and must not widen the tolerance that it is held against."""
+"""standard error of the median over that of the mean, for many normal values: sqrt(pi / 2)"""
+MAX_CORRELATION = 0.5
+"""A stronger correlation is a trend, which must not widen its own tolerance."""
 
 
 def steady_from(series: Sequence[float]) -> int | None:
-    """The smallest k from which `series` (seconds, all above 0) is steady; None where it never is. Scaling changes nothing.
+    """The smallest index k from which `series` (seconds, all above 0) is steady; None if it never is. It is scale-invariant.
 
-    The suffix from k holds at least 20 values and half of all. x[k] is no spike, up or down; the first five have the median of
-    the suffix and the first third that of the last, within 1 % or two standard errors; from end to end the suffix drifts by at
-    most 1 %, or not significantly.
+    The suffix from k has at least 20 values and half of the series. x[k] is no outlier; the median of the first five values
+    equals that of the suffix, and the median of the first third equals that of the last third, within 1 % or two standard
+    errors; the suffix drifts by at most 1 % from end to end, or not significantly.
     Raises ValueError below 20 values.
     """
-    if len(series) < LEAST:
-        raise ValueError(f"{len(series)} values cannot show a steady state: at least {LEAST} can")
+    if len(series) < MIN_VALUES:
+        raise ValueError(f"a steady state needs at least {MIN_VALUES} values, not {len(series)}")
     values = np.asarray(series, dtype=float)
-    last = min(len(values) // 2, len(values) - LEAST)
+    last = min(len(values) // 2, len(values) - MIN_VALUES)
     return next((k for k in range(last + 1) if is_level(values[k:]) and not drifts(values[k:])), None)
 
 
 def is_level(suffix: np.ndarray) -> bool:
-    """Whether neither the first value, nor the first five, nor the first third stand out. The cheap part of the rule."""
+    """Whether the first value, the first five and the first third agree with the rest: the fast part of the rule."""
     middle = median(suffix)
     mad = median(np.abs(suffix - middle))
     if abs(suffix[0] - middle) > max(TOLERANCE * middle, 3 * NORMAL_MAD * mad):
@@ -54,35 +55,36 @@ def is_level(suffix: np.ndarray) -> bool:
 
 
 def value_error(suffix: np.ndarray, slope: float) -> float:
-    """What one value adds to a median: the standard error of a median of n values, times sqrt(n). In the unit of the values.
+    """The standard error of a median of n values, times sqrt(n), in the unit of the values.
 
-    From the median absolute deviation around the line through the thirds, so that a trend is not taken for noise. Of n values
-    correlated by r only n * (1 - r) / (1 + r) count: Bayley and Hammersley 1946, for a first-order autoregression.
+    From the median absolute deviation around the line through the thirds, so that a trend does not count as noise. The
+    effective sample size of n values with lag-one correlation r is n * (1 - r) / (1 + r): Bayley and Hammersley 1946,
+    for a first-order autoregression.
     """
     residuals = suffix - slope * np.arange(len(suffix))
     residuals = residuals - median(residuals)
     spread = NORMAL_MAD * median(np.abs(residuals))
-    r = min(MOST_CORRELATION, max(0.0, lag_one(residuals)))
+    r = min(MAX_CORRELATION, max(0.0, lag_one(residuals)))
     return NORMAL_MEDIAN * spread * math.sqrt((1 + r) / (1 - r))
 
 
 def lag_one(residuals: np.ndarray) -> float:
-    """Correlation of each value with the next; 0 where all are equal."""
+    """Lag-one autocorrelation; 0 if all values are equal."""
     centred = residuals - np.mean(residuals)
     total = float(centred @ centred)
     return float(centred[1:] @ centred[:-1]) / total if total else 0.0
 
 
 def drifts(suffix: np.ndarray) -> bool:
-    """Whether the suffix rises or falls by more than 1 % of its median from end to end, and surely so.
+    """Whether the suffix rises or falls significantly and by more than 1 % of its median from end to end.
 
-    By the median of all pairs' slopes and its 95 % interval: Theil 1950, Sen 1968.
+    By the median slope of all pairs and its 95 % interval: Theil 1950, Sen 1968.
     """
     slope, _, low, high = stats.theilslopes(suffix)
     return abs(slope) * (len(suffix) - 1) > TOLERANCE * median(suffix) and not low <= 0 <= high
 
 
 def median(values: np.ndarray) -> float:
-    """The median; numpy's own takes ten times as long for a few values."""
+    """The median; ten times as fast as np.median for a few values."""
     ordered, half = np.sort(values), len(values) // 2
     return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)

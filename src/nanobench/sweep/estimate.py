@@ -1,7 +1,7 @@
 """How long a launch of a point will take, from a rough matmul rate."""
 
 from nanobench.records import Description
-from nanobench.roofline.flops import work
+from nanobench.roofline.flops import rough_flops
 from nanobench.schema import Plan, Point
 
 
@@ -12,7 +12,7 @@ def expected_s(plan: Plan, point: Point, launch: int, description: Description) 
     """
     rate = (description.matmul_flops_per_s or float("inf")) / 2
     if point.trains:
-        return expected_training_s(plan, point, launch, work(point, description.models[point.model]) / rate)
+        return expected_training_s(plan, point, launch, rough_flops(point, description.models[point.model]) / rate)
     flops_per_token = 2 * description.models[point.model].n_params * point.batch_size
     round_s = compile_s = 0.0
     for arm in plan.arms:

@@ -12,7 +12,7 @@ from typing import Any
 from nanobench import errors, registry
 from nanobench.errors import UserError
 from nanobench.records import Description, TextTokens
-from nanobench.roofline.flops import work
+from nanobench.roofline.flops import rough_flops
 from nanobench.schema import (
     ATTENTIONS,
     CHECKPOINTING,
@@ -158,7 +158,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
     for point in points:
         refuse_too_long(point, shapes[point.model])
         refuse_unknown_tokens(point, shapes[point.model], description.texts)
-    ordered = sorted(points, key=lambda point: work(point, shapes[point.model]))
+    ordered = sorted(points, key=lambda point: rough_flops(point, shapes[point.model]))
     return Plan(
         points=tuple(ordered),
         identities=tuple(identity_of(point, description) for point in ordered),

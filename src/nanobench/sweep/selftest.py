@@ -11,10 +11,10 @@ from nanobench.stats import intervals
 from nanobench.sweep.options import SweepOptions
 
 Row = dict[str, Any]
-UNCACHED_COPY = "nanobench.worker.selftest_engines:again"
+UNCACHED_COPY = "nanobench.worker.selftest_engines:uncached_copy"
 UNDELAYED = "nanobench.worker.selftest_engines:undelayed"
 DELAYS = {"nanobench.worker.selftest_engines:delayed_2": 0.02, "nanobench.worker.selftest_engines:delayed_5": 0.05}
-FIXED_DURATION, FIXED_DURATION_S = "nanobench.worker.selftest_engines:steady_beat", 3e-3
+FIXED_DURATION, FIXED_DURATION_S = "nanobench.worker.selftest_engines:fixed_duration", 3e-3
 NEW_TOKENS = 8
 FOUND = {0.02: 0.8, 0.05: 0.9}
 """Delay -> the share of contrasts that must find it."""

@@ -1,1 +1,1 @@
-"""Steps of training: batches, ranks and the trainer that workloads and gates share."""
+"""Training shared by workloads and gates: batches, ranks and the trainer."""

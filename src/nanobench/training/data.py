@@ -1,7 +1,8 @@
-"""Batches to train on: seeded, of stated lengths, padded as their phase says.
+"""Training batches: seeded, numbered, with rows of defined lengths, padded as their phase requires.
 
-`pretrain` has rows of full length. In the `sft` phases a row is one conversation, whose length is drawn from a lognormal
-distribution: `sft-dynamic` pads a batch to its longest, so shapes change from step to step, `sft-padded` to the full length.
+In phase `pretrain` all rows have full length. In the `sft` phases a row is one conversation, whose length has a lognormal
+distribution: `sft-dynamic` pads a batch to its longest row, so shapes change from step to step; `sft-padded` pads it to the
+full length.
 """
 
 import math
@@ -17,106 +18,109 @@ from torch import Tensor
 from nanobench.errors import UserError
 from nanobench.schema import SYNTHETIC, Point
 
-MEDIAN_SHARE, SIGMA, LEAST = 0.35, 0.6, 8
-"""A conversation's median length as a share of the full one, the standard deviation of its logarithm, its least tokens."""
+MEDIAN_SHARE, SIGMA, MIN_LENGTH = 0.35, 0.6, 8
+"""Of the lengths of conversations: median as a share of the full length, standard deviation of the logarithm, minimum."""
 IGNORED = -1
-"""The target of a position that carries no loss."""
+"""The target of a position that does not contribute to the loss."""
 SYNTHETIC_TOKENS = 1 << 20
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens [B, T] and the token that follows each; where a row has ended, 0 and IGNORED."""
+    """Tokens [B, T] and their targets [B, T], the next tokens; padding has token 0 and target IGNORED."""
 
     tokens_BT: Tensor
     targets_BT: Tensor
     useful: int
-    """tokens that carry loss; known to the host, so that nothing waits for the device"""
+    """number of targets that contribute to the loss; a Python int, so that reading it needs no device synchronization"""
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How much work some batches are."""
+    """The amount of work in some batches."""
 
     tokens: int
-    """padding included"""
+    """including padding"""
     useful_tokens: int
-    """those that carry loss"""
+    """those that contribute to the loss"""
     attended_positions: int
-    """positions that all tokens look at together, masked ones included"""
+    """sum over all tokens of the positions in their attention, including masked ones"""
     useful_attended_positions: int
-    """the same of those that a causal mask leaves to tokens that carry loss"""
+    """the same over useful tokens, without causally masked positions"""
 
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
         return TokenCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     @classmethod
     def of(cls, lengths: Sequence[int], width: int) -> "TokenCounts":
-        """Rows of these lengths, padded to a width."""
+        """The counts of rows of these lengths, padded to `width`."""
         triangles = sum(length * (length + 1) // 2 for length in lengths)
         return cls(len(lengths) * width, sum(lengths), len(lengths) * width * width, triangles)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step is taken on: the batches of one rank, and the load of all ranks together."""
+    """The input of one optimizer step: the batches of one rank, and the counts over all ranks."""
 
     batches: tuple[Batch, ...]
-    load: TokenCounts
+    counts: TokenCounts
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A long row of tokens that batches are cut from: of a text, or seeded random ones."""
+    """A sequence of tokens [N] that rows are cut from: a text, or seeded random tokens."""
 
     tokens_N: Tensor
 
     @classmethod
     def of(cls, point: Point, vocab_size: int, seed: int) -> "Corpus":
-        """What a point trains on."""
+        """The corpus of a point."""
         if point.data == SYNTHETIC:
             return cls.synthetic(vocab_size, seed)
         return cls.of_text(Path(point.data), point.tokenizer)
 
     @classmethod
     def synthetic(cls, vocab_size: int, seed: int) -> "Corpus":
-        """Uniform random tokens: nothing to learn, and nothing to load."""
+        """Uniform random tokens."""
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randint(vocab_size, (SYNTHETIC_TOKENS,), generator=generator))
 
     @classmethod
     def of_text(cls, path: Path, tokenizer: str) -> "Corpus":
-        """A file's tokens. Raises UserError for one that cannot be read or is too short."""
+        """The tokens of a text file. Raises UserError for a file that cannot be read or is too short."""
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}; give a text file, or {SYNTHETIC}") from None
         tokens = list(data) if tokenizer == "bytes" else encode(data.decode(errors="replace"), tokenizer)
-        if len(tokens) < LEAST + 1:
-            raise UserError(f"{path} holds {len(tokens)} tokens, fewer than {LEAST + 1}; give a longer text, or {SYNTHETIC}")
+        if len(tokens) < MIN_LENGTH + 1:
+            minimum = MIN_LENGTH + 1
+            raise UserError(f"{path} has {len(tokens)} tokens, fewer than {minimum}; give a longer text, or {SYNTHETIC}")
         return cls(torch.tensor(tokens))
 
     def rows(self, lengths: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
-        """A row of so many tokens from a random place each, for every length."""
+        """For each length a row of that many tokens, from a random position."""
         starts = [int(torch.randint(max(1, len(self.tokens_N) - length + 1), (1,), generator=generator)) for length in lengths]
         return [self.tokens_N[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
 def encode(text: str, name: str) -> list[int]:
-    """Tokens of a text in one of tiktoken's encodings. Raises UserError where tiktoken, or the encoding's data, is not here."""
+    """Tokens of a text in one of tiktoken's encodings. Raises UserError if tiktoken or the encoding's data is not installed."""
     try:
         import tiktoken
 
         return tiktoken.get_encoding(name).encode_ordinary(text)
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"--tokenizer {name!r} is not at hand ({why}); give bytes, or install tiktoken and its data") from None
+        raise UserError(
+            f"--tokenizer {name!r} is not installed ({why}); give bytes, or install tiktoken and its data"
+        ) from None
 
 
 @dataclass(frozen=True)
 class BatchStream:
-    """Optimizer steps of one phase, numbered: the same number is the same step for every arm, whatever its rank sees of it."""
+    """The numbered optimizer steps of one phase. A number means the same rows in every arm, for any number of ranks."""
 
     name: str
     corpus: Corpus
@@ -125,38 +129,38 @@ class BatchStream:
     seed: int
     device: torch.device
     parts: int = 1
-    """batches of a step, over all ranks: accumulation x ranks"""
+    """batches per step over all ranks: accumulation steps x ranks"""
 
     @cached_property
-    def longest(self) -> int:
-        """Tokens of a full row; fewer where the corpus is shorter."""
+    def max_len(self) -> int:
+        """Tokens of a full row; fewer than `seq_len` if the corpus is shorter."""
         return min(self.seq_len, len(self.corpus.tokens_N) - 1)
 
     def lengths(self, generator: torch.Generator) -> tuple[int, ...]:
-        """How long each row of a step is."""
+        """The length of each row of a step."""
         rows = self.parts * self.batch_size
         if self.name == "pretrain":
-            return (self.longest,) * rows
+            return (self.max_len,) * rows
         normal_B = torch.randn(rows, generator=generator)
-        drawn = (math.log(MEDIAN_SHARE * self.seq_len) + SIGMA * normal_B).exp().round().long()
-        return tuple(drawn.clamp(min(LEAST, self.longest), self.longest).tolist())
+        lengths_B = (math.log(MEDIAN_SHARE * self.seq_len) + SIGMA * normal_B).exp().round().long()
+        return tuple(lengths_B.clamp(min(MIN_LENGTH, self.max_len), self.max_len).tolist())
 
     def step(self, number: int, rank: int = 0, ranks: int = 1) -> Step:
-        """The part of one of so many ranks in a step; with the defaults the whole of it."""
+        """One rank's part of a step; with the defaults the whole step."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
-        every = self.lengths(generator)
-        rows = in_parts(self.corpus.rows(tuple(length + 1 for length in every), generator), self.parts)
-        lengths = in_parts(every, self.parts)
-        load = sum((TokenCounts.of(part, self.width(part)) for part in lengths), TokenCounts(0, 0, 0, 0))
-        mine = range(rank * self.parts // ranks, (rank + 1) * self.parts // ranks)
-        return Step(tuple(self.padded(rows[part], lengths[part]) for part in mine), load)
+        lengths = self.lengths(generator)
+        rows = split_evenly(self.corpus.rows(tuple(length + 1 for length in lengths), generator), self.parts)
+        part_lengths = split_evenly(lengths, self.parts)
+        counts = sum((TokenCounts.of(part, self.width(part)) for part in part_lengths), TokenCounts(0, 0, 0, 0))
+        own_parts = range(rank * self.parts // ranks, (rank + 1) * self.parts // ranks)
+        return Step(tuple(self.pad(rows[part], part_lengths[part]) for part in own_parts), counts)
 
     def width(self, lengths: Sequence[int]) -> int:
-        """To how many tokens the rows of a batch are padded."""
-        return max(lengths) if self.name == "sft-dynamic" else self.longest
+        """The number of tokens that the rows of a batch are padded to."""
+        return max(lengths) if self.name == "sft-dynamic" else self.max_len
 
-    def padded(self, rows: Sequence[Tensor], lengths: Sequence[int]) -> Batch:
-        """Rows of one token more than their lengths as a batch on the device."""
+    def pad(self, rows: Sequence[Tensor], lengths: Sequence[int]) -> Batch:
+        """A batch on the device; each row has one token more than its length, because targets are shifted by one."""
         tokens_BT = torch.zeros((len(rows), self.width(lengths)), dtype=torch.long)
         targets_BT = torch.full_like(tokens_BT, IGNORED)
         for row, tokens_L in enumerate(rows):
@@ -164,7 +168,7 @@ class BatchStream:
         return Batch(tokens_BT.to(self.device), targets_BT.to(self.device), sum(lengths))
 
 
-def in_parts(values: Sequence[T], parts: int) -> list[Sequence[T]]:
-    """The values in so many parts of equal size."""
+def split_evenly(values: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """The values in `parts` parts of equal size, in order."""
     size = len(values) // parts
     return [values[first : first + size] for first in range(0, len(values), size)]

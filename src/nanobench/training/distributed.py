@@ -1,4 +1,4 @@
-"""Ranks that train together under torchrun: who am I, what rank 0 decided, who was slowest."""
+"""Distributed training under torchrun: rank and world size, collectives on Python objects, launch and abort."""
 
 import json
 import os
@@ -13,30 +13,30 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=12)
-"""How long ranks wait for one that says nothing: longer than any --timeout. One that died is noticed at once."""
+"""Timeout of collectives: longer than any --timeout. A rank that died is noticed at once."""
 LAUNCHER = "NANOBENCH_LAUNCHER"
-"""The variable that tells a rank which process it must not outlive."""
+"""Environment variable with the PID of the launcher; a rank ends when the launcher has ended."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One rank's view of all ranks. Words go over gloo, gradients over NCCL where there is a GPU for each."""
+    """This process as one of `size` ranks. Python objects are exchanged with gloo, gradients on GPUs with NCCL."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this rank decides."""
+        """Whether this is rank 0, which decides and reports for all ranks."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Waits until every rank is here."""
+        """Waits until every rank has called it."""
         if self.size > 1:
             dist.barrier()
 
     def broadcast(self, value: T) -> T:
-        """What rank 0 has in this place."""
+        """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -44,7 +44,7 @@ class World:
         return box[0]
 
     def all_gather(self, value: T) -> list[T]:
-        """What every rank has in this place, in their order."""
+        """The values of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -52,66 +52,70 @@ class World:
         return values  # type: ignore[return-value]
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
-def here() -> World:
-    """What torchrun says of this process; alone without it."""
-    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if "RANK" in os.environ else ALONE
+def current_world() -> World:
+    """Rank and world size from torchrun's environment variables; a single process without them."""
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if "RANK" in os.environ else SINGLE_PROCESS
 
 
-def device_of(name: str) -> torch.device:
-    """The device of this rank: on CUDA each has its own."""
+def rank_device(name: str) -> torch.device:
+    """The device of this rank: on CUDA each rank has its own GPU."""
     local = os.environ.get("LOCAL_RANK")
     return torch.device(f"cuda:{local}" if local is not None and name.startswith("cuda") else name)
 
 
 def set_device(device: torch.device) -> None:
-    """Makes a numbered GPU the one that this process means by CUDA."""
+    """Makes a numbered GPU this process's current CUDA device."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
-def folder_of(out: Path) -> Path:
-    """Where this rank's probes may write: the one that leads into the trial's folder, each other one into its own."""
-    rank = here().rank
+def rank_folder(out: Path) -> Path:
+    """The folder that this rank's probes write to: the trial's folder for rank 0, a subfolder for each other rank."""
+    rank = current_world().rank
     own = out / f"rank-{rank}" if rank else out
     own.mkdir(parents=True, exist_ok=True)
     return own
 
 
 def join(device: torch.device) -> World:
-    """Meets the other ranks; alone without torchrun."""
-    world = here()
+    """Initializes the process group with the other ranks; does nothing without torchrun."""
+    world = current_world()
     if world.size > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return world
 
 
 def launch(size: int, arguments: list[str]) -> None:
-    """Has torchrun start and watch a worker as ranks on this machine. It never restarts them, and Ctrl-C is not for it: the
-    worker's parent decides when it ends.
+    """Runs torchrun, which starts `size` ranks of the worker on this machine and never restarts them.
+
+    It runs in a session of its own: Ctrl-C goes to the worker's parent, which decides when the ranks end.
     """
     from torch.distributed import run
 
     os.setsid()
     os.environ[LAUNCHER] = str(os.getpid())
     if sys.platform == "linux":
-        # Ranks of one machine meet on its loopback, whatever its name resolves to.
+        # Use the loopback interface: the host name may resolve to an address that is not reachable.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     run.main(["--standalone", "--max-restarts=0", f"--nproc-per-node={size}", "-m", "nanobench.worker", *arguments])
 
 
 def is_orphan() -> bool:
-    """Whether this rank's launcher died before the rank could ask to die with it."""
+    """Whether the launcher ended before this rank called `die_with_parent`."""
     return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
 
 
 def abort(folder: Path, status: str, reason: str | None) -> NoReturn:
-    """Leaves why this rank failed, and ends: its peers wait for it in the middle of a step, and torchrun ends them."""
+    """Writes `failure.json` with this rank's status and reason, unless another rank was first, and exits.
+
+    The other ranks may wait for this one in a collective; torchrun ends them.
+    """
     try:
         with open(folder / "failure.json", "x") as file:
-            json.dump({"status": status, "reason": f"rank {here().rank}: {reason}"}, file)
+            json.dump({"status": status, "reason": f"rank {current_world().rank}: {reason}"}, file)
     except FileExistsError:
         pass
     os._exit(1)

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -18,10 +19,10 @@ WORDS = {
     "sync": "waiting for the device",
     "operation": "dispatching one operation",
     "elementwise": "norms, additions, activation",
-    "pick": "choosing the largest logit",
+    "argmax": "argmax over the logits",
     "attention": "attention",
 }
-MULTIPLYING = {"matmul": "products with weights of {}", "head": "products with a head of {}"}
+MULTIPLYING = {"matmul": "products with weights of {}", "lm_head": "products with a head of {}"}
 """Limits that are figures over rows."""
 
 
@@ -69,12 +70,12 @@ def over_rows(limits: Limits) -> Table:
 
 def moved(before: Limits, now: Limits) -> str:
     """By how much passes take longer or shorter than in an earlier calibration, the largest change first."""
-    largest = max(before.changes([now]).found, key=lambda limit: abs(math.log(limit.value)))
-    rows = f"{largest.rows} row{'s' if largest.rows > 1 else ''}"
-    return f"largest change since then: a pass of {rows} over {format.size(largest.set_bytes)} takes {largest.value - 1:+.0%}"
+    (rows, set_bytes), ratio = max(before.pass_changes([now]).ratios.items(), key=lambda change: abs(math.log(change[1])))
+    words = f"{rows} row{'s' if rows > 1 else ''}"
+    return f"largest change since then: a pass of {words} over {format.size(set_bytes)} takes {ratio - 1:+.0%}"
 
 
 def as_document(calibration: dict[str, Any], name: str) -> dict[str, Any]:
     """A calibration with the units of its values."""
-    limits = [{**limit, "unit": KINDS[limit["kind"]]} for limit in calibration["limits"]]
+    limits = [{**asdict(limit), "unit": KINDS[limit.kind]} for limit in Limits.from_json(calibration["limits"]).found]
     return {"setting": name, "measured_at": calibration["measured_at"], "limits": limits}

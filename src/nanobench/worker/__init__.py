@@ -1,1 +1,1 @@
-"""The measuring process: one trial in one fresh process."""
+"""The measuring process: each trial runs in a fresh process."""

@@ -1,8 +1,8 @@
-"""The measuring process: ONE trial in a fresh process. `python -m nanobench.worker trial.json out/` leaves `out/record.json`.
+"""The measuring process: one trial in a fresh process. `python -m nanobench.worker trial.json out/` writes `out/record.json`.
 
-With `--serve` it preloads torch and forks a child per request that arrives on standard input, which takes 0.03 s instead
-of an import; `--channel` lets a single run speak with its parent in the same way. Over the channel the worker reports
-between repetitions and waits for the answer, so that whatever its parent draws is never drawn beside a repetition.
+With `--serve` it imports torch once and forks a child for each request on standard input: a fork takes 0.03 s, an import
+about 2 s. With `--channel` a single run uses the same channel to its parent. The worker reports over the channel between
+repetitions and waits for the answer, so the parent never updates its display during a repetition.
 """
 
 import argparse
@@ -23,34 +23,34 @@ from nanobench.worker.trial import Report
 
 
 class Channel:
-    """Lines of JSON to the parent and back. A report is answered once the parent has drawn it."""
+    """Lines of JSON to the parent and back. The parent answers a report after it has updated its display."""
 
     def __init__(self, incoming: IO[bytes], outgoing: IO[str]) -> None:
         self.incoming, self.outgoing = incoming, outgoing
 
     def send(self, message: dict[str, Any]) -> None:
-        """One line, at once."""
+        """Writes one line and flushes it."""
         self.outgoing.write(json.dumps(message) + "\n")
         self.outgoing.flush()
 
     def report(self, progress: dict[str, Any]) -> None:
-        """Says how far the trial is and waits until the parent has taken it in."""
+        """Sends the progress of the trial and waits for the parent's answer."""
         self.send({"report": progress})
         self.incoming.readline()
 
 
 def run(request_path: Path, out: Path, report: Report) -> None:
-    """Answers one request file with `out/record.json`, written whole or not at all."""
+    """Answers one request file with `out/record.json`, which is written completely or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     record = answer(json.loads(request_path.read_text()), out, report)
-    if not distributed.here().is_rank_zero:
+    if not distributed.current_world().is_rank_zero:
         return
     (out / "record.part").write_text(json.dumps(record))
     (out / "record.part").rename(out / "record.json")
 
 
 def serve(channel: Channel) -> None:
-    """Forks a child per request. The server itself touches no device and runs no kernel, so every child starts as from new."""
+    """Forks a child for each request. The server itself uses no device and runs no kernel, so each child starts clean."""
     while line := channel.incoming.readline():
         request = json.loads(line)
         if "request" not in request:
@@ -69,21 +69,21 @@ def serve(channel: Channel) -> None:
 
 
 def preload(request_path: Path) -> None:
-    """Imports in the server what a trial will need, once for all children: dynamo takes a second."""
+    """Imports what a trial needs into the server, once for all children: dynamo takes a second."""
     request = json.loads(request_path.read_text())
-    trial = request.get("trial") or request.get("attempt")
+    trial = request.get("trial") or request.get("batch_trial")
     if trial and (trial["point"]["seq_len"] or any(arm["compile_mode"] != "off" for arm in trial["arms"])):
         importlib.import_module("torch._dynamo")
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent ends, however that happens. Linux only."""
+    """Asks the kernel to kill this process when its parent ends for any reason. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def redirect_output(log: Path) -> None:
-    """Sends whatever the model's code prints to the worker's log, away from the channel."""
+    """Redirects the output of the model's code to the worker's log, away from the channel."""
     log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
@@ -94,18 +94,18 @@ def redirect_output(log: Path) -> None:
 def main() -> None:
     """The command line of the worker."""
     parser = argparse.ArgumentParser(prog="python -m nanobench.worker", description=__doc__)
-    parser.add_argument("request", type=Path, nargs="?", help="trial.json: the whole input")
+    parser.add_argument("request", type=Path, nargs="?", help="request file, for example trial.json")
     parser.add_argument("out", type=Path, nargs="?", help="folder that receives record.json")
     parser.add_argument("--channel", action="store_true", help="report on standard output, wait for answers on standard input")
     parser.add_argument("--serve", action="store_true", help="fork a child per request read from standard input")
-    parser.add_argument("--ranks", type=int, default=1, help="processes that answer together")
+    parser.add_argument("--ranks", type=int, default=1, help="number of processes (ranks) that answer the request together")
     arguments = parser.parse_args()
     faulthandler.enable()
     if arguments.ranks > 1:
         die_with_parent()
         return distributed.launch(arguments.ranks, [str(arguments.request), str(arguments.out), "--channel"])
     memory.keep_freed()
-    if not distributed.here().is_rank_zero:
+    if not distributed.current_world().is_rank_zero:
         die_with_parent()
         if distributed.is_orphan():
             return None
@@ -117,7 +117,7 @@ def main() -> None:
     die_with_parent()
     if distributed.is_orphan():
         return None
-    # Unbuffered, because the server and its child read the same pipe in turns.
+    # Unbuffered: the server and its child read the same pipe in turns.
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
     if arguments.serve:

@@ -1,4 +1,7 @@
-"""One try of a batch size: the arms as they will be measured take two full steps, or calls, and then some that are timed."""
+"""One trial of a batch size: all arms of a point run side by side in one process, as a sweep will measure them.
+
+Each arm takes one call or optimizer step (which compiles), one warm-up, and then timed ones for half a second.
+"""
 
 import gc
 from pathlib import Path
@@ -12,51 +15,60 @@ from nanobench.probes.clock import Clock, make_clock
 from nanobench.records import Repetition, Status
 from nanobench.schema import Trial
 from nanobench.training import distributed
-from nanobench.worker.trial import context_of, limit_of, outcome_of, settled
+from nanobench.worker.trial import limit_of, make_context, outcome_of, prepare_device
 from nanobench.worker.workloads.base import TrialContext, Workload
 
 TIMED_S = 0.5
+"""Seconds of timed work over all arms."""
 
 
-def attempt(trial: Trial, out: Path) -> dict[str, Any]:
-    """Whether all arms of a trial find their memory together, with tokens per second and the peak; else the status and why."""
-    device = settled(trial)
+def run_batch_trial(trial: Trial, out: Path) -> dict[str, Any]:
+    """Runs all arms of a trial side by side.
+
+    Returns status `ok` with tokens per second over all arms (`tok_s`) and the peak memory of all ranks (`peak_bytes`), or the
+    status and the reason of the failure.
+    """
+    device = prepare_device(trial)
     world = distributed.join(device)
     try:
         with memory.limited(limit_of(trial)):
-            context, clock = context_of(trial, world), make_clock(device)
+            context, clock = make_context(trial, world), make_clock(device)
             context.reserve_gate_memory()
             with torch.inference_mode(context.inference):
-                workloads = begun(context, trial, clock)
-                # The second is full too, and not timed: a compiler may still be busy beside it.
+                workloads = begin_arms(context, trial, clock)
+                # The second call is not timed either: a compiler may still be busy.
                 for workload in workloads:
                     workload.time("warmup", 0, None, timestamped=False)
-                done: list[Repetition] = []
-                while world.broadcast(sum(each.wall_s or 0.0 for each in done) < TIMED_S):
-                    done += [workload.time("warmup", 1, None, timestamped=False) for workload in workloads]
+                timed: list[Repetition] = []
+                while world.broadcast(total_s(timed) < TIMED_S):
+                    timed += [workload.time("warmup", 1, None, timestamped=False) for workload in workloads]
     except Exception as error:
         outcome = outcome_of(error)
         if world.size > 1:
             distributed.abort(out, outcome.status, outcome.reason)
         return {"status": outcome.status, "reason": outcome.reason}
-    wall_s = sum(each.wall_s or 0.0 for each in done)
     return {
         "status": Status.OK,
-        "tok_s": sum(each.tokens for each in done) / wall_s,
+        "tok_s": sum(repetition.tokens for repetition in timed) / total_s(timed),
         "peak_bytes": sum(world.all_gather(peak_bytes(device))),
     }
 
 
-def begun(context: TrialContext, trial: Trial, clock: Clock) -> list[Workload]:
-    """The arms that have run once, less those that cannot run here. Raises Skip where none can."""
+def total_s(repetitions: list[Repetition]) -> float:
+    """Seconds of all repetitions."""
+    return sum(repetition.wall_s or 0.0 for repetition in repetitions)
+
+
+def begin_arms(context: TrialContext, trial: Trial, clock: Clock) -> list[Workload]:
+    """The arms, each built and run once; arms that this device cannot run are left out. Raises Skip if none can run."""
     workloads, reason = [], Skip()
     for arm in trial.arms:
-        workload = context.arm(arm, clock)
+        workload = context.make_workload(arm, clock)
         try:
             workload.begin()
             workloads.append(workload)
         except Skip as skip:
-            # Its traceback holds the model that it was raised beside.
+            # A copy without the traceback, which would keep the arm's model alive.
             reason = Skip(str(skip))
             del workload
             gc.collect()
@@ -66,5 +78,5 @@ def begun(context: TrialContext, trial: Trial, clock: Clock) -> list[Workload]:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that this process held: reserved on a GPU, resident on a CPU."""
+    """Peak memory of this process: reserved by the allocator on a GPU, resident on a CPU."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else memory.rss_peak_bytes()

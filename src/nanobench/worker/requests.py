@@ -1,4 +1,4 @@
-"""What a worker answers: a description, a calibration, a batch trial, or a trial."""
+"""The requests that a worker answers: a description of the machine, a calibration, a batch trial, or a trial."""
 
 import time
 from dataclasses import asdict
@@ -14,57 +14,58 @@ from nanobench.probes.host import HostProbe
 from nanobench.records import Gate
 from nanobench.schema import GPTShape, Trial
 from nanobench.training.data import Corpus
-from nanobench.worker.batch_trial import attempt
+from nanobench.worker.batch_trial import run_batch_trial
 from nanobench.worker.trial import Report, measure, outcome_of
 
 
-def calibrate(asked: dict[str, Any]) -> dict[str, Any]:
-    """The limits of a device at a dtype and a number of threads, all of them or the few that show a drift; and the share of
-    the time in which tasks waited for a core meanwhile, where the kernel tells.
+def calibrate(request: dict[str, Any]) -> dict[str, Any]:
+    """The limits of a device at a dtype and a number of threads: all of them, or with `brief` only those that show a drift.
+
+    `pressure_fraction` is the share of the time in which some task waited for a core; None if the kernel does not report it.
     """
     from nanobench.worker.calibration import measure
 
-    torch.set_num_threads(asked["threads"])
-    device = torch.device(asked["device"])
+    torch.set_num_threads(request["threads"])
+    device = torch.device(request["device"])
     probe, start = HostProbe(), time.perf_counter()
     probe.before()
-    found = (measure.brief if asked["brief"] else measure.calibrate)(device, asked["dtype"])
+    limits = (measure.brief if request["brief"] else measure.calibrate)(device, request["dtype"])
     waited_s = probe.after()["pressure_s"]
     pressure = None if waited_s is None else waited_s / (time.perf_counter() - start)
-    return {"limits": [asdict(limit) for limit in found], "pressure_fraction": pressure}
+    return {"limits": [asdict(limit) for limit in limits], "pressure_fraction": pressure}
 
 
-def describe(question: dict[str, Any]) -> dict[str, Any]:
-    """What the control process must know before it plans and can't know without torch: devices, identity, sizes of the models.
+def describe(request: dict[str, Any]) -> dict[str, Any]:
+    """What the control process needs for its plan and cannot find without torch: devices, identity, sizes of the models.
 
-    `question["models"]` gives the names for each kind of device, so that a default model may depend on it.
+    `request["models"]` gives the model names for each kind of device, because a default model may depend on it.
     """
     gpus = environment.gpus()
-    device = question["device"] if question["device"] != "auto" else ("cuda" if gpus else "cpu")
+    device = request["device"] if request["device"] != "auto" else ("cuda" if gpus else "cpu")
     kind, _, index = device.partition(":")
-    there = kind == "cpu" or int(index or 0) < len(gpus)
+    is_present = kind == "cpu" or int(index or 0) < len(gpus)
     return {
         "device": device,
         "gpus": gpus,
         "identity": environment.identity(),
         "state": environment.state(),
         "available_bytes": memory.available_bytes(),
-        "matmul_flops_per_s": environment.matmul_flops_per_s(device) if there else None,
-        "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},
-        "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in question.get("texts", ())},
+        "matmul_flops_per_s": environment.matmul_flops_per_s(device) if is_present else None,
+        "models": {name: asdict(shape_of(name)) for name in request["models"][kind]},
+        "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in request.get("texts", ())},
     }
 
 
 def tokens_of(path: str, tokenizer: str) -> dict[str, int]:
-    """How many tokens a text has, and the largest of them. Raises UserError as Corpus.of_text."""
+    """The number of tokens in a text, and the largest token. Raises UserError like Corpus.of_text."""
     tokens_N = Corpus.of_text(Path(path), tokenizer).tokens_N
     return {"tokens": len(tokens_N), "largest": int(tokens_N.max())}
 
 
 def shape_of(name: str) -> GPTShape:
-    """A model's sizes, built without weights where its code allows that.
+    """A model's sizes; the model is built without weights if its code allows that.
 
-    Raises UserError where a foreign build() fails or gives no Adapter.
+    Raises UserError if a plug-in's build() fails or does not return an Adapter.
     """
     build = registry.find("models", name)
     try:
@@ -78,13 +79,13 @@ def shape_of(name: str) -> GPTShape:
     missing = [part for part in ("module", "shape", "forward", "make_cache") if not hasattr(adapter, part)]
     if missing:
         raise UserError(
-            f"model {name!r} is no Adapter: its build() gives a {type(adapter).__name__} without {', '.join(missing)}"
+            f"model {name!r} is no Adapter: its build() returns a {type(adapter).__name__} without {', '.join(missing)}"
         )
     return adapter.shape
 
 
 def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]:
-    """The record of one request: a trial's arms, or a description; a user's mistake is passed on as such."""
+    """The answer to one request, as JSON data. A UserError of a description is returned as `user_error`."""
     if "describe" in request:
         try:
             return describe(request["describe"])
@@ -92,8 +93,8 @@ def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]
             return {"user_error": str(error)}
     if "calibrate" in request:
         return calibrate(request["calibrate"])
-    if "attempt" in request:
-        return attempt(Trial.from_json(request["attempt"]), out)
+    if "batch_trial" in request:
+        return run_batch_trial(Trial.from_json(request["batch_trial"]), out)
     trial = Trial.from_json(request["trial"])
-    known = {label: Gate(**gate) for label, gate in request["gates"].items()}
-    return {"arms": [asdict(record) for record in measure(trial, known, out, report)]}
+    known_gates = {label: Gate(**gate) for label, gate in request["gates"].items()}
+    return {"arms": [asdict(record) for record in measure(trial, known_gates, out, report)]}

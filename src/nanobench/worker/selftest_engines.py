@@ -1,6 +1,6 @@
-"""Engines whose truth is known: the uncached path once more, slower by a known share, or of a known duration.
+"""Engines with a known true result: a copy of the uncached engine, one slower by a known share, one of a known duration.
 
-`nanobench selftest` measures them as it would any other engine.
+`nanobench selftest` measures them like any other engine and compares the results with the known values.
 """
 
 import time
@@ -18,16 +18,16 @@ from nanobench.samplers.base import Sampler
 from nanobench.schema import Point
 
 STEP_S = 3e-3
-"""What a prefill and a step of `steady_beat` last, whatever the work in them."""
+"""Seconds of each prefill and each step of `fixed_duration`."""
 
 
 class SlowedEngine:
-    """Another engine, each of whose prefills and steps is made to last `lasts(seconds of its own work)` by a busy wait."""
+    """Wraps an engine. A busy wait extends each prefill and each step to `duration_of(seconds of the wrapped call)` seconds."""
 
     cache = None
 
-    def __init__(self, engine: Engine, lasts: Callable[[float], float]) -> None:
-        self.engine, self.lasts = engine, lasts
+    def __init__(self, engine: Engine, duration_of: Callable[[float], float]) -> None:
+        self.engine, self.duration_of = engine, duration_of
 
     @property
     def tokens_BN(self) -> Tensor:
@@ -48,10 +48,10 @@ class SlowedEngine:
         return self.slow_down(self.engine.step)
 
     def slow_down(self, work: Callable[[], Any]) -> Any:
-        """Does the work, then waits without sleeping."""
+        """Does the work, then waits in a loop without sleeping."""
         start = time.perf_counter()
         result = work()
-        end = start + self.lasts(time.perf_counter() - start)
+        end = start + self.duration_of(time.perf_counter() - start)
         while time.perf_counter() < end:
             pass
         return result
@@ -62,19 +62,19 @@ def uncached_copy(adapter: Adapter, sampler: Sampler, point: Point, compiler: Co
     return uncached.build(adapter, sampler, point, compiler)
 
 
-def slowed(lasts: Callable[[float], float]) -> Callable[[Adapter, Sampler, Point, Compiler], Engine]:
-    """A build() of the uncached engine, stretched. It raises Skip on CUDA, where a wait of the host need not delay the GPU."""
+def slowed(duration_of: Callable[[float], float]) -> Callable[[Adapter, Sampler, Point, Compiler], Engine]:
+    """A build() of a slowed uncached engine. It raises Skip on CUDA, where a wait of the host does not delay the GPU."""
 
     def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> Engine:
         if point.device != "cpu":
-            raise Skip("a known delay needs work that is done when its call returns: CPU only")
-        return SlowedEngine(uncached.build(adapter, sampler, point, compiler), lasts)
+            raise Skip("a known delay needs an engine whose calls return after their work is done: CPU only")
+        return SlowedEngine(uncached.build(adapter, sampler, point, compiler), duration_of)
 
     return build
 
 
 undelayed = slowed(lambda seconds: seconds)
-"""What delays refer to: it waits for nothing but is watched in the same way, which costs about 0.3 us a step."""
+"""The reference of the delays: it adds no wait, only the same timer calls, about 0.3 us per step."""
 delayed_2 = slowed(lambda seconds: 1.02 * seconds)
 delayed_5 = slowed(lambda seconds: 1.05 * seconds)
 fixed_duration = slowed(lambda seconds: STEP_S)

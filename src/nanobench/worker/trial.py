@@ -1,6 +1,6 @@
-"""One trial in this process: every arm is built, gated and warmed up, then all of them take turns.
+"""One trial in this process: every arm is built, gated and warmed up, then the arms take turns.
 
-Between repetitions it reports and waits for the answer, so that whatever its parent draws is never drawn beside one.
+The worker reports between repetitions and waits for the answer, so the parent never updates its display during a repetition.
 """
 
 import bisect
@@ -27,22 +27,26 @@ from nanobench.records import ArmRecord, Gate, Outcome, Repetition, Status, Verd
 from nanobench.schema import Arm, Trial
 from nanobench.stats import intervals
 from nanobench.training import distributed
-from nanobench.training.distributed import ALONE, World
+from nanobench.training.distributed import SINGLE_PROCESS, World
 from nanobench.worker.workloads.base import TrialContext, Workload
 from nanobench.worker.workloads.generate import Generation
 from nanobench.worker.workloads.train import Training
 
 IMPORT_S = process_age_s()
-"""From the start of the interpreter to here; the children of a fork server share their server's."""
+"""Seconds from the start of the interpreter to here; children of a fork server have their server's value."""
 REPORT_EVERY_S = 1.0
-LOOK_EVERY = 5
+CHECK_EVERY_PAIRS = 5
+"""The precision is checked after every so many pairs."""
 Report = Callable[[dict[str, Any]], None]
 
 
 class Arms:
-    """The arms of one trial: who is still running, what became of the others, and a note on disk of who runs now."""
+    """The arms of one trial: those still running (`live`) and the results of the others (`done`).
 
-    def __init__(self, trial: Trial, out: Path, report: Report, world: World = ALONE) -> None:
+    The index of the running arm is in the file `running`, which survives a crash.
+    """
+
+    def __init__(self, trial: Trial, out: Path, report: Report, world: World = SINGLE_PROCESS) -> None:
         self.trial, self.report, self.world, self.out = trial, report, world, out
         self.shared: list[Repetition] = []
         self.live: dict[int, Workload] = {}
@@ -52,7 +56,7 @@ class Arms:
         self.reported_at = 0.0
 
     def guard(self, index: int, work: Callable[[], Any], limited: bool = True) -> Any:
-        """Runs an arm's work under the memory limit. An exception ends this arm, becomes its outcome and spares the others."""
+        """Runs an arm's work under the memory limit. An exception becomes the outcome of this arm and ends only this arm."""
         os.pwrite(self.running, f"{index:<4}".encode(), 0)
         try:
             with memory.limited(limit_of(self.trial) if limited else None):
@@ -67,7 +71,7 @@ class Arms:
         return None
 
     def end(self, index: int, outcome: Outcome) -> None:
-        """Takes an arm out and frees what it held."""
+        """Records an arm's outcome and frees its memory."""
         workload = self.live.pop(index)
         self.done[index] = ([*self.shared, *workload.phases, *self.steady[index]], outcome)
         del workload
@@ -75,14 +79,14 @@ class Arms:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def say(self, phase: str, index: int, always: bool = False, **progress: Any) -> None:
-        """Reports, at most once a second."""
+    def report_progress(self, phase: str, index: int, always: bool = False, **progress: Any) -> None:
+        """Reports to the parent, at most once per second unless `always`."""
         if always or time.monotonic() - self.reported_at >= REPORT_EVERY_S:
             self.report({"phase": phase, "arm": self.trial.arms[index].label, **progress})
             self.reported_at = time.monotonic()
 
-    def keep(self, samples: list[Repetition], note: str | None) -> None:
-        """Gives each sample to the arm that ran at its time, and each outcome the probes' note."""
+    def assign_samples(self, samples: list[Repetition], note: str | None) -> None:
+        """Assigns each sample to the arm that ran at its time, and the probes' note to each outcome."""
         spans = [
             (phase.started_at, index)
             for index, (phases, _) in self.done.items()
@@ -97,7 +101,7 @@ class Arms:
         self.done = {index: (phases, replace(outcome, probe_note=note)) for index, (phases, outcome) in self.done.items()}
 
     def records(self) -> list[ArmRecord]:
-        """What is known of every arm, in the trial's order."""
+        """The record of every finished arm, in the trial's order."""
         return [
             ArmRecord(arm=arm, repetitions=tuple(self.done[index][0]), outcome=self.done[index][1])
             for index, arm in enumerate(self.trial.arms)
@@ -105,9 +109,9 @@ class Arms:
         ]
 
 
-def settled(trial: Trial) -> torch.device:
-    """The trial's device, with its threads set and the compiler ready, for what follows may be under a limit."""
-    device = distributed.device_of(trial.point.device)
+def prepare_device(trial: Trial) -> torch.device:
+    """Selects the trial's device and sets its threads; on a CPU it also initializes inductor, before any memory limit."""
+    device = distributed.rank_device(trial.point.device)
     torch.set_num_threads(trial.point.threads)
     distributed.set_device(device)
     if device.type == "cpu" and any(arm.compile_mode != "off" for arm in trial.arms):
@@ -116,38 +120,41 @@ def settled(trial: Trial) -> torch.device:
 
 
 def limit_of(trial: Trial) -> int | None:
-    """Bytes that this process may take: ranks share what a worker may."""
+    """Memory limit of this process in bytes: the ranks share the limit of a trial. None without a limit."""
     limit = trial.memory_limit_bytes
     return None if limit is None else limit // trial.point.world_size
 
 
-def context_of(trial: Trial, world: World) -> TrialContext:
-    """What the arms of a trial share, with the model loaded."""
+def make_context(trial: Trial, world: World) -> TrialContext:
+    """The state that the arms of a trial share; loads the model."""
     return Training(trial, world) if trial.point.trains else Generation(trial)
 
 
 def outcome_of(error: Exception) -> Outcome:
-    """The status that an exception stands for, with its own words as the reason."""
+    """The outcome for an exception: its status, and its message on one line as the reason."""
     if isinstance(error, Skip):
         return Outcome(status=Status.SKIPPED, reason=str(error))
-    brief = compilation.in_brief(str(error))
-    reason = f"{type(error).__name__}: {brief}" if brief else type(error).__name__
+    message = compilation.summarize_error(str(error))
+    reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
 
 
 def measure(
     trial: Trial, known: dict[str, Gate], out: Path, report: Report, instruments: Instruments | None = None
 ) -> list[ArmRecord]:
-    """Gate, warm-up and interleaved pairs of all arms of one trial; `instruments` are the device's own unless given."""
-    # Before the first use of CUDA, or the probe could not tell our own process from foreign ones.
-    instruments = instruments or make_instruments(distributed.device_of(trial.point.device), distributed.folder_of(out))
-    device = settled(trial)
+    """Gates, warms up and times all arms of one trial, in interleaved pairs.
+
+    `known` has the gate verdicts of an earlier launch by arm label. `instruments` default to those of the device.
+    """
+    # Before the first use of CUDA: else the probe cannot distinguish this process from foreign ones.
+    instruments = instruments or make_instruments(distributed.rank_device(trial.point.device), distributed.rank_folder(out))
+    device = prepare_device(trial)
     world = distributed.join(device)
     arms = Arms(trial, out, report if world.is_rank_zero else lambda progress: None, world)
     started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(limit_of(trial)):
-            context = context_of(trial, world)
+            context = make_context(trial, world)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
             context.ready(gated=bool(known))
     except Exception as error:
@@ -160,7 +167,7 @@ def measure(
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode(context.inference):
-        prepare(trial, context, instruments.clock, known, arms)
+        prepare_arms(trial, context, instruments.clock, known, arms)
         if not trial.gate_only:
             gc.freeze()
             gc.disable()
@@ -172,17 +179,17 @@ def measure(
         outcome = arms.guard(index, workload.outcome)
         if outcome is not None:
             arms.end(index, outcome)
-    arms.keep(instruments.close(), instruments.note)
+    arms.assign_samples(instruments.close(), instruments.note)
     return arms.records()
 
 
-def prepare(trial: Trial, context: TrialContext, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
-    """Builds, gates and warms up every arm; an arm that computes something else ends here and is never timed."""
+def prepare_arms(trial: Trial, context: TrialContext, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
+    """Builds, gates and warms up every arm. An arm whose gate verdict is `wrong` ends here and is never timed."""
     for index, arm in enumerate(trial.arms):
-        arms.say("prepare", index, always=True)
-        workload = context.arm(arm, clock)
+        arms.report_progress("prepare", index, always=True)
+        workload = context.make_workload(arm, clock)
         arms.live[index] = workload
-        gate = arms.guard(index, functools.partial(prepared, trial, arm, workload, known.get(arm.label), arms.world))
+        gate = arms.guard(index, functools.partial(prepare_arm, trial, arm, workload, known.get(arm.label), arms.world))
         if gate is not None and gate.verdict is Verdict.WRONG:
             arms.end(index, workload.outcome())
     if not trial.gate_only:
@@ -190,15 +197,15 @@ def prepare(trial: Trial, context: TrialContext, clock: Clock, known: dict[str, 
             arms.guard(index, arms.live[index].warm_up)
 
 
-def prepared(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, world: World) -> Gate:
-    """See Workload.prepare. What an arm compiles it finds again in later launches, and no other arm does: or its first call
-    would be no cold one. Where nothing is timed all may find it.
+def prepare_arm(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, world: World) -> Gate:
+    """See Workload.prepare. A compiled arm has an inductor cache of its own, which its later launches reuse: with a shared
+    cache its first call would not be cold. A gate-only trial times nothing and uses the shared cache.
     """
     if trial.gate_only or arm.compile_mode == "off":
         return workload.prepare(known)
     cache_key = cache_key_of(trial, arm)
     if trial.launch == 1:
-        # A trial that was cut off, or in which this arm found no memory beside others, was here before.
+        # Left from an interrupted trial, or from one in which this arm ran out of memory next to others.
         if world.is_rank_zero:
             shutil.rmtree(compilation.cache_of(cache_key), ignore_errors=True)
         world.barrier()
@@ -207,21 +214,24 @@ def prepared(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, wor
 
 
 def cache_key_of(trial: Trial, arm: Arm) -> str:
-    """A name for an arm at a point in all launches."""
+    """The name of an arm's compile cache at a point, the same in all launches."""
     return replace(trial, arms=(arm,), launch=1).key
 
 
 def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
-    """Runs every arm once a block until the pairs are narrow enough or time is up. The clock says which blocks carry marks."""
+    """Runs every arm once per block until the intervals are narrow enough or the time is used up.
+
+    One block in `clock.timestamp_interval` is timestamped at every token; the other blocks give the pairs.
+    """
     spent_s, timestamp_interval = 0.0, instruments.clock.timestamp_interval
     for block, order in enumerate(intervals.orders(len(trial.arms), trial.key)):
-        if not arms.live or arms.world.broadcast(enough(trial, arms, spent_s, block, timestamp_interval)):
+        if not arms.live or arms.world.broadcast(is_complete(trial, arms, spent_s, block, timestamp_interval)):
             return
         timestamped = block % timestamp_interval == 0
         for index in order:
             if index not in arms.live:
                 continue
-            arms.say("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
+            arms.report_progress("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
             repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), block, timestamped)
             timed = arms.guard(index, functools.partial(instruments.observe, repeat))
             if timed is not None:
@@ -230,11 +240,11 @@ def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
 
 
 def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
-    """In the first launch, where a probe needs it: each arm for some seconds by itself, for counters that are slow to renew."""
+    """In the first launch, if a probe needs it: runs each arm alone for some seconds, for counters that update slowly."""
     if trial.launch > 1 or not instruments.sustained_s:
         return
     for index in list(arms.live):
-        arms.say("sustained", index, always=True)
+        arms.report_progress("sustained", index, always=True)
         work = functools.partial(arms.live[index].sustain, instruments.sustained_s)
         done = arms.guard(index, functools.partial(instruments.observe, work))
         if done is not None:
@@ -242,7 +252,7 @@ def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
 
 
 def profile(trial: Trial, out: Path, arms: Arms) -> None:
-    """In the first launch, after all that is timed: counts what each arm dispatches. The profiler's memory is not the arm's."""
+    """In the first launch, after all timed work: profiles each arm, without the memory limit because of the profiler."""
     if trial.launch > 1:
         return
     for index in list(arms.live):
@@ -250,22 +260,22 @@ def profile(trial: Trial, out: Path, arms: Arms) -> None:
         arms.guard(index, functools.partial(arms.live[index].profile, trace), limited=False)
 
 
-def enough(trial: Trial, arms: Arms, spent_s: float, blocks: int, timestamp_interval: int) -> bool:
-    """Whether the launch may stop: after its least pairs, when time is up or every contrast is within the target."""
+def is_complete(trial: Trial, arms: Arms, spent_s: float, blocks: int, timestamp_interval: int) -> bool:
+    """Whether the launch may stop: enough pairs, and either no time left or every interval within the target."""
     timestamped = -(-blocks // timestamp_interval) if timestamp_interval > 1 else 0
     pairs = blocks - timestamped
-    least = 2 if spent_s < 2.0 * max(1, blocks) else 1
-    if pairs < least:
+    minimum = 2 if spent_s < 2.0 * max(1, blocks) else 1
+    if pairs < minimum:
         return False
     if spent_s >= trial.max_seconds:
         return True
-    return pairs % LOOK_EVERY == 0 and all(
+    return pairs % CHECK_EVERY_PAIRS == 0 and all(
         intervals.half_width(logs) <= trial.target_ci for logs in contrasts(arms, timestamp_interval)
     )
 
 
 def contrasts(arms: Arms, timestamp_interval: int) -> list[list[float]]:
-    """Log time ratios of every live arm to the first, pair by pair; of a lone arm its own log times."""
+    """Per live arm but the first, log(time of the first / time of the arm) of each pair; for a single arm its log times."""
     times = {
         index: {
             r.block: r.wall_s / r.calls

@@ -49,7 +49,7 @@ class Local:
 
 def ranks_of(request: dict[str, Any]) -> int:
     """How many processes answer a request together."""
-    trial = request.get("trial") or request.get("attempt")
+    trial = request.get("trial") or request.get("batch_trial")
     return trial["point"]["world_size"] if trial else 1
 
 

@@ -1,1 +1,1 @@
-"""What the machine reaches, measured inside passes of synthetic models."""
+"""Calibration: the attainable limits of a machine, measured in passes of synthetic models."""

@@ -1,4 +1,7 @@
-"""What this machine reaches: parts of passes of synthetic GPT-2s from 32 to 1,024 wide, and its memory. Within a minute."""
+"""The attainable limits of this machine: memory, and the parts of passes of synthetic GPT-2s from 32 to 1,024 wide.
+
+A calibration takes about a minute. Every size is measured twice, some seconds apart, because machines change their speed.
+"""
 
 import statistics
 from collections import Counter
@@ -14,82 +17,85 @@ from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import DTYPE_BYTES
 from nanobench.stats import intervals
-from nanobench.worker.calibration.model import SPAN, InstrumentedModel, PassTiming, Size
+from nanobench.worker.calibration.model import STEP_CONTEXT, InstrumentedModel, PassTiming, Size
 
 MIB = 1 << 20
 LARGE_BYTES = 256 * MIB
-LEAST_WORK = 0.1
-"""What dispatching a part may leave of its time at least."""
-LEAST_ROWS = 16
-"""With fewer rows norms and additions take no longer than with one."""
-HOLLOW = Size(32, 4, 64, (1,), ())
+"""More than any cache holds."""
+TRANSFERS = 5
+"""Timed repetitions of a memory limit."""
+MIN_DEVICE_SHARE = 0.1
+"""The minimum share of a part's time that remains after its dispatch is subtracted."""
+MIN_ELEMENTWISE_ROWS = 16
+"""With fewer rows, norms and additions take as long as with one."""
+DISPATCH_SIZE = Size(32, 4, 64, (1,), ())
 SIZES = (
-    HOLLOW,
+    DISPATCH_SIZE,
     Size(128, 4),
     Size(320, 4, prompts=((1, 64), (8, 64), (32, 64), (4, 256))),
     Size(640, 3),
     Size(1024, 2, prompts=((1, 64), (8, 64))),
 )
-GLANCE = (Size(128, 4, 64, (1,), ()), Size(640, 2, 32_768, (1, 4), ()), Size(320, 2, 64, (), ((8, 64),)))
-"""What a brief calibration looks at: dispatch, memory and multiplication."""
+BRIEF_SIZES = (Size(128, 4, 64, (1,), ()), Size(640, 2, 32_768, (1, 4), ()), Size(320, 2, 64, (), ((8, 64),)))
+"""The sizes of a drift check: one each for dispatch, memory and matmuls."""
 
 
 def calibrate(device: torch.device, dtype: str) -> list[Limit]:
-    """All limits of a device with the threads that torch is set to; each from two moments some seconds apart."""
+    """All limits of a device at a dtype, with torch's current number of threads."""
     with torch.inference_mode():
-        first = brief_calibration(device, dtype)
+        first_passes = brief_limits(device, dtype)
         sizes = [*SIZES, *reversed(SIZES)]
-        found = [limit for size in sizes for limit in at_first(first, size, device, dtype)]
-        return [*memory(device), *found, *first]
+        limits = [limit for size in sizes for limit in limits_at_start(first_passes, size, device, dtype)]
+        return [*memory(device), *limits, *first_passes]
 
 
 def brief(device: torch.device, dtype: str) -> list[Limit]:
-    """The few limits that show whether the machine is as it was: passes of three small networks, in about a second."""
+    """A drift check: the times of passes of three small networks, in about a second."""
     with torch.inference_mode():
-        return brief_calibration(device, dtype)
+        return brief_limits(device, dtype)
 
 
-def at_first(first: list[Limit], size: Size, device: torch.device, dtype: str) -> list[Limit]:
-    """The limits that one size shows, as they would have been at the first glance: machines change within seconds."""
-    now = brief_calibration(device, dtype)
-    found = list(reached(InstrumentedModel(size, device, dtype)))
-    moved = Limits((*now, *found)).moved([Limits(tuple(first))])
-    return list(moved.found[len(now) :])
+def limits_at_start(first_passes: list[Limit], size: Size, device: torch.device, dtype: str) -> list[Limit]:
+    """The limits of one size, corrected for the drift of the machine since `first_passes` were measured."""
+    passes = brief_limits(device, dtype)
+    limits = list(limits_of(InstrumentedModel(size, device, dtype)))
+    corrected = Limits((*passes, *limits)).moved([Limits(tuple(first_passes))])
+    return list(corrected.found[len(passes) :])
 
 
-def brief_calibration(device: torch.device, dtype: str) -> list[Limit]:
-    """Seconds of whole passes."""
-    return [limit for size in GLANCE for limit in passes(InstrumentedModel(size, device, dtype))]
+def brief_limits(device: torch.device, dtype: str) -> list[Limit]:
+    """The times of whole passes of BRIEF_SIZES."""
+    return [limit for size in BRIEF_SIZES for limit in pass_limits(InstrumentedModel(size, device, dtype))]
 
 
-def passes(bench: InstrumentedModel) -> Iterator[Limit]:
-    """Seconds of the passes of one size."""
-    works = [(rows, bench.step(rows)) for rows in bench.size.batches]
-    works += [(rows * tokens, bench.read(rows, tokens)) for rows, tokens in bench.size.prompts]
+def pass_limits(model: InstrumentedModel) -> Iterator[Limit]:
+    """The times of whole passes of one size."""
+    works = [(rows, model.cached_step(rows)) for rows in model.size.batches]
+    works += [(rows * tokens, model.full_pass(rows, tokens)) for rows, tokens in model.size.prompts]
     for rows, work in works:
-        spent = bench.spent(work)
-        yield Limit("pass", spent.whole_s, spent.spreads["whole"], rows, bench.weight_bytes)
+        timing = model.time_pass(work)
+        yield Limit("pass", timing.total_s, timing.spreads["total"], rows, model.weight_bytes)
 
 
 def memory(device: torch.device) -> Iterator[Limit]:
-    """Reading and copying more than any cache holds; on CUDA also from the host and the price of a wait."""
+    """Rates of reading and copying memory; on CUDA also of a transfer from the host, and the time of a synchronization."""
     clock = make_clock(device)
     source = torch.ones(LARGE_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    yield rate("read", LARGE_BYTES, samples(clock, source.sum))
-    yield rate("copy", 2 * LARGE_BYTES, samples(clock, lambda: target.copy_(source)))
+    yield rate("read", LARGE_BYTES, transfer_times(clock, source.sum))
+    yield rate("copy", 2 * LARGE_BYTES, transfer_times(clock, lambda: target.copy_(source)))
     if device.type == "cuda":
         host = torch.empty(64 * MIB, dtype=torch.uint8).pin_memory()
-        there = torch.empty_like(host, device=device)
-        yield rate("host_to_device", 64 * MIB, samples(clock, lambda: there.copy_(host, non_blocking=True)))
-        waits = samples(clock, lambda: None)
+        on_device = torch.empty_like(host, device=device)
+        yield rate("host_to_device", 64 * MIB, transfer_times(clock, lambda: on_device.copy_(host, non_blocking=True)))
+        waits = transfer_times(clock, lambda: None)
         yield Limit("sync", statistics.median(waits), intervals.relative_iqr(waits) or 0.0)
 
 
-def samples(clock: Clock, work: Callable[[], Any]) -> list[float]:
-    """From the device idle to the device idle again, some times, after one that does not count."""
+def transfer_times(clock: Clock, work: Callable[[], Any]) -> list[float]:
+    """Seconds of `work`, each from an idle device to an idle device, after one warm-up."""
     seconds: list[float] = []
-    for _ in range(6):
+    for _ in range(1 + TRANSFERS):
         clock.sync()
         start = clock.now()
         work()
@@ -99,49 +105,53 @@ def samples(clock: Clock, work: Callable[[], Any]) -> list[float]:
 
 
 def rate(kind: str, amount: int, seconds: list[float]) -> Limit:
-    """Bytes over the median of the times that they take."""
+    """The rate of a transfer: `amount` bytes over the median of the times."""
     return Limit(kind, amount / statistics.median(seconds), intervals.relative_iqr(seconds) or 0.0, set_bytes=amount)
 
 
-def reached(bench: InstrumentedModel) -> Iterator[Limit]:
-    """The limits that the passes of one size show. On a CPU what lies between the parts of a pass of one row is dispatch."""
-    on_cpu, size, operation_s = not bench.clock.enqueues, bench.size, 0.0
-    works = [(bench.step(rows), Pass(rows, 1, SPAN, 1, kv_read=SPAN, kv_written=1)) for rows in size.batches]
-    works += [(bench.read(rows, tokens), Pass(rows, tokens, tokens, 1)) for rows, tokens in size.prompts]
+def limits_of(model: InstrumentedModel) -> Iterator[Limit]:
+    """The limits that the passes of one size show.
+
+    The time of a dispatch comes from a pass of one row: on a CPU the time outside of all parts, on CUDA the host's time.
+    """
+    on_cpu, size, operation_s = not model.clock.enqueues, model.size, 0.0
+    context = STEP_CONTEXT
+    works = [(model.cached_step(rows), Pass(rows, 1, context, 1, kv_read=context, kv_written=1)) for rows in size.batches]
+    works += [(model.full_pass(rows, tokens), Pass(rows, tokens, tokens, 1)) for rows, tokens in size.prompts]
     for work, one in works:
-        spent = bench.spent(work)
-        operations: Counter[str | None] = bench.operations(work) if on_cpu else Counter()
-        if one.rows == one.tokens == 1 and (size.is_hollow or on_cpu):
-            seconds, count = (spent.rest_s, operations[None]) if on_cpu else (spent.host_s, launches(bench, work))
+        timing = model.time_pass(work)
+        operations: Counter[str | None] = model.count_operations(work) if on_cpu else Counter()
+        if one.rows == one.tokens == 1 and (size.is_dispatch_only or on_cpu):
+            seconds, count = (timing.rest_s, operations[None]) if on_cpu else (timing.host_s, kernel_launches(model, work))
             operation_s = seconds / count
-            yield Limit("operation", operation_s, spent.spreads["whole"], 1, bench.weight_bytes)
-        yield from rates(bench, one, spent, {part: count * operation_s for part, count in operations.items()})
+            yield Limit("operation", operation_s, timing.spreads["total"], 1, model.weight_bytes)
+        yield from part_rates(model, one, timing, {part: count * operation_s for part, count in operations.items()})
 
 
-def launches(bench: InstrumentedModel, work: Callable[[], Any]) -> int:
-    """Kernels that the host hands out in a pass."""
-    return profiler.count(work, bench.device).operations
+def kernel_launches(model: InstrumentedModel, work: Callable[[], Any]) -> int:
+    """Kernel launches by the host in a pass."""
+    return profiler.count(work, model.device).operations
 
 
-def rates(bench: InstrumentedModel, one: Pass, spent: PassTiming, dispatch_s: dict[str | None, float]) -> Iterator[Limit]:
-    """Rates of the parts of one pass, without what dispatching them takes; and of the norms and additions between them."""
-    if bench.size.is_hollow:
+def part_rates(model: InstrumentedModel, one: Pass, timing: PassTiming, dispatch_s: dict[str | None, float]) -> Iterator[Limit]:
+    """The rates of the parts of one pass, and of the norms and additions between them, without the time of their dispatch."""
+    if model.size.is_dispatch_only:
         return
-    shape = bench.adapter.shape
-    cost = flops.cost(shape, bench.dtype, one)
-    head_flops, rows = 2.0 * one.rows * one.heads * shape.head_params, one.rows * one.tokens
-    matrix = flops.matrix_bytes(shape, bench.dtype)
+    shape = model.adapter.shape
+    cost = flops.cost(shape, model.dtype, one)
+    head_flops, rows = 2.0 * one.rows * one.logits_positions * shape.head_params, one.rows * one.tokens
+    matrix_bytes = flops.matrix_bytes(shape, model.dtype)
     amounts = {
-        "matmul": (cost.matmul_flops - head_flops, rows, matrix),
-        "head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[bench.dtype]),
-        "attention": (cost.attention_flops, one.tokens, flops.seen_bytes(shape, bench.dtype, one)),
-        "pick": (cost.logits_bytes, 1, cost.logits_bytes),
+        "matmul": (cost.matmul_flops - head_flops, rows, matrix_bytes),
+        "lm_head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[model.dtype]),
+        "attention": (cost.attention_flops, one.tokens, flops.attended_kv_bytes(shape, model.dtype, one)),
+        "argmax": (cost.logits_bytes, 1, cost.logits_bytes),
     }
     for kind, (amount, place, set_bytes) in amounts.items():
-        if kind != "pick" or one.rows == max(bench.size.batches):
-            taken = spent.parts[kind]
-            seconds = max(taken * LEAST_WORK, taken - dispatch_s.get(kind, 0.0))
-            yield Limit(kind, amount / seconds, spent.spreads[kind], place, int(set_bytes))
-    between_s = spent.rest_s - dispatch_s.get(None, 0.0)
-    if rows >= LEAST_ROWS and between_s > 0:
-        yield Limit("elementwise", cost.elementwise_bytes / between_s, spent.spreads["whole"], rows, int(matrix))
+        if kind != "argmax" or one.rows == max(model.size.batches):
+            part_s = timing.parts[kind]
+            seconds = max(part_s * MIN_DEVICE_SHARE, part_s - dispatch_s.get(kind, 0.0))
+            yield Limit(kind, amount / seconds, timing.spreads[kind], place, int(set_bytes))
+    between_s = timing.rest_s - dispatch_s.get(None, 0.0)
+    if rows >= MIN_ELEMENTWISE_ROWS and between_s > 0:
+        yield Limit("elementwise", cost.elementwise_bytes / between_s, timing.spreads["total"], rows, int(matrix_bytes))

@@ -1,7 +1,7 @@
-"""A bench for limits: a synthetic GPT-2 whose parts are timed where they are, as engines run it.
+"""A synthetic GPT-2 that records timestamps around its parts while engines run it.
 
-A part by itself is faster than the same part in a model: caches are warm, threads awake. On CUDA the queue is filled first,
-so that what lies between two events is the device's time and not the host's.
+A part that is timed alone is faster than the same part in a model: caches are warm and threads are awake. On CUDA the queue
+is filled first, so that the time between two events is the device's time and not the host's.
 """
 
 import statistics
@@ -27,52 +27,53 @@ from nanobench.samplers import greedy
 from nanobench.schema import DTYPE_BYTES, Point
 from nanobench.stats import intervals
 
-LEAST_PASSES, PASSES_S = 3, 0.1
-SPAN, PROMPT = 64, 4
-"""Positions that a step looks at, and those that are filled before the first one."""
-PARTS = ("matmul", "head", "attention", "pick")
+MIN_PASSES, PASSES_S = 3, 0.1
+"""A pass is repeated at least so many times, and for at least so many seconds."""
+STEP_CONTEXT, PROMPT = 64, 4
+"""Positions that a step attends to, and positions that are filled before the first step."""
+PARTS = ("matmul", "lm_head", "attention", "argmax")
 QUEUE_CYCLES = 5_000_000
-"""A few milliseconds on a GPU: time enough to enqueue a pass."""
+"""A few milliseconds on a GPU: enough time to enqueue a pass."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A GPT-2 and how it is run."""
+    """The size of a GPT-2, and its passes."""
 
     width: int
     layers: int
     vocab: int = 50_304
     batches: tuple[int, ...] = (1, 2, 4, 16, 64)
-    """rows of a step with a cache"""
+    """rows of each decode step with a cache"""
     prompts: tuple[tuple[int, int], ...] = ((1, 64), (8, 64), (32, 64))
-    """rows and tokens of a pass without one"""
+    """rows and tokens of each pass without a cache"""
 
     @property
-    def is_hollow(self) -> bool:
-        """Whether it is so small that only dispatching its operations takes time."""
+    def is_dispatch_only(self) -> bool:
+        """Whether the model is so small that its time is only the dispatch of operations."""
         return self.width <= 32
 
 
 @dataclass(frozen=True)
 class PassTiming:
-    """Median seconds of a pass and of its parts."""
+    """Median times of a pass and of its parts, in seconds."""
 
     host_s: float
     """until the call returned"""
-    whole_s: float
+    total_s: float
     """until the device was done"""
     parts: dict[str, float]
     spreads: dict[str, float]
-    """relative interquartile ranges"""
+    """relative interquartile ranges of the parts and of `total`"""
 
     @property
     def rest_s(self) -> float:
-        """What lies between the parts."""
-        return max(0.0, self.whole_s - sum(self.parts.values()))
+        """The time outside of all parts."""
+        return max(0.0, self.total_s - sum(self.parts.values()))
 
 
 class InstrumentedModel:
-    """A GPT-2 of one size on one device, whose parts leave marks before and after them."""
+    """A GPT-2 of one size on one device, with timestamps before and after each part."""
 
     def __init__(self, size: Size, device: torch.device, dtype: str) -> None:
         self.size, self.device, self.dtype, self.clock = size, device, dtype, make_clock(device)
@@ -81,24 +82,24 @@ class InstrumentedModel:
         with torch.device("meta"):
             heads = max(1, size.width // 64)
             self.adapter: Any = gpt2.build(
-                n_layer=size.layers, n_head=heads, n_embd=size.width, vocab_size=size.vocab, block_size=max(SPAN, 256)
+                n_layer=size.layers, n_head=heads, n_embd=size.width, vocab_size=size.vocab, block_size=max(STEP_CONTEXT, 256)
             )
         module: Any = self.adapter.module.to_empty(device=device).to(getattr(torch, dtype)).eval().requires_grad_(False)
-        # `to_empty` takes a tied weight for two.
+        # `to_empty` separates tied weights.
         module.head.weight = module.token_embedding.weight
         for parameter in module.parameters():
             parameter.fill_(1 / size.width)
         packed_linear.pack(module)
-        module.logits = self.around("head", module.logits)
+        module.logits = self.instrument("lm_head", module.logits)
         for part in module.modules():
             if isinstance(part, packed_linear.Linear) and part is not module.head:
-                vars(part)["forward"] = self.around("matmul", part.forward)
+                vars(part)["forward"] = self.instrument("matmul", part.forward)
             elif isinstance(part, Attention):
-                vars(part)["look"] = self.around("attention", part.look)
-        self.sampler = self.around("pick", greedy.build())
+                vars(part)["sdpa"] = self.instrument("attention", part.sdpa)
+        self.sampler = self.instrument("argmax", greedy.build())
 
-    def around(self, kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same work between two marks."""
+    def instrument(self, kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` with a timestamp before and after it, recorded as `kind`."""
 
         def timestamped(*args: Any, **keywords: Any) -> Any:
             before = self.clock.timestamp()
@@ -109,32 +110,32 @@ class InstrumentedModel:
 
         return timestamped
 
-    def step(self, batch_size: int) -> Callable[[], Any]:
-        """One token more for each row, always the one at position SPAN."""
-        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, SPAN - PROMPT + 1), Compiler("off"))
+    def cached_step(self, batch_size: int) -> Callable[[], Any]:
+        """A decode step with a cache that attends to STEP_CONTEXT positions, the same ones in every call."""
+        engine = Cached(self.adapter, self.sampler, self.point(batch_size, PROMPT, STEP_CONTEXT - PROMPT + 1), Compiler("off"))
         prompt = self.prompt(batch_size, PROMPT)
         engine.prefill(prompt)
 
         def work() -> None:
-            # Else the cache would be full after some passes.
-            engine.seek(SPAN - 1)
+            # Otherwise the cache would be full after some passes.
+            engine.seek(STEP_CONTEXT - 1)
             engine.step()
 
         return work
 
-    def read(self, batch_size: int, tokens: int) -> Callable[[], Any]:
-        """A pass over whole rows, as generation without a cache makes it."""
+    def full_pass(self, batch_size: int, tokens: int) -> Callable[[], Any]:
+        """A pass over whole rows, as in generation without a cache."""
         engine = Uncached(self.adapter, self.sampler, self.point(batch_size, tokens, 1), Compiler("off"), last_only=True)
         prompt = self.prompt(batch_size, tokens)
         return lambda: engine.prefill(prompt)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights that every pass reads."""
+        """Bytes of the weights that each pass reads."""
         return int(self.adapter.shape.read_params * DTYPE_BYTES[self.dtype])
 
     def point(self, batch_size: int, prompt_len: int, new_tokens: int) -> Point:
-        """What an engine must know."""
+        """The point that an engine is built for."""
         return Point(
             model="calibration",
             dtype=self.dtype,
@@ -146,34 +147,34 @@ class InstrumentedModel:
         )
 
     def prompt(self, batch_size: int, tokens: int) -> torch.Tensor:
-        """Tokens that nobody reads."""
+        """A prompt of zeros [B, T]: its tokens do not matter."""
         return torch.zeros((batch_size, tokens), dtype=torch.long, device=self.device)
 
-    def operations(self, work: Callable[[], Any]) -> Counter[str | None]:
-        """What a pass on a CPU dispatches, by part; None for what lies between them."""
+    def count_operations(self, work: Callable[[], Any]) -> Counter[str | None]:
+        """The operations that a pass on a CPU dispatches, by part; None for those outside of all parts."""
         self.counting = True
         try:
-            return profiler.by_part(work, PARTS)
+            return profiler.count_by_part(work, PARTS)
         finally:
             self.counting = False
 
-    def spent(self, work: Callable[[], Any]) -> PassTiming:
-        """Times of some passes, after one that does not count."""
-        self.once(work)
-        passes, start = [self.once(work)], time.perf_counter()
-        while len(passes) < LEAST_PASSES or time.perf_counter() - start < PASSES_S:
-            passes.append(self.once(work))
+    def time_pass(self, work: Callable[[], Any]) -> PassTiming:
+        """The median times of some passes, after one warm-up."""
+        self.time_once(work)
+        passes, start = [self.time_once(work)], time.perf_counter()
+        while len(passes) < MIN_PASSES or time.perf_counter() - start < PASSES_S:
+            passes.append(self.time_once(work))
         parts = {kind: [parts[kind] for _, _, parts in passes] for kind in passes[0][2]}
-        wholes = [whole for _, whole, _ in passes]
+        totals = [total for _, total, _ in passes]
         return PassTiming(
             statistics.median(host for host, _, _ in passes),
-            statistics.median(wholes),
+            statistics.median(totals),
             {kind: statistics.median(seconds) for kind, seconds in parts.items()},
-            {kind: intervals.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("whole", wholes)]},
+            {kind: intervals.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("total", totals)]},
         )
 
-    def once(self, work: Callable[[], Any]) -> tuple[float, float, dict[str, float]]:
-        """Host seconds, seconds and seconds by part of one pass."""
+    def time_once(self, work: Callable[[], Any]) -> tuple[float, float, dict[str, float]]:
+        """Seconds of one pass: until the call returned, until the device was done, and by part."""
         self.timestamps.clear()
         self.clock.sync()
         if self.clock.enqueues:

@@ -1,1 +1,1 @@
-"""What an arm does between two readings of the clock."""
+"""The timed work of an arm: generation or training."""

@@ -1,4 +1,4 @@
-"""The contracts of a workload: one object per arm, and what all arms of a trial share. Both live in one worker."""
+"""The contracts inside a worker: Workload, one per arm, and TrialContext, the state that all arms of a trial share."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +12,10 @@ class Workload(Protocol):
     """An arm at a point."""
 
     phases: list[Repetition]
-    """What happened before the steady phase: build, first_call, gate, warmup."""
+    """The repetitions before the steady phase: build, first_call, gate, warmup."""
 
     def begin(self) -> None:
-        """Builds, and runs once at the measured shape."""
+        """Builds the arm and runs it once at the measured shape. Raises Skip if this device cannot run it."""
         ...
 
     def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
@@ -23,44 +23,47 @@ class Workload(Protocol):
         ...
 
     def prepare(self, known: Gate | None) -> Gate:
-        """Builds, runs once and passes the gate; `known` is an earlier launch's verdict. Raises Skip if infeasible."""
+        """Builds, runs once and returns the gate's verdict. `known` is the verdict of an earlier launch.
+
+        Raises Skip if this device cannot run the arm.
+        """
         ...
 
     def warm_up(self) -> None:
-        """Runs at the measured shape until the steady phase may begin."""
+        """Runs at the measured shape until the steady phase can begin."""
         ...
 
     def repeat(self, repetition: int, block: int, timestamped: bool) -> Repetition:
-        """One timed repetition; with marks, one per token."""
+        """One timed repetition; if `timestamped`, with one timestamp per token or training step."""
         ...
 
     def sustain(self, seconds: float) -> Repetition:
-        """Unmarked work for so long at least, as one repetition that enters no ratio."""
+        """Work for at least `seconds` without timestamps, as one repetition that enters no ratio."""
         ...
 
     def profile(self, trace: Path | None) -> None:
-        """Counts what the work dispatches, untimed; keeps a trace where a path is given."""
+        """Counts the dispatched operations, untimed; writes a Chrome trace to `trace` if given."""
         ...
 
     def outcome(self) -> Outcome:
-        """What is known of the arm once it has run."""
+        """The arm's outcome, after it has run."""
         ...
 
 
 class TrialContext(Protocol):
-    """What the arms of a trial share; making it loads the model."""
+    """The state that the arms of a trial share. The constructor loads the model."""
 
     inference: bool
-    """whether nothing asks for gradients"""
+    """whether no gradients are needed"""
 
     def ready(self, gated: bool) -> None:
-        """Whatever must be done before the first arm; `gated` where none will ask the gate for the first time."""
+        """Called before the first arm is built. `gated`: an earlier launch has gated the arms."""
         ...
 
     def reserve_gate_memory(self) -> None:
-        """Takes what memory the gate takes before the first arm, in less time. Raises where it finds none."""
+        """Allocates as much memory as the gate needs, in less time. Raises an exception if it runs out of memory."""
         ...
 
-    def arm(self, arm: Arm, clock: Clock) -> Workload:
-        """One of its arms, not yet built."""
+    def make_workload(self, arm: Arm, clock: Clock) -> Workload:
+        """The workload of one arm, not yet built."""
         ...

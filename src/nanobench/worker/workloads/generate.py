@@ -1,4 +1,4 @@
-"""Generation: a prefill over the prompt and a decode of `new_tokens`, timed as a user would see it."""
+"""Generation: a prefill of the prompt and a decode of `new_tokens`, timed from prompt to last token."""
 
 import contextlib
 from collections.abc import Callable
@@ -26,10 +26,11 @@ from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
 from nanobench.worker.workloads.timed import Timed
 
 PROFILED_STEPS = 8
+"""Decode steps per profile, at most."""
 
 
 class Generate(Timed):
-    """One arm: its engine, the calls that it repeats, and what was seen of it before the steady phase."""
+    """One generation arm: its engine, its timed calls and its gate."""
 
     def __init__(
         self, adapter: Adapter, reference: Reference, point: Point, arm: Arm, clock: Clock, nvtx: bool = False
@@ -41,52 +42,52 @@ class Generate(Timed):
         self.peaks_bytes: dict[str, int] = {}
 
     def prepare(self, known: Gate | None) -> Gate:
-        """See Workload.prepare. The full gate is run unless this launch generates the tokens of one that passed it."""
+        """See Workload.prepare. The gate runs unless this launch generates the same tokens as one that passed it."""
         self.begin()
-        self.settle(generation_gate.digest(self.engine.tokens_BN), known)
+        self.apply_gate(generation_gate.digest(self.engine.tokens_BN), known)
         return self.gate
 
     def build(self) -> None:
-        """Makes the engine, which allocates its tokens and its cache."""
-        sdpa.refuse_elsewhere(self.arm.attention, self.device.type)
-        with sdpa.only(self.arm.attention):
+        """See Timed.build. The engine allocates its tokens and its cache."""
+        sdpa.check_device(self.arm.attention, self.device.type)
+        with sdpa.use_backend(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
-        """An engine of this arm over any adapter and shape. Raises Skip where the model lacks what the engine needs.
+        """This arm's engine over any adapter and point. Raises Skip if the model lacks what the engine needs.
 
-        At another point than the measured one it is uncompiled, greedy, and its attention torch's choice: the gate there
-        compares tokens.
+        At another point than the measured one it is not compiled, uses greedy sampling and torch's choice of attention
+        kernel: there the gate compares tokens.
         """
         measured = point is self.point
         compiler, sampler = (self.compiler, self.sampler) if measured else (Compiler("off"), greedy.build())
         return registry.find("engines", self.arm.engine)(adapter, sampler, point, compiler)
 
     def judge(self, digest: str) -> None:
-        """See Timed.judge. It also weighs the engine while it generates for it: memory costs no run of its own."""
-        scales = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
-        verdict = generation_gate.judge(self.reference, self.build_engine, scales, self.compiler.compiles)
+        """See Timed.judge. It also measures the memory peaks of the engine, so that they need no further run."""
+        meter = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
+        verdict = generation_gate.judge(self.reference, self.build_engine, meter, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
             verdict = sampler_gate.judge(self.sampler, verdict, self.device, self.compiler)
         self.gate = replace(verdict, digest=digest)
-        if not scales.complete:
-            generation_gate.run_free(scales, self.prompt_BT, self.point.new_tokens)
-        held = (
+        if not meter.complete:
+            generation_gate.run_free(meter, self.prompt_BT, self.point.new_tokens)
+        static_bytes = (
             memory.tensor_bytes(self.adapter.module)
             + packed_linear.packed_bytes(self.adapter.module)
             + (self.cache_bytes() or 0)
         )
-        self.peaks_bytes = {phase: held + peak for phase, peak in scales.peaks_bytes.items()}
+        self.peaks_bytes = {phase: static_bytes + peak for phase, peak in meter.peaks_bytes.items()}
 
     def profile(self, trace: Path | None) -> None:
-        """Counts what a prefill and a step dispatch, untimed; keeps Chrome's trace of them where asked for."""
+        """See Workload.profile. Profiles a prefill and up to PROFILED_STEPS decode steps."""
         device, steps = self.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
-        with sdpa.only(self.arm.attention):
+        with sdpa.use_backend(self.arm.attention):
             prefill = profiler.count(lambda: self.engine.prefill(self.prompt_BT), device)
         sdpa.check(self.arm.attention, prefill.names, self.compiler.compiles)
         self.dispatched = {"operations_prefill": prefill.operations}
         if steps:
-            with sdpa.only(self.arm.attention):
+            with sdpa.use_backend(self.arm.attention):
                 found = profiler.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
             if not found.graph_launches:
                 sdpa.check(self.arm.attention, found.names, self.compiler.compiles)
@@ -100,33 +101,33 @@ class Generate(Timed):
                 raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
 
     def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
-        """`calls` generate calls, with the arm's kernels of attention; they are chosen before the clock starts."""
+        """`calls` generate calls. The attention kernel is selected before the clock starts."""
         tokens = self.calls * self.point.batch_size * self.point.new_tokens
-        with sdpa.only(self.arm.attention):
+        with sdpa.use_backend(self.arm.attention):
             return self.run(self.run_calls, timestamped, kind=kind, repetition=repetition, block=block, tokens=tokens)
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
-        """Generate calls from prompts on the device to all tokens of all rows on the device; nothing is read back."""
+        """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host."""
         clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
         for _ in range(self.calls):
-            with self.span("prefill"):
+            with self.nvtx_range("prefill"):
                 engine.prefill(self.prompt_BT)
-            made = 1
+            generated = 1
             if timestamped:
                 timestamps.append(clock.timestamp())
-            with self.span("decode"):
-                while made < new_tokens:
+            with self.nvtx_range("decode"):
+                while generated < new_tokens:
                     new = engine.step()
-                    made += new
+                    generated += new
                     if timestamped:
                         timestamps.extend([clock.timestamp()] * new)
 
     def cache_bytes(self) -> int | None:
-        """Bytes of the engine's cache as allocated; 0 for an engine that keeps none, None for one that doesn't show it."""
+        """Allocated bytes of the engine's cache; 0 for an engine without a cache, None for one without an attribute `cache`."""
         return memory.tensor_bytes(self.engine.cache) if hasattr(self.engine, "cache") else None
 
     def expected_cache_bytes(self) -> int | None:
-        """The closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
+        """Closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
         point = self.point
         per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
         return self.cache_bytes() and point.batch_size * per_row
@@ -135,7 +136,7 @@ class Generate(Timed):
         """See Workload.outcome."""
         build = next(phase for phase in self.phases if phase.kind == "build")
         return Outcome(
-            **self.verdict(),
+            **self.common_outcome(),
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),
@@ -152,7 +153,7 @@ class Generate(Timed):
 
 
 class PeakMemoryMeter:
-    """An engine that is weighed as it runs: the allocator's peak over the prefill and over the last, longest step."""
+    """Wraps an engine and measures the allocator's peak in the prefill and in the last, longest step."""
 
     def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
         self.engine, self.attention_choice, self.device, self.last_step = engine, attention_choice, device, last_step
@@ -180,12 +181,12 @@ class PeakMemoryMeter:
         self.steps += 1
         if self.steps == self.last_step:
             return self.measure_memory("decode", self.engine.step)
-        with sdpa.only(self.attention_choice):
+        with sdpa.use_backend(self.attention_choice):
             return self.engine.step()
 
     def measure_memory(self, phase: str, work: Callable[[], Any]) -> Any:
-        """Does the work, and keeps the largest peak seen in its phase."""
-        with sdpa.only(self.attention_choice):
+        """Does the work and records the largest peak of its phase in `peaks_bytes`."""
+        with sdpa.use_backend(self.attention_choice):
             result, peak_bytes = memory.allocator_peak(work, self.device)
         self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
         self.complete |= self.steps == self.last_step
@@ -193,8 +194,9 @@ class PeakMemoryMeter:
 
 
 def load(point: Point, seed: int) -> Adapter:
-    """The model of a point on its device, in its dtype, ready for inference; with random weights from the seed unless it
-    brings its own.
+    """The model of a point on its device and in its dtype, ready for inference.
+
+    Its weights are random from the seed, unless its build() loads weights.
     """
     torch.manual_seed(seed)
     adapter: Adapter = registry.find("models", point.model)()
@@ -203,7 +205,7 @@ def load(point: Point, seed: int) -> Adapter:
 
 
 class Generation:
-    """See Stage."""
+    """The TrialContext of generation: the model and the gate's reference."""
 
     inference = True
 
@@ -213,21 +215,21 @@ class Generation:
         self.reference = Reference(self.adapter, trial.point, trial.seed)
 
     def ready(self, gated: bool) -> None:
-        """Where no arm was gated in an earlier launch the reference is computed now, before packed weights take the memory
-        that the wider model needs.
+        """See TrialContext.ready. Computes the reference before the weights are packed: the model in the wider dtype needs the
+        memory that the packed weights take afterwards.
         """
         if not gated:
-            # What fails here fails again for each arm that asks, and becomes its outcome.
+            # An error here is raised again for each arm that needs the reference, and becomes its outcome.
             with contextlib.suppress(Exception), torch.inference_mode():
                 self.reference.compute()
         packed_linear.pack(self.adapter.module)
 
     def reserve_gate_memory(self) -> None:
-        """See Stage. The reference is of a few rows only: all of it."""
+        """See TrialContext.reserve_gate_memory. The reference has only a few rows: it is computed completely."""
         with torch.inference_mode():
             self.reference.compute()
         packed_linear.pack(self.adapter.module)
 
-    def arm(self, arm: Arm, clock: Clock) -> Generate:
-        """See Stage."""
+    def make_workload(self, arm: Arm, clock: Clock) -> Generate:
+        """See TrialContext.make_workload."""
         return Generate(self.adapter, self.reference, self.trial.point, arm, clock, self.trial.nvtx)

@@ -1,4 +1,4 @@
-"""What the workloads of all arms have in common: phases, a warm-up, repetitions in which nothing may compile, marks in time."""
+"""The base of all workloads: phases, warm-up, timed repetitions in which nothing may compile, and timestamps."""
 
 import math
 import time
@@ -12,10 +12,10 @@ import torch
 from nanobench.engines._compiler import Compiler
 from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock, timestamp_cost_s
-from nanobench.probes.nvtx import spans
+from nanobench.probes.nvtx import nvtx_ranges
 from nanobench.records import Gate, Repetition, Status, Verdict
 from nanobench.schema import Arm
-from nanobench.training.distributed import ALONE, World
+from nanobench.training.distributed import SINGLE_PROCESS, World
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02
@@ -24,15 +24,15 @@ LEFT_EAGER = "compile mode {!r} left functions to run eagerly ({}): {}"
 
 
 class Timed(ABC):
-    """One arm. `calls` generate calls, or optimizer steps, make a repetition; a member says what they are in `time`."""
+    """One arm. A repetition is `calls` generate calls or optimizer steps, which a subclass defines in `time`."""
 
     gate: Gate
-    """the verdict on this arm, once it has one"""
-    least_calls = 1
+    """the verdict on this arm, after the gate has run"""
+    min_calls = 1
 
-    def __init__(self, arm: Arm, clock: Clock, device: torch.device, nvtx: bool = False, world: World = ALONE) -> None:
+    def __init__(self, arm: Arm, clock: Clock, device: torch.device, nvtx: bool = False, world: World = SINGLE_PROCESS) -> None:
         self.arm, self.clock, self.device, self.world = arm, clock, device, world
-        self.span = spans(nvtx)
+        self.nvtx_range = nvtx_ranges(nvtx)
         self.phases: list[Repetition] = []
         self.calls = 1
         self.compiler = Compiler(arm.compile_mode, device.type)
@@ -42,42 +42,45 @@ class Timed(ABC):
 
     @abstractmethod
     def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
-        """One repetition."""
+        """One repetition of any kind."""
 
     @abstractmethod
     def build(self) -> None:
-        """Makes what runs, and allocates what it needs once."""
+        """Builds the engine or trainer and allocates its memory."""
 
     @abstractmethod
     def judge(self, digest: str) -> None:
-        """Asks the gate for a verdict on this arm, which is kept under the digest of its first call."""
+        """Runs the gate and sets `gate`; `digest` identifies the results of the first call."""
 
-    def settle(self, digest: str, known: Gate | None) -> None:
-        """Takes an earlier launch's verdict where this one began alike, or asks the gate, which takes nothing from the arm."""
+    def apply_gate(self, digest: str, known: Gate | None) -> None:
+        """Reuses the verdict of an earlier launch if the digests are equal, else runs the gate and frees its memory."""
         if known is not None and known.digest == digest:
             self.gate = known
             return
-        with self.span("gate"), memory.given_back():
-            self.phase("gate", lambda: self.judge(digest))
+        with self.nvtx_range("gate"), memory.release_freed():
+            self.record_phase("gate", lambda: self.judge(digest))
 
     def begin(self) -> None:
-        """Builds, and runs once."""
-        self.phase("build", self.build)
+        """See Workload.begin."""
+        self.record_phase("build", self.build)
         self.first_call()
 
-    def phase(self, kind: str, work: Callable[[], None]) -> None:
-        """Runs `work` and keeps how long it took."""
+    def record_phase(self, kind: str, work: Callable[[], None]) -> None:
+        """Runs `work` and appends its duration to `phases`."""
         started_at, start = time.time(), self.clock.now()
         work()
         self.clock.sync()
         self.phases.append(Repetition(kind=kind, started_at=started_at, wall_s=self.clock.now() - start))
 
     def first_call(self) -> None:
-        """The first call at the measured shape: it compiles, fills the allocator and chooses kernels."""
+        """The first call at the measured shape: it compiles, fills the allocator and selects kernels.
+
+        Raises RuntimeError for a compiled arm that would run eagerly, completely or in part.
+        """
         if not self.compiler.compiles:
             self.phases.append(self.time("first_call", 0, None, timestamped=False))
             return
-        tally, mode = compilation.Tally(), self.arm.compile_mode
+        tally, mode = compilation.CompileCounters(), self.arm.compile_mode
         self.phases.append(self.time("first_call", 0, None, timestamped=False))
         if not tally.graphs:
             raise RuntimeError(f"compile mode {mode!r} compiled no graph: the arm would run eagerly")
@@ -86,19 +89,19 @@ class Timed(ABC):
         self.compilation = compilation.Compilation(tally.graphs, self.recompiles(), tally.breaks)
 
     def recompiles(self) -> int:
-        """How often this arm's functions were compiled again so far."""
+        """The number of times that this arm's functions were compiled again."""
         return compilation.recompiles_of(self.compiler.code_names)
 
     def warm_up(self) -> None:
-        """At the measured shape, for half a second and one repetition (two on CUDA) at least.
+        """Runs at the measured shape for at least half a second and one repetition (two on CUDA).
 
-        The first call counts as one where nothing compiled and a repetition is one call.
+        The first call counts as a repetition if nothing is compiled and a repetition is one call.
         """
         done = [] if self.compiler.compiles else [phase for phase in self.phases if phase.kind == "first_call"]
-        done = done if self.least_calls == 1 else []
-        self.calls, least = self.least_calls, 2 if self.clock.enqueues else 1
-        with self.span("warm-up"):
-            while self.world.broadcast(len(done) < least or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S):
+        done = done if self.min_calls == 1 else []
+        self.calls, minimum = self.min_calls, 2 if self.clock.enqueues else 1
+        with self.nvtx_range("warm-up"):
+            while self.world.broadcast(len(done) < minimum or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S):
                 done.append(self.time("warmup", len(done), None, timestamped=False))
                 self.phases.append(done[-1])
         self.retries_before = memory.alloc_retries(self.device) or 0
@@ -108,7 +111,7 @@ class Timed(ABC):
         """See Workload.repeat."""
         if not self.compiler.compiles:
             return self.time("steady", repetition, block, timestamped)
-        tally = compilation.Tally()
+        tally = compilation.CompileCounters()
         timed = self.time("steady", repetition, block, timestamped)
         if not any(self.world.all_gather(bool(tally.graphs))):
             return timed
@@ -118,14 +121,17 @@ class Timed(ABC):
     def sustain(self, seconds: float) -> Repetition:
         """See Workload.sustain."""
         once = self.time("sustained", 0, None, timestamped=False)
-        plain, self.calls = self.calls, self.calls * self.world.broadcast(math.ceil(seconds / (once.wall_s or seconds)))
+        calls, self.calls = self.calls, self.calls * self.world.broadcast(math.ceil(seconds / (once.wall_s or seconds)))
         try:
             return self.time("sustained", 0, None, timestamped=False)
         finally:
-            self.calls = plain
+            self.calls = calls
 
     def run(self, work: Callable[[list[Any], bool], None], timestamped: bool, **facts: Any) -> Repetition:
-        """Times `work`, from an idle device to an idle device; where marked, it puts its marks behind the one it is given."""
+        """Times `work(timestamps, timestamped)` from an idle device to an idle device.
+
+        If `timestamped`, `work` appends its timestamps to the list. `facts` are further fields of the repetition.
+        """
         clock = self.clock
         clock.sync()
         self.world.barrier()
@@ -150,23 +156,23 @@ class Timed(ABC):
             **facts,
         )
 
-    def verdict(self) -> dict[str, Any]:
-        """What an outcome says of the gate, the marks and the process, whatever the workload."""
-        found, wrong = self.gate, self.gate.verdict is Verdict.WRONG
+    def common_outcome(self) -> dict[str, Any]:
+        """The fields of an outcome that every workload has: gate, cost of a timestamp, memory of the process."""
+        gate, wrong = self.gate, self.gate.verdict is Verdict.WRONG
         return {
             "status": Status.WRONG if wrong else Status.OK,
-            "reason": found.note if wrong else None,
-            "gate": found.verdict,
-            "gate_note": found.note,
-            "gate_max_error": found.max_error,
-            "gate_tolerance": found.tolerance,
-            "digest": found.digest,
+            "reason": gate.note if wrong else None,
+            "gate": gate.verdict,
+            "gate_note": gate.note,
+            "gate_max_error": gate.max_error,
+            "gate_tolerance": gate.tolerance,
+            "digest": gate.digest,
             "timestamp_cost_s": timestamp_cost_s(self.clock),
             "rss_peak_bytes": memory.rss_peak_bytes(),
             "alloc_retries": self.alloc_retries(),
         }
 
     def alloc_retries(self) -> int | None:
-        """Retries of CUDA's allocator since the warm-up; None on a CPU."""
+        """Retries of CUDA's allocator since the end of the warm-up; None on a CPU."""
         so_far = memory.alloc_retries(self.device)
         return None if so_far is None else so_far - self.retries_before

@@ -29,7 +29,7 @@ def no_gradients():
 @pytest.fixture
 def always(monkeypatch):
     """Even the smallest layer multiplies by its packed weights."""
-    monkeypatch.setattr(packed_linear, "LEAST_WORK", 0)
+    monkeypatch.setattr(packed_linear, "MIN_MULTIPLY_ADDS", 0)
 
 
 def packed(width=24, out=40, bias=True, dtype=torch.float32):

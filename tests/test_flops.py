@@ -139,7 +139,7 @@ def test_of_a_static_cache_what_is_filled_is_read_and_the_new_tokens_written(mod
 
 
 class Untold(StaticCache):
-    """A foreign cache, which cannot be told how far it is filled."""
+    """A foreign cache without `attend_to`."""
 
     attend_to = property()
 
@@ -247,13 +247,13 @@ def test_more_parameters_are_never_read_than_there_are():
 
 
 def test_a_pass_by_hand():
-    one = cost(TINY, "float32", Pass(rows=2, tokens=3, context=5, heads=1, kv_read=5, kv_written=3))
+    one = cost(TINY, "float32", Pass(rows=2, tokens=3, context=5, logits_positions=1, kv_read=5, kv_written=3))
     assert vars(one) == {
         "matmul_flops": 2 * (6 * 176 + 2 * 24),
         "attention_flops": 6 * (2 * 5 * 4 + 2 * 5 * 4),
         "weight_bytes": 4 * (200 + 6 * 4),
         "kv_bytes": 2 * (5 + 3) * 2 * 2 * 4,
-        "product_bytes": 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + (4 + 16) + (16 + 4)),
+        "matmul_io_bytes": 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + (4 + 16) + (16 + 4)),
         "elementwise_bytes": 4 * 6 * (4 * 4 + 6 * 4 + 2 * 16),
         "logits_bytes": 4 * 2 * 2 * 6,
     }
@@ -275,12 +275,12 @@ def test_the_naive_speedup_of_the_seeds_point():
 
 
 def test_a_training_step_by_hand():
-    step = flops.training_step(TINY, "bfloat16", batch_size=2, seq_len=3)
-    assert step.forward_flops == 2 * 6 * (176 + 24) + 4 * 6 * 3 * 4
-    assert step.backward_flops == 2 * step.forward_flops
-    # AdamW in float32: parameter, gradient and both moments are read; parameter and both moments are written.
-    assert step.optimizer_bytes == (4 + 3) * 4 * 300
-    assert step.logits_bytes == 2 * 2 * 6 * 6
+    """Two rows of three tokens: each of the six tokens attends to three positions, masked ones included."""
+    forward = 2 * 6 * (176 + 24) + 4 * 6 * 3 * 4
+    assert flops.training_flops(TINY, tokens=6, attended_positions=6 * 3) == 3 * forward
+    # The last matmul of the block, 16 to 4 wide, is not recomputed.
+    recomputed = 2 * 6 * (176 - 64) + 4 * 6 * 3 * 4
+    assert flops.training_flops(TINY, tokens=6, attended_positions=6 * 3, recomputed=True) == 3 * forward + recomputed
 
 
 @pytest.mark.parametrize("model", NANOS)
@@ -292,8 +292,9 @@ def test_a_training_step_multiplies_as_often_as_torch_counts(model):
         loss = adapter.forward(idx_BT, targets_BT)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    step = flops.training_step(adapter.shape, "float32", batch_size=3, seq_len=16)
-    assert (forward.get_total_flops(), backward.get_total_flops()) == (step.forward_flops, step.backward_flops)
+    step = flops.training_flops(adapter.shape, tokens=3 * 16, attended_positions=3 * 16 * 16)
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
+    assert forward.get_total_flops() + backward.get_total_flops() == step
 
 
 # Properties

@@ -1,4 +1,4 @@
-"""The whole measuring protocol on a device whose truth is known to the last digit: no GPU, no real time, exact figures."""
+"""The whole measuring protocol on a simulated device with known times: no GPU, no real time, exact figures."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_a_ratio_is_the_ratio_of_the_devices_times(launch):
     assert found["pairs"] == sum(not row["timestamped"] for row in of(rows, TWICE))
 
 
-def test_one_repetition_in_five_carries_marks_and_throughput_comes_from_the_others(launch):
+def test_one_repetition_in_five_has_timestamps_and_throughput_comes_from_the_others(launch):
     rows = of(launch(), REFERENCE)
     assert [row["block"] for row in rows if row["timestamped"]] == [row["block"] for row in rows if row["block"] % 5 == 0]
     assert all(len(row["token_times_s"]) == row["calls"] * NEW for row in rows if row["timestamped"])
@@ -88,7 +88,7 @@ class SyncsAtEveryToken(VirtualClock):
         return self.device.host_s
 
 
-def test_a_wait_at_every_token_shows_as_twice_the_mark_tax(launch):
+def test_a_wait_at_every_token_shows_as_twice_the_timestamp_overhead(launch):
     found = cell(launch(engines=("fakes:host_bound",), clock=SyncsAtEveryToken, max_seconds=0.5), "fakes:host_bound")
     assert found["timestamp_overhead"] == pytest.approx(NEW * SYNC_S / (LAUNCH_S + 3 * 60 * LAUNCH_S), rel=0.05)
     assert found["timestamp_overhead"] > 0.0065
@@ -137,7 +137,7 @@ def test_a_ramp_cancels_in_interleaved_pairs_and_would_not_in_blocks_and_is_call
 
 
 def test_a_throttled_stretch_hits_both_arms_and_leaves_the_ratio(launch):
-    rows = launch(virtual.clock_event_reasons(1.5, 2.5, factor=3.0), max_seconds=4.0)
+    rows = launch(virtual.throttled(1.5, 2.5, factor=3.0), max_seconds=4.0)
     times = [row["wall_s"] for row in of(rows, REFERENCE)]
     assert max(times) > 2.5 * min(times)
     assert cell(rows, TWICE)["speedup_trimmed"] == pytest.approx(2.0, rel=1e-2)

@@ -473,7 +473,7 @@ def test_pairs_in_abba_order_find_nothing_in_equal_arms_and_one_arm_after_the_ot
 
 @pytest.mark.parametrize(("share", "least"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368), (0.1, 36)])
 def test_an_interval_needs_so_many_values(share, least):
-    assert intervals.least_count(share) == least
+    assert intervals.min_count(share) == least
     assert intervals.quantile(range(least), range(least), share) is not None
     assert intervals.quantile(range(least - 1), range(least - 1), share) is None
 

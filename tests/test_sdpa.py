@@ -17,17 +17,17 @@ def test_every_listed_choice_has_a_kernel():
 @pytest.mark.parametrize("choice", ATTENTIONS)
 def test_what_a_cpu_has_not_is_refused(choice):
     if choice in ("auto", *sdpa.ON_CPU):
-        sdpa.refuse_elsewhere(choice, "cpu")
+        sdpa.check_device(choice, "cpu")
     else:
         with pytest.raises(Skip, match=f"{choice} needs a CUDA device; a CPU has sdpa-math and sdpa-flash"):
-            sdpa.refuse_elsewhere(choice, "cpu")
-    sdpa.refuse_elsewhere(choice, "cuda")
+            sdpa.check_device(choice, "cpu")
+    sdpa.check_device(choice, "cuda")
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["aten::_scaled_dot_product_attention_math"], "sdpa-flash was asked for, but the model ran sdpa-math"),
+        (["aten::_scaled_dot_product_attention_math"], "sdpa-flash was requested, but the model ran sdpa-math"),
         (
             ["aten::_scaled_dot_product_attention_math", "aten::_scaled_dot_product_flash_attention_for_cpu"],
             "ran sdpa-flash and sdpa-math",
@@ -50,9 +50,9 @@ def test_a_compiler_may_replace_an_operator_but_not_by_that_of_another_choice():
 def test_what_a_backend_has_no_kernel_for_is_skipped_with_the_reason():
     q, other = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8, dtype=torch.float64)
     reason = "sdpa-efficient has no kernel for this arm's masks, heads or dtype"
-    with pytest.raises(Skip, match=reason), sdpa.only("sdpa-efficient"):
+    with pytest.raises(Skip, match=reason), sdpa.use_backend("sdpa-efficient"):
         F.scaled_dot_product_attention(q, q, q)
-    with pytest.raises(RuntimeError, match="dtype"), sdpa.only("sdpa-flash"):
+    with pytest.raises(RuntimeError, match="dtype"), sdpa.use_backend("sdpa-flash"):
         F.scaled_dot_product_attention(q, other, q)
 
 
@@ -74,16 +74,16 @@ def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_p
 
 def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(nanobench, tmp_path):
     (tmp_path / "own.py").write_text(
-        "from nanobench import lookup\n"
-        "def products(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):\n"
+        "from nanobench import registry\n"
+        "def matmuls(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):\n"
         "    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5\n"
         "    if is_causal:\n"
         "        attn_mask = scores.new_full(scores.shape[-2:], float('-inf')).triu(1)\n"
         "    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v\n"
         "def build():\n"
-        "    adapter = lookup.find('models', 'gpt2-nano')()\n"
+        "    adapter = registry.find('models', 'gpt2-nano')()\n"
         "    for block in adapter.module.blocks:\n"
-        "        block.attention.look = products\n"
+        "        block.attention.sdpa = matmuls\n"
         "    return adapter\n"
     )
     asked = ("--model", "own:build", "--attention", "auto,sdpa-math", "--engine", "cached", "--batch", 2, "--launches", 1)
@@ -91,4 +91,4 @@ def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(na
     plain, named = cells_of(tmp_path / "run").reset_index().to_dict("records")
     assert plain["status"] in ("ok", "imprecise", "unstable", "no_steady_state")
     assert named["status"] == "error"
-    assert "sdpa-math was asked for, but the model calls no scaled_dot_product_attention" in named["reason"]
+    assert "sdpa-math was requested, but the model calls no scaled_dot_product_attention" in named["reason"]

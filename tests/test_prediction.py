@@ -1,4 +1,4 @@
-"""Predictions from costs and limits, by hand."""
+"""Predictions from costs and limits, compared with sums written out in the test."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ SHAPE = GPTShape(
     architecture="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=8, vocab_size=100, block_size=64, n_params=10_000
 )
 POINT = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=4, new_tokens=3)
-RATES = {"matmul": 1e6, "head": 2e6, "attention": 4e6, "read": 1e30, "copy": 5e6, "elementwise": 6e6, "pick": 7e6}
+RATES = {"matmul": 1e6, "lm_head": 2e6, "attention": 4e6, "read": 1e30, "copy": 5e6, "elementwise": 6e6, "argmax": 7e6}
 RATES |= {"operation": 1e-3}
 OPERATIONS = Operations(prefill=20, step=10)
 
@@ -23,14 +23,14 @@ def limits(**others):
     return Limits(tuple(Limit(kind=kind, value=value, spread=0.0) for kind, value in {**RATES, **others}.items()))
 
 
-def predict(path="static", point=POINT, **others):
-    return prediction.predict(SHAPE, point, path, limits(**others), OPERATIONS)
+def predict(kv_access="static", point=POINT, **others):
+    return prediction.predict(SHAPE, point, kv_access, limits(**others), OPERATIONS)
 
 
-def by_hand(one: Pass) -> float:
+def expected_s(one: Pass) -> float:
     """Seconds of a pass: each kind of work at its rate."""
     cost = flops.cost(SHAPE, "float32", one)
-    head = 2.0 * one.rows * one.heads * 8 * 100
+    head = 2.0 * one.rows * one.logits_positions * 8 * 100
     copied = 2.0 * one.rows * max(0, one.kv_written - one.tokens) * SHAPE.kv_bytes_per_token("float32")
     work = (cost.matmul_flops - head) / 1e6 + head / 2e6 + cost.attention_flops / 4e6
     return work + copied / 5e6 + cost.elementwise_bytes / 6e6 + cost.logits_bytes / 7e6
@@ -40,8 +40,8 @@ def by_hand(one: Pass) -> float:
 def test_on_a_cpu_dispatch_and_work_add_up(path):
     first, *others = flops.KV_ACCESS[path](POINT)
     found = predict(path)
-    assert found.prefill.total_s == pytest.approx(20e-3 + by_hand(first))
-    assert found.decode.total_s == pytest.approx(sum(10e-3 + by_hand(one) for one in others))
+    assert found.prefill.total_s == pytest.approx(20e-3 + expected_s(first))
+    assert found.decode.total_s == pytest.approx(sum(10e-3 + expected_s(one) for one in others))
     assert found.tpot_s == pytest.approx(found.decode.total_s / 2)
     assert found.call.total_s == pytest.approx(found.prefill.total_s + found.decode.total_s)
     assert found.host_floor_s == pytest.approx(10e-3)
@@ -53,7 +53,7 @@ def test_on_a_gpu_the_slower_of_host_and_device_decides():
     assert slow_host.tpot_s == pytest.approx(1e7)
     assert slow_host.decode.bound_by == "host"
     slow_device = predict(point=gpu, operation=1e-30)
-    assert slow_device.tpot_s == pytest.approx(by_hand(flops.static(gpu)[1]))
+    assert slow_device.tpot_s == pytest.approx(expected_s(flops.static(gpu)[1]))
     assert slow_device.decode.host_s == 0
 
 
@@ -65,8 +65,8 @@ def test_a_lone_token_has_no_steps():
 
 def test_a_product_is_bound_by_bandwidth_where_its_bytes_alone_take_longer_than_its_operations():
     # One row reads 4 bytes for 2 operations: at 1e6 FLOP/s below 2e6 B/s that is memory's time.
-    assert predict(read=1e5, elementwise=1e30, pick=1e30).decode.bound_by == "bandwidth"
-    assert predict(read=1e30, elementwise=1e30, pick=1e30, operation=1e-30).decode.bound_by == "compute"
+    assert predict(read=1e5, elementwise=1e30, argmax=1e30).decode.bound_by == "bandwidth"
+    assert predict(read=1e30, elementwise=1e30, argmax=1e30, operation=1e-30).decode.bound_by == "compute"
 
 
 def test_a_slow_host_binds():

@@ -99,7 +99,7 @@ def test_a_load_counts_what_the_batches_hold(name):
         tokens += rows * width
         attended_positions += rows * width * width
         seen += sum(sum(range(1, length + 1)) for length in lengths_of(batch))
-    assert step.load == TokenCounts(tokens, sum(batch.useful for batch in step.batches), attended_positions, seen)
+    assert step.counts == TokenCounts(tokens, sum(batch.useful for batch in step.batches), attended_positions, seen)
 
 
 @pytest.mark.parametrize("name", PHASES)
@@ -134,7 +134,7 @@ def test_ranks_share_a_step_between_them():
     parts = [phase("sft-dynamic", parts=4).step(7, rank, 2) for rank in range(2)]
     joined = [batch for part in parts for batch in part.batches]
     assert all(torch.equal(a.tokens_BT, b.tokens_BT) for a, b in zip(whole.batches, joined, strict=True))
-    assert all(part.load == whole.load for part in parts)
+    assert all(part.counts == whole.counts for part in parts)
 
 
 def test_a_text_is_its_bytes(tmp_path):
@@ -142,7 +142,7 @@ def test_a_text_is_its_bytes(tmp_path):
     assert bytes(Corpus.of_text(tmp_path / "text", "bytes").tokens_N.tolist()) == b"hello, world"
 
 
-def test_a_text_is_read_by_tiktoken_where_that_is_at_hand(tmp_path, monkeypatch):
+def test_a_text_is_read_by_tiktoken_where_it_is_installed(tmp_path, monkeypatch):
     class Encoding:
         def encode_ordinary(self, text):
             return [len(word) for word in text.split()]
@@ -151,7 +151,7 @@ def test_a_text_is_read_by_tiktoken_where_that_is_at_hand(tmp_path, monkeypatch)
     monkeypatch.setitem(__import__("sys").modules, "tiktoken", fake)
     (tmp_path / "text").write_text("a bb ccc " * 4)
     assert Corpus.of_text(tmp_path / "text", "words").tokens_N.tolist() == [1, 2, 3] * 4
-    with pytest.raises(UserError, match="'none' is not at hand"):
+    with pytest.raises(UserError, match="'none' is not installed"):
         Corpus.of_text(tmp_path / "text", "none")
 
 
@@ -159,7 +159,7 @@ def test_a_text_that_cannot_serve_is_refused(tmp_path):
     (tmp_path / "short").write_text("hi")
     with pytest.raises(UserError, match="cannot be read"):
         Corpus.of_text(tmp_path / "none", "bytes")
-    with pytest.raises(UserError, match="holds 2 tokens"):
+    with pytest.raises(UserError, match="has 2 tokens"):
         Corpus.of_text(tmp_path / "short", "bytes")
 
 
@@ -221,7 +221,7 @@ def sees_the_answer(trainer):
 
 def forgets_a_part(trainer):
     step = trainer.step
-    trainer.step = lambda whole: step(type(whole)(whole.batches[:1], whole.load))
+    trainer.step = lambda whole: step(type(whole)(whole.batches[:1], whole.counts))
 
 
 FAULTS = {
@@ -248,8 +248,8 @@ def test_a_course_begins_where_it_is_told_to():
     trainer = trainer_of(adapter=copy.deepcopy(adapter))
     first, again = (training_gate.run_steps(trainer, steps, adapter) for _ in range(2))
     assert first.losses == again.losses
-    assert torch.equal(first.moved, again.moved)
-    assert first.moved.abs().max() > 0
+    assert torch.equal(first.weight_change, again.weight_change)
+    assert first.weight_change.abs().max() > 0
 
 
 def test_the_loss_falls_over_fifty_steps_on_a_real_text():
@@ -279,5 +279,5 @@ def test_a_step_executes_what_the_closed_form_says(name, phase_name, checkpointi
     trainer = trainer_of(point(name, grad_accum=2), arm, adapter)
     with FlopCounterMode(display=False) as counter:
         trainer.step(step)
-    foretold = flops.training_flops(adapter.shape, step.load.tokens, step.load.attended_positions, checkpointing != "off")
-    assert counter.get_total_flops() == pytest.approx(foretold, rel=0.02)
+    predicted = flops.training_flops(adapter.shape, step.counts.tokens, step.counts.attended_positions, checkpointing != "off")
+    assert counter.get_total_flops() == pytest.approx(predicted, rel=0.02)
