@@ -4,6 +4,8 @@ Storage is in SI base units with the unit as the tail of the name; ratios are fr
 Raw rows go in, cells come out, on writing and on loading alike: an old file gains a new metric by itself.
 """
 
+from typing import Any
+
 from nanobench.records import MEASURED
 from nanobench.results.cell import Cell, make_cells
 from nanobench.results.metrics import common, generation, training
@@ -12,6 +14,9 @@ from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS, Row
 from nanobench.results.run_context import Machine
 from nanobench.schema import Arm
 from nanobench.stats import intervals
+
+CellRow = dict[str, Any]
+"""One row of cells.parquet: column -> value; None where it cannot be known."""
 
 METRICS: tuple[Metric, ...] = (*common.METRICS, *generation.METRICS, *training.METRICS)
 BY_NAME = {metric.name: metric for metric in METRICS}
