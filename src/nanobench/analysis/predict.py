@@ -19,7 +19,7 @@ from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.roofline.prediction import Operations, Prediction, predict
-from nanobench.schema import DTYPE_BYTES
+from nanobench.schema import DTYPE_BYTES, Arm
 
 SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]
 """What a measured cell must share with a predicted one."""
@@ -41,7 +41,8 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     for cell, prediction in predictions:
         reference = None if cell.is_reference else references.get(cell.point)
         head = {**asdict(cell.point), **{name: cell.rows[0][name] for name in ARM_FIELDS}, "gpu": sheet.name}
-        head |= {"dtype": dtype or cell.point.dtype, "device": "cuda"}
+        arm = Arm(**{name: head[name] for name in ARM_FIELDS})
+        head |= {"arm": arm.label, "dtype": dtype or cell.point.dtype, "device": "cuda"}
         found.append({**head, **figures(cell, prediction, reference, seen_there(head, measured))})
     return found
 

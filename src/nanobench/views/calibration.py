@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -66,7 +67,7 @@ def moved(before: Limits, now: Limits) -> str:
     return f"largest change since then: a pass of {rows} over {format.size(largest.set_bytes)} takes {change}"
 
 
-def as_document(calibration: dict[str, Any], name: str) -> dict[str, Any]:
+def as_document(calibration: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A calibration with the units of its values."""
     limits = [{**limit, "unit": KINDS[limit["kind"]]} for limit in calibration["limits"]]
     return {"setting": name, "measured_at": calibration["measured_at"], "limits": limits}

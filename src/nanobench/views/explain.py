@@ -66,7 +66,8 @@ def because(row: CellRow) -> str:
     doubt = "" if row["status"] in (*JUDGED, PUBLISHED) else f"{row['status']}, excluded from conclusions ({row['reason']}); "
     where = " and ".join(filter(None, (over_batch(row), over_floor(row))))
     suggestions = f"; try {either(row['suggestions'])}" if row["suggestions"] else ""
-    return doubt + ": ".join(filter(None, (where, cause(row)))) + suggestions
+    separator = "; " if row["status"] == PUBLISHED else ": "
+    return doubt + separator.join(filter(None, (where, cause(row)))) + suggestions
 
 
 def either(suggestions: list[str]) -> str:
@@ -183,7 +184,7 @@ def factors(found: Waterfall) -> Table:
 
 
 def factor(found: Factor) -> str:
-    """2.84x [2.48, 3.25]; a factor of an unreliable cell has a mark."""
+    """2.84x [2.48, 3.25]; a factor of an unreliable cell ends with *."""
     if found.ratio is None:
         return format.MISSING
     mark = "" if found.judged else f" {EXCLUDED_MARK}"

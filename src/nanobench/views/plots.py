@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -13,14 +12,14 @@ from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.by_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
+from nanobench.views.figures.layout import RawRows
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
 from nanobench.views.figures.timeline import timeline
 from nanobench.views.figures.token_latency import token_latency
 from nanobench.views.figures.training import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.waterfall import waterfall
 
-Rows = list[dict[str, Any]]
-Plot = Callable[[pd.DataFrame, Rows], Figure]
+Plot = Callable[[pd.DataFrame, RawRows], Figure]
 PLOTS: dict[str, Plot] = {
     function.__name__: function
     for function in (
@@ -38,7 +37,7 @@ PLOTS: dict[str, Plot] = {
 }
 
 
-def draw_all(cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
+def draw_all(cells: pd.DataFrame, raw_rows: RawRows, folder: Path) -> list[Path]:
     """Every figure that the data allows, as PNG and SVG in `folder`."""
     paths = []
     for name in PLOTS:
@@ -49,12 +48,12 @@ def draw_all(cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
     return paths
 
 
-def draw(name: str, cells: pd.DataFrame, raw_rows: Rows, folder: Path) -> list[Path]:
+def draw(name: str, cells: pd.DataFrame, raw_rows: RawRows, folder: Path) -> list[Path]:
     """One figure as PNG and SVG in `folder`. Raises UserError where the name is unknown or the data does not allow it."""
     return layout.save(figure(name, cells, raw_rows), folder, name)
 
 
-def figure(name: str, cells: pd.DataFrame, raw_rows: Rows) -> Figure:
+def figure(name: str, cells: pd.DataFrame, raw_rows: RawRows) -> Figure:
     """One figure. Raises UserError where the name is unknown or the data does not allow it."""
     if name not in PLOTS:
         raise errors.unknown("plot", name, PLOTS)
