@@ -4,6 +4,7 @@ Nothing here has a timer: the table is drawn when a worker reports, and the work
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,13 +16,14 @@ from rich.text import Text
 from nanobench.records import MEASURED
 from nanobench.schema import Arm, GPTShape, Point
 from nanobench.views import format
-from nanobench.views.sweep import Row, rates, result_table, speedup
+from nanobench.views.cell_table import speedup_text
+from nanobench.views.sweep import rates, result_table
 
 MANY = 8
 """Arms of a point that a line cannot name one by one."""
 
 
-def card(plan: Row, description: Row, expected_s: float) -> Panel:
+def card(plan: Mapping[str, Any], description: Mapping[str, Any], expected_s: float) -> Panel:
     """Model, machine, cells and the time that the sweep is expected to take."""
     grid = Table.grid(padding=(0, 2))
     dtypes = list(dict.fromkeys(point["dtype"] for point in plan["points"]))
@@ -36,10 +38,11 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
     grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
     grid.add_row("points", points_of(plan))
     grid.add_row("arms", ", ".join(Arm(**arm).label for arm in plan["arms"]) + " (ratios refer to the first)")
-    cells = len(plan["points"]) * len(plan["arms"])
-    launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    cells = format.count(len(plan["points"]) * len(plan["arms"]), "cell")
+    launches = format.count(plan["launches"], "launch")
     grid.add_row(
-        "cells", f"{cells} cells, {launches} of each point in fresh processes ({plan['isolation']}), seed {plan['seed']}"
+        "cells",
+        f"{cells}, {launches} of each point in fresh processes ({plan['isolation']}), seed {plan['seed']}",
     )
     limit = "none" if plan["memory_limit_bytes"] is None else format.size(plan["memory_limit_bytes"])
     grid.add_row(
@@ -49,13 +52,13 @@ def card(plan: Row, description: Row, expected_s: float) -> Panel:
     return Panel(grid, title="nanobench", expand=False)
 
 
-def trains(plan: Row) -> bool:
+def trains(plan: Mapping[str, Any]) -> bool:
     """Whether a plan's points train."""
     return Point(**plan["points"][0]).trains
 
 
 def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
-    """What a model holds in words."""
+    """What a model keeps in memory, in words."""
     if not training:
         weights, per_token = format.size(shape.weight_bytes(dtype)), format.size(shape.kv_bytes_per_token(dtype))
         return f"weights {weights}, KV cache {per_token} per token of a row"
@@ -63,7 +66,7 @@ def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
     return held if dtype == "float32" else f"{held}; forward passes under autocast"
 
 
-def points_of(plan: Row) -> str:
+def points_of(plan: Mapping[str, Any]) -> str:
     """The axes of the points in words."""
     names = {"batch_size": "batch", "prompt_len": "prompt", "new_tokens": "new tokens"}
     if trains(plan):
@@ -73,7 +76,7 @@ def points_of(plan: Row) -> str:
     return "; ".join(f"{words} {spread(plan, name)}" for name, words in names.items())
 
 
-def spread(plan: Row, name: str) -> str:
+def spread(plan: Mapping[str, Any], name: str) -> str:
     """The values of a field over the points."""
     return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
 
@@ -129,7 +132,7 @@ def latest(progress: Any) -> str:
         return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
-        rate = format.text(cell[next(iter(rates([cell]).values()))], "tok/s")
-        ratio = f" ({speedup(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
+        rate = rates([cell])[0].cell(cell)
+        ratio = f" ({speedup_text(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
         parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)
