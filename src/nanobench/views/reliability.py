@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from nanobench.analysis import diagnostics, verdict
-from nanobench.records import MEASURED, Status
+from nanobench.records import MEASURED, Description, Status
 from nanobench.results.derive import CellRow
 from nanobench.results.store import records
 from nanobench.views import format, markdown
@@ -63,11 +63,11 @@ COLUMNS = (
 GPU_UNITS = {"temperature_c": "C", "clock_sm_hz": "Hz", "power_w": "W"}
 
 
-def lines(run_info: Mapping[str, Any], cells: pd.DataFrame) -> list[str]:
+def lines(description: Description, cells: pd.DataFrame) -> list[str]:
     """The section's lines: what is the same in all cells, disturbances, the machine, then a table of what differs."""
     rows = in_order(records(cells[cells["status"].isin(MEASURED)]))
     texts = {column: {column.text(row) for row in rows if column.applies(row)} for column in COLUMNS}
-    bullets = [*same_everywhere(texts), *verdict.disturbances(cells), *missing_readings(rows), *machine_lines(run_info)]
+    bullets = [*same_everywhere(texts), *verdict.disturbances(cells), *missing_readings(rows), *machine_lines(description)]
     differing = [column for column, found in texts.items() if len(found) > 1]
     table = markdown.render(CellTable((*keys(rows), *differing), rows))
     return [f"- {line}" for line in bullets] + (["", *table, "", f"({LEGEND})"] if differing else [])
@@ -91,14 +91,14 @@ def missing_readings(rows: list[CellRow]) -> Iterator[str]:
         yield f"readings that are missing: {escaped('; '.join(notes))}"
 
 
-def machine_lines(run_info: Mapping[str, Any]) -> Iterator[str]:
+def machine_lines(description: Description) -> Iterator[str]:
     """The machine's state before the start, and each problem with its effect and its fix."""
-    state = run_info.get("state")
+    state = description.state
     if not state:
         yield "the state of the machine before the start was not recorded"
         return
     yield f"before the start: {escaped(', '.join(state_words(state)))}"
-    problems = diagnostics.problems(run_info["identity"], state)
+    problems = diagnostics.problems(description.identity, state)
     for (effect, fix), what in by_effect(problems).items():
         yield f"**{escaped('; '.join(what))}**: {effect}; {fix}"
     if not problems:

@@ -5,13 +5,14 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nanobench.analysis.verdict import stated
 from nanobench.records import MEASURED
+from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
+from nanobench.schema import GPTShape
 from nanobench.views import format, reliability, sweep
 from nanobench.views.cell_table import in_order, varying
 from nanobench.views.markdown import escaped, pairs, render, words
@@ -25,7 +26,7 @@ PAIRINGS = {
 
 def markdown(
     run: str,
-    run_info: Mapping[str, Any],
+    info: RunInfo,
     cells: pd.DataFrame,
     sentences: list[str],
     counts: str,
@@ -33,17 +34,21 @@ def markdown(
     folder: Path,
 ) -> str:
     """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method."""
+    identity = info.description.identity.items()
     sections = (
         ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
-        ("What was run", pairs(what_was_run(run_info, cells))),
+        ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
-        ("How reliable is this run?", reliability.lines(run_info, cells)),
+        ("How reliable is this run?", reliability.lines(info.description, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
-        ("How it was measured", [f"- {line}" for line in method(run_info, cells)]),
-        ("Machine", pairs({name: words(value) for name, value in run_info["identity"].items() if value not in (None, [])})),
+        ("How it was measured", [f"- {line}" for line in method(info, cells)]),
+        (
+            "Machine",
+            pairs({name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}),
+        ),
     )
-    parts = [f"# nanobench {run_info['command']}: {run}"]
+    parts = [f"# nanobench {info.command}: {run}"]
     for title, lines in sections:
         if lines:
             parts += [f"## {title}", "\n".join(lines)] if title else ["\n".join(lines)]
@@ -55,33 +60,33 @@ def table(cells: pd.DataFrame) -> str:
     return "\n".join(render(sweep.results(in_order(records(cells)))))
 
 
-def what_was_run(run_info: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, str]:
+def what_was_run(info: RunInfo, cells: pd.DataFrame) -> dict[str, str]:
     """The request, the models, the sizes and the arms."""
-    models = {f"model {name}": model_words(shape) for name, shape in run_info["models"].items()}
+    models = {f"model {name}": model_words(shape) for name, shape in info.description.models.items()}
     fields = [*(name for name in stated(cells) if name != "model"), "batch_size"]
     points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
-    start, end = run_info["started_at"], run_info["finished_at"] or "unfinished"
+    start, end = info.started_at, info.finished_at or "unfinished"
     return {
-        "command": f"`{command_line(run_info)}`",
-        "when": f"{start} to {end}, {format.duration(run_info['wall_s'])} of measuring",
+        "command": f"`{command_line(info.command, info.requested)}`",
+        "when": f"{start} to {end}, {format.duration(info.wall_s)} of measuring",
         **models,
         **points,
         "arms": f"{words(arms)} (ratios refer to the first)",
     }
 
 
-def model_words(shape: Mapping[str, Any]) -> str:
+def model_words(shape: GPTShape) -> str:
     """A model's architecture and sizes."""
-    shared = "" if shape["n_head"] == shape["n_kv_head"] else f" on {shape['n_kv_head']}"
-    sizes = f"{shape['n_params'] / 1e6:.3g}M parameters, {shape['n_layer']} layers x {shape['n_embd']}"
-    return f"{shape['architecture']}, {sizes}, {shape['n_head']} heads{shared}"
+    shared = "" if shape.n_head == shape.n_kv_head else f" on {shape.n_kv_head}"
+    sizes = f"{shape.n_params / 1e6:.3g}M parameters, {shape.n_layer} layers x {shape.n_embd}"
+    return f"{shape.architecture}, {sizes}, {shape.n_head} heads{shared}"
 
 
-def command_line(run_info: Mapping[str, Any]) -> str:
-    """The command that started this run."""
-    parts = ["nanobench", run_info["command"]]
-    for name, value in run_info["asked"].items():
+def command_line(command: str, requested: Mapping[str, object]) -> str:
+    """The command that requests this."""
+    parts = ["nanobench", command]
+    for name, value in requested.items():
         flag = "--" + name.replace("_", "-")
         for each in value if isinstance(value, list) else [value]:
             parts += [flag] if each is True else [flag, shlex.quote(str(each))]
@@ -107,22 +112,22 @@ def image(path: Path, folder: Path) -> str:
     return f"![{drawn}]({Path(os.path.relpath(path, folder)).as_posix()})"
 
 
-def method(run_info: Mapping[str, Any], cells: pd.DataFrame) -> list[str]:
+def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
     """Launches, pairing, interval, gates, seed."""
-    plan = run_info["plan"]
+    plan = info.plan
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
     reasons = cells.loc[cells["status"].eq("imprecise"), "reason"].value_counts().items()
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
-        f"{format.count(plan['launches'], 'launch')} of each point, each in a fresh process ({plan['isolation']})",
-        f"a launch is timed for {plan['max_seconds']:g} s, or until every interval is within +-{plan['target_ci']:.0%}",
+        f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
+        f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within +-{plan.target_ci:.0%}",
         *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
         *(f"{format.count(number, 'cell')} imprecise: {escaped(reason)}" for reason, number in reasons),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
-        f"seed {run_info['seed']}, protocol {run_info['protocol']}",
+        f"seed {plan.seed}, protocol {info.protocol}",
     ]
 
 
