@@ -105,9 +105,9 @@ def test_a_strangers_script_recomputes_the_cells_from_the_raw_files(small_run):
         assert np.allclose(np.exp([means.mean(), low, high]), found)
 
 
-def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanobench, tmp_path):
+def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanobench_here, tmp_path):
     arms = ("--engine", "uncached,fakes:frozen,fakes:slow")
-    done = nanobench("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, code=1)
+    done = nanobench_here("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, code=1)
     cells = cells_of(tmp_path / "run")
     wrong, slow = cells.loc[(2, "fakes:frozen")], cells.loc[(2, "fakes:slow")]
     assert wrong["status"] == "wrong"
@@ -121,9 +121,9 @@ def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanoben
     assert {row["launch"] for row in rows if row["engine"] == "fakes:frozen"} == {1}
 
 
-def test_an_exception_in_an_arm_is_an_error_row_and_spares_the_others(nanobench, tmp_path):
+def test_an_exception_in_an_arm_is_an_error_row_and_spares_the_others(nanobench_here, tmp_path):
     arms = ("--engine", "uncached,fakes:raising,cached")
-    nanobench("kv-sweep", *SMALL, *arms, "--batch", "1,4", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", "1,4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert cells.loc[(1, "fakes:raising"), "status"] in MEASURED
     assert cells.loc[(4, "fakes:raising"), "status"] == "error"
@@ -204,37 +204,37 @@ def test_control_c_says_what_is_saved_and_how_to_go_on(tmp_path):
     assert alive == []
 
 
-def test_resume_refuses_another_plan_and_another_machine(nanobench, small_run, tmp_path):
+def test_resume_refuses_another_plan_and_another_machine(nanobench_here, small_run, tmp_path):
     folder, _ = small_run
-    done = nanobench("kv-sweep", "--resume", folder, "--batch", "1,2", cwd=tmp_path, code=2)
+    done = nanobench_here("kv-sweep", "--resume", folder, "--batch", "1,2", cwd=tmp_path, code=2)
     assert "--batch" in done.stderr
     copy = tmp_path / "copy"
     copy.mkdir()
     about = json.loads((folder / "run.json").read_text())
     about["identity"]["torch"] = "1.0"
     (copy / "run.json").write_text(json.dumps(about))
-    done = nanobench("kv-sweep", "--resume", "copy", cwd=tmp_path, code=2)
+    done = nanobench_here("kv-sweep", "--resume", "copy", cwd=tmp_path, code=2)
     assert "torch was 1.0" in done.stderr
 
 
-def test_a_dry_run_prints_the_card_and_writes_nothing(nanobench, tmp_path):
-    done = nanobench("kv-sweep", "--dry-run", cwd=tmp_path, code=0)
+def test_a_dry_run_prints_the_card_and_writes_nothing(nanobench_here, tmp_path):
+    done = nanobench_here("kv-sweep", "--dry-run", cwd=tmp_path, code=0)
     assert "gpt2-mini" in done.stdout
     assert "about" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_quick_takes_its_interval_from_within_one_process(nanobench, tmp_path):
-    nanobench("kv-sweep", *SMALL, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0)
+def test_quick_takes_its_interval_from_within_one_process(nanobench_here, tmp_path):
+    nanobench_here("kv-sweep", *SMALL, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0)
     assert set(cells_of(tmp_path / "run")["speedup_basis"].dropna()) == {"pairs of one process"}
 
 
-def test_a_model_of_the_users_own_in_the_current_folder(nanobench, tmp_path):
+def test_a_model_of_the_users_own_in_the_current_folder(nanobench_here, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from nanobench.models.gpt2 import build as gpt2\n"
         "def build():\n    print('noise')\n    return gpt2(n_layer=1, n_head=1, n_embd=16, vocab_size=32, block_size=64)\n"
     )
-    nanobench("kv-sweep", *SMALL, "--model", "mine:build", "--batch", "2", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, "--model", "mine:build", "--batch", "2", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert set(cells["model"]) == {"mine:build"}
     assert set(cells["gate"]) == {"exact"}
@@ -253,15 +253,15 @@ def test_a_compiled_arm_is_compiled_gated_and_shows_what_it_cost(nanobench, tmp_
     assert pd.isna(cells.loc[(2, "cached"), "compile_s"])
 
 
-def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench, tmp_path):
+def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench_here, tmp_path):
     asked = ("--model", "fakes:tiny", "--prompt-len", 8, "--new-tokens", 4, "--batch", "1,3", "--threads", 1)
-    good = nanobench("verify", *asked, cwd=tmp_path, code=0)
+    good = nanobench_here("verify", *asked, cwd=tmp_path, code=0)
     assert "exact" in good.stdout
     first, last = [line for line in good.stdout.splitlines() if line.startswith("[")]
     assert first.startswith("[1/2] launch 1, fakes:tiny, batch 1")
     assert last.startswith("[2/2] launch 1, fakes:tiny, batch 3")
     assert last.endswith("; 0 s left")
-    bad = nanobench("verify", *asked, "--engine", "uncached,fakes:frozen_embedding", "--json", cwd=tmp_path, code=1)
+    bad = nanobench_here("verify", *asked, "--engine", "uncached,fakes:frozen_embedding", "--json", cwd=tmp_path, code=1)
     cells = json.loads(bad.stdout.strip().splitlines()[-1])["cells"]
     assert {(cell["arm"], cell["gate"]) for cell in cells} == {("uncached", "exact"), ("fakes:frozen_embedding", "wrong")}
     assert list(tmp_path.iterdir()) == []
@@ -288,9 +288,9 @@ def test_a_cell_tells_how_it_was_measured(small_run):
     assert cell["kv_cache_expected_bytes"] == cell["kv_cache_bytes"]
 
 
-def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the_sweep_goes_on(nanobench, tmp_path):
+def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the_sweep_goes_on(nanobench_here, tmp_path):
     arms = ("--engine", "uncached,fakes:blinding")
-    nanobench("kv-sweep", *SMALL, *arms, "--batch", "2,3", "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", "2,3", "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert (cells["output_tok_s"] > 0).all()
     assert (cells["launches_ok"] == 2).all()
@@ -302,16 +302,16 @@ def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the
     assert cells["probe_note"].str.contains("Bad file descriptor").all()
 
 
-def test_samplers_are_an_axis_gated_by_what_they_draw(nanobench, tmp_path):
+def test_samplers_are_an_axis_gated_by_what_they_draw(nanobench_here, tmp_path):
     arms = ("--engine", "cached", "--sampler", "greedy,top-p-sort,top-p-rejection,top-k,temperature")
-    nanobench("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
     cells = store.load(tmp_path / "run").set_index("arm")
     assert set(cells["gate"]) == {"exact"}
     assert cells.loc["cached top-p-rejection", "gate_note"].endswith("of 10 distributions")
     assert cells.loc[["cached top-k", "cached temperature"], "speedup"].notna().all()
 
 
-def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench, tmp_path):
+def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench_here, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from nanobench.samplers.temperature import Temperature\n"
         "class First(Temperature):\n"
@@ -321,16 +321,16 @@ def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench, tmp_path):
         "    return First(1.0)\n"
     )
     arms = ("--engine", "cached", "--sampler", "greedy,mine:build")
-    nanobench("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 1, "--out", "run", cwd=tmp_path, code=1)
+    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 1, "--out", "run", cwd=tmp_path, code=1)
     cell = store.load(tmp_path / "run").set_index("arm").loc["cached mine:build"]
     assert cell["status"] == "wrong"
     assert "tokens are not drawn as they should be" in cell["reason"]
     assert pd.isna(cell["output_tok_s"])
 
 
-def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench, tmp_path):
+def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench_here, tmp_path):
     arms = ("--engine", "cached", "--compile-mode", "off,reduce-overhead,max-autotune")
-    nanobench("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
     cells = store.load(tmp_path / "run").set_index("arm").loc[["cached reduce-overhead", "cached max-autotune"]]
     assert set(cells["status"]) == {"skipped"}
     assert cells["reason"].str.contains("captures CUDA graphs, which a CPU has not: it would be").all()

@@ -39,7 +39,7 @@ def describe(question: dict[str, Any]) -> dict[str, Any]:
 
     `question["models"]` gives the names for each kind of device, so that a default model may depend on it.
     """
-    gpus = environment.gpus()
+    load, gpus = environment.LoadSample(), environment.gpus()
     device = question["device"] if question["device"] != "auto" else ("cuda" if gpus else "cpu")
     kind, _, index = device.partition(":")
     there = kind == "cpu" or int(index or 0) < len(gpus)
@@ -47,11 +47,12 @@ def describe(question: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "gpus": gpus,
         "identity": environment.identity(),
-        "state": environment.state(),
         "available_bytes": memory.available_bytes(),
         "matmul_flops_per_s": environment.matmul_flops_per_s(device) if there else None,
         "models": {name: asdict(shape_of(name)) for name in question["models"][kind]},
         "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in question.get("texts", ())},
+        # Last: the sample of the load takes half a second, in which all above was done.
+        "state": environment.state(load),
     }
 
 
