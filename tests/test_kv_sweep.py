@@ -14,6 +14,7 @@ from nanobench import load
 from nanobench.records import MEASURED
 from nanobench.results import store
 from nanobench.schema import PROTOCOL
+from nanobench.sweep.executors import base, local
 
 FAILED = ["output_tok_s", "ttft_s", "tpot_s", "speedup", "speedup_lo", "peak_memory_bytes"]
 
@@ -107,7 +108,7 @@ def test_a_strangers_script_recomputes_the_cells_from_the_raw_files(small_run):
 
 def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanobench_here, tmp_path):
     arms = ("--engine", "uncached,fakes:frozen,fakes:slow")
-    done = nanobench_here("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, code=1)
+    done = nanobench_here("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 3, "--out", "run", cwd=tmp_path, code=1)
     cells = cells_of(tmp_path / "run")
     wrong, slow = cells.loc[(2, "fakes:frozen")], cells.loc[(2, "fakes:slow")]
     assert wrong["status"] == "wrong"
@@ -150,39 +151,66 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
 
 @pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
 def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
-    arms = ("--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 20)
+    arms = ("--model", "fakes:tiny", "--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 5)
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert cells.loc[(4, "fakes:dying"), "status"] == "error"
     assert "SIGKILL" in cells.loc[(4, "fakes:dying"), "reason"]
     assert cells.loc[(4, "fakes:hanging"), "status"] == "timeout"
-    assert "20 s" in cells.loc[(4, "fakes:hanging"), "reason"]
+    assert "5 s" in cells.loc[(4, "fakes:hanging"), "reason"]
     assert cells.loc[(4, "cached"), "speedup"] > 0
     assert cells.loc[(4, "cached"), "pairing"] == "block"
 
 
-def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanobench, tmp_path):
-    asked = ("kv-sweep", *SMALL, "--batch", "1,2,3", "--launches", "2", "--out", "run")
+@pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
+def test_a_worker_that_never_starts_is_ended_too(monkeypatch, tmp_path, isolation):
+    """Its time limit counts from its first message; how long it may take until then has a limit of its own."""
+    monkeypatch.setattr(base, "START_TIMEOUT_S", 0.1)
+    executor = local.build(isolation, 0, tmp_path / "cache")
+    question = {"describe": {"device": "cpu", "models": {"cpu": [], "cuda": []}}}
+    try:
+        found = executor.run(question, tmp_path / "out", tmp_path / "log", 600.0, lambda report: None)
+    finally:
+        executor.close()
+    assert (found.status, found.reason) == ("timeout", "no start within 0.1 s")
+
+
+def test_loading_torch_is_no_part_of_the_time_limit(tmp_path):
+    executor = local.build("spawn", 0, tmp_path / "cache")
+    question = {"describe": {"device": "cpu", "models": {"cpu": [], "cuda": []}}}
+    start = time.monotonic()
+    limits = {"first": 0.01, "second": 600.0}
+    first, second = (
+        executor.run(question, tmp_path / name, tmp_path / "log", timeout_s, lambda report: None)
+        for name, timeout_s in limits.items()
+    )
+    assert first.reason == "no answer within 0.01 s"
+    assert second.record["identity"]
+    assert time.monotonic() - start > 0.5
+
+
+def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanobench, nanobench_here, tmp_path):
+    asked = ("kv-sweep", *SMALL, "--model", "fakes:tiny", "--batch", "1,2", "--launches", "2", "--out", "run")
     sweep = subprocess.Popen([sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment())
     raw = tmp_path / "run" / "raw"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(raw.glob("*.parquet")) if raw.exists() else []) < 2:
+    while time.monotonic() < deadline and len(list(raw.glob("*.parquet")) if raw.exists() else []) < 1:
         time.sleep(0.05)
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
     before = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
-    assert 2 <= len(before) < 6
+    assert 1 <= len(before) < 4
     nanobench("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
     after = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
-    assert len(after) == 6
+    assert len(after) == 4
     assert {name: after[name] for name in before} == before
     cells = cells_of(tmp_path / "run")
-    assert len(cells) == 6
+    assert len(cells) == 4
     assert set(cells["launches_ok"]) == {2}
     assert not list(tmp_path.glob("**/*.part"))
-    again = nanobench("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    again = nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
     assert {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")} == after
-    assert "6 cells" in again.stdout
+    assert "4 cells" in again.stdout
 
 
 def test_control_c_says_what_is_saved_and_how_to_go_on(tmp_path):
@@ -241,12 +269,12 @@ def test_a_model_of_the_users_own_in_the_current_folder(nanobench_here, tmp_path
 
 
 def test_a_compiled_arm_is_compiled_gated_and_shows_what_it_cost(nanobench, tmp_path):
-    arms = ("--engine", "cached", "--compile")
+    arms = ("--engine", "cached", "--compile", "--model", "fakes:tiny")
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "2", "--launches", 2, "--out", "run", cwd=tmp_path, timeout=600, code=0)
     cells = cells_of(tmp_path / "run")
     compiled = cells.loc[(2, "cached default")]
     assert compiled["gate"] == "exact"
-    assert compiled["graphs"] == 2
+    assert compiled["compiled_graphs"] == 2
     assert compiled["recompiles"] == 0
     assert compiled["compile_s"] > compiled["compile_warm_s"] > 0
     assert compiled["speedup"] > 0
@@ -276,7 +304,7 @@ def test_a_cell_tells_how_it_was_measured(small_run):
     assert cell["speedup_lo"] < cell["speedup_hi"]
     assert cell["sd_within"] > 0
     assert cell["sd_between"] >= 0
-    assert cell["advice"] in ("more launches", "more repetitions")
+    assert cell["ci_advice"] in ("more launches", "more repetitions")
     assert (cell[["import_s", "load_s", "first_call_s", "warmup_s", "steady_s"]] > 0).all()
     assert cell["identity"] == json.loads((small_run[0] / "run.json").read_text())["plan"]["identities"][1]
     assert cell["protocol"] == PROTOCOL
@@ -346,7 +374,7 @@ def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_ea
         "    still.compiles = compiler.compiles\n"
         "    return Uncached(adapter, sampler, point, still, last_only=True)\n"
     )
-    arms = ("--engine", "growing:build", "--compile-mode", "off,default")
+    arms = ("--engine", "growing:build", "--compile-mode", "off,default", "--model", "fakes:tiny")
     nanobench("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, timeout=600, code=0)
     cells = store.load(tmp_path / "run").set_index("arm")
     assert cells.loc["growing:build", "status"] in MEASURED
