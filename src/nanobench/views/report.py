@@ -34,7 +34,7 @@ def markdown(
     folder: Path,
 ) -> str:
     """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method."""
-    identity = info.description.identity.items()
+    machine = {name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}
     sections = (
         ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
         ("What was run", pairs(what_was_run(info, cells))),
