@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nanobench.probes.nvml import REASONS
+from nanobench.probes.nvml import CLOCK_EVENT_REASONS
 from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status
 from nanobench.results import derive, status
 from nanobench.results.repetitions import LEAST_SERIES
@@ -303,14 +303,14 @@ def test_one_long_loop_is_no_drift():
 # The GPU's clocks
 
 
-@pytest.mark.parametrize("name", REASONS.values())
+@pytest.mark.parametrize("name", CLOCK_EVENT_REASONS.values())
 def test_clocks_held_down_for_heat_or_by_the_hardware_disturb_and_a_cap_does_not(name):
     never_normal = name in ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake")
     assert twice(GPU, clock_event_reasons=name)[0] == ("unstable" if never_normal else "ok")
 
 
 def test_every_reason_that_is_never_normal_is_one_that_the_gpu_can_give():
-    assert set(REASONS.values()) >= status.HELD_DOWN
+    assert set(CLOCK_EVENT_REASONS.values()) >= status.HELD_DOWN
 
 
 def test_a_power_cap_alone_disturbs_nothing_as_long_as_clocks_stand_still():

@@ -43,10 +43,7 @@ def markdown(
         ("How reliable is this run?", reliability.lines(info.description, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
         ("How it was measured", [f"- {line}" for line in method(info, cells)]),
-        (
-            "Machine",
-            pairs({name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}),
-        ),
+        ("Machine", pairs(machine)),
     )
     parts = [f"# nanobench {info.command}: {run}"]
     for title, lines in sections:
