@@ -8,6 +8,9 @@ from typing import Any
 
 from nanobench.schema import Arm, GPTShape, Point, Trial
 
+JsonObject = dict[str, Any]
+"""A JSON document, as it crosses the border of a process or a file."""
+
 
 class Status(StrEnum):
     """What became of an arm, in order of precedence: the first that applies is the cell's status."""
@@ -176,7 +179,7 @@ class ArmRecord:
     outcome: Outcome
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "ArmRecord":
+    def from_json(cls, data: JsonObject) -> "ArmRecord":
         """The record whose `asdict` this is."""
         repetitions = tuple(Repetition(**repetition) for repetition in data["repetitions"])
         return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome(**data["outcome"]))
@@ -246,9 +249,9 @@ class Description:
     device: str
     gpus: list[str]
     """names, as torch numbers them"""
-    identity: dict[str, Any]
+    identity: JsonObject
     """what figures of two machines must have in common to be compared; `hash` stands for all of it"""
-    state: dict[str, Any] = field(default_factory=dict)
+    state: JsonObject = field(default_factory=dict)
     """what changes from day to day"""
     available_bytes: int | None = None
     matmul_flops_per_s: float | None = None
@@ -268,6 +271,8 @@ class Description:
 
 OUTCOME = "outcome"
 """`kind` of the row that holds an outcome."""
+RawRow = dict[str, Any]
+"""A row of a raw file: column -> value."""
 HEAD_COLUMNS = {
     "trial": str,
     "protocol": int,
@@ -278,35 +283,36 @@ HEAD_COLUMNS = {
     "target_ci": float,
     "arm_index": int,
 }
-RAW_COLUMNS: dict[str, Any] = {
+RAW_COLUMNS: dict[str, object] = {
     **HEAD_COLUMNS,
     **{each.name: each.type for noun in (Point, Arm, Repetition, Outcome) for each in fields(noun)},
 }
 """Column of the raw files -> its Python type."""
 
 
-def rows_of(record: LaunchRecord) -> list[dict[str, Any]]:
+def rows_of(record: LaunchRecord) -> list[RawRow]:
     """The rows of a raw file: one per repetition and one for the outcome, each with the trial, the point and the arm."""
     head = {name: getattr(record, name) for name in HEAD_COLUMNS} | vars(record.point) | vars(record.arm)
     rows = [vars(each) for each in record.repetitions] + [{"kind": OUTCOME, **vars(record.outcome)}]
     return [{**dict.fromkeys(RAW_COLUMNS), **head, **row} for row in rows]
 
 
-def records_of(rows: Iterable[Mapping[str, Any]]) -> list[LaunchRecord]:
+def records_of(rows: Iterable[RawRow]) -> list[LaunchRecord]:
     """The records that rows of raw files hold, in their order. A column that a row lacks is at its default, or None."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[object, ...], list[RawRow]] = {}
     for row in rows:
         groups.setdefault((row.get("trial"), row.get("launch"), row.get("process"), row["arm_index"]), []).append(row)
     return [_record_of(group) for group in groups.values()]
 
 
-def _record_of(rows: list[Mapping[str, Any]]) -> LaunchRecord:
+def _record_of(rows: list[RawRow]) -> LaunchRecord:
     last = rows[-1]
     assert last["kind"] == OUTCOME
     gate = last.get("gate")
+    head: JsonObject = {name: last.get(name) for name in HEAD_COLUMNS}
     outcome = {**_part(Outcome, last), "status": Status(last["status"]), "gate": None if gate is None else Verdict(gate)}
     return LaunchRecord(
-        **{name: last.get(name) for name in HEAD_COLUMNS},
+        **head,
         point=Point(**_part(Point, last)),
         arm=Arm(**_part(Arm, last)),
         repetitions=tuple(_repetition_of(row) for row in rows[:-1]),
@@ -314,12 +320,12 @@ def _record_of(rows: list[Mapping[str, Any]]) -> LaunchRecord:
     )
 
 
-def _repetition_of(row: Mapping[str, Any]) -> Repetition:
+def _repetition_of(row: RawRow) -> Repetition:
     times_s = row.get("token_times_s")
     return Repetition(**{**_part(Repetition, row), "token_times_s": None if times_s is None else tuple(times_s)})
 
 
-def _part(noun: type, row: Mapping[str, Any]) -> dict[str, Any]:
+def _part(noun: type, row: RawRow) -> JsonObject:
     """The fields of a dataclass that a row knows; those without a default are None where it does not."""
     return {name: row.get(name) for name, needed in _names(noun) if needed or row.get(name) is not None}
 

@@ -1,6 +1,6 @@
-"""What each cell costs in money and energy, from the price and the power that the user gives, and which cell is cheapest.
+"""The cost of each cell in money and energy, from the price and power that the user gives, and the cheapest cell.
 
-Everything is in proportion to the machine's seconds per output token, and so are the bounds of everything.
+Every figure is proportional to the machine's seconds per output token, and so are its bounds.
 """
 
 import math
@@ -22,17 +22,17 @@ TAILS = ("", "_lo", "_hi")
 """A quantity's column, and the two of its 95 % interval."""
 HEAD = ("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason", "output_tok_s", "ttft_s", "tpot_s")
 BY = ("usd_per_mtok", "electricity_usd_per_mtok", "energy_j_per_mtok")
-"""What is cheapest: the least of the first of these that is known."""
+"""The cheapest cell has the smallest value of the first of these columns that is known."""
 ROUNDING = 1e-12
 VALID = {
     "price_per_hour": "USD an hour of the machine, above 0, like 3",
     "power_w": "watts of the machine under load, above 0, like 300",
-    "idle_power_w": "watts of the machine without work, from 0 up, like 60",
+    "idle_power_w": "watts of the idle machine, 0 or more, like 60",
     "price_per_kwh": "USD a kWh, above 0, like 0.15",
     "requests_per_day": "replies a day, above 0, like 10e6",
     "max_ttft": "seconds to the first token, above 0, like 0.5",
     "max_tpot": "seconds per further token, above 0, like 0.05",
-    "gpus": "a whole number from 1 up, like 8",
+    "gpus": "a whole number, 1 or more, like 8",
     "tokens": "tokens to train on, above 0, like 1e9",
 }
 """Option -> what it may be."""
@@ -40,7 +40,7 @@ VALID = {
 
 @dataclass(frozen=True, kw_only=True)
 class CostOptions:
-    """What is to be priced, in the words of the command line; None for what was not given. Raises UserError for nonsense."""
+    """The options of the command; None for what was not given. Raises UserError for a value out of range."""
 
     price_per_hour: float | None = None
     power_w: float | None = None
@@ -59,7 +59,7 @@ class CostOptions:
         if self.power_w is not None and self.idle_power_w is not None and self.idle_power_w > self.power_w:
             raise UserError(
                 f"--idle-power-w {self.idle_power_w:g} is above --power-w {self.power_w:g}; "
-                "give the power without work, and the power under load"
+                "give the idle power and the power under load"
             )
 
     @property
@@ -71,27 +71,27 @@ class CostOptions:
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows of what `costs` gives: the cheapest judged cell, the cheapest within the limits or else the one nearest to them."""
+    """Row numbers of the result of `costs`: the cheapest reliable cell, and the cheapest or nearest one for the limits."""
 
     by: str | None
     """the column that decided"""
     cheapest: int | None
     rivals: list[int]
-    """judged cells that are not shown to be dearer: the intervals overlap"""
+    """reliable cells that may be as cheap: their intervals overlap"""
     within: int | None
     within_rivals: list[int]
     nearest: int | None
     training: int | None
-    """the judged cell that trains on the tokens in the fewest GPU-hours"""
+    """the reliable cell that trains on the tokens in the fewest GPU-hours"""
 
 
 def costs(cells: pd.DataFrame, options: CostOptions) -> pd.DataFrame:
-    """The cells by point and arm, with what each costs; null for what is not known. Raises UserError where nothing could be."""
+    """The cells by point and arm, with their costs; null for what is not known. Raises UserError if nothing can be known."""
     cells = in_order(cells)
     basis = energy_basis(cells, options)
     if options.price_per_hour is None and basis.eq("unknown").all() and options.power_w is None:
-        mend = "--price-per-hour USD for dollars, --power-w W for joules, or both"
-        raise UserError(f"neither a price nor a power was given, and no cell here has measured energy; give {mend}")
+        fix = "--price-per-hour USD for dollars, --power-w W for joules, or both"
+        raise UserError(f"neither a price nor a power was given, and no cell has measured energy; give {fix}")
     found = cells.reindex(columns=list(HEAD))
     seconds = seconds_per_token(cells)
     priced = {
@@ -104,33 +104,33 @@ def costs(cells: pd.DataFrame, options: CostOptions) -> pd.DataFrame:
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by run, point and arm, and numbered anew."""
+    """Sorted by run, point and arm, and numbered from 0."""
     by = [name for name in ("run", *POINT_FIELDS, "arm_index") if name in cells]
     return cells.sort_values(by, kind="stable", ignore_index=True)
 
 
 def known(cells: pd.DataFrame, name: str) -> pd.Series:
-    """A column of the measured cells as floats; null elsewhere, and everywhere where there is no such column."""
+    """A column of the measured cells as floats; null for other cells, and null everywhere if there is no such column."""
     values = cells[name].astype(float) if name in cells else pd.Series(np.nan, cells.index)
     return values.where(cells["status"].isin(MEASURED))
 
 
 def given(value: float | None) -> float:
-    """A number of the user's; what was not given makes null of all that it enters."""
+    """An option as a number; if it was not given, everything computed from it is null."""
     return math.nan if value is None else value
 
 
 def seconds_per_token(cells: pd.DataFrame) -> dict[str, pd.Series]:
     """Tail of a column -> the machine's seconds per output token of all rows: the value, and the bounds of its 95 % interval.
 
-    The inverse of output_tok_s and of its bounds, which are over the launches. Null where one value is all there is.
+    The inverse of output_tok_s and of its bounds, which are over the launches. Null if there is only one value.
     """
     names = {"": "output_tok_s", "_lo": "output_tok_s_hi", "_hi": "output_tok_s_lo"}
     return {tail: 1 / known(cells, name) for tail, name in names.items()}
 
 
 def of_time(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series) -> dict[str, pd.Series]:
-    """Money and machines, from seconds per token. A machine that is rented by the year is paid whole."""
+    """Money and machines, from seconds per token. A machine that is rented by the year is paid for all hours."""
     price, requests = given(options.price_per_hour), given(options.requests_per_day)
     reply_s = known(cells, "new_tokens") * seconds
     usd_per_reply = price / HOUR_S * reply_s
@@ -148,14 +148,14 @@ def of_time(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series) -> di
 
 
 def rounded_up(machines: pd.Series) -> pd.Series:
-    """The whole number of machines; two machines are two, also where rounding leaves a little more."""
+    """The whole number of machines; 2 stays 2 if floating point makes it slightly larger."""
     return np.ceil(machines * (1 - ROUNDING))
 
 
 def of_energy(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series, tail: str) -> dict[str, pd.Series]:
-    """Energy and electricity, from seconds per token: what the machine draws without work is told apart from what work adds.
+    """Energy and electricity, from seconds per token; idle energy and the energy above idle are separate.
 
-    A measured energy has no interval. Above idle is null where the idle energy is more than the measured one.
+    A measured energy has no interval. Above idle is null if the idle energy is more than the measured one.
     """
     measured = known(cells, "energy_j_per_token") * MILLION if not tail else pd.Series(np.nan, cells.index)
     energy_j = (given(options.power_w) * MILLION * seconds).mask(has_measured_energy(cells), measured)
@@ -173,25 +173,25 @@ def of_energy(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series, tai
 
 
 def has_measured_energy(cells: pd.DataFrame) -> pd.Series:
-    """Whether a counter followed the cell's energy for long enough."""
+    """Whether the energy counter ran long enough for the cell."""
     valid = cells["energy_valid"].eq(True).fillna(False) if "energy_valid" in cells else False
     return known(cells, "energy_j_per_token").notna() & valid
 
 
 def energy_basis(cells: pd.DataFrame, options: CostOptions) -> pd.Series:
-    """Where a cell's energy comes from: measured, given (a power that the user named), or unknown."""
+    """Where a cell's energy comes from: measured, given (the power that the user gave), or unknown."""
     by_power = known(cells, "output_tok_s").notna() & (options.power_w is not None)
     return pd.Series(np.select([has_measured_energy(cells), by_power], ["measured", "given"], "unknown"), cells.index)
 
 
 def limit_ratio(cells: pd.DataFrame, options: CostOptions) -> pd.Series:
-    """The largest of a cell's median latencies over their limits: at most 1 where it meets all, null where one is not known."""
+    """The largest of a cell's median latencies over their limits: at most 1 if it meets all, null if one is not known."""
     shares = [known(cells, name) / limit for name, limit in options.limits.items()]
     return pd.concat(shares, axis=1).max(axis=1, skipna=False)
 
 
 def of_training(cells: pd.DataFrame, options: CostOptions) -> dict[str, pd.Series]:
-    """GPU-hours and money for the tokens to be trained on; no column where no cell has a training throughput over all GPUs."""
+    """GPU-hours and money for the tokens to be trained on; no column if no cell has a training throughput."""
     rate = known(cells, "train_tok_s")
     if options.tokens is None or rate.isna().all():
         return {}
@@ -200,7 +200,7 @@ def of_training(cells: pd.DataFrame, options: CostOptions) -> dict[str, pd.Serie
 
 
 def choose(found: pd.DataFrame, options: CostOptions) -> Choice:
-    """The cheapest cells among those that are judged; of equal ones the one with the lower TTFT, then TPOT."""
+    """The cheapest reliable cells; of equal ones the one with the lower TTFT, then TPOT."""
     judged = found[found["status"].isin(JUDGED)]
     by = next((name for name in BY if judged[name].notna().any()), None)
     priced = judged.dropna(subset=[by]) if by else judged.iloc[:0]
@@ -212,7 +212,7 @@ def choose(found: pd.DataFrame, options: CostOptions) -> Choice:
 
 
 def with_rivals(priced: pd.DataFrame, by: str | None) -> tuple[int | None, list[int]]:
-    """The cheapest cell, and those whose interval begins within the cheapest one's or below."""
+    """The cheapest cell, and those whose interval begins below the end of its interval."""
     cheapest = least(priced, by) if by else None
     if cheapest is None:
         return None, []
@@ -221,6 +221,6 @@ def with_rivals(priced: pd.DataFrame, by: str | None) -> tuple[int | None, list[
 
 
 def least(rows: pd.DataFrame, *by: str) -> int | None:
-    """The row with the least value; among equal ones of the next column, then TTFT, then TPOT, then the first."""
+    """The row with the smallest value; of equal ones that of the next column, then TTFT, then TPOT, then the first."""
     ordered = rows.dropna(subset=[by[0]]).sort_values([*by, "ttft_s", "tpot_s"], kind="stable")
     return None if ordered.empty else int(ordered.index[0])

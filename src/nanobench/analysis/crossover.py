@@ -1,4 +1,4 @@
-"""From which batch size on an arm pays: as predicted, with the reach of the predictions' errors, and as measured."""
+"""From which batch size an arm is faster than the reference: predicted (with an interval) and measured."""
 
 import math
 from collections import defaultdict
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanobench.analysis.explain import PUBLISHED, Row, of_setting, over
+from nanobench.analysis.explain import PUBLISHED, of_setting, over
 from nanobench.analysis.verdict import SETTING
 from nanobench.records import JUDGED
 from nanobench.results.cell import Cell
+from nanobench.results.derive import CellRow
 from nanobench.roofline.prediction import Operations, predict
 
 MOST_BATCH = 4096
@@ -26,21 +27,22 @@ class Pays:
     start: int | None
     """None where it never is"""
     least: int
-    """the smallest batch size that was asked"""
+    """the smallest batch size that was compared"""
     most: int
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where one arm begins to pay, as predicted and as measured; None for what is not known."""
+    """From which batch size an arm is faster, predicted and measured; None for what is not known."""
 
-    where: Row
+    where: CellRow
     reference: str
     arm: str
     predicted: Pays | None
     earliest: Pays | None
-    """where predictions err in the arm's disfavour"""
+    """if the predictions underestimate the arm's speedup"""
     latest: Pays | None
+    """if the predictions overestimate it"""
     measured: Pays | None
 
 
@@ -48,8 +50,8 @@ Forecast = Callable[[int], float]
 """Batch size -> predicted seconds of a call."""
 
 
-def crossovers(rows: list[Row], made: list[Cell]) -> list[Crossover]:
-    """One per setting and arm other than the reference: where the arm begins to pay."""
+def crossovers(rows: list[CellRow], made: list[Cell]) -> list[Crossover]:
+    """One per setting and arm other than the reference."""
     forecasts, settings = forecasts_of(made), defaultdict(list)
     for row in rows:
         settings[row["run"], of_setting(row)].append(row)
@@ -58,12 +60,12 @@ def crossovers(rows: list[Row], made: list[Cell]) -> list[Crossover]:
     return [crossover(group, index, forecasts) for group, index in indices]
 
 
-def crossover(group: list[Row], index: int, forecasts: dict[Any, Forecast]) -> Crossover:
-    """Where one arm of a setting begins to pay."""
+def crossover(group: list[CellRow], index: int, forecasts: dict[Any, Forecast]) -> Crossover:
+    """The crossover of one arm of a setting."""
     reference, mine = ([row for row in group if row["arm_index"] == each] for each in (0, index))
-    believed = (*JUDGED, PUBLISHED)
-    sound = {row["batch_size"] for row in reference if row["status"] in believed}
-    judged = [row for row in mine if row["status"] in believed and row["batch_size"] in sound]
+    reliable = (*JUDGED, PUBLISHED)
+    sound = {row["batch_size"] for row in reference if row["status"] in reliable}
+    judged = [row for row in mine if row["status"] in reliable and row["batch_size"] in sound]
     forecast_of = {each: forecasts.get((of_setting(group[0]), each)) for each in (0, index)}
     where = {name: group[0][name] for name in ("run", *SETTING)}
     found = predicted(forecast_of[0], forecast_of[index], judged)
@@ -80,7 +82,7 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 
 def forecast(cells: list[Cell]) -> Forecast:
-    """The forecast for an arm by its own cells' median counts of operations, which hardly depend on the batch size."""
+    """The forecast for an arm from the median operation counts of its cells, which hardly depend on the batch size."""
     shape, kv_access, limits = cells[0].shape, cells[0].kv_access, cells[0].machine.limits_of_run(cells[0].point)
     assert shape is not None
     assert kv_access is not None
@@ -96,15 +98,15 @@ def forecast(cells: list[Cell]) -> Forecast:
 
 
 def predicted(
-    reference: Forecast | None, arm: Forecast | None, judged: list[Row]
+    reference: Forecast | None, arm: Forecast | None, judged: list[CellRow]
 ) -> tuple[Pays | None, Pays | None, Pays | None]:
-    """Where the predicted speedup crosses 1, and the earliest and latest place where it might.
+    """Where the predicted speedup crosses 1, and the smallest and largest batch size where it might.
 
-    The error of a predicted speedup is the log of measured over predicted, one per judged batch size of these two arms.
-    Predictions are not fitted, so errors scatter about 0: with the root of their mean square s over n batch sizes, another one
+    The error of a predicted speedup is the log of measured over predicted, one per reliable batch size of these two arms.
+    Predictions are not fitted, so errors scatter around 0. With s the root mean square over n batch sizes, a further error
     lies within t * s, where t is Student's 97.5 % quantile at n degrees of freedom. The bounds are the crossings of the
-    predicted speedup times and over exp(t * s); None below two batch sizes. Errors at neighbouring batch sizes are alike, so
-    the interval is rather too narrow than too wide.
+    predicted speedup times exp(t * s) and divided by exp(t * s); None below two batch sizes. Errors at neighbouring batch
+    sizes are similar, so the interval is more often too narrow than too wide.
     """
     if reference is None or arm is None:
         return None, None, None
@@ -119,7 +121,7 @@ def predicted(
 def crossing(reference: Forecast, arm: Forecast, factor: float) -> Pays:
     """The smallest whole batch size up to MOST_BATCH from which on the predicted speedup, times a factor, stays at 1 or above.
 
-    It is asked at powers of two, then by halves between the last one that loses and the next: a dip between two is not seen.
+    Checks powers of two, then bisects between the last one that is slower and the next. A dip between two powers is missed.
     """
 
     def loses(batch_size: int) -> bool:
@@ -135,10 +137,10 @@ def crossing(reference: Forecast, arm: Forecast, factor: float) -> Pays:
     return Pays(high, 1, MOST_BATCH)
 
 
-def measured(judged: list[Row]) -> Pays | None:
-    """The first tested batch size from which on every judged ratio's whole interval lies above 1; None without a judged ratio.
+def measured(judged: list[CellRow]) -> Pays | None:
+    """The first measured batch size from which the whole interval of every reliable ratio lies above 1; None without a ratio.
 
-    A published ratio has no interval and counts by its value.
+    A published ratio has no interval; its value is compared with 1.
     """
     bounds = [(row["batch_size"], row["speedup"] if row["status"] == PUBLISHED else row["speedup_lo"]) for row in judged]
     known = sorted((batch_size, bound) for batch_size, bound in bounds if bound is not None)

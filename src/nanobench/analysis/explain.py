@@ -1,11 +1,11 @@
-"""Why a cell is as fast as it is: predicted beside measured, what binds its step, and what to try.
+"""Why a cell is as fast as it is: prediction and measurement, what limits its step, and what to try.
 
 docs/explain.md has the rules.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,16 @@ import numpy as np
 from nanobench.analysis.verdict import SETTING
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.cell import Cell
+from nanobench.results.derive import CellRow
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS, point_of
 from nanobench.roofline import flops
-from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape
+from nanobench.roofline.prediction import Time
+from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape, Point
 
-Row = dict[str, Any]
 FLAT = 0.25
 """A step time is flat over the batch sizes at which it is at most this share above its smallest."""
 PUBLISHED = "published"
-"""Status of a figure that somebody else measured."""
+"""Status of a result that was published by other people, not measured here."""
 UNCACHED = ("uncached", "uncached-full-logits")
 COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
@@ -32,68 +33,72 @@ COLUMNS = (
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
 )
-"""What is taken over from the cells."""
+"""Columns that are copied from the cells."""
 
 
 # One cell
-def explained(rows: list[Row], made: list[Cell], cores: int | None) -> list[Row]:
-    """The cells of one run, rows of plain values, each with its reason; None for what is not known."""
+def explained(rows: list[CellRow], made: list[Cell], cores: int | None) -> list[CellRow]:
+    """The cells of one run, each with what limits it and what to try; None for what is not known."""
     cell_of = {(cell.point, cell.arm_index): cell for cell in made}
     arms = {row["arm"] for row in rows}
     found = [{**{name: row.get(name) for name in COLUMNS}, **of_step(row, cell_of.get(place(row)))} for row in rows]
     found = [{**row, **flat} for row, flat in zip(found, flatness(found, "tpot_s"), strict=True)]
-    return [{**row, **of_ratios(row), "tries": list(mends(row, cell_of.get(place(row)), cores, arms))} for row in found]
+    return [
+        {**row, **of_ratios(row), "suggestions": list(suggestions(row, cell_of.get(place(row)), cores, arms))} for row in found
+    ]
 
 
-def place(row: Row) -> tuple[Any, ...]:
-    """What tells a cell from all others of its run."""
+def place(row: CellRow) -> tuple[Point, int]:
+    """The key of a cell within its run."""
     return point_of(row), row["arm_index"]
 
 
-def of_step(row: Row, cell: Cell | None) -> Row:
-    """The predicted parts of a step, or of the prefill where there is none, and the least time for reading its weights."""
+def of_step(row: CellRow, cell: Cell | None) -> CellRow:
+    """The predicted parts of a step (of the prefill if there are no steps), and the minimum time to read its weights."""
     known = cell if row["status"] in MEASURED else None
     prediction = known.prediction if known else None
     steps = max(1, prediction.steps) if prediction else 1
     time = (prediction.decode if prediction.steps else prediction.prefill) if prediction else None
     rate, basis = read_rate(known) if known else (None, None)
-    weights = of_passes(known, "weight_bytes") if known else None
+    weights = of_passes(known, lambda cost: cost.weight_bytes) if known else None
     return {
         "kv_access": known.kv_access if known else None,
-        **{
-            f"predicted_{name}_s": getattr(time, f"{name}_s") / steps if time else None
-            for name in ("host", "bandwidth", "compute")
-        },
+        **{f"predicted_{name}_s": seconds / steps if time else None for name, seconds in parts_s(time or Time()).items()},
         "weight_floor_s": weights / rate if weights and rate else None,
         "floor_basis": basis,
-        "bound_share": getattr(time, f"{time.bound_by}_s") / time.total_s if time else None,
+        "bound_share": parts_s(time)[time.bound_by] / time.total_s if time else None,
     }
 
 
-def of_passes(cell: Cell, part: str) -> float | None:
-    """A part of `costs.Cost`, mean over the steps; of the prefill where there is no step."""
+def parts_s(time: Time) -> dict[str, float]:
+    """What may limit a pass -> its predicted seconds."""
+    return {"host": time.host_s, "bandwidth": time.bandwidth_s, "compute": time.compute_s}
+
+
+def of_passes(cell: Cell, part: Callable[[flops.Cost], float]) -> float | None:
+    """A part of the cost, mean over the steps; of the prefill if there are no steps."""
     if cell.shape is None or cell.kv_access is None:
         return None
     first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
     return mean_cost(cell.shape, cell.point.dtype, steps or [first], part)
 
 
-def mean_cost(shape: GPTShape, dtype: str, passes: list[flops.Pass], part: str) -> float:
-    """A part of `costs.Cost`, mean over some passes."""
-    each = {one: getattr(flops.cost(shape, dtype, one), part) for one in set(passes)}
+def mean_cost(shape: GPTShape, dtype: str, passes: list[flops.Pass], part: Callable[[flops.Cost], float]) -> float:
+    """A part of the cost, mean over some passes."""
+    each = {one: part(flops.cost(shape, dtype, one)) for one in set(passes)}
     return float(np.mean([each[one] for one in passes]))
 
 
 def read_rate(cell: Cell) -> tuple[float | None, str | None]:
-    """Bytes a second that memory gives: as calibrated, else as the datasheet promises."""
+    """Memory bandwidth in bytes per second: from the calibration, else from the datasheet."""
     limits, sheet = cell.machine.limits_of(cell.point), cell.machine.sheet
     if limits and "read" in limits.by_kind:
         return limits.at("read"), "calibration"
     return (sheet.bytes_per_s, "datasheet") if sheet and sheet.bytes_per_s else (None, None)
 
 
-def of_ratios(row: Row) -> Row:
-    """Shares of the promised speedups that were reached; times the weight-read floor and the prediction that a step takes."""
+def of_ratios(row: CellRow) -> CellRow:
+    """Reached shares of the predicted and the naive speedup; step time over its floor and over the prediction."""
     return {
         "predicted_share": over(row["speedup"], row["predicted_speedup"]),
         "naive_share": over(row["speedup"], row["naive_speedup"]),
@@ -103,17 +108,17 @@ def of_ratios(row: Row) -> Row:
 
 
 def over(value: float | None, other: float | None) -> float | None:
-    """Their ratio; None where one is not known."""
+    """Their ratio; None if one is not known."""
     return value / other if value is not None and other else None
 
 
-def flatness(rows: list[Row], name: str) -> list[Row]:
-    """Per cell the batch sizes over which its arm's step time is flat, and how many times its smallest one it takes.
+def flatness(rows: list[CellRow], name: str) -> list[CellRow]:
+    """Per cell: the batch sizes over which its arm's step time is flat, and its step time over the arm's smallest one.
 
-    Cells of one arm differ in batch size only. The range holds the smallest step time and all neighbours that are at most
-    FLAT above it; it is None for a single batch size. Cells that can't be believed set no range where others can.
+    Cells of one arm differ only in batch size. The range contains the smallest step time and all neighbours that are at most
+    FLAT above it; it is None for a single batch size. Unreliable cells count only if an arm has no reliable one.
     """
-    arms: dict[Any, list[Row]] = defaultdict(list)
+    arms: dict[Any, list[CellRow]] = defaultdict(list)
     for row in rows:
         if row[name] is not None:
             arms[arm_of(row)].append(row)
@@ -125,18 +130,18 @@ def flatness(rows: list[Row], name: str) -> list[Row]:
     return found
 
 
-def of_setting(row: Row) -> tuple[Any, ...]:
+def of_setting(row: CellRow) -> tuple[Any, ...]:
     """The setting of a cell or a point."""
     return tuple(row[name] for name in SETTING)
 
 
-def arm_of(row: Row) -> tuple[Any, ...]:
+def arm_of(row: CellRow) -> tuple[Any, ...]:
     """What the cells of one arm have in common."""
     return tuple(row[each] for each in ("run", *SETTING, "arm"))
 
 
-def flat_in(row: Row, series: list[Row], name: str) -> Row:
-    """The flat range of a series in order of the batch size, and where a cell stands to it."""
+def flat_in(row: CellRow, series: list[CellRow], name: str) -> CellRow:
+    """The flat range of a series that is sorted by batch size, and how a cell compares with it."""
     nothing = dict.fromkeys(("flat_from", "flat_to", "is_flat", "least_step_batch", "over_least_step"))
     if row[name] is None or len(series) < 2:
         return nothing
@@ -153,8 +158,8 @@ def flat_in(row: Row, series: list[Row], name: str) -> Row:
 
 
 # What to try
-def mends(row: Row, cell: Cell | None, cores: int | None, arms: Iterable[str]) -> Iterator[str]:
-    """What could make a cell faster, by what binds it: options of this version, or arms that the run has already."""
+def suggestions(row: CellRow, cell: Cell | None, cores: int | None, arms: Iterable[str]) -> Iterator[str]:
+    """What could make a cell faster, by what limits it: options of this version, or arms of this run."""
     bound = row["bound_by"]
     if bound == "host":
         yield from compiled(row, arms)
@@ -167,7 +172,7 @@ def mends(row: Row, cell: Cell | None, cores: int | None, arms: Iterable[str]) -
     elif bound in ("bandwidth", "compute"):
         if row["engine"] in UNCACHED:
             yield other_arm(row, "engine", "cached", arms)
-        elif bound == "bandwidth" and cell and (of_passes(cell, "weight_bytes") or 0) > (of_passes(cell, "kv_bytes") or 0):
+        elif bound == "bandwidth" and cell and reads_mostly_weights(cell):
             yield "a larger --batch"
         if cell and (dtype := faster_dtype(cell)):
             yield f"--dtype {dtype}"
@@ -175,21 +180,27 @@ def mends(row: Row, cell: Cell | None, cores: int | None, arms: Iterable[str]) -
             yield f"--threads {cores}"
 
 
-def compiled(row: Row, arms: Iterable[str]) -> Iterator[str]:
-    """The compile mode that spares dispatches: with captured graphs on CUDA, where this version has it."""
+def reads_mostly_weights(cell: Cell) -> bool:
+    """Whether a step reads more bytes of weights than of the KV cache."""
+    weights, cache = (of_passes(cell, part) or 0.0 for part in (lambda cost: cost.weight_bytes, lambda cost: cost.kv_bytes))
+    return weights > cache
+
+
+def compiled(row: CellRow, arms: Iterable[str]) -> Iterator[str]:
+    """The compile mode with the fewest dispatches: on CUDA the one with CUDA graphs, if this version has it."""
     modes = ("reduce-overhead", "default") if row["device"].startswith("cuda") else ("default",)
     if row["compile_mode"] == "off":
         yield other_arm(row, "compile_mode", next(mode for mode in modes if mode in COMPILE_MODES), arms)
 
 
-def other_arm(row: Row, field: str, value: str, arms: Iterable[str]) -> str:
-    """The option that gives an arm another value of one field, or the arm's name where the run has it."""
+def other_arm(row: CellRow, field: str, value: str, arms: Iterable[str]) -> str:
+    """The option that changes one field of an arm, or the arm's name if the run has it."""
     label = Arm(**{**{name: row[name] for name in ARM_FIELDS}, field: value}).label
     return f"{label} (in this run)" if label in arms else f"--{field.replace('_', '-')} {value}"
 
 
 def faster_dtype(cell: Cell) -> str | None:
-    """A narrower dtype that multiplies faster here, as calibrated or by the datasheet; None where neither says so."""
+    """A narrower dtype with faster matmuls on this device, by calibration or datasheet; None if neither shows one."""
     width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, cell.machine.limits_of_run(cell.point)
     for dtype in (dtype for dtype in DTYPES if DTYPE_BYTES[dtype] < width):
         other = cell.machine.limits_of_run(replace(cell.point, dtype=dtype))

@@ -1,19 +1,19 @@
-"""A run's cells predicted for a device that is not here: its datasheet, at the efficiency that was seen here.
+"""A run's cells predicted for another device, from its datasheet and the efficiency of this machine.
 
-Where this machine's own datasheet is known, each limit reached here is a share of it, and the other device is taken to reach
-the same share of its own. Where it is not, the other one is taken to reach all of it: the figure is a lower bound of the time.
-Dispatching an operation is taken to cost what it costs this host.
+If the datasheet of this machine is known, each measured limit is a share of it, and the other device is assumed to reach the
+same share of its own. If it is not known, the other device is assumed to reach its full rates: the predicted time is a lower
+bound. The dispatch of an operation is assumed to cost as much as on this host.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 import pandas as pd
 
 from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.results.cell import Cell
+from nanobench.results.derive import CellRow
 from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.roofline.datasheet import Datasheet, find
@@ -21,20 +21,19 @@ from nanobench.roofline.limits import Limit, Limits
 from nanobench.roofline.prediction import Operations, Prediction, predict
 from nanobench.schema import DTYPE_BYTES
 
-Row = dict[str, Any]
 SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]
 """What a measured cell must share with a predicted one."""
 
 
-def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.DataFrame | None) -> list[Row]:
-    """One row per cell that can be predicted, at its own dtype or another; beside it what `measured`, cells of runs on that
-    device, holds of the same point. Raises UserError where the run holds nothing to predict from.
+def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.DataFrame | None) -> list[CellRow]:
+    """One row per cell that can be predicted, at its own dtype or another, with the throughput of the same point in `measured`,
+    the cells of runs on that device. Raises UserError if the run has nothing to predict from.
     """
     ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.arm_index))
     predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
     if not predictions:
         raise UserError(
-            f"nothing to predict for {sheet.name}: no cell has a calibration, a profile and a dtype that its datasheet tells; "
+            f"nothing to predict for {sheet.name}: no cell has a calibration, a profile and a dtype that its datasheet has; "
             "measure again with: nanobench kv-sweep --calibration auto"
         )
     references = {cell.point: prediction for cell, prediction in predictions if cell.is_reference}
@@ -42,13 +41,13 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     for cell, prediction in predictions:
         reference = None if cell.is_reference else references.get(cell.point)
         head = {**asdict(cell.point), **asdict(cell.arm), "gpu": sheet.name}
-        head |= {"dtype": dtype or cell.point.dtype, "device": "cuda"}
+        head |= {"arm": cell.arm.label, "dtype": dtype or cell.point.dtype, "device": "cuda"}
         found.append({**head, **figures(cell, prediction, reference, seen_there(head, measured))})
     return found
 
 
-def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: float | None) -> Row:
-    """What is predicted of a cell, and what was measured there."""
+def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: float | None) -> CellRow:
+    """The prediction of a cell, and the throughput that was measured there."""
     call_s = found.call.total_s
     speedup = reference.call.total_s / call_s if reference else None
     return {
@@ -62,8 +61,8 @@ def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: 
     }
 
 
-def seen_there(head: Row, measured: pd.DataFrame | None) -> float | None:
-    """The throughput of the same point and arm on that device; None where it was not measured."""
+def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
+    """The throughput of the same point and arm on that device; None if it was not measured."""
     if measured is None or measured.empty:
         return None
     same = measured[(measured[SAME] == pd.Series({name: head[name] for name in SAME})).all(axis=1)]
@@ -72,7 +71,7 @@ def seen_there(head: Row, measured: pd.DataFrame | None) -> float | None:
 
 
 def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Prediction | None:
-    """A call on the other device; None without a calibration, a profile, a known path, or the sheet's figures for the dtype."""
+    """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype."""
     point = cell.point
     there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
     limits = cell.machine.limits_of(point)
@@ -89,9 +88,9 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
 
 
 def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterator[Limit]:
-    """Each limit on the other device, which reads so many bytes and does so many operations per second.
+    """Each limit on the other device, from its attainable bytes and FLOPs per second.
 
-    Its product with few rows takes as long as its weights take to be read.
+    A matmul over few rows takes as long as reading its weights.
     """
     per_byte = 2.0 / DTYPE_BYTES[dtype]
     for limit in limits.found:
@@ -104,9 +103,9 @@ def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterato
         yield replace(limit, value=value)
 
 
-def share(reached: float, promised: float | None) -> float:
-    """What of a promise was reached; all of it where nothing was promised."""
-    return min(1.0, reached / promised) if promised else 1.0
+def share(reached: float, peak: float | None) -> float:
+    """The share of a datasheet rate that was reached; 1 if the datasheet has none."""
+    return min(1.0, reached / peak) if peak else 1.0
 
 
 def is_on(info: RunInfo, sheet: Datasheet) -> bool:

@@ -1,23 +1,24 @@
-"""Figures that somebody else published, judged by a datasheet alone. docs/explain.md has the rules."""
+"""Published results of other people, explained with a datasheet alone. docs/explain.md has the rules."""
 
 import math
 from dataclasses import replace
 
 from nanobench import registry
-from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, Row, flatness, mean_cost, mends, of_setting, over
+from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, flatness, mean_cost, of_setting, over, suggestions
 from nanobench.errors import UserError
+from nanobench.results.derive import CellRow
 from nanobench.roofline import datasheet
 from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.flops import KV_ACCESS
 from nanobench.schema import Arm, GPTShape, Point
 
 FAR = 10.0
-"""A published step that is flat and so many times above both of its floors is bound by the host."""
+"""A published step that is flat and more than this many times above both of its floors is host-bound."""
 NEAR = 2.0
-"""A published step that is at most so many times above its higher floor is bound by that."""
+"""A published step that is at most this many times above its higher floor is bound by that floor."""
 PUBLISHED_DTYPE = "bfloat16"
 ARM_PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
-"""Published arm -> one of flops.PATHS. Copied scripts compute logits at every position where nothing is cached."""
+"""Published arm -> one of flops.KV_ACCESS. Copied scripts without a cache compute logits at every position."""
 OF_PUBLISHED = (
     *("source", "hardware", "model", "n_params", "what", "arm", "batch_size", "prompt_len", "new_tokens"),
     *("value", "unit"),
@@ -25,11 +26,11 @@ OF_PUBLISHED = (
 """Columns that a table of published figures must have."""
 
 
-def published(table: list[dict[str, str]], sheet: Datasheet) -> list[Row]:
+def published(table: list[dict[str, str]], sheet: Datasheet) -> list[CellRow]:
     """Published throughputs of generation on one device, each with the floors of its datasheet and what binds it.
 
-    A step is batch_size / output_tok_s: a mean over all tokens, the prefill included. Rows of other devices, of other work, of
-    models that are not built in and without sizes are left out. Raises UserError where no row is left.
+    A step is batch_size / output_tok_s: a mean over all tokens, the prefill included. Rows of other devices or
+    other work, of models that are not built in, and without sizes are left out. Raises UserError where no row is left.
     """
     missing = [name for name in OF_PUBLISHED if table and name not in table[0]]
     if missing:
@@ -37,7 +38,7 @@ def published(table: list[dict[str, str]], sheet: Datasheet) -> list[Row]:
             f"no table of published figures: it lacks {', '.join(missing)}; its columns are {', '.join(OF_PUBLISHED)}"
         )
     if sheet.bytes_per_s is None:
-        raise UserError(f"the datasheet of {sheet.name} tells no bandwidth; there is no floor to compare with")
+        raise UserError(f"the datasheet of {sheet.name} has no bandwidth, so there is no floor to compare with")
     used = [row for row in table if is_usable(row, sheet)]
     if not used:
         hardware = ", ".join(dict.fromkeys(row["hardware"] for row in table)) or "none"
@@ -52,7 +53,7 @@ def published(table: list[dict[str, str]], sheet: Datasheet) -> list[Row]:
         slow = base.get((row["run"], of_setting(row), row["batch_size"]))
         row["speedup"] = over(row["output_tok_s"], slow) if row["arm_index"] else None
         row["bound_by"] = published_bound(row)
-        row["tries"] = list(mends(row, None, None, names))
+        row["suggestions"] = list(suggestions(row, None, None, names))
     return sorted(rows, key=lambda row: (row["run"], row["batch_size"], row["arm_index"]))
 
 
@@ -74,25 +75,27 @@ def preset(model: str) -> str:
 
 
 def number(row: dict[str, str], name: str) -> float:
-    """A number of a published row. Raises UserError where it is none above 0."""
+    """A number of a published row. Raises UserError if it is not above 0."""
     try:
         value = float(row[name])
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise UserError(f"{name} {row[name]!r} in a table of published figures is no number above 0; mend the table")
+        raise UserError(f"{name} {row[name]!r} in a table of published figures is not a number above 0; fix the table")
     return value
 
 
-def published_row(row: dict[str, str], index: int, sheet: Datasheet) -> Row:
-    """A published figure with its step, and the least time that its bytes and its operations take."""
+def published_row(row: dict[str, str], index: int, sheet: Datasheet) -> CellRow:
+    """A published result with its step time, and the minimum time for its bytes and its FLOPs."""
     name, dtype = preset(row["model"]), PUBLISHED_DTYPE
     sizes = {"n_kv_head": registry.presets()[name]["n_head"], **registry.presets()[name]}
     shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
     lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
     point = replace(Point(model=name, dtype=dtype, device="cuda", threads=1, batch_size=0), **lengths)  # type: ignore[arg-type]
     passes = KV_ACCESS[ARM_PATHS[row["arm"]]](point)
-    weights, moved, flops = (mean_cost(shape, dtype, passes, part) for part in ("weight_bytes", "bytes", "flops"))
+    weights = mean_cost(shape, dtype, passes, lambda cost: cost.weight_bytes)
+    moved = mean_cost(shape, dtype, passes, lambda cost: cost.bytes)
+    flops = mean_cost(shape, dtype, passes, lambda cost: cost.flops)
     rate_tok_s = number(row, "value")
     step_s = lengths["batch_size"] / rate_tok_s
     peak, rate = sheet.flops.get(dtype), sheet.bytes_per_s or math.inf
@@ -108,8 +111,8 @@ def published_row(row: dict[str, str], index: int, sheet: Datasheet) -> Row:
     }
 
 
-def published_bound(row: Row) -> str:
-    """host where the step is flat and far above both floors; the higher floor where it is near; else unexplained."""
+def published_bound(row: CellRow) -> str:
+    """host if the step is flat and far above both floors; the higher floor if the step is near it; else unexplained."""
     if row["is_flat"] and row["over_floors"] > FAR:
         return "host"
     if row["over_floors"] > NEAR:

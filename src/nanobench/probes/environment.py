@@ -45,15 +45,18 @@ def identity() -> dict[str, Any]:
     return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
 
 
-def state() -> dict[str, Any]:
-    """What may differ between runs: load, clocks, settings, other processes. Takes half a second; not part of the hash."""
+def state(load: "LoadSample | None" = None) -> dict[str, Any]:
+    """What may differ between runs: load, clocks, settings, other processes. Not part of the hash.
+
+    `load` is a sample that was started earlier: other work then fills the half second that it takes.
+    """
+    load = load or LoadSample()
     governor = host.CPUS / "cpu0" / "cpufreq" / "scaling_governor"
-    load_1m = os.getloadavg()[0]
     return {
         "hostname": socket.gethostname(),
-        "load_1m": load_1m,
-        "busy": busy_processes(),
-        "cpu_pressure": cpu_pressure(),
+        "load_1m": load.load_1m,
+        "busy": load.busy_processes(),
+        "cpu_pressure": load.cpu_pressure,
         "governor": governor.read_text().strip() if governor.exists() else None,
         "omp_threads": torch.get_num_threads(),
         "available_gib": round(psutil.virtual_memory().available / GIB, 1),
@@ -92,17 +95,32 @@ def cpu_pressure() -> float | None:
         return None
 
 
-def busy_processes() -> list[dict[str, Any]]:
-    """The five busiest other processes that used more than BUSY_SHARE of a core in the last half second, busiest first."""
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    others = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
-    before = {process: seconds_of(process) for process in others}
-    time.sleep(BUSY_S)
-    shares = {process: (seconds_of(process) - earlier_s) / BUSY_S for process, earlier_s in before.items()}
-    found = [
-        {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)} for p, share in shares.items() if share > BUSY_SHARE
-    ]
-    return sorted(found, key=lambda each: -each["cores"])[:5]
+class LoadSample:
+    """The load that other processes put on the machine: starts on creation, ends with `busy_processes`."""
+
+    def __init__(self) -> None:
+        # Before this process does any work, which would count as load too.
+        self.load_1m, self.cpu_pressure = os.getloadavg()[0], cpu_pressure()
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+        seen = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
+        self.before_s = {process: seconds_of(process) for process in seen}
+        self.begun_at = time.monotonic()
+
+    def busy_processes(self) -> list[dict[str, Any]]:
+        """The five busiest other processes that used more than BUSY_SHARE of a core since the start, busiest first.
+
+        Waits until the sample is half a second long.
+        """
+        time.sleep(max(0.0, self.begun_at + BUSY_S - time.monotonic()))
+        after_s = {process: seconds_of(process) for process in self.before_s}
+        elapsed_s = time.monotonic() - self.begun_at
+        shares = {process: (after_s[process] - before_s) / elapsed_s for process, before_s in self.before_s.items()}
+        found = [
+            {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)}
+            for p, share in shares.items()
+            if share > BUSY_SHARE
+        ]
+        return sorted(found, key=lambda each: -each["cores"])[:5]
 
 
 def seconds_of(process: psutil.Process) -> float:

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
+from nanobench.records import JsonObject
 from nanobench.roofline import datasheet
 from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.limits import Limits
@@ -39,11 +39,11 @@ class DriftCheck:
     after: Limits
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "DriftCheck":
+    def from_json(cls, data: JsonObject) -> "DriftCheck":
         """The check whose `to_json` this is."""
         return cls(Point(**data["point"]), Limits.from_json(data["before"]), Limits.from_json(data["after"]))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain values."""
         return {"point": asdict(self.point), "before": to_json(self.before), "after": to_json(self.after)}
 
@@ -59,7 +59,7 @@ class Calibration:
     drift_checks: tuple[DriftCheck, ...] = ()
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Calibration":
+    def from_json(cls, data: JsonObject) -> "Calibration":
         """The calibration whose `to_json` this is; up to protocol 4 drift checks were called looks."""
         checks = data.get("drift_checks") or list(data.get("looks", {}).values())
         return cls(
@@ -69,7 +69,7 @@ class Calibration:
             tuple(DriftCheck.from_json(check) for check in checks),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain values, without drift checks."""
         return {
             "limits": to_json(self.limits),
@@ -82,7 +82,7 @@ class Calibration:
         return replace(self, drift_checks=(*self.drift_checks, check))
 
 
-def to_json(limits: Limits) -> list[dict[str, Any]]:
+def to_json(limits: Limits) -> list[JsonObject]:
     """Limits as plain values."""
     return [asdict(limit) for limit in limits.found]
 

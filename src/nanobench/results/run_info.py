@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nanobench.errors import UserError
-from nanobench.records import Description
+from nanobench.records import Description, JsonObject
 from nanobench.results.run_context import Calibration, DriftCheck, Machine
 from nanobench.schema import PROTOCOL, Plan
 
@@ -23,7 +23,7 @@ class RunInfo:
     """A run besides its raw files."""
 
     command: str
-    requested: Mapping[str, Any]
+    requested: JsonObject
     """options that differ from their defaults"""
     plan: Plan
     description: Description
@@ -38,14 +38,14 @@ class RunInfo:
     """why there is no calibration"""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], path: object = "run.json") -> "RunInfo":
+    def from_json(cls, data: JsonObject, path: object = "run.json") -> "RunInfo":
         """What a run.json says. Raises UserError where it is no run's."""
         missing = [name for name in NEEDED if name not in data]
         if missing:
             raise UserError(f"{path} is not a run's (it lacks {', '.join(missing)}); give a folder that a sweep wrote")
         return cls(
             command=data["command"],
-            requested=data.get("requested", data.get("asked", {})),
+            requested=data.get("requested") or data.get("asked") or {},
             plan=Plan.from_json(data["plan"]),
             description=Description.from_json(data),
             started_at=data["started_at"],
@@ -56,7 +56,7 @@ class RunInfo:
             calibration_note=data.get("calibration_note"),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What run.json holds: nothing that is learned after the start."""
         return {
             "protocol": self.protocol,
@@ -107,26 +107,26 @@ class RunInfo:
         return self
 
 
-def time_event(wall_s: float) -> dict[str, Any]:
+def time_event(wall_s: float) -> JsonObject:
     """So many more seconds of measuring."""
     return {"event": "time", "wall_s": wall_s}
 
 
-def finished_event(at: str) -> dict[str, Any]:
+def finished_event(at: str) -> JsonObject:
     """The sweep ended."""
     return {"event": "finished", "at": at}
 
 
-def calibration_event(setting: str, calibration: Calibration) -> dict[str, Any]:
+def calibration_event(setting: str, calibration: Calibration) -> JsonObject:
     """A full calibration that the run uses."""
     return {"event": "calibration", "setting": setting, **calibration.to_json()}
 
 
-def drift_check_event(setting: str, check: DriftCheck) -> dict[str, Any]:
+def drift_check_event(setting: str, check: DriftCheck) -> JsonObject:
     """The brief calibrations around a trial."""
     return {"event": "drift_check", "setting": setting, **check.to_json()}
 
 
-def no_calibration_event(reason: str) -> dict[str, Any]:
+def no_calibration_event(reason: str) -> JsonObject:
     """Nothing can be predicted, and why."""
     return {"event": "no_calibration", "reason": reason}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
-from nanobench.records import RAW_COLUMNS, LaunchRecord, records_of, rows_of
+from nanobench.records import RAW_COLUMNS, JsonObject, LaunchRecord, records_of, rows_of
 from nanobench.results import derive
 from nanobench.results.derive import BY_NAME, CellRow
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -118,7 +118,7 @@ class Run:
             raise UserError(f"{self.info_file} cannot be read: {error}") from None
         return RunInfo.from_json(data, self.info_file).after(lines)
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: JsonObject) -> None:
         """Adds an event to the journal."""
         with self.journal.open("a") as file:
             file.write(json.dumps(event) + "\n")

@@ -68,7 +68,7 @@ class Options:
     memory_limit: str = option(
         "auto", "most memory of a worker, like 4GiB; auto is what is available, on a CPU; or none", MEASURING
     )
-    timeout: float = option(1800.0, "seconds after which a worker is stopped", MEASURING)
+    timeout: float = option(1800.0, "seconds after its start until a worker is stopped", MEASURING)
     isolation: str = option("forkserver", "how a worker starts: forkserver or spawn", MEASURING)
     seed: int = option(0, "seed of weights, prompts and orders", MEASURING)
     json: bool = option(False, "print one JSON document as the last line", OUTPUT)

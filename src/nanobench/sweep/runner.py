@@ -9,10 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nanobench.errors import UserError
-from nanobench.records import ArmRecord, Description, Gate, LaunchRecord, Outcome, Status
+from nanobench.records import ArmRecord, Description, Gate, JsonObject, LaunchRecord, Outcome, Status
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.results.run_context import DriftCheck, Setting
@@ -39,7 +39,7 @@ class Progress:
     done: int
     total: int
     left_s: float
-    report: dict[str, Any] | None
+    report: JsonObject | None
     """what the worker said; None when the trial is finished"""
     cells: list[CellRow]
 
@@ -125,7 +125,7 @@ class Sweep:
         self.cells = self.run.write_cells(derive.derive(self.launches, self.machine))
         return self.cells
 
-    def note(self, event: dict[str, Any]) -> None:
+    def note(self, event: JsonObject) -> None:
         """Adds an event to the run's journal."""
         self.run.append(event)
         self.info = self.info.with_event(**event)
@@ -208,8 +208,9 @@ class Sweep:
 
     def run_group(self, trial: Trial, group: ArmGroup, executor: Executor, number: int) -> WorkerResult:
         """Runs one group of arms in a process."""
+        gates = {label: asdict(gate) for label, gate in self.gates(trial.point).items()}
         return executor.run(
-            {"trial": asdict(replace(trial, arms=group)), "gates": self.gates(trial.point)},
+            {"trial": asdict(replace(trial, arms=group)), "gates": gates},
             self.run.scratch / trial.key / str(number),
             self.run.logs / f"{self.run.raw_file(trial).stem}.log",
             self.plan.timeout_s,
@@ -242,17 +243,17 @@ class Sweep:
                 return Outcome(status=Status.SKIPPED, reason=f"ran out of memory at batch {other.batch_size} already")
         return None
 
-    def gates(self, point: Point) -> dict[str, dict[str, Any]]:
+    def gates(self, point: Point) -> dict[str, Gate]:
         """The verdicts that earlier launches reached at a point, by arm."""
-        known: dict[str, dict[str, Any]] = {}
+        known: dict[str, Gate] = {}
         for each in (each for each in self.launches if each.point == point and each.outcome.digest):
             told = each.outcome
             assert told.gate is not None
             gate = Gate(told.gate, told.gate_note or "", told.gate_max_error, told.gate_tolerance, told.digest)
-            known.setdefault(each.arm.label, asdict(gate))
+            known.setdefault(each.arm.label, gate)
         return known
 
-    def show(self, trial: Trial, report: dict[str, Any] | None) -> None:
+    def show(self, trial: Trial, report: JsonObject | None) -> None:
         """Shows the progress to `watch`."""
         self.watch(Progress(trial.launch, trial, self.done, self.total, self.left_s(), report, self.cells))
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from nanobench.errors import UserError
-from nanobench.records import Description
+from nanobench.records import Description, JsonObject
 from nanobench.results import store
 from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
@@ -25,10 +24,8 @@ from nanobench.sweep.options import as_asked as requested
 from nanobench.sweep.plan import FindBatch
 from nanobench.sweep.runner import Progress, Sweep, Watch
 
-DescribeRequest = dict[str, Any]
 
-
-def describe(executor: Executor, request: DescribeRequest, folder: Path) -> Description:
+def describe(executor: Executor, request: JsonObject, folder: Path) -> Description:
     """Asks a worker what the plan needs to know. Raises UserError where the worker says so or dies."""
     log = folder / "describe.log"
     result = executor.run({"describe": request}, folder / "describe", log, timeout_s=600.0, progress=lambda report: None)

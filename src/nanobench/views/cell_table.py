@@ -1,88 +1,138 @@
-"""A terminal table with a row per cell, which leaves out columns until it fits. What the columns hold is the caller's."""
+"""Tables with a row per cell, as a specification: which columns, what they hold, how they are laid out.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+`console.py` renders one for a terminal, `markdown.py` for a page. Both show the same texts.
+"""
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from nanobench.analysis.verdict import SETTING
 from nanobench.records import MEASURED
-from nanobench.views.markdown import Row
-from nanobench.views.sweep import STATUS_STYLE
+from nanobench.results.derive import BY_NAME, CellRow
+from nanobench.views import format
 
-BOUNDLESS = 10_000
-"""A width that no table reaches."""
+STATUS_STYLES = {
+    "ok": "green",
+    "imprecise": "yellow",
+    "unstable": "magenta",
+    "no_steady_state": "magenta",
+    "wrong": "bold red",
+    "skipped": "dim",
+    "oom": "red",
+    "timeout": "red",
+    "error": "red",
+}
+LEFT = ("model", "dtype")
+"""Fields of a setting that are words."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    head: str
+    """a line break is only for the terminal"""
+    text: Callable[[CellRow], str | None]
+    """None where it is not known"""
+    needs: str = ""
+    """the column is left out where no cell knows this field"""
+    applies: Callable[[CellRow], bool] = lambda row: True
+    """whether a cell can have it: the reference has no speedup"""
+    align: str = "right"
+    drop: int | None = None
+    """a narrow terminal leaves out the columns that have a number, the smallest first"""
+    wrap: int | None = None
+    """texts may take several lines, and this is their smallest width"""
+    is_key: bool = False
+    """part of a cell's name; a terminal does not repeat it from row to row"""
+    note: Callable[[CellRow], str | None] = lambda row: None
+    """what a terminal adds to the text; needs `wrap`"""
+    style: Callable[[CellRow], str] = lambda row: ""
+    """the colour on a terminal"""
+
+    @property
+    def name(self) -> str:
+        """The head on one line."""
+        return " ".join(self.head.split())
+
+    def cell(self, row: CellRow) -> str:
+        """The text of a cell."""
+        text = self.text(row) if self.applies(row) else None
+        return format.MISSING if text is None else text
 
 
 @dataclass(frozen=True)
 class CellTable:
-    """Columns between a cell's name and its status."""
+    """Columns and the cells that they show, in order."""
 
-    columns: Mapping[str, tuple[str, Callable[[Row], str]]]
-    """head -> the column of the cells that it needs, and the text"""
-    droppable: Sequence[str]
-    """heads that a narrow terminal does without, the first of them first"""
-    left: Sequence[str] = ()
-    """heads of words, which begin at the left"""
-    wrapped: Mapping[str, int] = field(default_factory=dict)
-    """heads whose texts may take several lines, and their least width"""
-
-    def known(self, rows: list[Row]) -> list[str]:
-        """The heads of what some cell knows."""
-        return [head for head, (name, _) in self.columns.items() if any(row.get(name) not in (None, []) for row in rows)]
-
-    def fitting(self, rows: list[Row], heads: list[str], console: Console) -> Iterator[Table | str]:
-        """The table as wide as the console allows, and which of these heads that leaves out."""
-        kept, left_out = list(heads), []
-        while self.is_too_wide(rows, kept, console) and (droppable := [head for head in self.droppable if head in kept]):
-            kept.remove(droppable[0])
-            left_out.append(" ".join(droppable[0].split()))
-        yield self.table(rows, kept)
-        if left_out:
-            yield f"left out at this width: {', '.join(left_out)}; a wider terminal shows them, --json has them"
-
-    def is_too_wide(self, rows: list[Row], heads: list[str], console: Console) -> bool:
-        """Whether something would be cut, though wrapped texts, and reasons beside a status, may take many lines."""
-        bare = self.table([{**row, "reason": None} for row in rows], heads, bare=True)
-        return console.measure(bare, options=console.options.update(width=BOUNDLESS)).maximum > console.width
-
-    def table(self, rows: list[Row], heads: list[str], bare: bool = False) -> Table:
-        """One row per cell; `bare` gives wrapped texts no more than their least width."""
-        names = varying(rows)
-        found = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-        for name in (*(name.replace("_", " ") for name in names), "batch"):
-            found.add_column(name, justify="right", no_wrap=True)
-        found.add_column("arm", no_wrap=True)
-        for head in heads:
-            least = self.wrapped.get(head)
-            found.add_column(head, justify="left" if head in self.left else "right", no_wrap=least is None, min_width=least)
-        found.add_column("status", min_width=9)
-        last = None
-        for row in rows:
-            point = [str(row[name]) for name in (*names, "batch_size")]
-            texts = ["" if bare and head in self.wrapped else self.columns[head][1](row) for head in heads]
-            found.add_row(*(point if point != last else [""] * len(point)), row["arm"], *texts, status(row))
-            last = point
-        return found
+    columns: tuple[Column, ...]
+    rows: list[CellRow]
+    title: str = ""
 
 
-def varying(rows: list[Row]) -> list[str]:
-    """The parts of a point, beside its batch size, that differ between the cells."""
-    return [name for name in ("run", *SETTING) if len({row[name] for row in rows}) > 1]
+def make(rows: list[CellRow], columns: Iterable[Column], title: str = "") -> CellTable:
+    """The table of some cells: their names, and those columns that some cell knows."""
+    known = [column for column in columns if not column.needs or any(row.get(column.needs) not in (None, []) for row in rows)]
+    return CellTable((*keys(rows), *known), rows, title)
 
 
-def named(rows: list[Row], row: Row) -> str:
-    """A cell's name: cached at batch 93 (prompt_len 50)."""
+def keys(rows: list[CellRow]) -> list[Column]:
+    """The columns that name a cell: what differs of its setting, its batch size and its arm."""
+    fields = [
+        Column(name.replace("_", " "), field_text(name), align="left" if name in LEFT else "right", is_key=True)
+        for name in varying(rows)
+    ]
+    batch = Column("batch", field_text("batch_size"), is_key=True)
+    return [*fields, batch, Column("arm", field_text("arm"), align="left")]
+
+
+def varying(rows: list[CellRow]) -> list[str]:
+    """The fields of a setting in which cells differ, beside the batch size. The only place that decides this."""
+    return [name for name in ("run", *SETTING) if len({row[name] for row in rows if row.get(name) is not None}) > 1]
+
+
+def in_order(rows: list[CellRow]) -> list[CellRow]:
+    """The cells by what differs of their setting, then by batch size and arm."""
+    fields = (*varying(rows), "batch_size", "arm_index")
+    return sorted(rows, key=lambda row: tuple((row[name] is not None, row[name]) for name in fields))
+
+
+def cell_name(rows: list[CellRow], row: CellRow) -> str:
+    """A cell in words: cached at batch 93 (prompt_len 50)."""
     where = ", ".join(f"{name} {row[name]}" for name in varying(rows))
     return f"{row['arm']} at batch {row['batch_size']}" + (f" ({where})" if where else "")
 
 
-def status(row: Row) -> Text:
-    """A cell's status; the reason of a failure stands beside it."""
-    text = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
-    if row["reason"] and row["status"] not in MEASURED:
-        text.append(f": {row['reason']}", style="dim")
-    return text
+# Columns that several tables have
+def field_text(name: str) -> Callable[[CellRow], str | None]:
+    """The text of a field that holds words or a plain number."""
+    return lambda row: None if row[name] is None else str(row[name])
+
+
+def value(head: str, name: str, unit: str = "", drop: int | None = None) -> Column:
+    """A column of one field of the cells, in a unit; without one, in that of its metric."""
+    unit = unit or BY_NAME[name].unit
+    return Column(head, lambda row: format.text(row[name], unit), needs=name, drop=drop)
+
+
+def speedup_text(row: CellRow) -> str | None:
+    """5.31x [4.92, 5.70]; the reference arm reads '(reference)'."""
+    if row["arm_index"] == 0:
+        return "(reference)" if row["status"] in MEASURED else None
+    return format.times(row["speedup"], row["speedup_lo"], row["speedup_hi"])
+
+
+def reason_of_failure(row: CellRow) -> str | None:
+    """Why a cell was not measured; None for one that was."""
+    return row["reason"] if row["status"] not in MEASURED else None
+
+
+SPEEDUP = Column("speedup\n[95 %]", speedup_text)
+STATUS = Column(
+    "status",
+    field_text("status"),
+    align="left",
+    wrap=9,
+    note=reason_of_failure,
+    style=lambda row: STATUS_STYLES.get(row["status"], ""),
+)

@@ -20,7 +20,7 @@ def text(value: Any, unit: str) -> str:
     if unit == "FLOP/s":
         return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
     if unit == "ratio":
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return number(value)
     if unit in ("count", "tokens"):
         return f"{value:,.0f}"
     if unit == "Hz":
@@ -56,3 +56,60 @@ def duration(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+# Numbers without a unit
+def number(value: float | None, scale: float = 1) -> str:
+    """12,345 or 0.0123 or 3.93e-05; a dash for what is not known."""
+    if value is None:
+        return MISSING
+    value *= scale
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def interval(low: float | None, high: float | None, scale: float = 1) -> str:
+    """[0.0251, 0.0302]; empty where there is no interval."""
+    return "" if low is None else f"[{number(low, scale)}, {number(high, scale)}]"
+
+
+def times(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """2.84x, 1,234x; with its interval where there is one: 2.84x [2.48, 3.25]."""
+    return MISSING if value is None else f"{number(value)}x {interval(low, high)}".rstrip()
+
+
+def near_one(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A ratio that should be 1, with three decimals: 1.003x [0.98, 1.02]."""
+    return MISSING if value is None else f"{value:.3f}x {interval(low, high)}".rstrip()
+
+
+def percent(share: float | None) -> str:
+    """A share as 12 %, a small one as 0.85 %."""
+    return MISSING if share is None else f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
+
+
+def signed_percent(share: float | None) -> str:
+    """A difference as a share: +12 %, -7 %."""
+    return MISSING if share is None else f"{100 * share:+.0f} %"
+
+
+def rate(value: float, unit: str) -> str:
+    """41.5 GB/s, 181 GFLOP/s."""
+    factor, name = next((f, n) for f, n in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, "")) if value >= f or f == 1.0)
+    return f"{value / factor:.3g} {name}{unit}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """1 launch, 2 launches."""
+    many = plural or noun + ("es" if noun.endswith(("ch", "s", "sh", "x")) else "s")
+    return f"{number:,} {noun if number == 1 else many}"
+
+
+# Ticks of an axis
+def tick(value: float) -> str:
+    """0.25, 12, 2,000."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def ratio_tick(value: float) -> str:
+    """2x, 0.5x."""
+    return f"{value:.4g}x"

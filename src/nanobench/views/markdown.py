@@ -1,38 +1,31 @@
-"""Cells as rows of plain values, and tables in Markdown."""
+"""Tables in Markdown."""
 
+from collections.abc import Iterable
 from typing import Any
 
-Row = dict[str, Any]
-NUMBERS = (
-    "batch",
-    "output tok/s",
-    "TTFT",
-    "TPOT",
-    "speedup [95 %]",
-    "peak memory",
-    "launches",
-    "pairs",
-    "invalid repetitions",
-    "sd within launches",
-    "sd between launches",
-    "null [95 %]",
-)
-"""Heads of columns that stand to the right."""
+from nanobench.views.cell_table import CellTable
 
 
-def grid(heads: list[str], rows: list[list[Any]]) -> list[str]:
-    """The lines of a Markdown table; numbers to the right."""
-    marks = ["---:" if head in NUMBERS else "---" for head in heads]
-    return ["| " + " | ".join(escaped(value) for value in row) + " |" for row in (heads, marks, *rows)]
+def render(table: CellTable) -> list[str]:
+    """The lines of a table of cells: all of its columns, without colours and notes."""
+    columns = table.columns
+    rows = [[column.cell(row) for column in columns] for row in table.rows]
+    return grid([column.name for column in columns], rows, right=[column.name for column in columns if column.align == "right"])
 
 
 def pairs(values: dict[str, str]) -> list[str]:
-    """A Markdown table of names and values."""
-    return grid(["", ""], [[name, value] for name, value in values.items()])
+    """A table of names and values."""
+    return grid(["", ""], values.items())
+
+
+def grid(heads: list[str], rows: Iterable[Iterable[Any]], right: Iterable[str] = ()) -> list[str]:
+    """The lines of a table; columns whose head is in `right` are aligned to the right."""
+    rule = ["---:" if head in right else "---" for head in heads]
+    return ["| " + " | ".join(escaped(value) for value in row) + " |" for row in (heads, rule, *rows)]
 
 
 def escaped(value: Any) -> str:
-    """A value that can't end its table cell or its line."""
+    """A value that cannot end its table cell or its line."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 

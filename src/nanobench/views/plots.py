@@ -9,16 +9,17 @@ from matplotlib.figure import Figure
 
 from nanobench import errors
 from nanobench.errors import UserError
-from nanobench.records import MEASURED, LaunchRecord
+from nanobench.records import MEASURED
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.by_batch import throughput_ttft_memory_vs_batch, utilization_vs_batch
+from nanobench.views.figures.layout import Launches
 from nanobench.views.figures.speedup import speedup_vs_batch, speedup_vs_length
 from nanobench.views.figures.timeline import timeline
 from nanobench.views.figures.token_latency import token_latency
 from nanobench.views.figures.training import compile_breakeven, scaling_vs_ranks, training_vs_batch
 from nanobench.views.figures.waterfall import waterfall
 
-Plot = Callable[[pd.DataFrame, list[LaunchRecord]], Figure]
+Plot = Callable[[pd.DataFrame, Launches], Figure]
 PLOTS: dict[str, Plot] = {
     function.__name__: function
     for function in (
@@ -36,7 +37,7 @@ PLOTS: dict[str, Plot] = {
 }
 
 
-def draw_all(cells: pd.DataFrame, launches: list[LaunchRecord], folder: Path) -> list[Path]:
+def draw_all(cells: pd.DataFrame, launches: Launches, folder: Path) -> list[Path]:
     """Every figure that the data allows, as PNG and SVG in `folder`."""
     paths = []
     for name in PLOTS:
@@ -47,12 +48,12 @@ def draw_all(cells: pd.DataFrame, launches: list[LaunchRecord], folder: Path) ->
     return paths
 
 
-def draw(name: str, cells: pd.DataFrame, launches: list[LaunchRecord], folder: Path) -> list[Path]:
+def draw(name: str, cells: pd.DataFrame, launches: Launches, folder: Path) -> list[Path]:
     """One figure as PNG and SVG in `folder`. Raises UserError where the name is unknown or the data does not allow it."""
     return layout.save(figure(name, cells, launches), folder, name)
 
 
-def figure(name: str, cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def figure(name: str, cells: pd.DataFrame, launches: Launches) -> Figure:
     """One figure. Raises UserError where the name is unknown or the data does not allow it."""
     if name not in PLOTS:
         raise errors.unknown("plot", name, PLOTS)

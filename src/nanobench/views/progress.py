@@ -4,7 +4,7 @@ Nothing here has a timer: the table is drawn when a worker reports, and the work
 """
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,50 +12,55 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nanobench.records import MEASURED
-from nanobench.schema import Arm, GPTShape, Point
+from nanobench.records import MEASURED, Description
+from nanobench.results.repetitions import point_of
+from nanobench.schema import GPTShape, Plan
 from nanobench.views import format
-from nanobench.views.sweep import Row, rates, result_table, speedup
+from nanobench.views.cell_table import speedup_text
+from nanobench.views.sweep import rates, result_table
+
+if TYPE_CHECKING:
+    from nanobench.sweep.runner import Progress
 
 MANY = 8
 """Arms of a point that a line cannot name one by one."""
 
 
-def card(plan: Row, description: Row, expected_s: float) -> Panel:
+def card(plan: Plan, description: Description, expected_s: float) -> Panel:
     """Model, machine, cells and the time that the sweep is expected to take."""
     grid = Table.grid(padding=(0, 2))
-    dtypes = list(dict.fromkeys(point["dtype"] for point in plan["points"]))
-    for name, shape in description["models"].items():
-        sizes = GPTShape(**shape)
+    dtypes = list(dict.fromkeys(point.dtype for point in plan.points))
+    for name, sizes in description.models.items():
         text = f"{sizes.n_params / 1e6:,.1f}M parameters, {sizes.n_layer} layers x {sizes.n_embd}, {sizes.n_head} heads"
         grid.add_row("model", f"{name}: {text}")
         for dtype in dtypes:
             grid.add_row("", f"{dtype}: {memory_of(sizes, dtype, trains(plan))}")
-    identity = description["identity"]
-    machine = ", ".join(identity["gpus"]) if description["device"].startswith("cuda") else identity["cpu"]
-    grid.add_row("device", f"{description['device']}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
+    identity, device = description.identity, description.device
+    machine = ", ".join(identity["gpus"]) if device.startswith("cuda") else identity["cpu"]
+    grid.add_row("device", f"{device}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
     grid.add_row("points", points_of(plan))
-    grid.add_row("arms", ", ".join(Arm(**arm).label for arm in plan["arms"]) + " (ratios refer to the first)")
-    cells = len(plan["points"]) * len(plan["arms"])
-    launches = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    grid.add_row("arms", ", ".join(arm.label for arm in plan.arms) + " (ratios refer to the first)")
+    cells = format.count(len(plan.points) * len(plan.arms), "cell")
+    launches = format.count(plan.launches, "launch")
     grid.add_row(
-        "cells", f"{cells} cells, {launches} of each point in fresh processes ({plan['isolation']}), seed {plan['seed']}"
+        "cells",
+        f"{cells}, {launches} of each point in fresh processes ({plan.isolation}), seed {plan.seed}",
     )
-    limit = "none" if plan["memory_limit_bytes"] is None else format.size(plan["memory_limit_bytes"])
+    limit = "none" if plan.memory_limit_bytes is None else format.size(plan.memory_limit_bytes)
     grid.add_row(
-        "limits", f"memory {limit}, {format.duration(plan['timeout_s'])} per worker, {plan['max_seconds']:g} s timed per launch"
+        "limits", f"memory {limit}, {format.duration(plan.timeout_s)} per worker, {plan.max_seconds:g} s timed per launch"
     )
     grid.add_row("expected", f"about {format.duration(expected_s)}")
     return Panel(grid, title="nanobench", expand=False)
 
 
-def trains(plan: Row) -> bool:
+def trains(plan: Plan) -> bool:
     """Whether a plan's points train."""
-    return Point(**plan["points"][0]).trains
+    return plan.points[0].trains
 
 
 def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
-    """What a model holds in words."""
+    """What a model keeps in memory, in words."""
     if not training:
         weights, per_token = format.size(shape.weight_bytes(dtype)), format.size(shape.kv_bytes_per_token(dtype))
         return f"weights {weights}, KV cache {per_token} per token of a row"
@@ -63,7 +68,7 @@ def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
     return held if dtype == "float32" else f"{held}; forward passes under autocast"
 
 
-def points_of(plan: Row) -> str:
+def points_of(plan: Plan) -> str:
     """The axes of the points in words."""
     names = {"batch_size": "batch", "prompt_len": "prompt", "new_tokens": "new tokens"}
     if trains(plan):
@@ -73,9 +78,9 @@ def points_of(plan: Row) -> str:
     return "; ".join(f"{words} {spread(plan, name)}" for name, words in names.items())
 
 
-def spread(plan: Row, name: str) -> str:
+def spread(plan: Plan, name: str) -> str:
     """The values of a field over the points."""
-    return ",".join(str(value) for value in dict.fromkeys(point[name] for point in plan["points"]))
+    return ",".join(str(value) for value in dict.fromkeys(getattr(point, name) for point in plan.points))
 
 
 class Screen:
@@ -94,8 +99,8 @@ class Screen:
         if self.live:
             self.live.stop()
 
-    def show(self, progress: Any) -> None:
-        """Draws once. `progress` is a runner.Progress."""
+    def show(self, progress: "Progress") -> None:
+        """Draws once."""
         point, report = progress.trial.point, progress.report
         tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
         ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
@@ -121,15 +126,15 @@ def bar(done: int, total: int, width: int = 24) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def latest(progress: Any) -> str:
+def latest(progress: "Progress") -> str:
     """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
     point = progress.trial.point
-    here = [cell for cell in progress.cells if all(cell[name] == value for name, value in vars(point).items())]
+    here = [cell for cell in progress.cells if point_of(cell) == point]
     if len(here) > MANY:
         return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
-        rate = format.text(cell[next(iter(rates([cell]).values()))], "tok/s")
-        ratio = f" ({speedup(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
+        rate = rates([cell])[0].cell(cell)
+        ratio = f" ({speedup_text(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
         parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)

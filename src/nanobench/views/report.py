@@ -3,16 +3,19 @@
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from nanobench.analysis.verdict import SETTING, stated
+from nanobench.analysis.verdict import stated
 from nanobench.records import MEASURED
+from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
+from nanobench.schema import GPTShape
 from nanobench.views import format, reliability, sweep
-from nanobench.views.markdown import Row, escaped, grid, pairs, words
+from nanobench.views.cell_table import in_order, varying
+from nanobench.views.markdown import escaped, pairs, render, words
 from nanobench.views.plots import PLOTS
 
 PAIRINGS = {
@@ -22,20 +25,30 @@ PAIRINGS = {
 
 
 def markdown(
-    run: str, about: Row, cells: pd.DataFrame, sentences: list[str], counts: str, plots: list[Path], folder: Path
+    run: str,
+    info: RunInfo,
+    cells: pd.DataFrame,
+    sentences: list[str],
+    counts: str,
+    plots: list[Path],
+    folder: Path,
 ) -> str:
-    """The report of one run, for a file in `folder`: the verdict first, then what was run and seen, and how it was measured."""
+    """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method."""
+    machine = {name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}
     sections = (
         ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
-        ("What was run", pairs(what_was_run(about, cells))),
+        ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
-        ("Can it be believed?", reliability.lines(about, cells)),
+        ("How reliable is this run?", reliability.lines(info.description, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
-        ("How it was measured", [f"- {line}" for line in method(about, cells)]),
-        ("Machine", pairs({name: words(value) for name, value in about["identity"].items() if value not in (None, [])})),
+        ("How it was measured", [f"- {line}" for line in method(info, cells)]),
+        (
+            "Machine",
+            pairs({name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}),
+        ),
     )
-    parts = [f"# nanobench {about['command']}: {run}"]
+    parts = [f"# nanobench {info.command}: {run}"]
     for title, lines in sections:
         if lines:
             parts += [f"## {title}", "\n".join(lines)] if title else ["\n".join(lines)]
@@ -43,45 +56,37 @@ def markdown(
 
 
 def table(cells: pd.DataFrame) -> str:
-    """The cells as a Markdown table: where they lie, what they reached, and what became of them."""
-    varying = [name for name in ("run", *SETTING) if name in cells and cells[name].nunique() > 1]
-    found = records(cells.sort_values([*varying, "batch_size", "arm_index"], kind="stable"))
-    shown = sweep.rates(found)
-    heads = [*(name.replace("_", " ") for name in varying), "batch", "arm", *shown, "speedup [95 %]", "peak memory"]
-    rows = [
-        [*(cell[name] for name in varying), cell["batch_size"], cell["arm"], *sweep.figures(cell, shown)[:-1], cell["status"]]
-        for cell in found
-    ]
-    return "\n".join(grid([*heads, "gate", "status"], rows))
+    """The cells as a Markdown table: their setting, their results and their status."""
+    return "\n".join(render(sweep.results(in_order(records(cells)))))
 
 
-def what_was_run(about: Row, cells: pd.DataFrame) -> dict[str, str]:
+def what_was_run(info: RunInfo, cells: pd.DataFrame) -> dict[str, str]:
     """The request, the models, the sizes and the arms."""
-    models = {f"model {name}": model_words(shape) for name, shape in about["models"].items()}
+    models = {f"model {name}": model_words(shape) for name, shape in info.description.models.items()}
     fields = [*(name for name in stated(cells) if name != "model"), "batch_size"]
     points = {name.replace("_", " "): words(cells[name].drop_duplicates().tolist()) for name in fields}
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates().tolist()
-    when = f"{about['started_at']} to {about['finished_at'] or 'unfinished'}, {format.duration(about['wall_s'])} of measuring"
+    start, end = info.started_at, info.finished_at or "unfinished"
     return {
-        "command": f"`{command_line(about)}`",
-        "when": when,
+        "command": f"`{command_line(info.command, info.requested)}`",
+        "when": f"{start} to {end}, {format.duration(info.wall_s)} of measuring",
         **models,
         **points,
         "arms": f"{words(arms)} (ratios refer to the first)",
     }
 
 
-def model_words(shape: Row) -> str:
+def model_words(shape: GPTShape) -> str:
     """A model's architecture and sizes."""
-    shared = "" if shape["n_head"] == shape["n_kv_head"] else f" on {shape['n_kv_head']}"
-    sizes = f"{shape['n_params'] / 1e6:.3g}M parameters, {shape['n_layer']} layers x {shape['n_embd']}"
-    return f"{shape['architecture']}, {sizes}, {shape['n_head']} heads{shared}"
+    shared = "" if shape.n_head == shape.n_kv_head else f" on {shape.n_kv_head}"
+    sizes = f"{shape.n_params / 1e6:.3g}M parameters, {shape.n_layer} layers x {shape.n_embd}"
+    return f"{shape.architecture}, {sizes}, {shape.n_head} heads{shared}"
 
 
-def command_line(about: Row) -> str:
-    """The command that asked for this run."""
-    parts = ["nanobench", about["command"]]
-    for name, value in about["asked"].items():
+def command_line(command: str, requested: Mapping[str, object]) -> str:
+    """The command that requests this."""
+    parts = ["nanobench", command]
+    for name, value in requested.items():
         flag = "--" + name.replace("_", "-")
         for each in value if isinstance(value, list) else [value]:
             parts += [flag] if each is True else [flag, shlex.quote(str(each))]
@@ -90,10 +95,10 @@ def command_line(about: Row) -> str:
 
 def not_measured(cells: pd.DataFrame) -> list[str]:
     """Each cell without a measurement, and each whose launches did not all finish, with the reasons."""
-    varying = [name for name in SETTING if cells[name].nunique() > 1]
-    lines = []
-    for cell in records(cells):
-        where = ", ".join([*(f"{name} {cell[name]}" for name in varying), f"batch {cell['batch_size']}", str(cell["arm"])])
+    rows, lines = records(cells), []
+    fields = [name for name in varying(rows) if name != "run"]
+    for cell in rows:
+        where = ", ".join([*(f"{name} {cell[name]}" for name in fields), f"batch {cell['batch_size']}", str(cell["arm"])])
         if cell["status"] not in MEASURED:
             lines.append(f"- {where}: **{cell['status']}**, {escaped(cell['reason'] or 'no reason given')}")
         elif cell["failures"]:
@@ -102,28 +107,27 @@ def not_measured(cells: pd.DataFrame) -> list[str]:
 
 
 def image(path: Path, folder: Path) -> str:
-    """A figure with its own words, as a link relative to the report."""
+    """A figure as a link relative to the report; its text is the first line of the figure's docstring."""
     drawn = (PLOTS[path.stem].__doc__ or path.stem).partition("\n")[0]
     return f"![{drawn}]({Path(os.path.relpath(path, folder)).as_posix()})"
 
 
-def method(about: Row, cells: pd.DataFrame) -> list[str]:
+def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
     """Launches, pairing, interval, gates, seed."""
-    plan = about["plan"]
-    count = f"{plan['launches']} launch{'' if plan['launches'] == 1 else 'es'}"
+    plan = info.plan
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
     reasons = cells.loc[cells["status"].eq("imprecise"), "reason"].value_counts().items()
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
-        f"{count} of each point, each in a fresh process ({plan['isolation']})",
-        f"a launch is timed for {plan['max_seconds']:g} s, or until every interval is within +-{plan['target_ci']:.0%}",
+        f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
+        f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within +-{plan.target_ci:.0%}",
         *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
-        *(f"{number} cell{'' if number == 1 else 's'} imprecise: {escaped(reason)}" for reason, number in reasons),
-        f"no arm is timed before it computed what the reference computes; gate verdicts: {gates or 'none'}",
-        f"seed {about['seed']}, protocol {about['protocol']}",
+        *(f"{format.count(number, 'cell')} imprecise: {escaped(reason)}" for reason, number in reasons),
+        f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
+        f"seed {plan.seed}, protocol {info.protocol}",
     ]
 
 

@@ -122,6 +122,8 @@ def main() -> None:
     os.dup2(2, 1)
     if arguments.serve:
         return serve(channel)
+    # The parent counts the time limit from here: loading torch is no part of it.
+    channel.send({"ready": True})
     run(arguments.request, arguments.out, channel.report)
     return None
 

@@ -40,7 +40,7 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
 
     `request["models"]` gives the model names for each kind of device, because a default model may depend on it.
     """
-    gpus = environment.gpus()
+    load, gpus = environment.LoadSample(), environment.gpus()
     device = request["device"] if request["device"] != "auto" else ("cuda" if gpus else "cpu")
     kind, _, index = device.partition(":")
     is_present = kind == "cpu" or int(index or 0) < len(gpus)
@@ -48,11 +48,12 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "gpus": gpus,
         "identity": environment.identity(),
-        "state": environment.state(),
         "available_bytes": memory.available_bytes(),
         "matmul_flops_per_s": environment.matmul_flops_per_s(device) if is_present else None,
         "models": {name: asdict(shape_of(name)) for name in request["models"][kind]},
         "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in request.get("texts", ())},
+        # Last: the sample of the load takes half a second, in which all above was done.
+        "state": environment.state(load),
     }
 
 

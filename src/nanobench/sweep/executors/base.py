@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from nanobench.records import Status
 
 Progress = Callable[[dict[str, Any]], None]
+START_TIMEOUT_S = 300.0
+"""How long a worker may take to load torch and send its first message; the time limit of a request starts then."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Executor(Protocol):
     """Runs requests, each in a process of its own."""
 
     def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
-        """Blocks until the request is answered, the process died or `timeout_s` seconds passed. Raises nothing for those."""
+        """Blocks until the request is answered, the process died or `timeout_s` seconds passed since its first message.
+
+        Raises nothing for those.
+        """
         ...
 
     def close(self) -> None:
@@ -99,18 +104,25 @@ class WorkerPipe:
 
 
 def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
-    """Listens to a worker until it ends, answering each report once `progress` has shown it; kills it at the time limit."""
-    deadline, pid, timed_out, code = time.monotonic() + timeout_s, line.process.pid, False, None
+    """Listens to a worker until it ends, answering each report once `progress` has shown it; kills it at the time limit, which
+    counts from the worker's first message.
+    """
+    deadline, pid, timed_out, started = time.monotonic() + START_TIMEOUT_S, line.process.pid, None, False
     while True:
         try:
             message = line.receive(deadline)
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)
-            timed_out, deadline = True, time.monotonic() + 60.0
+            timed_out = timed_out or (
+                f"no answer within {timeout_s:g} s" if started else f"no start within {START_TIMEOUT_S:g} s"
+            )
+            deadline = time.monotonic() + 60.0
             continue
         if message is None:
             code = line.process.wait()
             break
+        if not started and timed_out is None:
+            started, deadline = True, time.monotonic() + timeout_s
         if "started" in message:
             pid = message["started"]
         elif "report" in message:
@@ -119,17 +131,17 @@ def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress
         elif "exit" in message:
             code = message["exit"]
             break
-    return result(folder, log, code, timed_out, timeout_s)
+    return result(folder, log, code, timed_out)
 
 
-def result(folder: Path, log: Path, code: int, timed_out: bool, timeout_s: float) -> WorkerResult:
-    """Reads what the worker left behind."""
+def result(folder: Path, log: Path, code: int, timed_out: str | None) -> WorkerResult:
+    """Reads what the worker left behind. `timed_out` says which time limit it exceeded, if it did."""
     record = read_json(folder / "record.json")
     if record is not None:
         return WorkerResult(record)
     running = read_json(folder / "running")
     if timed_out:
-        return WorkerResult(None, Status.TIMEOUT, f"no answer within {timeout_s:g} s", running=running)
+        return WorkerResult(None, Status.TIMEOUT, timed_out, running=running)
     failure = read_json(folder / "failure.json")
     rank, code = (first_failed_rank(log) if code > 0 else None) or (None, code)
     # Out of memory is never the echo of another rank's death, and what was killed left nothing else to say.
@@ -164,5 +176,5 @@ def describe_exit(code: int) -> str:
     if code >= 0:
         return f"worker ended with exit code {code}; see its log"
     name = signal.Signals(-code).name
-    hint = " (the kernel's out-of-memory killer, or somebody's hand)" if name == "SIGKILL" else ""
+    hint = " (the kernel's OOM killer, or a manual kill)" if name == "SIGKILL" else ""
     return f"worker killed by {name}{hint}"

@@ -1,19 +1,25 @@
 """Throughput and memory over the batch sizes that a search tried, with its knee, its recommendation and what failed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nanobench.views import format
 from nanobench.views.figures import layout, panel
 from nanobench.views.figures.layout import AXIS
 from nanobench.views.figures.style import COLOURS, LineStyle
 
-PLACES = {"knee_batch_size": ("knee", "--"), "batch_size": ("recommended", "-"), "failed_batch_size": ("finds no memory", ":")}
+PLACES = {
+    "knee_batch_size": ("knee", "--"),
+    "batch_size": ("recommended", "-"),
+    "failed_batch_size": ("runs out of memory", ":"),
+}
 """What a vertical line marks, and how it is drawn."""
 
 
-def throughput_memory_vs_batch(found: dict[str, Any], title: str) -> Figure:
+def throughput_memory_vs_batch(found: Mapping[str, Any], title: str) -> Figure:
     """Tokens per second and peak memory of every batch size that fits; `found` is autobatch's answer."""
     curve = found["curve"]
     batches = [each["batch_size"] for each in curve]
@@ -27,7 +33,7 @@ def throughput_memory_vs_batch(found: dict[str, Any], title: str) -> Figure:
     for axes, (label, values) in zip(grid.flat, amounts, strict=True):
         panel.curve(axes, line_style, batches, values)
         bounds = [found["memory_limit_bytes"] / unit] if "memory" in label and found["memory_limit_bytes"] else []
-        panel.scale(axes, values, panel.plain, bounds)
+        panel.scale(axes, values, format.tick, bounds)
         axes.set_ylabel(label)
         for limit in bounds:
             panel.limit(axes, limit, "limit")

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
-from nanobench.records import LaunchRecord
 from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
+from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.layout import AXIS, MOST_COLUMNS
+from nanobench.views.figures.layout import AXIS, MOST_COLUMNS, Launches
 from nanobench.views.figures.style import LineStyle
 
 
@@ -64,7 +64,7 @@ ON_CPU = (
 )
 
 
-def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Output tokens per second, time to first token and peak memory of each arm, by batch size."""
     if cells["output_tok_s"].isna().all():
         raise UserError(
@@ -79,7 +79,7 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: list[LaunchRe
     return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
 
 
-def utilization_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def utilization_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """How each arm used the GPU, or how far it had its CPU core to itself, by batch size, with the limits of `unstable`."""
     on_gpu = cells["device"].str.startswith("cuda")
     asked = [(each, here) for each, here in offered(cells[on_gpu], cells[~on_gpu])]
@@ -164,4 +164,4 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
             axes.fill_between(middle["batch_size"], *edges, **style)
         if labelled and len(middle):
             panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
-    panel.scale(axes, [*cells[quantity.name] / quantity.unit, *bounds], panel.plain, log=quantity.log, zero=quantity.zero)
+    panel.scale(axes, [*cells[quantity.name] / quantity.unit, *bounds], format.tick, log=quantity.log, zero=quantity.zero)

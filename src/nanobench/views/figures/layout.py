@@ -11,10 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import SETTING, stated
-from nanobench.records import JUDGED, MEASURED
+from nanobench.analysis.verdict import stated
+from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.results.store import records
+from nanobench.views import format
+from nanobench.views.cell_table import varying
 from nanobench.views.figures.style import STYLE
 
+Launches = list[LaunchRecord]
+"""What raw files hold of a run."""
 WORDS = {
     "prompt_len": "prompt {}",
     "new_tokens": "{} new tokens",
@@ -30,7 +35,7 @@ CROSS = "×"
 """Stands for a cell that was not measured."""
 HOLLOW: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3}
 UNJUDGED = "_unjudged"
-"""Label of the hollow markers of cells that are shown but not judged."""
+"""Label of the hollow markers: these cells are shown, but excluded from conclusions."""
 MOST_PANELS = 6
 MOST_COLUMNS = 4
 WIDTH_IN = 8.0
@@ -50,12 +55,11 @@ def reference(cells: pd.DataFrame) -> str:
 
 def panels(cells: pd.DataFrame, apart: Iterable[str] = ()) -> list[tuple[str, pd.DataFrame]]:
     """The settings, each with what distinguishes it and its cells; fields in `apart` do not split them."""
-    names = [name for name in ("run", *SETTING) if name in cells and name not in apart]
-    varying = [name for name in names if cells[name].nunique() > 1]
-    if not varying:
+    names = [name for name in varying(records(cells)) if name not in apart]
+    if not names:
         return [("", cells)]
-    groups = cells.groupby(varying, sort=False)
-    return [(", ".join(word(n, [v]) for n, v in zip(varying, values, strict=True)), rows) for values, rows in groups]
+    groups = cells.groupby(names, sort=False)
+    return [(", ".join(word(n, [v]) for n, v in zip(names, values, strict=True)), rows) for values, rows in groups]
 
 
 def word(name: str, values: Iterable[Any]) -> str:
@@ -85,15 +89,15 @@ def common_batches(title: str, cells: pd.DataFrame, known: Collection[Any]) -> l
 
 
 def unjudged(cells: pd.DataFrame) -> Any:
-    """Of each cell whether it is shown but not judged."""
+    """Of each cell whether it is shown, but excluded from conclusions."""
     return (cells["status"].isin(MEASURED) & ~cells["status"].isin(JUDGED)).to_numpy()
 
 
 def unjudged_words(cells: pd.DataFrame) -> str:
-    """The cells that are shown but not judged, with the statuses; empty where there are none."""
+    """The cells that are excluded from conclusions, with their statuses; empty where there are none."""
     found = cells[unjudged(cells)].groupby(["status", "arm"], sort=False)["batch_size"].unique()
     words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))} ({status})" for (status, arm), batches in found.items()]
-    return f"not judged: {'; '.join(words)}" if words else ""
+    return f"excluded from conclusions: {'; '.join(words)}" if words else ""
 
 
 def unmeasured_words(cells: pd.DataFrame) -> str:
@@ -104,7 +108,7 @@ def unmeasured_words(cells: pd.DataFrame) -> str:
 
 
 def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:
-    """A figure with a grid of panels, row by row; what the grid has too many is taken off."""
+    """A figure with a grid of panels, row by row; surplus panels are removed."""
     figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(rows_in)), layout="constrained")
     grid = figure.subplots(len(rows_in), columns, squeeze=False, height_ratios=rows_in, **shared)
     for axes in grid.flat[panels:]:
@@ -137,19 +141,21 @@ def finish_figure(figure: Figure, title: str, handles: list[Line2D], cells: pd.D
 def unjudged_handle(cells: pd.DataFrame) -> Line2D:
     """The legend's entry for hollow markers."""
     statuses = " or ".join(cells.loc[unjudged(cells), "status"].unique())
-    return Line2D([], [], color="0.3", marker="o", linestyle="", **HOLLOW, label=f"hollow: {statuses}, not judged")
+    return Line2D(
+        [], [], color="0.3", marker="o", linestyle="", **HOLLOW, label=f"hollow: {statuses}, excluded from conclusions"
+    )
 
 
 def run_words(cells: pd.DataFrame) -> str:
     """Model, dtype, device, lengths and launches of all cells shown."""
     launches = cells.loc[cells["status"].isin(MEASURED), "launches_ok"]
     few, many = (launches.min(), launches.max()) if len(launches) else (0, 0)
-    count = f"{many} launch{'' if many == 1 else 'es'}" if few == many else f"{few} to {many} launches"
+    count = format.count(many, "launch") if few == many else f"{few} to {many} launches"
     return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in stated(cells)), count])
 
 
 def left_out(what: str, shown: list[Any], of: list[Any]) -> str:
-    """Says that not everything fits; empty where it does."""
+    """How much is shown where not all fits; empty where all is shown."""
     return "" if len(shown) == len(of) else f"{len(shown)} of {len(of)} {what} shown"
 
 

@@ -138,7 +138,7 @@ def limit(axes: Axes, value: float, words: str) -> None:
 
 def beyond(axes: Axes, value: float, words: str, colour: str = "0.35") -> None:
     """Words at a value, right of the panel, where no curve runs."""
-    place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    place: Any = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(words, (1, value), (3, 0), ha="left", va="center", fontsize=7, color=colour, **place)
 
 
@@ -172,7 +172,7 @@ def failures(axes: Axes, lines: Iterable[tuple[LineStyle, Any, Any]]) -> None:
 
 def crosses(axes: Axes, line_style: LineStyle, stretch: list[tuple[Any, str]], row: int, side: str) -> None:
     """The crosses of neighbouring cells of one line, with their statuses above; `side` keeps these inside the panel."""
-    place: dict[str, Any] = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    place: Any = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
     style = {"fontsize": 7, "color": line_style.colour, **place}
     height = 2 + ROW_POINTS * row
     for value, _ in stretch:
@@ -200,13 +200,3 @@ def make_room(axes: Axes, rows: int, row_in: float) -> None:
     axes.set_ylim(low / (high / low) ** share if axes.get_yscale() == "log" else low - (high - low) * share, high)
     for each in axes.get_shared_y_axes().get_siblings(axes):
         each.axhline(low, color="0.75", linewidth=0.8, linestyle=":")
-
-
-def plain(value: float) -> str:
-    """A tick without unit: 0.25, 12, 2,000."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-
-
-def times(value: float) -> str:
-    """A tick of a ratio: 2x, 0.5x."""
-    return f"{value:.4g}x"

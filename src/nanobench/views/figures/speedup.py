@@ -6,15 +6,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nanobench.errors import UserError
-from nanobench.records import MEASURED, LaunchRecord
+from nanobench.records import MEASURED
+from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.layout import AXIS, MOST_PANELS
+from nanobench.views.figures.layout import AXIS, MOST_PANELS, Launches
 from nanobench.views.figures.style import LineStyle
 
 MOST_LINES = 5
 
 
-def speedup_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def speedup_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Speedup of each arm over the first, by batch size, with intervals."""
     refuse_without_ratio("speedup_vs_batch", cells)
     line_styles, panels = style.arm_styles(cells), layout.panels(cells)
@@ -31,7 +32,7 @@ def speedup_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figur
     )
 
 
-def speedup_vs_length(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def speedup_vs_length(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Speedup of each arm over the first, by prompt length or new tokens, a line per batch size."""
     counts = cells[["prompt_len", "new_tokens"]].nunique()
     if counts.max() < 2:
@@ -79,7 +80,7 @@ def ratio_panels(
             panel.curve(axes, line_style, place, rows["speedup"], *bounds, hollow=layout.unjudged(rows))
         panel.failures(axes, [(line_style, rows[x], rows["status"]) for line_style, rows in lines])
         panel.steps(axes, cells[x], columns)
-        panel.scale(axes, [*cells["speedup"], 1.0], panel.times, [*cells["speedup_lo"], *cells["speedup_hi"]], ratio=True)
+        panel.scale(axes, [*cells["speedup"], 1.0], format.ratio_tick, [*cells["speedup_lo"], *cells["speedup_hi"]], ratio=True)
     panel.make_room(grid.flat[0], crosses, row_in)
     panel.outer_labels(grid, len(shown), AXIS[x], "speedup (x)")
     return drawing

@@ -29,6 +29,7 @@ STYLE: Any = {
 # Okabe and Ito's colours, without the yellow that white paper swallows; the reference comes first and is grey.
 COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPX"
+Colour = str | tuple[float, ...]
 LINES = ("-", "-", "--", "-.", ":")
 
 
@@ -46,7 +47,7 @@ class LineStyle:
 
 
 def arm_styles(cells: pd.DataFrame) -> dict[str, LineStyle]:
-    """One look per arm, in the order of the arms: the same in every figure of a run."""
+    """One line style per arm, in the order of the arms: the same in every figure of a run."""
     arms = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates()
     several = len(LINES) - 1
     return {
@@ -56,7 +57,7 @@ def arm_styles(cells: pd.DataFrame) -> dict[str, LineStyle]:
 
 
 def batch_styles(batches: Sequence[int]) -> dict[int, LineStyle]:
-    """One look per batch size: the colour deepens as the batch grows."""
+    """One line style per batch size: the colour deepens as the batch grows."""
     shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 1.0, len(batches)))
     return {batch: LineStyle(tuple(shades[n]), MARKERS[n % len(MARKERS)], "-") for n, batch in enumerate(batches)}
 

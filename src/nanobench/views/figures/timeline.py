@@ -11,11 +11,12 @@ from matplotlib.lines import Line2D
 
 from nanobench.analysis.timeline import moments
 from nanobench.errors import UserError
-from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.records import JUDGED, MEASURED
 from nanobench.results.status import LEAST_ON_CPU, MOST_SPIN_DRIFT
+from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import GHZ, PERCENT, Quantity
-from nanobench.views.figures.layout import MOST_COLUMNS
+from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.style import LineStyle
 
 MOST_ARMS = 6
@@ -35,7 +36,7 @@ MANY = 300
 """Points of a panel from which on each is only a pixel or two."""
 
 
-def timeline(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def timeline(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Time of each repetition when it ran, and what the probes saw meanwhile, at the smallest and the largest batch size."""
     seen = moments(cells, launches)
     if seen.empty:
@@ -112,7 +113,7 @@ def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, line_style: Line
     middle = 1e3 * rows.loc[rows["counts"], "call_s"].median()
     axes.axhline(middle, color="0.6", linewidth=0.7, zorder=1.2)
     ends = [middle * (1 - LEAST_SPAN), middle * (1 + LEAST_SPAN)]
-    panel.scale(axes, [*1e3 * rows["call_s"], *ends], panel.plain, zero=False)
+    panel.scale(axes, [*1e3 * rows["call_s"], *ends], format.tick, zero=False)
 
 
 def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[Any, dict[int, Any]]) -> None:
@@ -132,7 +133,7 @@ def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[A
     if quantity.apart is not None:
         bounds += [1 - quantity.apart, 1 + quantity.apart]
         axes.axhspan(*bounds[-2:], color=SUSTAINED, linewidth=0, zorder=0.5)
-    panel.scale(axes, [*rows[quantity.name] / quantity.unit, *bounds], panel.plain, log=quantity.log, zero=quantity.zero)
+    panel.scale(axes, [*rows[quantity.name] / quantity.unit, *bounds], format.tick, log=quantity.log, zero=quantity.zero)
 
 
 def say_limit(axes: Axes, quantity: Quantity) -> None:
@@ -150,7 +151,7 @@ def shade_sustained(axes: Axes, seen: pd.DataFrame) -> None:
         axes.axvspan(row["at_s"], row["at_s"] + row["wall_s"], color=SUSTAINED, linewidth=0, zorder=0.4)
 
 
-def dots(points: int) -> dict[str, Any]:
+def dots(points: int) -> Any:
     """How points are marked: smaller where there are more, and many as pixels, also in an SVG."""
     size = 4.5 if points < 60 else 3.0 if points < MANY else 1.6
     return {"markersize": size, "markeredgewidth": 0.0, "rasterized": points > MANY}

@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from nanobench.analysis.token_latency import quartiles_s
 from nanobench.errors import UserError
-from nanobench.records import LaunchRecord
+from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.layout import MOST_PANELS
+from nanobench.views.figures.layout import MOST_PANELS, Launches
 from nanobench.views.figures.style import LineStyle
 
 
-def token_latency(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def token_latency(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Time of each new token, by its position, at the smallest and the largest batch size that the arms have in common."""
     bands_s = quartiles_s(cells, launches)
     if not bands_s:
@@ -56,7 +56,7 @@ def gap_panel(
             ends.extend([*low, *high])
         else:
             absent.append((line_style, [cell["new_tokens"] / 2 + 1], [f"{cell['arm']}: {cell['status']}"]))
-    panel.scale(axes, middles, panel.plain, ends, log=log or None)
+    panel.scale(axes, middles, format.tick, ends, log=log or None)
     panel.failures(axes, absent)
     panel.make_room(axes, len(absent), row_in)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanobench.errors import UserError
-from nanobench.records import LaunchRecord
 from nanobench.stats.knee import NEAR_BEST, knee
+from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import Quantity, stack
-from nanobench.views.figures.layout import MOST_COLUMNS
+from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 
 
-def training_vs_batch(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def training_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
     trained = trains(cells, "training_vs_batch")
     bytes_name, bytes_per = ("GiB", 1024**3) if trained["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
@@ -48,7 +48,7 @@ def knees(cells: pd.DataFrame) -> str:
     return f"knee, the smallest batch within {NEAR_BEST:.0%} of the best: {', '.join(words)}" if words else ""
 
 
-def compile_breakeven(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
     trained = trains(cells, "compile_breakeven")
     paid = trained[trained["breakeven_steps"].notna()]
@@ -64,12 +64,12 @@ def compile_breakeven(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figu
             doubtful = row["speedup_lo"] <= 1
             saved_s = row["compile_s"] * (steps / row["breakeven_steps"] - 1)
             axes.plot(steps, saved_s, color=line_styles[row["arm"]].colour, linestyle="--" if doubtful else "-")
-            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
+            place: Any = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
             axes.annotate(f"{row['breakeven_steps']:,.0f} steps", (row["breakeven_steps"], 0), **place)
         axes.axhline(0, color="0.4", linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: panel.plain(value)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
         panel.entitle(axes, title, len(shown))
     panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
     handles = [line_styles[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
@@ -79,7 +79,7 @@ def compile_breakeven(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figu
     )
 
 
-def scaling_vs_ranks(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def scaling_vs_ranks(cells: pd.DataFrame, launches: Launches) -> Figure:
     """How many times as fast as one rank several are, by their number, with intervals and efficiency."""
     trained = trains(cells, "scaling_vs_ranks")
     if trained["scaling_efficiency"].isna().all():
@@ -98,7 +98,7 @@ def scaling_vs_ranks(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figur
         for number, (line_style, rows) in enumerate(lines):
             draw_scaling(axes, line_style, rows, panel.dodge(rows["world_size"], number, len(lines), sizes, crowd=len(shown)))
         panel.failures(axes, [(line_style, rows["world_size"], rows["status"]) for line_style, rows in lines])
-        panel.scale(axes, [1.0, *sizes], panel.times, ratio=True)
+        panel.scale(axes, [1.0, *sizes], format.ratio_tick, ratio=True)
         panel.entitle(axes, title, len(shown))
     panel.make_room(grid[0][0], rows_failed, row_in)
     panel.outer_labels(grid, len(shown), "ranks", "throughput over one rank's (x)")

@@ -14,10 +14,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, TRAINING_STEPS, Factor, Waterfall, waterfalls
 from nanobench.errors import UserError
-from nanobench.records import LaunchRecord
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.layout import MOST_PANELS
+from nanobench.views.figures.layout import MOST_PANELS, Launches
+from nanobench.views.figures.style import Colour
 
 ROW_IN = 0.27
 TITLE_IN = 0.75
@@ -39,10 +39,10 @@ DIGITS: tuple[tuple[float, ...], ...] = (
 EVEN = (0.05, 0.1, 0.2)
 """Steps between ticks around 1, where factors are small."""
 LETTER = 0.02
-"""Share of the width of a lone panel that a letter of a tick takes."""
+"""Share of the width of a single panel that a letter of a tick takes."""
 
 
-def waterfall(cells: pd.DataFrame, launches: list[LaunchRecord]) -> Figure:
+def waterfall(cells: pd.DataFrame, launches: Launches) -> Figure:
     """What each change multiplies the output by, the arms first and the batch first."""
     found = waterfalls(cells, launches)
     if not found:
@@ -91,7 +91,7 @@ def starts(factors: list[Factor]) -> list[float]:
     return [1.0 if each.step == TOGETHER else products[n] for n, each in enumerate(factors)]
 
 
-def draw(axes: Axes, factors: list[Factor], colours: dict[str, Any]) -> None:
+def draw(axes: Axes, factors: list[Factor], colours: dict[str, Colour]) -> None:
     """The bars of one way from top to bottom, with their intervals, and the figures right of the panel."""
     names, places = [], starts(factors)
     for row, (each, start) in enumerate(zip(factors, places, strict=True)):
@@ -117,11 +117,10 @@ def label(factor: Factor) -> str:
     """2.84x [2.48, 3.25]."""
     if factor.ratio is None:
         return format.MISSING
-    value, low, high = (format.text(each, "ratio") for each in (factor.ratio.value, factor.ratio.low, factor.ratio.high))
-    return f"{value}x" + (f" [{low}, {high}]" if factor.ratio.low is not None else "")
+    return format.times(factor.ratio.value, factor.ratio.low, factor.ratio.high)
 
 
-def colour_of(factor: Factor, colours: dict[str, Any]) -> Any:
+def colour_of(factor: Factor, colours: dict[str, Colour]) -> Any:
     """A change has the colour of the arm that it leads to."""
     return {BATCH: BATCH_COLOUR, TOGETHER: TOTAL_COLOUR}.get(factor.step, colours[factor.after])
 
@@ -161,7 +160,7 @@ def scale(axes: Axes, ends: tuple[float, float], columns: int) -> None:
 
 def tick_words(value: float) -> str:
     """0.5x, 2x, 10,000x."""
-    return f"{panel.plain(value)}x"
+    return f"{format.tick(value)}x"
 
 
 def longest(ticks: list[float]) -> int:
@@ -170,11 +169,11 @@ def longest(ticks: list[float]) -> int:
 
 
 def words(found: list[Waterfall], factors: list[Factor]) -> list[str]:
-    """What the lines are, and what has no bar."""
+    """What the lines mean, and what has no bar."""
     bases = dict.fromkeys(each.ratio.basis for each in factors if each.ratio and each.ratio.low is not None)
     said = {
         "line: 95 % interval over": list(bases),
-        "left out, for no arm is one:": [
+        "left out, because there is no such arm:": [
             name for name in STEPS | TRAINING_STEPS if all(name in each.left_out for each in found)
         ],
         "no bar for": list(dict.fromkeys(arm for each in found for arm in each.aside)),
@@ -184,7 +183,7 @@ def words(found: list[Waterfall], factors: list[Factor]) -> list[str]:
     return [*lines, *["no interval between batch sizes from one launch"] * bare]
 
 
-def marks(factors: list[Factor], colours: dict[str, Any], cells: pd.DataFrame) -> list[Line2D]:
+def marks(factors: list[Factor], colours: dict[str, Colour], cells: pd.DataFrame) -> list[Line2D]:
     """The legend: to which arm each change leads, and what is hollow."""
     steps = {each.step: each for each in factors if each.step != TOGETHER}
     labels = {name: name if name == BATCH else f"{name}: to {each.after}" for name, each in steps.items()}
