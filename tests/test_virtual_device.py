@@ -68,7 +68,9 @@ def test_a_ratio_is_the_ratio_of_the_devices_times(launch):
 
 def test_one_repetition_in_five_has_timestamps_and_throughput_comes_from_the_others(launch):
     repetitions = of(launch(), REFERENCE)
-    assert [each.block for each in repetitions if each.timestamped] == [each.block for each in repetitions if each.block % 5 == 0]
+    assert [each.block for each in repetitions if each.timestamped] == [
+        each.block for each in repetitions if each.block % 5 == 0
+    ]
     assert all(len(each.token_times_s) == each.calls * NEW for each in repetitions if each.timestamped)
 
 
@@ -150,10 +152,11 @@ def test_a_late_step_is_kept_and_stands_at_its_token(launch):
     later = [each for each in of(launch(**asked), REFERENCE) if each.block >= 5]
     # One launch a token: so many stand before the first token of block 5, whose third token is to be late.
     before = fakes.virtual_device.launches - sum(each.calls * NEW for each in later)
-    one = next(each for each in of(launch(virtual.late(before + 2, 7e-3), **asked), REFERENCE) if each.block == 5)
-    gaps = [after - one for one, after in zip(each.token_times_s[: NEW - 1], each.token_times_s[1:NEW], strict=True)]
+    disturbed = of(launch(virtual.late(before + 2, 7e-3), **asked), REFERENCE)
+    late = next(each for each in disturbed if each.block == 5)
+    gaps = [after - one for one, after in zip(late.token_times_s[: NEW - 1], late.token_times_s[1:NEW], strict=True)]
     assert gaps == pytest.approx([2e-3, 9e-3, 2e-3], rel=1e-3)
-    assert each.valid
+    assert late.valid
 
 
 def test_memory_that_runs_out_in_mid_run_is_a_row_and_spares_the_other_arm(launch):
