@@ -262,7 +262,7 @@ def test_the_loss_falls_over_fifty_steps_on_a_real_text():
 def test_checkpointing_needs_a_list_of_blocks():
     adapter = model()
     adapter.module.blocks = torch.nn.Sequential(*adapter.module.blocks)
-    with pytest.raises(Skip, match="one list of"):
+    with pytest.raises(Skip, match="one ModuleList of"):
         trainer_of(arm=Arm(checkpointing="checkpointed"), adapter=adapter)
 
 

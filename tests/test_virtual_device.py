@@ -21,7 +21,7 @@ LAUNCH_S, SYNC_S, EVENT_S = virtual.LAUNCH_S, virtual.SYNC_S, virtual.EVENT_S
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
-    """Measures one launch of one point on a virtual device with these effects; gives its raw rows."""
+    """Measures one launch of one point on a virtual device with these effects; gives a LaunchRecord per arm."""
 
     def run(*effects, engines=(REFERENCE, TWICE), number=1, clock=VirtualClock, sustained_s=0.0, **asked):
         device = VirtualDevice(effects)
@@ -36,12 +36,13 @@ def launch(tmp_path, monkeypatch):
     return run
 
 
-def cell(rows, engine):
-    return next(cell for cell in derive.derive(rows) if cell["engine"] == engine)
+def cell(launches, engine):
+    return next(cell for cell in derive.derive(launches) if cell["engine"] == engine)
 
 
-def of(rows, engine, kind="steady"):
-    return [row for row in rows if row["engine"] == engine and row["kind"] == kind]
+def of(launches, engine, kind="steady"):
+    """An arm's repetitions of one kind."""
+    return [each for launch in launches if launch.arm.engine == engine for each in launch.of_kind(kind)]
 
 
 def test_the_columns_are_the_devices_own_times(launch):
@@ -57,18 +58,20 @@ def test_the_columns_are_the_devices_own_times(launch):
 
 
 def test_a_ratio_is_the_ratio_of_the_devices_times(launch):
-    rows = launch() + launch(number=2)
-    found = cell(rows, TWICE)
+    launches = launch() + launch(number=2)
+    found = cell(launches, TWICE)
     assert found["speedup"] == pytest.approx(2.0, rel=1e-3)
     assert found["speedup_lo"] <= found["speedup"] <= found["speedup_hi"]
     assert found["status"] == "ok"
-    assert found["pairs"] == sum(not row["timestamped"] for row in of(rows, TWICE))
+    assert found["pairs"] == sum(not each.timestamped for each in of(launches, TWICE))
 
 
 def test_one_repetition_in_five_has_timestamps_and_throughput_comes_from_the_others(launch):
-    rows = of(launch(), REFERENCE)
-    assert [row["block"] for row in rows if row["timestamped"]] == [row["block"] for row in rows if row["block"] % 5 == 0]
-    assert all(len(row["token_times_s"]) == row["calls"] * NEW for row in rows if row["timestamped"])
+    repetitions = of(launch(), REFERENCE)
+    assert [each.block for each in repetitions if each.timestamped] == [
+        each.block for each in repetitions if each.block % 5 == 0
+    ]
+    assert all(len(each.token_times_s) == each.calls * NEW for each in repetitions if each.timestamped)
 
 
 def test_events_cost_a_host_bound_arm_what_an_event_costs(launch):
@@ -105,9 +108,9 @@ def test_a_timer_that_does_not_wait_is_caught(launch, monkeypatch):
     # To such a timer a call takes 20 us: by its own count half a second of warm-up would be 25,000 of them.
     monkeypatch.setattr(timed, "WARMUP_S", 1e-4)
     monkeypatch.setattr(timed, "MIN_REPETITION_S", 1e-4)
-    rows = launch(clock=NeverWaits, max_seconds=1e-3)
-    found = cell(rows, REFERENCE)
-    assert {row["reason"] for row in of(rows, REFERENCE)} == {"the timer stopped before the device did"}
+    launches = launch(clock=NeverWaits, max_seconds=1e-3)
+    found = cell(launches, REFERENCE)
+    assert {each.reason for each in of(launches, REFERENCE)} == {"the timer stopped before the device did"}
     assert found["status"] == "unstable"
     assert "invalid" in found["reason"]
     assert found["invalid_reasons"].endswith("x the timer stopped before the device did")
@@ -117,7 +120,7 @@ def test_a_timer_that_does_not_wait_is_caught(launch, monkeypatch):
 
 def test_a_compilers_spike_is_a_row_of_its_own_and_enters_no_average(launch):
     plain, spiky = launch(), launch(virtual.compile_spike(launches=NEW, host_s=5.0))
-    first = of(spiky, REFERENCE, "first_call")[0]["wall_s"]
+    first = of(spiky, REFERENCE, "first_call")[0].wall_s
     assert first == pytest.approx(NEW * 5.0 + 2e-3, abs=0.02)
     assert cell(spiky, REFERENCE)["first_call_s"] == first
     assert cell(spiky, REFERENCE)["output_tok_s"] == pytest.approx(cell(plain, REFERENCE)["output_tok_s"])
@@ -125,10 +128,10 @@ def test_a_compilers_spike_is_a_row_of_its_own_and_enters_no_average(launch):
 
 
 def test_a_ramp_cancels_in_interleaved_pairs_and_would_not_in_blocks_and_is_called_no_steady_state(launch):
-    rows = launch(virtual.ramp(0.05), max_seconds=4.0)
-    found = cell(rows, TWICE)
+    launches = launch(virtual.ramp(0.05), max_seconds=4.0)
+    found = cell(launches, TWICE)
     assert found["speedup"] == pytest.approx(2.0, rel=2e-3)
-    times = [row["wall_s"] / row["calls"] for row in of(rows, REFERENCE) if not row["timestamped"]]
+    times = [each.wall_s / each.calls for each in of(launches, REFERENCE) if not each.timestamped]
     half = len(times) // 2
     assert sum(times[half:]) / sum(times[:half]) > 1.05
     assert found["status"] == "no_steady_state"
@@ -137,58 +140,59 @@ def test_a_ramp_cancels_in_interleaved_pairs_and_would_not_in_blocks_and_is_call
 
 
 def test_a_throttled_stretch_hits_both_arms_and_leaves_the_ratio(launch):
-    rows = launch(virtual.throttled(1.5, 2.5, factor=3.0), max_seconds=4.0)
-    times = [row["wall_s"] for row in of(rows, REFERENCE)]
+    launches = launch(virtual.throttled(1.5, 2.5, factor=3.0), max_seconds=4.0)
+    times = [each.wall_s for each in of(launches, REFERENCE)]
     assert max(times) > 2.5 * min(times)
-    assert cell(rows, TWICE)["speedup_trimmed"] == pytest.approx(2.0, rel=1e-2)
+    assert cell(launches, TWICE)["speedup_trimmed"] == pytest.approx(2.0, rel=1e-2)
 
 
 def test_a_late_step_is_kept_and_stands_at_its_token(launch):
     # Not in the first launch, where a profiled call comes last.
     asked = {"engines": (REFERENCE,), "max_seconds": 0.3, "number": 2}
-    later = [row for row in of(launch(**asked), REFERENCE) if row["block"] >= 5]
+    later = [each for each in of(launch(**asked), REFERENCE) if each.block >= 5]
     # One launch a token: so many stand before the first token of block 5, whose third token is to be late.
-    before = fakes.virtual_device.launches - sum(row["calls"] * NEW for row in later)
-    row = next(row for row in of(launch(virtual.late(before + 2, 7e-3), **asked), REFERENCE) if row["block"] == 5)
-    gaps = [after - one for one, after in zip(row["token_times_s"][: NEW - 1], row["token_times_s"][1:NEW], strict=True)]
+    before = fakes.virtual_device.launches - sum(each.calls * NEW for each in later)
+    disturbed = of(launch(virtual.late(before + 2, 7e-3), **asked), REFERENCE)
+    late = next(each for each in disturbed if each.block == 5)
+    gaps = [after - one for one, after in zip(late.token_times_s[: NEW - 1], late.token_times_s[1:NEW], strict=True)]
     assert gaps == pytest.approx([2e-3, 9e-3, 2e-3], rel=1e-3)
-    assert row["valid"]
+    assert late.valid
 
 
 def test_memory_that_runs_out_in_mid_run_is_a_row_and_spares_the_other_arm(launch):
-    rows = launch(virtual.out_of_memory(60), engines=(REFERENCE, TWICE))
-    assert {cell(rows, engine)["status"] for engine in (REFERENCE, TWICE)} == {"oom"}
-    assert cell(rows, REFERENCE)["reason"] == "OutOfMemoryError: virtual device out of memory"
-    assert cell(rows, REFERENCE)["output_tok_s"] is None
+    launches = launch(virtual.out_of_memory(60), engines=(REFERENCE, TWICE))
+    assert {cell(launches, engine)["status"] for engine in (REFERENCE, TWICE)} == {"oom"}
+    assert cell(launches, REFERENCE)["reason"] == "OutOfMemoryError: virtual device out of memory"
+    assert cell(launches, REFERENCE)["output_tok_s"] is None
 
 
 def test_a_repetition_begins_on_an_idle_device_whatever_ran_before(launch, monkeypatch):
-    rows = launch(engines=(REFERENCE,), max_seconds=0.2)
-    assert all(row["device_s"] <= row["wall_s"] for row in of(rows, REFERENCE))
-    assert all(row["enqueue_s"] < 0.1 * row["wall_s"] for row in of(rows, REFERENCE))
+    launches = launch(engines=(REFERENCE,), max_seconds=0.2)
+    assert all(each.device_s <= each.wall_s for each in of(launches, REFERENCE))
+    assert all(each.enqueue_s < 0.1 * each.wall_s for each in of(launches, REFERENCE))
 
 
 def test_the_phases_are_rows_and_columns(launch):
-    rows = launch()
-    kinds = [row["kind"] for row in rows if row["engine"] == REFERENCE]
-    assert list(dict.fromkeys(kinds)) == ["import", "load", "build", "first_call", "gate", "warmup", "steady", "outcome"]
-    found = cell(rows, REFERENCE)
-    assert sum(row["wall_s"] for row in of(rows, REFERENCE, "warmup")) + found["first_call_s"] >= 0.5
+    launches = launch()
+    kinds = [each.kind for launch in launches if launch.arm.engine == REFERENCE for each in launch.repetitions]
+    assert list(dict.fromkeys(kinds)) == ["import", "load", "build", "first_call", "gate", "warmup", "steady"]
+    found = cell(launches, REFERENCE)
+    assert sum(each.wall_s for each in of(launches, REFERENCE, "warmup")) + found["first_call_s"] >= 0.5
     assert found["warmup_s"] + found["first_call_s"] == pytest.approx(0.5, abs=2 * CALL_S)
-    assert found["steady_s"] == pytest.approx(sum(row["wall_s"] for row in of(rows, REFERENCE)))
+    assert found["steady_s"] == pytest.approx(sum(each.wall_s for each in of(launches, REFERENCE)))
     assert found["load_s"] > 0
     assert found["import_s"] > 0
 
 
 def test_two_calls_at_least_warm_a_device_up_that_goes_on_by_itself(launch):
-    rows = launch(virtual.compile_spike(launches=NEW, host_s=5.0), engines=(REFERENCE,))
-    assert len(of(rows, REFERENCE, "warmup")) == 1
+    launches = launch(virtual.compile_spike(launches=NEW, host_s=5.0), engines=(REFERENCE,))
+    assert len(of(launches, REFERENCE, "warmup")) == 1
 
 
 def test_the_sustained_phase_is_run_once_where_a_probe_needs_it_and_enters_no_ratio(launch):
     first, later = launch(sustained_s=3.5), launch(sustained_s=3.5, number=2)
-    assert of(first, REFERENCE, "sustained")[-1]["wall_s"] >= 3.5
-    assert of(first, TWICE, "sustained")[-1]["wall_s"] >= 3.5
+    assert of(first, REFERENCE, "sustained")[-1].wall_s >= 3.5
+    assert of(first, TWICE, "sustained")[-1].wall_s >= 3.5
     assert of(later, TWICE, "sustained") == []
     plain = cell(launch(), TWICE)
     assert cell(first, TWICE)["speedup"] == pytest.approx(plain["speedup"])
@@ -196,8 +200,8 @@ def test_the_sustained_phase_is_run_once_where_a_probe_needs_it_and_enters_no_ra
 
 
 def test_the_warm_up_is_at_the_measured_shape(launch):
-    rows = launch()
-    shapes = {(row["batch_size"], row["prompt_len"], row["new_tokens"]) for row in rows}
+    launches = launch()
+    shapes = {(each.point.batch_size, each.point.prompt_len, each.point.new_tokens) for each in launches}
     assert shapes == {(2, 8, NEW)}
-    for row in of(rows, REFERENCE, "warmup"):
-        assert row["tokens"] == row["calls"] * 2 * NEW
+    for each in of(launches, REFERENCE, "warmup"):
+        assert each.tokens == each.calls * 2 * NEW

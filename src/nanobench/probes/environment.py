@@ -96,24 +96,24 @@ def cpu_pressure() -> float | None:
 
 
 class LoadSample:
-    """The load that other processes put on the machine: starts on creation, ends with `busy_processes`."""
+    """A sample of the load by other processes: it starts with the constructor and ends with `busy_processes`."""
 
     def __init__(self) -> None:
-        # Before this process does any work, which would count as load too.
+        # Read before this process does any work, which would count as load too.
         self.load_1m, self.cpu_pressure = os.getloadavg()[0], cpu_pressure()
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-        seen = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
-        self.before_s = {process: seconds_of(process) for process in seen}
-        self.begun_at = time.monotonic()
+        others = [process for process in psutil.process_iter(["name"]) if process.pid not in own]
+        self.before_s = {process: seconds_of(process) for process in others}
+        self.started_at = time.monotonic()
 
     def busy_processes(self) -> list[dict[str, Any]]:
         """The five busiest other processes that used more than BUSY_SHARE of a core since the start, busiest first.
 
         Waits until the sample is half a second long.
         """
-        time.sleep(max(0.0, self.begun_at + BUSY_S - time.monotonic()))
+        time.sleep(max(0.0, self.started_at + BUSY_S - time.monotonic()))
         after_s = {process: seconds_of(process) for process in self.before_s}
-        elapsed_s = time.monotonic() - self.begun_at
+        elapsed_s = time.monotonic() - self.started_at
         shares = {process: (after_s[process] - before_s) / elapsed_s for process, before_s in self.before_s.items()}
         found = [
             {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)}

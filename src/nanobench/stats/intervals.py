@@ -1,5 +1,4 @@
-"""Orders of arms, ratios and confidence intervals. The statistical unit is the launch: repetitions of one process are
-correlated.
+"""Orders of arms, ratios and confidence intervals; the unit is the launch, as repetitions of one process are correlated.
 
 Sources: Kalibera and Jones 2013, "Rigorous Benchmarking in Reasonable Time"; Bulej et al. 2020, "Duet Benchmarking".
 """

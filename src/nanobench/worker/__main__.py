@@ -122,7 +122,7 @@ def main() -> None:
     os.dup2(2, 1)
     if arguments.serve:
         return serve(channel)
-    # The parent counts the time limit from here: loading torch is no part of it.
+    # The time limit of the parent starts here: it does not include the import of torch.
     channel.send({"ready": True})
     run(arguments.request, arguments.out, channel.report)
     return None

@@ -52,7 +52,7 @@ def describe(request: dict[str, Any]) -> dict[str, Any]:
         "matmul_flops_per_s": environment.matmul_flops_per_s(device) if is_present else None,
         "models": {name: asdict(shape_of(name)) for name in request["models"][kind]},
         "texts": {f"{tokenizer} {path}": tokens_of(path, tokenizer) for path, tokenizer in request.get("texts", ())},
-        # Last: the sample of the load takes half a second, in which all above was done.
+        # Last: the load sample takes half a second, which the work above has filled.
         "state": environment.state(load),
     }
 
