@@ -1,4 +1,4 @@
-"""What was seen, as frozen dataclasses: repetitions with readings, an outcome, a gate's verdict; the rows of the raw file."""
+"""Measured data as frozen dataclasses: repetitions with readings, outcomes, gate verdicts; and the rows of the raw file."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -13,7 +13,7 @@ JsonObject = dict[str, Any]
 
 
 class Status(StrEnum):
-    """What became of an arm, in order of precedence: the first that applies is the cell's status."""
+    """The status of an arm, in order of precedence: the first that applies is the cell's status."""
 
     WRONG = "wrong"
     SKIPPED = "skipped"
@@ -29,11 +29,11 @@ class Status(StrEnum):
 MEASURED = (Status.OK, Status.IMPRECISE, Status.NO_STEADY_STATE, Status.UNSTABLE)
 """Statuses of cells that have numbers."""
 JUDGED = (Status.OK, Status.IMPRECISE)
-"""Statuses of cells whose ratio may be called faster or slower; the other measured ones are kept and shown."""
+"""Statuses of cells that enter conclusions; the other measured cells are only shown."""
 
 
 class Verdict(StrEnum):
-    """What the correctness gate says of an arm."""
+    """The verdict of the correctness gate on an arm."""
 
     EXACT = "exact"
     ROUNDING = "rounding"
@@ -42,7 +42,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Gate:
-    """The correctness verdict on one arm at one point, with the figures behind it."""
+    """The correctness verdict on one arm at one point, with its error and tolerance."""
 
     verdict: Verdict
     note: str
@@ -53,25 +53,25 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """What the probes saw during a repetition, or at one moment (kind `sample`). None where the machine does not tell."""
+    """The probes' readings of a repetition, or of one moment (kind `sample`). None if the machine does not report a reading."""
 
     cpu_s: float | None = None
     """CPU time of the worker's main thread"""
     involuntary_switches: int | None = None
-    """how often the kernel took the main thread off its core"""
+    """involuntary context switches of the main thread"""
     pressure_s: float | None = None
-    """time in which some task of the machine waited for a core (PSI `some`)"""
+    """time during which some task of the machine waited for a core (PSI `some`)"""
     quota_throttled_periods: int | None = None
-    """periods in which the cgroup's CPU quota stopped us"""
+    """periods in which the cgroup's CPU quota throttled the worker"""
     steal_s: float | None = None
-    """time that the hypervisor took, per core"""
+    """steal time (taken by the hypervisor), per core"""
     load_1m: float | None = None
     cpu_hz: float | None = None
     spin_s: float | None = None
-    """duration of a fixed loop just before the repetition, about 5 ms; only in some repetitions"""
+    """duration of a fixed loop just before the repetition, about 5 ms; only for some repetitions"""
     rss_bytes: int | None = None
     gpu_util: float | None = None
-    """NVML's: share of its last sampling period in which some kernel ran"""
+    """NVML's utilization: share of its last sampling period during which a kernel ran"""
     clock_sm_hz: float | None = None
     clock_memory_hz: float | None = None
     power_w: float | None = None
@@ -81,24 +81,24 @@ class Readings:
     gpu_memory_used_bytes: int | None = None
     """of all processes on the GPU"""
     clock_event_reasons: str | None = None
-    """why clocks are held down, comma-separated; empty where they are not"""
+    """reasons for reduced clocks, comma-separated; empty if they are not reduced"""
     power_violation_s: float | None = None
     thermal_violation_s: float | None = None
     foreign_processes: int | None = None
-    """processes on the GPU that are not ours"""
+    """processes on the GPU that do not belong to the worker"""
     ecc_errors: int | None = None
     """new uncorrected memory errors"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition(Readings):
-    """One timed stretch of work: `calls` generate calls or optimizer steps back to back. Times in seconds since its start."""
+    """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""
 
     kind: str
     """import, load, build, first_call, gate, warmup, steady, sustained (untimed work for the GPU's slow counters) or sample"""
     repetition: int = 0
     block: int | None = None
-    """steady: in each block every arm runs once; the arms' repetitions of one block are a pair"""
+    """steady: in each block every arm runs once; the repetitions of two arms in one block are a pair"""
     calls: int = 1
     timestamped: bool = False
     started_at: float | None = None
@@ -107,24 +107,24 @@ class Repetition(Readings):
     device_s: float | None = None
     enqueue_s: float | None = None
     token_times_s: tuple[float, ...] | None = None
-    """when each token of all rows was ready, calls x new_tokens values; or each training step, calls values"""
+    """when each token (of all rows) was ready, calls x new_tokens values; or each training step, calls values"""
     tokens: int = 0
-    """generated; or trained on, padding included, over all ranks"""
+    """generated tokens; or training tokens including padding, over all ranks"""
     useful_tokens: int | None = None
-    """training: those that carry loss"""
+    """training: tokens that contribute to the loss"""
     attended_positions: int | None = None
-    """training: positions that all tokens look at together, padding and masked ones included"""
+    """training: sum over all tokens of attended positions, including padding and masked ones"""
     useful_attended_positions: int | None = None
-    """the same of those that a causal mask leaves to tokens that carry loss"""
+    """the same over useful tokens, without causally masked positions"""
     loss: float | None = None
-    """training: of the last step"""
+    """training: loss of the last step"""
     valid: bool = True
     reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one arm in one launch: one row of kind `outcome` beside its repetitions."""
+    """The outcome of one arm in one launch: one row of kind `outcome` next to its repetitions."""
 
     status: Status
     reason: str | None = None
@@ -138,7 +138,7 @@ class Outcome:
     kv_cache_bytes: int | None = None
     weight_bytes: int | None = None
     packed_bytes: int | None = None
-    """of weights held a second time, laid out for the CPU's kernels"""
+    """second copies of weights, in the packed layout of the CPU's kernels"""
     peak_memory_bytes: int | None = None
     prefill_peak_bytes: int | None = None
     decode_peak_bytes: int | None = None
@@ -151,20 +151,20 @@ class Outcome:
     probe_note: str | None = None
     """why readings are missing"""
     kv_access: str | None = None
-    """how the engine walks through a point: one of `costs.PATHS`; None for one that does not say"""
+    """how the engine reads keys and values: a key of roofline.flops.KV_ACCESS; None for an engine without this attribute"""
     operations_prefill: float | None = None
-    """what the host dispatches one by one, counted by the profiler in an untimed call"""
+    """operations dispatched by the host, counted by the profiler in an untimed call"""
     operations_per_step: float | None = None
     kernels_per_step: float | None = None
-    """what the device runs; on a CPU the same"""
+    """kernels run by the device; on a CPU equal to the operations"""
     graph_launches_per_step: float | None = None
-    """captured CUDA graphs that are replayed"""
+    """replays of captured CUDA graphs"""
     gpu_busy_fraction: float | None = None
-    """share of a profiled step in which the GPU ran a kernel"""
+    """share of a profiled step during which the GPU ran a kernel"""
     alloc_retries: int | None = None
-    """how often CUDA's allocator had to free its cache to go on, since the warm-up"""
+    """how often CUDA's allocator had to free its cache and retry, since the warm-up"""
     graph_bytes: int | None = None
-    """memory that the engine's own CUDA graph holds"""
+    """memory of the engine's own CUDA graphs"""
     compiled_graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None
@@ -172,7 +172,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRecord:
-    """All that one worker says of one arm."""
+    """Everything that one worker reports about one arm."""
 
     arm: Arm
     repetitions: tuple[Repetition, ...] = ()
@@ -180,7 +180,7 @@ class ArmRecord:
 
     @classmethod
     def from_json(cls, data: JsonObject) -> "ArmRecord":
-        """The record whose `asdict` this is."""
+        """The record of a dictionary made by `asdict`."""
         repetitions = tuple(Repetition(**repetition) for repetition in data["repetitions"])
         return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome(**data["outcome"]))
 
