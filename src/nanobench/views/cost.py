@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nanobench.analysis.cost import Choice, CostOptions
+from nanobench.analysis.cost import Choice
+from nanobench.analysis.cost_options import CostOptions
 from nanobench.views import format
 from nanobench.views.cell_table import CellTable, named
 from nanobench.views.markdown import Row
