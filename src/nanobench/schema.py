@@ -21,8 +21,8 @@ COMPILE_MODES: Mapping[str, Mapping[str, Any] | None] = {
     "max-autotune": {"mode": "max-autotune"},
     "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
 }
-"""Name -> arguments of torch.compile; None runs the functions eagerly. `freeze` treats the weights as constants, so inductor may
-change their layout: for inference only."""
+"""Name -> arguments of torch.compile; None runs the functions eagerly. `freeze` treats the weights as constants, whose
+layout inductor may change: for inference only."""
 ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
 """Kernels of scaled_dot_product_attention; `auto` lets torch choose."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -169,7 +169,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """The arm's name in tables and plots: the engine, or eager or compiled, then every field that differs from its default."""
+        """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not at their defaults."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
         return " ".join([name, *unusual(self, but=("engine",)).values()])
 

@@ -27,7 +27,9 @@ class CostOptions:
     """Prices, power and workload; None for what was not given. Raises UserError for invalid values."""
 
     price_per_hour: float | None = option(None, "price of the machine per hour", PRICES, "USD")
-    power_w: float | None = option(None, "average power of the machine under load, for cells without measured energy", PRICES, "W")
+    power_w: float | None = option(
+        None, "average power of the machine under load, for cells without measured energy", PRICES, "W"
+    )
     idle_power_w: float | None = option(None, "power of the machine without work", PRICES, "W")
     price_per_kwh: float | None = option(None, "price of electricity", PRICES, "USD")
     requests_per_day: float | None = option(None, "replies per day: gives machines needed and cost per year", WORKLOAD, "N")

@@ -42,7 +42,7 @@ def timed_s(plan: Plan, round_s: float) -> float:
 
 
 def expected_training_s(plan: Plan, point: Point, launch: int, step_s: float) -> float:
-    """The same for training. The gates of the first launch run the steps of a reference loop, also in float64, and of each arm."""
+    """The same for training. The gates of the first launch run a reference loop, also in float64, and each arm."""
     steps, arms = 1 if point.phase == "pretrain" else 4, len(plan.arms)
     compile_s = compiled_arms(plan) * (25.0 if launch == 1 else 8.0)
     gates_s = (12 + 6 * arms) * step_s if launch == 1 else 0.0

@@ -1,4 +1,4 @@
-"""What a user can request: every option once, with its default, its help and its checks. For the command line and TOML files."""
+"""What a user can request: every option once, with its default, its help and its checks."""
 
 import re
 from collections.abc import Mapping

@@ -255,5 +255,7 @@ def refuse_unknown_tokens(point: Point, shape: GPTShape, texts: Mapping[str, Map
         return
     largest = texts[f"{point.tokenizer} {point.data}"]["largest"]
     if largest >= shape.vocab_size:
-        what = f"{point.data} as {point.tokenizer} has token {largest}, but the vocabulary of {point.model} is {shape.vocab_size}"
+        what = (
+            f"{point.data} as {point.tokenizer} has token {largest}, but the vocabulary of {point.model} is {shape.vocab_size}"
+        )
         raise UserError(f"{what}; give a model with a larger vocabulary, another --tokenizer or --data {SYNTHETIC}")
