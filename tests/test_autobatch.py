@@ -222,7 +222,7 @@ def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
         (("--most", "0"), "--most 0 is below 1"),
         (("--total-batch", "-4"), "--total-batch -4 is below 0"),
         (("--max-seconds", "0"), "--max-seconds 0 is not above 0"),
-        (("--mode", "trian"), "no mode is called 'trian'; did you mean 'train'?"),
+        (("--mode", "trian"), "unknown mode 'trian'; did you mean 'train'?"),
         (("--compile-mode", "off,default"), "one batch size at a time; give one value for compile_mode"),
         (("--dtype", "float16"), "is not for training"),
         (("--model", "fakes:nobody"), "has no function 'nobody'"),

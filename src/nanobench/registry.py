@@ -86,7 +86,7 @@ def describe(family: str, name: str) -> str:
     sizes = presets()[name]
     heads = f"{sizes['n_head']} heads"
     if "n_kv_head" in sizes:
-        heads += f" ({sizes['n_kv_head']} of keys and values)"
+        heads += f", {sizes['n_kv_head']} KV heads"
     return (
         f"{sizes['architecture']}: {sizes['n_layer']} layers, {heads}, width {sizes['n_embd']}, "
         f"vocabulary {sizes['vocab_size']}, {sizes['block_size']} positions"

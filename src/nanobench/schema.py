@@ -169,7 +169,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not at their defaults."""
+        """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not default."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
         return " ".join([name, *unusual(self, but=("engine",)).values()])
 

@@ -46,10 +46,17 @@ class CommandGroup(TyperGroup):
         except UserError as error:
             fail(str(error))
         except CLICK_ERROR as error:
-            fail(f"{error.format_message().rstrip('.')}; run nanobench --help for usage")
+            fail(f"{error.format_message()} ({usage(error)})")
         except (typer.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def usage(error: Any) -> str:
+    """Where the help for an error of click is: at the command that was called, or at nanobench."""
+    context = getattr(error, "ctx", None)
+    command = f" {context.info_name}" if context is not None and context.parent is not None else ""
+    return f"run nanobench{command} --help for usage"
 
 
 def refuse_ranks() -> None:

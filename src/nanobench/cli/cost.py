@@ -15,7 +15,7 @@ from nanobench.schema import argument, option
 class Request(CostOptions):
     """What the command accepts: the runs, prices, power and workload."""
 
-    results: str = argument("", RESULTS, "[RESULTS]")
+    results: str = argument("", RESULTS, "RESULTS")
     json: bool = option(False, "print one JSON document as the last line", "Output")
 
 

@@ -114,7 +114,7 @@ def of_published(results: str, gpu: str) -> Document:
     found = tables(results) if results else []
     if not found:
         fix = "give a CSV file or a folder with one; a run knows its own device, so drop --gpu"
-        raise UserError(f"--gpu {gpu} needs a CSV of published figures, and {results or 'results'} is none; {fix}")
+        raise UserError(f"--gpu {gpu} needs a CSV of published figures, and {results or 'results'} is not one; {fix}")
     figures = [row for path in found for row in read_table(path)]
     rows = published(figures, sheet)
     pays, sentences = crossovers(rows, []), explain.sentences(rows)

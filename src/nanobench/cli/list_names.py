@@ -25,7 +25,7 @@ FAMILIES = {
 
 @simple_command("list")
 def list_names(
-    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help=", ".join(FAMILIES), show_default=False)] = None,
+    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help=", ".join(FAMILIES), show_default=False)] = None,
 ) -> None:
     """List models, engines, samplers, ...: a line per member with what it is and where it comes from."""
     if family is None:

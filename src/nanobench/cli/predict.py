@@ -11,7 +11,7 @@ from nanobench.cli.app import AsJson, make_console, simple_command
 @simple_command("predict")
 def predict(
     results: Annotated[
-        str, typer.Argument(metavar="[RESULTS]", help="a run's folder, or a folder of runs: the newest is used")
+        str, typer.Argument(metavar="RESULTS", help="a run's folder, or a folder of runs: the newest is used")
     ] = "results",
     gpu: Annotated[str, typer.Option(metavar="LIST", help="short names of datasheets, like h200,a100-80gb")] = "",
     dtype: Annotated[str, typer.Option(help="the dtype on that hardware; auto: the dtype of each cell")] = "auto",

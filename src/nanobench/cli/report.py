@@ -10,7 +10,7 @@ from nanobench.cli.runs import RESULTS, cells_of, chosen, writing
 
 @simple_command("report")
 def report(
-    results: Annotated[list[str] | None, typer.Argument(metavar="[RESULTS]...", help=RESULTS, show_default=False)] = None,
+    results: Annotated[list[str] | None, typer.Argument(metavar="RESULTS", help=RESULTS, show_default=False)] = None,
 ) -> None:
     """Draw every figure and write report.md into the run's folder."""
     from nanobench.analysis import verdict

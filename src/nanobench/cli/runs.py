@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nanobench.results.store import Run
 
 RESULTS = "a run's folder, or a folder of runs; default: the newest run in results/"
-Results = Annotated[str, typer.Argument(metavar="[RESULTS]", help=RESULTS, show_default=False)]
+Results = Annotated[str, typer.Argument(metavar="RESULTS", help=RESULTS, show_default=False)]
 
 
 def chosen(results: str) -> list["Run"]:

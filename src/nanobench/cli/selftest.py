@@ -33,7 +33,7 @@ class SelftestOptions:
 
 @command(SelftestOptions, "selftest", config=False)
 def selftest(options: SelftestOptions) -> None:
-    """Measure arms whose true result is known: is this machine reliable today? Exit 1 if not."""
+    """Check whether this machine is reliable today: measure arms whose true result is known; exit 1 if it is not."""
     from nanobench.results import status, store
     from nanobench.sweep import device_lock
     from nanobench.sweep import selftest as checks

@@ -212,10 +212,10 @@ class TrainOptions(TimedOptions):
                     raise UserError(f"{field.replace('_', ' ')} {name!r} is not for training: {reasons[str(name)]}")
 
 
-def same(kind: type, name: str) -> Any:
-    """An option as another command has it, for one value."""
+def same(kind: type, name: str, help: str = "") -> Any:
+    """An option as another command has it, for one value; `help` where that of a LIST does not fit."""
     of = next(each for each in fields(kind) if each.name == name)
-    return option(of.default, of.metadata["help"], of.metadata["panel"])
+    return option(of.default, help or of.metadata["help"], of.metadata["panel"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,18 +223,18 @@ class AutobatchOptions:
     """What autobatch accepts: one point without its batch size, and one arm."""
 
     mode: str = option("train", f"what the batch is for: {' or '.join(MODES)}", WHAT)
-    model: str = same(Options, "model")
+    model: str = same(Options, "model", "a built-in model or a dotted path like my_pkg.my_mod:build")
     dtype: str = same(Options, "dtype")
     device: str = same(Options, "device")
-    threads: str = same(Options, "threads")
-    seq_len: str = same(TrainOptions, "seq_len")
+    threads: str = same(Options, "threads", "CPU threads; auto: every core that the process may use, divided among its ranks")
+    seq_len: str = same(TrainOptions, "seq_len", "tokens per full row, for --mode train")
     phase: str = same(TrainOptions, "phase")
-    optimizer: str = same(TrainOptions, "optimizer")
+    optimizer: str = same(TrainOptions, "optimizer", "the optimizer, for --mode train")
     nproc: str = same(TrainOptions, "nproc")
-    prompt_len: str = same(GateOptions, "prompt_len")
-    new_tokens: str = same(GateOptions, "new_tokens")
+    prompt_len: str = same(GateOptions, "prompt_len", "prompt length in tokens, for --mode generate")
+    new_tokens: str = same(GateOptions, "new_tokens", "output length in tokens, for --mode generate")
     engine: str = option("cached", "the engine, for --mode generate", HOW)
-    sampler: str = same(GateOptions, "sampler")
+    sampler: str = same(GateOptions, "sampler", "the sampler, for --mode generate")
     compile_mode: str = same(Options, "compile_mode")
     attention: str = same(Options, "attention")
     checkpointing: str = same(TrainOptions, "checkpointing")
