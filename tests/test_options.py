@@ -11,7 +11,15 @@ from nanobench.errors import UserError
 from nanobench.schema import Arm, Point
 from nanobench.sweep.axes import read_axis
 from nanobench.sweep.config_file import from_toml
-from nanobench.sweep.options import ISOLATIONS, AutobatchOptions, GateOptions, SweepOptions, TimedOptions, TrainOptions, as_asked
+from nanobench.sweep.options import (
+    ISOLATIONS,
+    AutobatchOptions,
+    GateOptions,
+    SweepOptions,
+    TimedOptions,
+    TrainOptions,
+    as_asked,
+)
 from nanobench.sweep.values import read_list, read_memory_limit, read_positive
 
 fixed = settings(derandomize=True, deadline=None, database=None)

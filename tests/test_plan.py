@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from nanobench.errors import UserError
 from nanobench.schema import Arm, GPTShape, Point, Trial
-from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.axes import AUTOMATIC
+from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.options import GateOptions, SweepOptions, TrainOptions
 from nanobench.sweep.plan import Plan, describe_request, make_plan
 
