@@ -1,8 +1,9 @@
-"""The search for a batch size: its rules on imagined memory, and the command on real memory."""
+"""The search for a batch size: its rules on simulated memory, and the command on real memory."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from conftest import environment
 from nanobench.errors import UserError
 from nanobench.stats.knee import knee
-from nanobench.sweep import autobatch
-from nanobench.sweep.autobatch import NEAR, BatchTrial, Search, SearchConfig
+from nanobench.sweep import autobatch, batch_search
+from nanobench.sweep.batch_search import MOST, NEAR, BatchAnswer, BatchTrial, Search, SearchConfig
 
 fixed = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 HUGE = 10**9
@@ -37,16 +38,16 @@ def searched(room, config=None, ranks=1, rate=lambda n: float(n)):
 @given(room=st.integers(1, 5000), margin=st.floats(0.05, 1.0))
 def test_what_is_named_fits_and_what_failed_did_not(room, margin):
     found, tried = searched(room, SearchConfig(margin=margin))
-    assert 1 <= found["batch_size"] <= found["largest_batch_size"] <= room
-    assert found["batch_size"] in tried
-    assert found["batch_size"] == max(1, int(margin * found["largest_batch_size"]))
-    if room < autobatch.MOST:
-        assert found["failed_batch_size"] == min(n for n in tried if n > room)
-        assert found["failed_batch_size"] - found["largest_batch_size"] <= max(1, found["largest_batch_size"] // NEAR)
-        assert found["bounded_by"] == "memory"
+    assert 1 <= found.batch_size <= found.largest_batch_size <= room
+    assert found.batch_size in tried
+    assert found.batch_size == max(1, int(margin * found.largest_batch_size))
+    if room < MOST:
+        assert found.failed_batch_size == min(n for n in tried if n > room)
+        assert found.failed_batch_size - found.largest_batch_size <= max(1, found.largest_batch_size // NEAR)
+        assert found.bounded_by == "memory"
     else:
-        assert found["failed_batch_size"] is None
-        assert found["bounded_by"] == "--most"
+        assert found.failed_batch_size is None
+        assert found.bounded_by == "--most"
 
 
 @fixed
@@ -55,13 +56,13 @@ def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks):
     config = SearchConfig(total_batch=total * ranks)
     found, tried = searched(room, config, ranks)
     assert all(total % n == 0 for n in tried)
-    assert found["grad_accum"] * found["batch_size"] * ranks == total * ranks
+    assert found.grad_accum * found.batch_size * ranks == total * ranks
 
 
 def test_no_batch_size_is_tried_twice_but_the_one_that_failed_and_few_are():
     for room in (1, 2, 3, 93, 100, 1000, HUGE):
         found, tried = searched(room)
-        assert {n for n in tried if tried.count(n) > 1} == {found["failed_batch_size"]} - {None}
+        assert {n for n in tried if tried.count(n) > 1} == {found.failed_batch_size} - {None}
         assert len(tried) <= 21
 
 
@@ -76,30 +77,30 @@ def test_a_batch_that_failed_by_chance_is_found_to_fit():
 
     found = Search(attempt, SearchConfig(margin=1)).run()
     assert tried == [1, 2, 4, 8, 16, 12, 10, 11, 12, 14, 13, 14]
-    assert (found["largest_batch_size"], found["failed_batch_size"]) == (13, 14)
+    assert (found.largest_batch_size, found.failed_batch_size) == (13, 14)
 
 
 def test_a_search_where_nothing_runs_out_is_bounded():
     found, tried = searched(HUGE, SearchConfig(most=100))
-    assert max(tried) == found["largest_batch_size"] == 100
-    assert found["bounded_by"] == "--most"
+    assert max(tried) == found.largest_batch_size == 100
+    assert found.bounded_by == "--most"
 
 
 def test_a_search_ends_when_its_time_is_up(monkeypatch):
     now = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(autobatch.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(batch_search.time, "monotonic", lambda: float(next(now)))
     found, tried = searched(HUGE, SearchConfig(max_seconds=35.0))
-    assert found["bounded_by"] == "time"
+    assert found.bounded_by == "time"
     assert len(tried) < 8
 
 
 def test_a_model_that_is_too_big_for_one_row_is_an_error_with_its_reason():
-    with pytest.raises(UserError, match=r"batch 1 finds no memory \(full\); give more --memory-limit"):
+    with pytest.raises(UserError, match=r"batch 1 runs out of memory \(full\); give more --memory-limit"):
         searched(0)
 
 
 def test_a_total_that_ranks_cannot_share_is_an_error():
-    with pytest.raises(UserError, match="--total-batch 3 cannot be shared by 2 ranks"):
+    with pytest.raises(UserError, match="--total-batch 3 cannot be divided among 2 ranks"):
         searched(10, SearchConfig(total_batch=3), ranks=2)
 
 
@@ -116,14 +117,28 @@ def test_a_recommended_batch_that_fails_after_all_gives_way_to_one_that_did_not(
     search = Search(
         lambda n: BatchTrial(n, 1.0, 1) if room.get(n, False) else BatchTrial(n, None, reason="full"), SearchConfig(margin=0.9)
     )
-    assert search.run()["batch_size"] == 12
+    assert search.run().batch_size == 12
 
 
 def test_the_knee_is_the_smallest_batch_near_the_best():
     assert knee({1: 10.0, 2: 19.0, 4: 30.0, 8: 30.5, 16: 30.1}) == 4
     assert knee({1: 10.0, 2: 9.0}) == 1
     found, _ = searched(1000, rate=lambda n: min(n, 32.0))
-    assert found["knee_batch_size"] == 32
+    assert found.knee_batch_size == 32
+
+
+def test_an_answer_survives_json_with_the_keys_of_earlier_versions(tmp_path):
+    answer, _ = searched(93, SearchConfig(total_batch=64))
+    document = json.loads(json.dumps(answer.to_json()))
+    assert BatchAnswer.from_json(document).to_json() == document
+    assert list(document) == [
+        "batch_size", "knee_batch_size", "largest_batch_size", "failed_batch_size", "failed_reason", "bounded_by", "grad_accum",
+        "margin", "curve", "seconds", "memory_limit_bytes", "cached",
+    ]  # fmt: skip
+    assert {tuple(each) for each in document["curve"]} == {("batch_size", "tok_s", "peak_bytes")}
+    autobatch.keep(tmp_path / "answer.json", answer)
+    assert autobatch.cached(tmp_path / "answer.json") == replace(answer, cached=True)
+    assert autobatch.cached(tmp_path / "none.json") is None
 
 
 SMALL = ("--model", "fakes:tiny", "--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB")
@@ -181,8 +196,8 @@ def test_what_was_found_is_found_without_torch(command):
 
 
 def test_real_memory_runs_out_and_what_is_named_trains(command, nanobench, tmp_path):
-    """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one finds no memory: how
-    memory lies in fragments is chance, and decides by a few rows.
+    """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one runs out of memory:
+    fragmentation varies and decides by a few rows.
     """
     asked = ("--model", "gpt2-nano", "--seq-len", 256, "--threads", 1, "--memory-limit", "700MiB")
     found = document(command(*asked, "--margin", 0.8, "--json"))
@@ -217,12 +232,12 @@ def test_a_sweep_takes_the_batch_size_that_is_found(command, tmp_path):
     ("asked", "words"),
     [
         (("--model", "fakes:failing"), "batch 1: ValueError: no loss here"),
-        (("--memory-limit", "60MiB"), "batch 1 finds no memory"),
+        (("--memory-limit", "60MiB"), "batch 1 runs out of memory"),
         (("--margin", "1.5"), "--margin 1.5 is not above 0 and at most 1"),
         (("--most", "0"), "--most 0 is below 1"),
         (("--total-batch", "-4"), "--total-batch -4 is below 0"),
         (("--max-seconds", "0"), "--max-seconds 0 is not above 0"),
-        (("--mode", "trian"), "no mode is called 'trian'; did you mean 'train'?"),
+        (("--mode", "trian"), "unknown mode 'trian'; did you mean 'train'?"),
         (("--compile-mode", "off,default"), "one batch size at a time; give one value for compile_mode"),
         (("--dtype", "float16"), "is not for training"),
         (("--model", "fakes:nobody"), "has no function 'nobody'"),
@@ -236,4 +251,4 @@ def test_a_mistake_gets_one_line(command, asked, words):
 
 def test_a_dry_run_does_not_search(nanobench, tmp_path):
     done = nanobench("train-throughput", *SMALL, "--batch", "auto", "--dry-run", cwd=tmp_path, code=2)
-    assert "find it with: nanobench autobatch" in done.stderr
+    assert "find the batch with: nanobench autobatch" in done.stderr

@@ -58,7 +58,7 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, t
         (["kv-swep"], ["did you mean", "kv-sweep"]),
         (["list", "engine"], ["'engine'", "did you mean 'engines'"]),
         (["run", "none.toml"], ["none.toml", "cannot be read"]),
-        (["run", "gates.toml", "--out", "x"], ["--out", "verify", "keeps no results", "leave it away"]),
+        (["run", "gates.toml", "--out", "x"], ["--out", "verify", "keeps no results", "remove it"]),
         (["run", "gates.toml", "--dry-run"], ["--dry-run", "verify"]),
     ],
 )
@@ -68,3 +68,8 @@ def test_other_commands_answer_in_one_line_too(nanobench, tmp_path, arguments, w
     assert len(done.stderr.strip().splitlines()) == 1
     for word in words:
         assert word.lower() in done.stderr.lower()
+
+
+def test_an_error_of_an_option_names_the_help_of_its_command(nanobench, tmp_path):
+    done = nanobench("kv-sweep", "--bacth", "1", cwd=tmp_path, code=2)
+    assert done.stderr.strip().endswith("(run nanobench kv-sweep --help for usage)")

@@ -279,13 +279,13 @@ SAID = {*POINT_FIELDS, *ARM_FIELDS, "gpu"}
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("kv-sweep", *SMALL[:2], "--calibration", "maybe"), ["no calibration is called 'maybe'", "auto, fresh, off"]),
+        (("kv-sweep", *SMALL[:2], "--calibration", "maybe"), ["unknown calibration 'maybe'", "auto, fresh, off"]),
         (("kv-sweep", *SMALL[:2], "--nvtx"), ["--nvtx", "CUDA only", "--trace"]),
-        (("calibrate", "--dtype", "int4"), ["no dtype is called 'int4'", "float32"]),
+        (("calibrate", "--dtype", "int4"), ["unknown dtype 'int4'", "float32"]),
         (("calibrate", "--threads", "0"), ["--threads", "below 1"]),
         (("predict", "nowhere", "--gpu", "h200"), ["no run in nowhere"]),
         (("predict", "nowhere"), ["--gpu is missing", "h200"]),
-        (("predict", "nowhere", "--gpu", "h20"), ["no datasheet is called 'h20'", "h200"]),
+        (("predict", "nowhere", "--gpu", "h20"), ["unknown datasheet 'h20'", "h200"]),
     ],
 )
 def test_a_mistake_gets_one_line(nanobench, tmp_path, arguments, words):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nanobench import registry
-from nanobench.sweep import options, plan
+from nanobench.sweep import config_file, options, plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 KINDS = {"kv-sweep": options.SweepOptions, "verify": options.GateOptions, "train-throughput": options.TrainOptions}
@@ -11,9 +11,9 @@ KINDS = {"kv-sweep": options.SweepOptions, "verify": options.GateOptions, "train
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_plans(path):
-    command = options.read_toml(path)["command"]
+    command = config_file.read_toml(path)["command"]
     kind = KINDS[command]
-    asked = kind(**options.from_toml(path, kind, command))
+    asked = kind(**config_file.from_toml(path, kind, command))
     gpus = ["a GPU"] if asked.device.startswith("cuda") else []
     device = "cpu" if asked.device == "auto" else asked.device
     names = plan.describe_request(asked)["models"][device]

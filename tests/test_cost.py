@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nanobench.analysis import cost
-from nanobench.analysis.cost import CostOptions
+from nanobench.analysis.cost_options import VALID, CostOptions
 from nanobench.cli import app
 from nanobench.errors import UserError
 from nanobench.records import MEASURED, Status
@@ -500,7 +500,7 @@ def test_the_command_ends_in_one_json_document_that_agrees_with_the_cells(refere
     assert cheapest["usd_per_mtok"] == min(row["usd_per_mtok"] for row in judged)
     assert within["usd_per_mtok"] == min(row["usd_per_mtok"] for row in judged if row["ttft_s"] <= 0.1)
     assert document["nearest"] is None
-    assert document["asked"]["requests_per_day"] == 10e6
+    assert document["requested"]["requests_per_day"] == 10e6
     assert all(sentence in text for sentence in document["sentences"])
     assert sorted(reference.rglob("*")) == before
 
@@ -548,9 +548,9 @@ def test_a_mistake_gets_one_line_with_the_mend(reference, monkeypatch, arguments
         assert word in message
 
 
-def test_asked_knows_the_valid_values_of_all_its_options():
-    assert set(cost.VALID) == set(CostOptions.__dataclass_fields__)
-    for name in cost.VALID:
+def test_the_options_know_their_valid_values():
+    assert set(VALID) == set(CostOptions().given) == set(CostOptions.__dataclass_fields__)
+    for name in VALID:
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} -1 is out of range; give "):
             CostOptions(**{name: -1})
     assert CostOptions(idle_power_w=0, power_w=5).idle_power_w == 0

@@ -102,7 +102,7 @@ def test_every_sheet_has_a_reported_name_here():
 
 
 def test_an_unknown_short_name_is_answered_with_the_one_that_was_meant():
-    with pytest.raises(UserError, match=r"no datasheet is called 'H200'; did you mean 'h200'\? \(known: a100-40gb, "):
+    with pytest.raises(UserError, match=r"unknown datasheet 'H200'; did you mean 'h200'\? \(available: a100-40gb, "):
         datasheet.named("H200")
 
 

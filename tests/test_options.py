@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from nanobench.errors import UserError
 from nanobench.schema import Arm, Point
+from nanobench.sweep.axes import read_axis
+from nanobench.sweep.config_file import from_toml
 from nanobench.sweep.options import (
     ISOLATIONS,
+    AutobatchOptions,
     GateOptions,
     SweepOptions,
+    TimedOptions,
     TrainOptions,
     as_asked,
-    from_toml,
-    read_axes,
-    read_list,
-    read_memory_limit,
-    read_positive,
 )
+from nanobench.sweep.values import read_list, read_memory_limit, read_positive
 
 fixed = settings(derandomize=True, deadline=None, database=None)
 
@@ -36,6 +36,10 @@ def refusal(call, *arguments):
 
 def numbers(text):
     return read_list("--batch", text, int)
+
+
+def axes_of(options):
+    return options.axes
 
 
 @pytest.mark.parametrize(
@@ -64,8 +68,8 @@ def test_a_list_of_names_keeps_their_order_without_spaces_or_repeats():
 
 
 def test_auto_stands_beside_values_where_the_device_decides():
-    assert read_list("--new-tokens", "auto, 4", int, automatic=True) == ["auto", 4]
-    assert read_list("--dtype", "float16,auto", str, automatic=True) == ["float16", "auto"]
+    assert read_axis("new_tokens", "--new-tokens", "auto, 4") == ["auto", 4]
+    assert read_axis("dtype", "--dtype", "float16,auto") == ["float16", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,6 @@ def test_auto_stands_beside_values_where_the_device_decides():
         ("1-64*", "'1-64*'", "write 4, or 1,4,8"),
         ("1 4", "'1 4'", "write 4, or 1,4,8"),
         ("Auto", "'Auto'", "write 4, or 1,4,8"),
-        ("4,auto", "--batch has no automatic value", "write the values"),
         ("", "''", "write values between commas, like 1,4,8"),
         ("1,,2", "'1,,2'", "write values between commas, like 1,4,8"),
         ("1,2,", "'1,2,'", "write values between commas, like 1,4,8"),
@@ -167,13 +170,13 @@ def test_what_is_no_number_above_0_is_refused_with_an_example(text):
 
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
     names = {field.name for config_class in (Point, Arm) for field in fields(config_class)}
-    generation, training = set(read_axes(GateOptions())), set(read_axes(TrainOptions()))
+    generation, training = set(GateOptions().axes), set(TrainOptions().axes)
     assert generation | training == names - {"device"}
     assert generation - training == {"prompt_len", "new_tokens", "engine", "sampler"}
 
 
 def test_the_default_axes_are_those_of_the_help():
-    axes = read_axes(GateOptions())
+    axes = GateOptions().axes
     assert axes["batch_size"] == [1, 4, 8, 16, 32, 64, 93]
     assert axes["engine"] == ["uncached", "cached"]
     assert axes["compile_mode"] == ["off"]
@@ -181,12 +184,12 @@ def test_the_default_axes_are_those_of_the_help():
 
 
 def test_compile_alone_means_off_and_default_and_yields_to_a_compile_mode():
-    assert read_axes(GateOptions(compile=True))["compile_mode"] == ["off", "default"]
-    assert read_axes(GateOptions(compile=True, compile_mode="default"))["compile_mode"] == ["default"]
+    assert GateOptions(compile=True).axes["compile_mode"] == ["off", "default"]
+    assert GateOptions(compile=True, compile_mode="default").axes["compile_mode"] == ["default"]
 
 
 def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_option():
-    axes = read_axes(GateOptions(batch="1", prompt_len="7", axis=["batch_size=2,4", " prompt-len =8-16+8", "sampler=greedy"]))
+    axes = GateOptions(batch="1", prompt_len="7", axis=["batch_size=2,4", " prompt-len =8-16+8", "sampler=greedy"]).axes
     assert axes["batch_size"] == [2, 4]
     assert axes["prompt_len"] == [8, 16]
     assert axes["sampler"] == ["greedy"]
@@ -196,16 +199,52 @@ def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_opti
     ("axis", "fragments"),
     [
         ("batch_size", ["--axis 'batch_size'", "no '='", "--axis batch_size=1,4,8"]),
-        ("bach_size=1", ["no field is called 'bach_size'", "did you mean 'batch_size'?"]),
-        ("zzz=1", ["no field is called 'zzz'", "known: model, batch_size"]),
+        ("bach_size=1", ["unknown field 'bach_size'", "did you mean 'batch_size'?"]),
+        ("zzz=1", ["unknown field 'zzz'", "available: model, batch_size"]),
         ("batch_size=0", ["batch_size 0"]),
         ("batch_size=", ["batch_size ''"]),
-        ("=1", ["no field is called ''"]),
+        ("=1", ["unknown field ''"]),
     ],
 )
 def test_a_wrong_axis_is_answered_with_the_field_meant(axis, fragments):
-    message = refusal(read_axes, GateOptions(axis=[axis]))
+    message = refusal(axes_of, GateOptions(axis=[axis]))
     assert all(fragment in message for fragment in fragments)
+
+
+@pytest.mark.parametrize("field", ["prompt_len", "engine", "sampler"])
+def test_auto_is_refused_where_no_device_decides(field):
+    message = refusal(axes_of, GateOptions(axis=[f"{field}=auto"]))
+    assert message.startswith(f"--axis {field} does not accept auto (auto works for: model, dtype, ")
+    assert message.endswith("write the values")
+
+
+def test_axes_are_read_once_and_are_no_part_of_the_request():
+    options = GateOptions(batch="1,2")
+    assert options.axes is options.axes
+    assert options == GateOptions(batch="1,2")
+    assert as_asked(options) == {"batch": "1,2"}
+
+
+def test_only_commands_that_time_anything_do_more_than_the_gates():
+    kinds = (GateOptions, TimedOptions, SweepOptions, TrainOptions)
+    assert [kind.gate_only for kind in kinds] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (SweepOptions(calibration="maybe"), "unknown calibration 'maybe'"),
+        (SweepOptions(launches=0), "--launches 0 is below 1"),
+        (TrainOptions(target_ci="x"), "--target-ci 'x' is not a number above 0"),
+        (TrainOptions(dtype="float16"), "dtype 'float16' is not for training"),
+        (GateOptions(device="gpu"), "unknown device 'gpu'"),
+        (AutobatchOptions(margin=1.5), "--margin 1.5 is not above 0 and at most 1"),
+        (AutobatchOptions(mode="trian"), "unknown mode 'trian'; did you mean 'train'?"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_options_check_themselves(options, words):
+    assert words in refusal(type(options).validate, options)
 
 
 def test_only_what_differs_from_the_defaults_was_asked():
@@ -256,7 +295,7 @@ def test_toml_lists_and_numbers_stand_for_their_text(tmp_path):
         "axis": ["sampler=greedy", "threads=1,2"],
     }
     assert type(options["timeout"]) is float
-    assert read_axes(SweepOptions(**options))["batch_size"] == [1, 4, 8, 16]
+    assert SweepOptions(**options).axes["batch_size"] == [1, 4, 8, 16]
 
 
 def test_one_axis_in_toml_needs_no_list(tmp_path):

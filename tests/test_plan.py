@@ -16,8 +16,9 @@ from nanobench.errors import UserError
 from nanobench.records import Description
 from nanobench.schema import Arm, GPTShape, Point, Trial
 from nanobench.sweep import plan as planning
+from nanobench.sweep.axes import AUTOMATIC
 from nanobench.sweep.estimate import expected_s
-from nanobench.sweep.options import AUTOMATIC, GateOptions, SweepOptions, TrainOptions
+from nanobench.sweep.options import GateOptions, SweepOptions, TrainOptions
 from nanobench.sweep.plan import Plan, describe_request
 
 GIB = 2**30
@@ -104,10 +105,10 @@ def test_a_text_is_asked_for_with_each_tokenizer_and_refused_where_a_model_lacks
     [
         ({"dtype": "float16"}, "dtype 'float16' is not for training: its gradients vanish"),
         ({"compile_mode": "off,freeze"}, "compile mode 'freeze' is not for training"),
-        ({"phase": "sft"}, "no phase is called 'sft'"),
-        ({"checkpointing": "on"}, "no checkpointing is called 'on'"),
-        ({"optimizer_kernel": "fuse"}, "no optimizer kernel is called 'fuse'; did you mean 'fused'?"),
-        ({"optimizer": "adam"}, "no optimizer is called 'adam'; did you mean 'adamw'?"),
+        ({"phase": "sft"}, "unknown phase 'sft'"),
+        ({"checkpointing": "on"}, "unknown checkpointing 'on'"),
+        ({"optimizer_kernel": "fuse"}, "unknown optimizer kernel 'fuse'; did you mean 'fused'?"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'?"),
         ({"seq_len": "4096", "model": "gpt2-nano"}, "seq_len 4096 > block_size"),
         ({"grad_accum": "0"}, "--grad-accum 0 is below 1"),
     ],
@@ -135,16 +136,16 @@ def test_a_device_that_may_exist_is_asked_for(device):
 @pytest.mark.parametrize(
     ("asked", "fragments"),
     [
-        ({"model": "gpt3"}, ["no model is called 'gpt3'", "did you mean 'gpt2'?", "--model my_pkg.my_mod:build"]),
-        ({"engine": "uncached,cahced"}, ["no engine is called 'cahced'", "did you mean 'cached'?"]),
-        ({"sampler": "gredy"}, ["no sampler is called 'gredy'", "did you mean 'greedy'?"]),
-        ({"dtype": "float23"}, ["no dtype is called 'float23'", "did you mean 'float32'?"]),
-        ({"dtype": "int8"}, ["no dtype is called 'int8'", "known: float32, bfloat16, float16"]),
-        ({"compile_mode": "defualt"}, ["no compile mode is called 'defualt'", "did you mean 'default'?"]),
-        ({"device": "cudda"}, ["no device is called 'cudda'", "did you mean 'cuda'?"]),
-        ({"device": "cuda:x"}, ["no device is called 'cuda:x'", "did you mean 'cuda:0'?"]),
-        ({"device": "cpu,cuda"}, ["no device is called 'cpu,cuda'"]),
-        ({"isolation": "spwan"}, ["no isolation is called 'spwan'", "did you mean 'spawn'?"]),
+        ({"model": "gpt3"}, ["unknown model 'gpt3'", "did you mean 'gpt2'?", "--model my_pkg.my_mod:build"]),
+        ({"engine": "uncached,cahced"}, ["unknown engine 'cahced'", "did you mean 'cached'?"]),
+        ({"sampler": "gredy"}, ["unknown sampler 'gredy'", "did you mean 'greedy'?"]),
+        ({"dtype": "float23"}, ["unknown dtype 'float23'", "did you mean 'float32'?"]),
+        ({"dtype": "int8"}, ["unknown dtype 'int8'", "available: float32, bfloat16, float16"]),
+        ({"compile_mode": "defualt"}, ["unknown compile mode 'defualt'", "did you mean 'default'?"]),
+        ({"device": "cudda"}, ["unknown device 'cudda'", "did you mean 'cuda'?"]),
+        ({"device": "cuda:x"}, ["unknown device 'cuda:x'", "did you mean 'cuda:0'?"]),
+        ({"device": "cpu,cuda"}, ["unknown device 'cpu,cuda'"]),
+        ({"isolation": "spwan"}, ["unknown isolation 'spwan'", "did you mean 'spawn'?"]),
         ({"launches": 0}, ["--launches 0", "give 1 or more"]),
         ({"launches": -2}, ["--launches -2", "give 1 or more"]),
         ({"timeout": 0.0}, ["--timeout 0", "give seconds, like 600"]),

@@ -1,6 +1,7 @@
-"""What the self-test asks for and what it concludes, from cells made by hand."""
+"""What the self-test runs and what it concludes, from cells made up here."""
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 import scipy.stats
@@ -8,8 +9,8 @@ import scipy.stats
 from nanobench import registry
 from nanobench.stats import intervals
 from nanobench.sweep import selftest
-from nanobench.sweep.options import SweepOptions, read_axes
-from nanobench.sweep.selftest import FIXED_DURATION, FIXED_DURATION_S, Check
+from nanobench.sweep.options import SweepOptions
+from nanobench.sweep.selftest import FIXED_DURATION, FIXED_DURATION_S, CellSummary, Check
 from nanobench.worker import selftest_engines
 
 TWO, FIVE = selftest.DELAYS
@@ -17,19 +18,19 @@ TWO, FIVE = selftest.DELAYS
 
 def cell(**known):
     """A cell of which only this is known."""
-    names = ("sd_within", "sd_between", "pairs", "launches_ok", "speedup", "speedup_lo", "speedup_hi", "output_tok_s")
-    return {**dict.fromkeys(names), "engine": "uncached", "batch_size": 1, "status": "ok", **known}
+    names = [field.name for field in fields(CellSummary)]
+    return CellSummary(**{**dict.fromkeys(names), "engine": "uncached", "batch_size": 1, "status": "ok", **known})
 
 
 def spread_of(within=0.02, between=0.01, pairs=50, launches=5):
     return cell(sd_within=within, sd_between=between, pairs=pairs, launches_ok=launches)
 
 
-# What is asked
+# What is run
 
 
 def points(options):
-    axes = read_axes(options)
+    axes = options.axes
     return math.prod(len(axes[name]) for name in ("model", "batch_size", "prompt_len", "new_tokens", "dtype", "threads"))
 
 
@@ -41,7 +42,7 @@ def test_the_sweeps_have_as_many_points_as_they_say(quick, same, delayed):
 
 def test_a_a_is_the_reference_twice_by_the_rules_of_any_sweep():
     options = selftest.same("cuda:1", 8, quick=False)
-    assert read_axes(options)["engine"] == ["uncached", selftest.UNCACHED_COPY]
+    assert options.axes["engine"] == ["uncached", selftest.UNCACHED_COPY]
     assert (options.device, options.launches, options.target_ci) == (
         "cuda:1",
         SweepOptions().launches,
@@ -49,11 +50,11 @@ def test_a_a_is_the_reference_twice_by_the_rules_of_any_sweep():
     )
 
 
-def test_known_delays_and_the_known_duration_are_measured_against_the_reference_in_as_many_launches_as_asked():
+def test_known_delays_and_the_known_duration_are_measured_against_the_reference_in_as_many_launches_as_requested():
     options = selftest.delayed("cpu", 8, quick=False, launches=7)
-    assert read_axes(options)["engine"] == [selftest.UNDELAYED, TWO, FIVE, FIXED_DURATION]
+    assert options.axes["engine"] == [selftest.UNDELAYED, TWO, FIVE, FIXED_DURATION]
     assert options.launches == 7
-    assert float(options.target_ci) < 1e-5  # no launch may stop early: the pairs were reckoned with
+    assert float(options.target_ci) < 1e-5  # no launch may stop early: the launches were computed for all pairs
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (3, "3"), (4, "4"), (64, "4")])
@@ -62,9 +63,14 @@ def test_a_small_model_gets_few_threads(cores, threads):
     assert selftest.delayed("cpu", cores, quick=True, launches=5).threads == threads
 
 
-def test_every_engine_of_the_self_test_can_be_named():
-    for name in (selftest.UNCACHED_COPY, *selftest.DELAYS, FIXED_DURATION):
-        registry.check("engines", name)
+def test_every_engine_of_the_self_test_is_found():
+    for name in (selftest.UNCACHED_COPY, selftest.UNDELAYED, *selftest.DELAYS, FIXED_DURATION):
+        assert callable(registry.find("engines", name))
+
+
+def test_a_summary_is_that_of_a_cell_with_all_its_columns():
+    columns = {**vars(spread_of()), "model": "gpt2-nano", "speedup": 1.0}
+    assert CellSummary.of(columns) == spread_of()
 
 
 def test_the_delays_and_the_duration_are_those_that_the_engines_have():
@@ -111,7 +117,7 @@ def test_launches_are_as_many_as_find_the_effect_nine_times_in_ten():
     assert selftest.launches_for([spread_of()], 0.02) > selftest.launches_for([spread_of()], 0.05)
 
 
-def test_more_launches_than_are_reasonable_are_not_asked_for():
+def test_more_launches_than_are_reasonable_are_not_requested():
     assert selftest.launches_for([spread_of(between=0.5)], 0.02) is None
     most = intervals.launches_needed(math.log1p(0.0085), within=0.02, between=0.01, pairs=10, most=100)
     assert most > selftest.MOST_LAUNCHES
@@ -142,7 +148,7 @@ def test_more_scatter_means_less_resolution_and_at_last_none():
 
 
 def contrast(engine, speedup, half, **known):
-    return cell(engine=engine, speedup=speedup, speedup_lo=speedup - half, speedup_hi=speedup + half, **known)
+    return cell(engine=engine, speedup_lo=speedup - half, speedup_hi=speedup + half, **known)
 
 
 def a_a(significant, of=40):
@@ -229,10 +235,10 @@ def test_intervals_must_cover_the_ratio_that_the_delay_makes():
 
 
 def test_a_delay_without_an_interval_is_not_counted():
-    truth = [*delayed(TWO, 5), cell(engine=TWO, speedup=0.98), cell(engine=FIVE, status="error")]
+    truth = [*delayed(TWO, 5), cell(engine=TWO), cell(engine=FIVE, status="error")]
     checks = checked(truth=truth)
     assert (checks[FOUND_2].seen, checks[COVER].seen) == ("5 of 5", "5 of 5")
-    assert checks[FOUND_5] == Check(FOUND_5, "not asked", "at least 0", None)
+    assert checks[FOUND_5] == Check(FOUND_5, "not checked", "at least 0", None)
 
 
 @pytest.mark.parametrize("error", [0.0099, -0.0099])
@@ -247,11 +253,11 @@ def test_a_known_duration_that_is_missed_too_often_fails(error):
     assert checked(truth=beats(*[0.0] * 8, error, error))[BEATS] == Check(BEATS, "8 of 10", "at least 9", False)
 
 
-def test_what_cannot_be_asked_here_is_neither_passed_nor_failed():
+def test_what_cannot_be_checked_here_is_neither_passed_nor_failed():
     skipped = [cell(engine=engine, status="skipped") for engine in (TWO, FIVE, FIXED_DURATION)]
     checks = checked(truth=skipped)
     assert [checks[name].passed for name in (FOUND_2, FOUND_5, COVER, BEATS)] == [None] * 4
-    assert [checks[name].seen for name in (FOUND_2, FOUND_5, COVER, BEATS)] == ["not asked"] * 4
+    assert [checks[name].seen for name in (FOUND_2, FOUND_5, COVER, BEATS)] == ["not checked"] * 4
     assert (checks[A_A].passed, checks[STILL].passed) == (True, True)
 
 
@@ -260,7 +266,7 @@ def test_too_many_disturbed_cells_of_either_sweep_fail(status):
     def statuses(same, truth):
         cells = a_a(0, of=9), delayed(TWO, 10)
         disturbed = [
-            [{**each, "status": status} for each in some[:n]] + some[n:] for some, n in zip(cells, (same, truth), strict=True)
+            [replace(each, status=status) for each in some[:n]] + some[n:] for some, n in zip(cells, (same, truth), strict=True)
         ]
         return checked(*disturbed)[STILL]
 
@@ -270,7 +276,7 @@ def test_too_many_disturbed_cells_of_either_sweep_fail(status):
 
 
 def test_an_imprecise_cell_is_not_a_disturbed_one():
-    assert checked([{**each, "status": "imprecise"} for each in a_a(0)])[STILL].passed is True
+    assert checked([replace(each, status="imprecise") for each in a_a(0)])[STILL].passed is True
 
 
 @pytest.mark.parametrize(("yes", "of", "least"), [(9, 10, 9), (18, 20, 18), (2, 2, 2), (1, 1, 1), (3, 3, 3)])

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 from nanobench import errors, load
 from nanobench.analysis import diagnostics, verdict
 from nanobench.analysis.timeline import moments
-from nanobench.cli import app, report
+from nanobench.cli import app, export
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import store
+from nanobench.results.store import records
 from nanobench.schema import Arm, Point
 from nanobench.sweep import session
 from nanobench.sweep.plan import Plan
@@ -597,7 +598,7 @@ def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
         assert f"- {line}" in section
     rows = {(int(row["batch"]), row["arm"]): row for row in read_table(section.partition("\n\n")[2].partition("\n\n")[0])}
     assert len(rows) == len(cells)
-    for cell in report.records(cells):
+    for cell in records(cells):
         row = rows[cell["batch_size"], cell["arm"]]
         assert row["status"] == cell["status"]
         assert row["invalid repetitions"] == str(cell["invalid_repetitions"])
@@ -641,7 +642,7 @@ def test_the_markdown_table_agrees_with_the_cells(run):
     cells = load(run.folder)
     rows = {(int(row["prompt len"]), int(row["batch"]), row["arm"]): row for row in read_table(views.table(cells))}
     assert len(rows) == len(cells)
-    for cell in report.records(cells):
+    for cell in records(cells):
         row = rows[cell["prompt_len"], cell["batch_size"], cell["arm"]]
         assert row["status"] == cell["status"]
         assert row["gate"] == (cell["gate"] or format.MISSING)
@@ -667,7 +668,7 @@ def test_the_json_export_is_valid_and_knows_null(run):
 def test_the_csv_export_agrees_with_the_json_one(run):
     cells = load(run.folder)
     rows = list(csv.DictReader(io.StringIO(views.to_csv(cells))))
-    expected = [{name: "" if value is None else str(value) for name, value in row.items()} for row in report.records(cells)]
+    expected = [{name: "" if value is None else str(value) for name, value in row.items()} for row in records(cells)]
     assert rows == expected
 
 
@@ -703,7 +704,7 @@ def test_plot_draws_one_figure_and_says_where(run):
     assert all(Path(path).stat().st_size for path in printed)
 
 
-@pytest.mark.parametrize("form", report.FORMATS)
+@pytest.mark.parametrize("form", export.FORMATS)
 def test_export_prints_or_writes_the_same(run, tmp_path, form):
     printed = command("export", run.folder, "--format", form)
     assert printed.strip() == views.EXPORTS[form](load(run.folder)).strip()
@@ -712,7 +713,7 @@ def test_export_prints_or_writes_the_same(run, tmp_path, form):
 
 
 def test_the_formats_offered_are_those_that_exist():
-    assert set(report.FORMATS) == set(views.EXPORTS)
+    assert set(export.FORMATS) == set(views.EXPORTS)
 
 
 def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""nanobench: what the KV cache, torch.compile, the sampler and the batch size buy on your GPT, how sure that is, and why."""
+"""nanobench: how much the KV cache, torch.compile, the sampler and the batch size speed up a small GPT, and why."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+__all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 

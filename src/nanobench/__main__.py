@@ -1,4 +1,4 @@
-"""`python -m nanobench`: the command line from a checkout that is not installed."""
+"""`python -m nanobench`: the command line, also from a checkout that is not installed."""
 
 from nanobench.cli import app
 

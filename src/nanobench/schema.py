@@ -1,19 +1,19 @@
-"""What is asked, as frozen dataclasses: a model's sizes, a point, an arm, a trial."""
+"""What is requested, as frozen dataclasses: a model's sizes, a point, an arm, a trial. And how an option is declared."""
 
 import hashlib
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 PROTOCOL = 4
-"""Rises whenever the way of measuring changes, so that numbers of two protocols are never compared."""
+"""Increases whenever the way of measuring changes, so that numbers of two protocols are never compared."""
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = ("float32", "bfloat16", "float16")
 REFERENCE_DTYPE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
-"""In which dtype the correctness reference of a measured dtype is computed."""
-COMPILE_MODES: dict[str, dict[str, Any] | None] = {
+"""Measured dtype -> the dtype in which its correctness reference is computed."""
+COMPILE_MODES: Mapping[str, Mapping[str, Any] | None] = {
     "off": None,
     "default": {},
     "dynamic": {"dynamic": True},
@@ -22,20 +22,30 @@ COMPILE_MODES: dict[str, dict[str, Any] | None] = {
     "max-autotune": {"mode": "max-autotune"},
     "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
 }
-"""Name -> arguments of torch.compile; None runs the functions as they are. `freeze` takes the weights for constants, which
-inductor may lay out anew: for inference only."""
+"""Name -> arguments of torch.compile; None runs the functions eagerly. `freeze` treats the weights as constants, whose
+layout inductor may change: for inference only."""
 ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
-"""Kernels of scaled_dot_product_attention; `auto` is torch's own choice."""
+"""Kernels of scaled_dot_product_attention; `auto` lets torch choose."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes that capture CUDA graphs."""
 PHASES = ("pretrain", "sft-dynamic", "sft-padded")
-"""Rows of full length; conversations padded to the batch's longest; conversations padded to the full length."""
+"""Rows of full length; conversations padded to the longest of the batch; conversations padded to the full length."""
 CHECKPOINTING = ("off", "checkpointed")
-"""Whether a block's activations are computed again in the backward pass instead of kept."""
+"""Whether the activations of a block are recomputed in the backward pass instead of kept."""
 OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
 SYNTHETIC = "synthetic"
-"""Training data that is drawn, not read."""
+"""Training data that is generated at random, not read from a file."""
+
+
+def option(default: Any, help: str, panel: str, metavar: str | None = None) -> Any:
+    """A dataclass field that is an option of the command line, shown under `panel` of --help."""
+    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar})
+
+
+def argument(default: Any, help: str, metavar: str) -> Any:
+    """A dataclass field that is a positional argument of the command line."""
+    return field(default=default, metadata={"help": help, "panel": None, "metavar": metavar, "positional": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +61,9 @@ class GPTShape:
     block_size: int
     n_params: int
     matmul_params: int | None = None
-    """weights of all matrix products, the head's included; None for a GPT-2's, whose MLP is four times as wide as the stream"""
+    """weights of all matmuls, lm_head included; None for a GPT-2, whose MLP is four times as wide as the residual stream"""
     lookup_params: int | None = None
-    """parameters of tables that are only looked up, a row at a time; None for all that are in no product"""
+    """parameters of tables that are only looked up, a row at a time; None: all parameters that are in no matmul"""
 
     @property
     def head_dim(self) -> int:
@@ -67,24 +77,24 @@ class GPTShape:
 
     @property
     def head_params(self) -> int:
-        """Weights of the product that gives the logits, tied to the embedding or not."""
+        """Weights of lm_head, the matmul that gives the logits, tied to the embedding or not."""
         return self.n_embd * self.vocab_size
 
     @property
     def block_params(self) -> int:
-        """Weights of the products in all blocks."""
+        """Weights of the matmuls in all blocks."""
         if self.matmul_params is not None:
             return self.matmul_params - self.head_params
         return self.n_layer * self.n_embd * (self.qkv_width + self.n_head * self.head_dim + 8 * self.n_embd)
 
     @property
     def mlp_width(self) -> float:
-        """Width of an MLP of two products that has as many weights as this one."""
+        """Width of an MLP of two matmuls that has as many weights as this one."""
         return (self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.n_head * self.head_dim) / 2
 
     @property
     def read_params(self) -> int:
-        """Parameters that a pass reads whatever its tokens are: all but the tables that are looked up."""
+        """Parameters that every pass reads, whatever its tokens are: all except the tables that are looked up."""
         if self.lookup_params is not None:
             return self.n_params - self.lookup_params
         return min(self.n_params, self.block_params + self.head_params)
@@ -100,9 +110,9 @@ class GPTShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is run. Every field is an axis of the sweep, a column and a part of the resume key.
+    """What is run. Every field is an axis of the sweep, a column and part of the resume key.
 
-    A point is generation or training; the fields of the other are left at their defaults.
+    A point is either generation or training; the fields of the other kind stay at their defaults.
     """
 
     model: str
@@ -112,7 +122,7 @@ class Point:
     threads: int
     """CPU threads of the worker"""
     batch_size: int
-    """rows; in training of one rank's part of an accumulated batch"""
+    """rows; in training, the rows of one rank in one micro-batch"""
     prompt_len: int = 0
     """prompt tokens per row"""
     new_tokens: int = 0
@@ -127,7 +137,7 @@ class Point:
     """bytes, or the name of one of tiktoken's encodings; empty for synthetic data"""
     optimizer: str = ""
     grad_accum: int = 1
-    """batches whose gradients are added up before the optimizer's step"""
+    """micro-batches whose gradients are accumulated before the optimizer steps"""
     world_size: int = 1
     """processes that train together"""
 
@@ -143,7 +153,7 @@ class Point:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one optimizer step over all ranks, if all rows are full."""
+        """Tokens of one optimizer step over all ranks when all rows are full."""
         return self.batch_size * self.seq_len * self.grad_accum * self.world_size
 
 
@@ -160,26 +170,26 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """How tables and plots name the arm: the engine, or eager or compiled, then whatever differs from the plain way."""
+        """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not default."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
         return " ".join([name, *unusual(self, but=("engine",)).values()])
 
 
-def unusual(config_class: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults, or have none."""
-    plain = {field.name: field.default for field in fields(config_class)}
+def unusual(instance: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a dataclass instance that differ from their defaults or have no default."""
+    defaults = {each.name: each.default for each in fields(instance)}
     return {
         name: value
-        for name, value in vars(config_class).items()
-        if name not in but and (plain[name] is MISSING or value != plain[name])
+        for name, value in vars(instance).items()
+        if name not in but and (defaults[name] is MISSING or value != defaults[name])
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One point with all its arms, measured interleaved in one fresh process.
+    """One point with all its arms, measured in turns in one fresh process.
 
-    Its JSON is the worker's input, its hash the resume key.
+    Its JSON is the worker's input. Its hash is the resume key.
     """
 
     point: Point
@@ -193,27 +203,27 @@ class Trial:
     trace: bool = False
     """keep a trace of a few steps of each arm"""
     nvtx: bool = False
-    """name the phases for Nsight"""
+    """name the phases of a trial for Nsight"""
     identity: str | None = None
-    """of machine, software, model and threads: figures of two identities are not compared"""
+    """of machine, software, model and threads; results of two identities are never compared"""
     protocol: int = PROTOCOL
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that name this trial and no other; what is at its default names nothing."""
-        asked = {**unusual(self), "point": unusual(self.point), "arms": [unusual(arm) for arm in self.arms]}
-        asked["protocol"] = self.protocol
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that identify this trial. Fields at their defaults do not enter the hash."""
+        facts = {**unusual(self), "point": unusual(self.point), "arms": [unusual(arm) for arm in self.arms]}
+        facts["protocol"] = self.protocol
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Trial":
-        """The trial whose `asdict` this is."""
+    def from_json(cls, data: Mapping[str, Any]) -> "Trial":
+        """The trial that `asdict` turned into this document."""
         return cls(**{**data, "point": Point(**data["point"]), "arms": tuple(Arm(**arm) for arm in data["arms"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be run, with nothing left to decide; the points in rising cost."""
+    """What will be run, with nothing left to decide. The points are in rising cost."""
 
     points: tuple[Point, ...]
     arms: tuple[Arm, ...]
@@ -232,8 +242,8 @@ class Plan:
     """one per point, in their order"""
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """The plan whose `asdict` this is."""
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        """The plan that `asdict` turned into this document."""
         points = tuple(Point(**point) for point in data["points"])
         arms = tuple(Arm(**arm) for arm in data["arms"])
         return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data.get("identities", ()))})
@@ -241,8 +251,8 @@ class Plan:
     def rounds(self) -> Iterator[list[Trial]]:
         """The trials of each round of launches.
 
-        The first round goes in rising cost, as the points stand, so that what runs out of memory is found cheaply;
-        the later ones go at random.
+        The first round runs the points in rising cost, so that running out of memory is found early; later rounds run them in
+        random order.
         """
         for launch in range(1, self.launches + 1):
             order = list(self.points)

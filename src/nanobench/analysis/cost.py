@@ -4,11 +4,12 @@ Every figure is proportional to the machine's seconds per output token, and so a
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from nanobench.analysis.cost_options import CostOptions
 from nanobench.errors import UserError
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -24,49 +25,6 @@ HEAD = ("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason
 BY = ("usd_per_mtok", "electricity_usd_per_mtok", "energy_j_per_mtok")
 """The cheapest cell has the smallest value of the first of these columns that is known."""
 ROUNDING = 1e-12
-VALID = {
-    "price_per_hour": "USD an hour of the machine, above 0, like 3",
-    "power_w": "watts of the machine under load, above 0, like 300",
-    "idle_power_w": "watts of the idle machine, 0 or more, like 60",
-    "price_per_kwh": "USD a kWh, above 0, like 0.15",
-    "requests_per_day": "replies a day, above 0, like 10e6",
-    "max_ttft": "seconds to the first token, above 0, like 0.5",
-    "max_tpot": "seconds per further token, above 0, like 0.05",
-    "gpus": "a whole number, 1 or more, like 8",
-    "tokens": "tokens to train on, above 0, like 1e9",
-}
-"""Option -> what it may be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostOptions:
-    """The options of the command; None for what was not given. Raises UserError for a value out of range."""
-
-    price_per_hour: float | None = None
-    power_w: float | None = None
-    idle_power_w: float | None = None
-    price_per_kwh: float | None = None
-    requests_per_day: float | None = None
-    max_ttft: float | None = None
-    max_tpot: float | None = None
-    gpus: int = 1
-    tokens: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and not (0 < value < math.inf or (name == "idle_power_w" and value == 0)):
-                raise UserError(f"--{name.replace('_', '-')} {value:g} is out of range; give {VALID[name]}")
-        if self.power_w is not None and self.idle_power_w is not None and self.idle_power_w > self.power_w:
-            raise UserError(
-                f"--idle-power-w {self.idle_power_w:g} is above --power-w {self.power_w:g}; "
-                "give the idle power and the power under load"
-            )
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """Column -> the most that it may be."""
-        options = {"ttft_s": self.max_ttft, "tpot_s": self.max_tpot}
-        return {name: limit for name, limit in options.items() if limit is not None}
 
 
 @dataclass(frozen=True)

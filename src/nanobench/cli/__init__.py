@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy imports stand inside the commands that need them, so that --help is quick."""
+"""The command line: parse, call, print. Commands import heavy packages when they run, so that --help is quick."""
 
 from nanobench.cli import (
     autobatch,
@@ -6,9 +6,12 @@ from nanobench.cli import (
     cost,
     env,
     explain,
+    export,
     list_names,
+    plot,
     predict,
     report,
+    run,
     selftest,
     sweep,
     verify,
@@ -22,9 +25,12 @@ __all__ = [
     "cost",
     "env",
     "explain",
+    "export",
     "list_names",
+    "plot",
     "predict",
     "report",
+    "run",
     "selftest",
     "sweep",
     "verify",

@@ -1,11 +1,11 @@
-"""The app, its one-line errors, and commands made from option dataclasses."""
+"""The app, its groups of commands, its one-line errors, and commands made from option dataclasses."""
 
 import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,15 +14,29 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from nanobench.errors import UserError
-from nanobench.sweep.options import from_toml
+from nanobench.sweep.config_file import from_toml
 
 INTERRUPTED = 130
-# Newer typers carry their own copy of click, older ones use the package: one of their errors leads to the right base.
+GROUPS = {
+    "Measure": ("kv-sweep", "train-throughput", "autobatch", "verify", "run"),
+    "Understand": ("explain", "predict", "cost", "plot", "report", "export"),
+    "Trust": ("selftest", "env", "calibrate"),
+    "Manage": ("list",),
+}
+"""Panel of --help -> its commands, in the order of the help."""
+HELP = """How much do the KV cache, torch.compile, the sampler and the batch size speed up your small GPT on your hardware,
+and with what uncertainty?"""
+# Newer typers carry their own copy of click, older ones use the package: the base class of one error is right for both.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")]
 
 
-class OneLineErrors(TyperGroup):
-    """Turns every mistake of the user, ours to find or click's, into one red line and exit code 2."""
+class CommandGroup(TyperGroup):
+    """Lists the commands by group, and turns every mistake of the user into one red line and exit code 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of GROUPS."""
+        return [name for names in GROUPS.values() for name in names]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command and exits."""
@@ -32,21 +46,28 @@ class OneLineErrors(TyperGroup):
         except UserError as error:
             fail(str(error))
         except CLICK_ERROR as error:
-            fail(f"{error.format_message()} (nanobench --help lists what there is)")
+            fail(f"{error.format_message()} ({usage(error)})")
         except (typer.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def usage(error: Any) -> str:
+    """Where the help for an error of click is: at the command that was called, or at nanobench."""
+    context = getattr(error, "ctx", None)
+    command = f" {context.info_name}" if context is not None and context.parent is not None else ""
+    return f"run nanobench{command} --help for usage"
+
+
 def refuse_ranks() -> None:
-    """Raises UserError inside torchrun: every rank would measure for itself, beside the others."""
+    """Raises UserError inside torchrun, where every rank would run its own benchmark beside the others."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         size = os.environ.get("WORLD_SIZE", "2")
-        raise UserError(f"nanobench starts torchrun itself, once a trial: run it by itself, as train-throughput --nproc {size}")
+        raise UserError(f"nanobench starts torchrun itself, once per trial; run it without: train-throughput --nproc {size}")
 
 
 def printer(console: Console) -> Callable[[str], None]:
-    """Prints lines of text as they are: no markup, no colours for numbers, no line breaks of our own."""
+    """Prints lines of text as they are: no markup, no colours for numbers, no line breaks."""
     return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -58,15 +79,24 @@ def fail(message: str) -> NoReturn:
 
 app = typer.Typer(
     name="nanobench",
-    cls=OneLineErrors,
-    help="What the KV cache, torch.compile, the sampler and the batch size buy on your GPT, how sure that is, and why.",
+    cls=CommandGroup,
+    help=HELP,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def command(kind: Any, name: str) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """A command whose options are the fields of a dataclass; --config FILE stands between the defaults and the arguments."""
+def simple_command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose options are the parameters of the function."""
+    group = next(group for group, names in GROUPS.items() if name in names)
+    return app.command(name, rich_help_panel=group)
+
+
+def command(kind: Any, name: str, config: bool = True) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """A command whose options are the fields of a dataclass.
+
+    With `config` it also takes --config FILE, whose values stand between the defaults and the command line.
+    """
 
     def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -74,63 +104,65 @@ def command(kind: Any, name: str) -> Callable[[Callable[[Any], None]], Callable[
             given = {
                 key: value for key, value in arguments.items() if not str(context.get_parameter_source(key)).endswith("DEFAULT")
             }
-            config = given.pop("config", None)
-            function(kind(**{**(from_toml(config, kind, name) if config else {}), **given}))
+            path = given.pop("config", None)
+            function(kind(**{**(from_toml(path, kind, name) if path else {}), **given}))
 
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        parameters = [context, *(parameter(field) for field in fields(kind)), config_parameter()]
+        parameters = [context, *(parameter(field) for field in fields(kind)), *([config_parameter()] if config else [])]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return app.command(name)(run)
+        return simple_command(name)(run)
 
     return decorate
 
 
-def parameter(field: Any) -> inspect.Parameter:
-    """A dataclass field as an option of the command line."""
-    flag = "--" + field.name.replace("_", "-")
-    help_text = field.metadata["help"]
-    metavar = next((word for word in ("LIST", "DIR", "FIELD=LIST") if help_text.startswith(word)), None)
-    option = typer.Option(flag, help=help_text, rich_help_panel=field.metadata["panel"], metavar=metavar)
+def parameter(field: Field[Any]) -> inspect.Parameter:
+    """A dataclass field as an option or an argument of the command line."""
+    declared = field.metadata
+    shared = {"help": declared["help"], "metavar": declared["metavar"]}
+    if declared.get("positional"):
+        kind = typer.Argument(**shared, show_default=False)
+    else:
+        kind = typer.Option("--" + field.name.replace("_", "-"), **shared, rich_help_panel=declared["panel"])
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[field.type, option], default=default
+        field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[field.type, kind], default=default
     )
 
 
 def config_parameter() -> inspect.Parameter:
     """--config FILE."""
-    help_text = "TOML file with any of these options; what is also given here wins"
+    help_text = "TOML file with any of these options; the command line takes precedence"
     option = typer.Option("--config", metavar="FILE", help=help_text, rich_help_panel="Output")
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path | None, option], default=None)
 
 
-def version(asked: bool) -> None:
+def version(requested: bool) -> None:
     """Prints the version and stops."""
-    if asked:
+    if requested:
         from nanobench import __version__
 
         typer.echo(f"nanobench {__version__}")
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=HELP)
 def main(
     context: typer.Context,
     show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
-    """What the KV cache, torch.compile, the sampler and the batch size buy on your GPT, how sure that is, and why."""
+    """Prints the help where no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-def leave(cells: list[dict[str, Any]]) -> None:
-    """Exits with 1 where the gate said no."""
+def exit_if_wrong(cells: Iterable[Mapping[str, Any]]) -> None:
+    """Exits with 1 where an arm failed its gate."""
     if any(cell["status"] == "wrong" for cell in cells):
         raise typer.Exit(1)
 
 
 def make_console() -> Console:
-    """The terminal as wide as it is; 120 columns for a pipe or a file."""
+    """The terminal in its own width; 120 columns for a pipe or a file."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)

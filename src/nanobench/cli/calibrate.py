@@ -1,57 +1,80 @@
-"""The command that measures limits: calibrate."""
+"""The command that measures the limits of this machine: calibrate."""
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import app, make_console, printer
-from nanobench.sweep.session import make
+from nanobench.cli.app import command, make_console, printer
+from nanobench.schema import option
+from nanobench.sweep.options import MEASURING, WHAT, Options, SweepOptions, TimedOptions, listed, same
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nanobench.records import JsonObject
+    from nanobench.sweep.calibration import Setting
+    from nanobench.sweep.executors.base import Executor
 
 
-@app.command("calibrate")
-def calibrate(
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:INDEX")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="LIST", help="dtypes; auto is the one that a sweep would use")] = "auto",
-    threads: Annotated[str, typer.Option(metavar="LIST", help="CPU thread counts; auto is every core")] = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="measure again what was measured on this machine before")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="wait while another sweep holds the device")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
-) -> None:
-    """Measure what this machine reaches: memory, products over rows, attention, dispatch. Predictions rest on it."""
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """What calibrate accepts."""
+
+    device: str = same(Options, "device")
+    dtype: str = listed("auto", "dtypes; auto: the one that a sweep would use", WHAT)
+    threads: str = listed("auto", "CPU thread counts; auto: every core that the process may use", WHAT)
+    fresh: bool = option(False, "ignore the stored calibration and measure again", MEASURING)
+    wait: bool = same(TimedOptions, "wait")
+    json: bool = same(Options, "json")
+
+
+@command(CalibrateOptions, "calibrate", config=False)
+def calibrate(options: CalibrateOptions) -> None:
+    """Measure attainable memory bandwidth, matmul and attention throughput and dispatch overhead (predictions use them)."""
     from nanobench.sweep import calibration, device_lock
-    from nanobench.sweep import plan as planning
     from nanobench.sweep.executors import local
-    from nanobench.sweep.options import SweepOptions
-    from nanobench.views import calibration as views
+    from nanobench.sweep.session import make
 
     console = make_console()
-    options = SweepOptions(device=device, dtype=dtype, threads=threads, batch="1")
-    planning.describe_request(options)
-    documents = []
+    sweep = SweepOptions(device=options.device, dtype=options.dtype, threads=options.threads, batch="1")
+    sweep.validate()
     with (
-        device_lock.hold(device_lock.guess(device), wait, printer(console)),
-        tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
+        device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
+        tempfile.TemporaryDirectory(prefix="nanobench-") as scratch,
     ):
-        plan, description = make(options)
+        plan, description = make(sweep)
         identity = description.identity["hash"]
-        for asked in calibration.settings(plan.points):
-            before = None if fresh else calibration.kept(identity, asked)
-            executor = local.build("spawn", options.seed, Path(folder))
-            found = calibration.full(executor, identity, asked, Path(folder), fresh)
-            limits = found.limits
-            console.print(f"[bold]{asked.name} threads[/bold], measured {found.measured_at}", highlight=False)
-            console.print(views.figures(limits), views.over_rows(limits))
-            if before is not None:
-                now = calibration.measured(executor, asked, Path(folder), brief=True).limits
-                console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
-            if calibration.disturbed(found):
-                waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
-                console.print(f"not kept: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
-            else:
-                console.print(f"kept in {calibration.file_of(identity, asked)}", highlight=False, soft_wrap=True)
-            documents.append(views.as_document(found.to_json(), asked.name))
-    if as_json:
+        executor = local.build("spawn", sweep.seed, Path(scratch))
+        documents = [
+            measured(executor, identity, each, Path(scratch), options.fresh, console)
+            for each in calibration.settings(plan.points)
+        ]
+    if options.json:
         typer.echo(json.dumps({"identity": identity, "calibrations": documents}))
+
+
+def measured(
+    executor: "Executor", identity: str, setting: "Setting", scratch: Path, fresh: bool, console: "Console"
+) -> "JsonObject":
+    """Measures or reads the calibration of one setting, prints it and returns its JSON document."""
+    from nanobench.sweep import calibration
+    from nanobench.views import calibration as views
+
+    before = None if fresh else calibration.kept(identity, setting)
+    found = calibration.full(executor, identity, setting, scratch, fresh)
+    limits = found.limits
+    console.print(f"[bold]{setting.name} threads[/bold], measured {found.measured_at}", highlight=False)
+    console.print(views.figures(limits), views.over_rows(limits))
+    if before is not None:
+        now = calibration.measured(executor, setting, scratch, brief=True).limits
+        console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
+    if calibration.disturbed(found):
+        waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
+        console.print(f"not stored: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
+    else:
+        console.print(f"stored in {calibration.file_of(identity, setting)}", highlight=False, soft_wrap=True)
+    return views.as_document(found, setting.name)

@@ -1,4 +1,4 @@
-"""The command that says why: explain."""
+"""The command that explains why cells are as fast as they are: explain."""
 
 import csv
 import json
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanobench.cli.app import app
-from nanobench.cli.report import RESULTS, cells_of, chosen, writing
+from nanobench.cli.app import AsJson, make_console, simple_command
+from nanobench.cli.runs import Results, cells_of, chosen, writing
 from nanobench.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from nanobench.results.store import Run
 
 Document = dict[str, list[Any]]
-NOT_ASKED_AGAIN = ("out", "resume", "json", "no_plot", "wait", "calibration")
+NOT_REPEATED = ("out", "resume", "json", "no_plot", "wait", "calibration")
 
 
-@app.command("explain")
+@simple_command("explain")
 def explain(
-    results: Annotated[str, typer.Argument(metavar="[RESULTS]", help=RESULTS, show_default=False)] = "",
+    results: Results = "",
     gpu: Annotated[
-        str, typer.Option(metavar="NAME", help="RESULTS is a CSV of published figures: explain those of this device")
+        str, typer.Option(metavar="NAME", help="RESULTS is a CSV of published figures, measured on this device")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
+    as_json: AsJson = False,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="do not draw the waterfall")] = False,
 ) -> None:
-    """Why each cell is as fast as it is: predicted against measured, what binds it, what to try, and where an arm pays."""
+    """Explain the speed of each cell: predicted and measured time, what limits it, what to try, and where an arm pays off."""
     chosen_runs = [] if gpu else runs(results)
     parts = [of_run(run, len(chosen_runs) > 1, not no_plot) for run in chosen_runs] or [of_published(results, gpu)]
     if as_json:
@@ -40,27 +40,26 @@ def explain(
 
 
 def runs(results: str) -> list["Run"]:
-    """The runs that RESULTS means. Raises UserError where there is none, and where it's a table of published figures."""
+    """The chosen runs. Raises UserError where there is none, and where RESULTS is a table of published figures."""
     if results and tables(results) and not list(Path(results).glob("**/run.json")):
         raise UserError(
-            f"{results} holds published figures and no run; name the device that they are from, like --gpu a100-80gb"
+            f"{results} has published figures and no run; name the device they were measured on, like --gpu a100-80gb"
         )
     return chosen(results)
 
 
 def tables(results: str) -> list[Path]:
-    """The CSV files that RESULTS means."""
+    """The CSV file that RESULTS names, or those in that folder."""
     path = Path(results)
     return [path] if path.suffix == ".csv" and path.is_file() else sorted(path.glob("*.csv"))
 
 
 def of_run(run: "Run", named: bool, draws: bool) -> Document:
-    """Prints the reasons of one run, draws its waterfall, and gives back what was said."""
+    """Prints the explanation of one run, draws its waterfall, and returns the JSON document."""
     from nanobench.analysis.cost import in_order
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.explain import explained
     from nanobench.analysis.waterfall import waterfalls
-    from nanobench.cli.app import make_console
     from nanobench.results.cell import make_cells
     from nanobench.results.store import records
     from nanobench.views import explain
@@ -74,7 +73,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
         "crossovers": [asdict(each) for each in pays],
         "waterfalls": [asdict(each) for each in factors],
         "sentences": explain.sentences(rows),
-        "unknown": list(explain.unknown(rows, dict(info.requested), again(info))),
+        "unknown": list(explain.unknown(rows, info.requested, again(info))),
         "paths": [],
     }
     console = make_console()
@@ -87,7 +86,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
 
 
 def drawn(run: "Run", cells: Any, launches: "list[LaunchRecord]", paths: list[str]) -> list[str]:
-    """Draws the waterfall where the run allows it, and gives back the paths or why there is none."""
+    """Draws the waterfall where the run allows it. Returns the paths, or why there is none."""
     from nanobench.views import plots
 
     try:
@@ -99,26 +98,25 @@ def drawn(run: "Run", cells: Any, launches: "list[LaunchRecord]", paths: list[st
 
 
 def again(info: "RunInfo") -> str:
-    """The command that measures a run's cells again, with a calibration."""
+    """The command that measures a run's cells again, now with a calibration."""
     from nanobench.views.report import command_line
 
-    kept = {name: value for name, value in info.requested.items() if name not in NOT_ASKED_AGAIN}
-    return command_line({"command": info.command, "asked": kept})
+    kept = {name: value for name, value in info.requested.items() if name not in NOT_REPEATED}
+    return command_line(info.command, kept)
 
 
 def of_published(results: str, gpu: str) -> Document:
-    """Prints the reasons of published figures and gives back what was said."""
+    """Prints the explanation of published figures and returns the JSON document."""
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.published import published
-    from nanobench.cli.app import make_console
     from nanobench.roofline import datasheet
     from nanobench.views import explain
 
     sheet = datasheet.named(gpu)
     found = tables(results) if results else []
     if not found:
-        mend = "give a file or a folder that has one; a run knows its own device: drop --gpu"
-        raise UserError(f"--gpu {gpu} goes with a CSV of published figures, and {results or 'results'} is none; {mend}")
+        fix = "give a CSV file or a folder with one; a run knows its own device, so drop --gpu"
+        raise UserError(f"--gpu {gpu} needs a CSV of published figures, and {results or 'results'} is not one; {fix}")
     figures = [row for path in found for row in read_table(path)]
     rows = published(figures, sheet)
     pays, sentences = crossovers(rows, []), explain.sentences(rows)

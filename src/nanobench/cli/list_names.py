@@ -1,34 +1,83 @@
-"""The command that lists what can be named."""
+"""The command that lists everything that has a name: list."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nanobench import errors, registry
-from nanobench.cli.app import app
+from nanobench.cli.app import simple_command
+from nanobench.registry import Member
 
-LISTS = ("models", "engines", "samplers", "optimizers", "metrics", "plots", "executors", "configs")
+FAMILIES = {
+    "models": "GPTs, for --model",
+    "engines": "ways to generate tokens, for --engine",
+    "samplers": "ways to choose the next token, for --sampler",
+    "optimizers": "optimizers of training, for --optimizer",
+    "metrics": "columns that are computed for every cell",
+    "plots": "figures, for nanobench plot",
+    "executors": "places where trials run",
+    "configs": "sweeps in TOML files, for nanobench run",
+}
+"""What can be listed -> what it is."""
 
 
-@app.command("list")
-def list_names(what: Annotated[str, typer.Argument(help=", ".join(LISTS))]) -> None:
-    """List what can be named."""
-    if what not in LISTS:
-        raise errors.unknown("list", what, LISTS)
-    if what == "metrics":
-        from nanobench.results.derive import METRICS
-
-        for metric in METRICS:
-            typer.echo(f"{metric.name:22} {metric.unit:7} {metric.formula}")
-    elif what == "plots":
-        from nanobench.views.plots import PLOTS
-
-        for name, draw in PLOTS.items():
-            typer.echo(f"{name:34} {(draw.__doc__ or '').partition(chr(10))[0]}")
-    elif what == "configs":
-        for path in sorted(Path("configs").glob("*.toml")):
-            typer.echo(f"{path.stem:22} {path.read_text().partition(chr(10))[0].lstrip('# ')}")
+@simple_command("list")
+def list_names(
+    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help=", ".join(FAMILIES), show_default=False)] = None,
+) -> None:
+    """List models, engines, samplers, ...: a line per member with what it is and where it comes from."""
+    if family is None:
+        members = [Member(name, what, str(len(members_of(name)))) for name, what in FAMILIES.items()]
+    elif family in FAMILIES:
+        members = members_of(family)
     else:
-        for name in registry.names(what):
-            typer.echo(name)
+        raise errors.unknown("family", family, FAMILIES)
+    names, origins = (max((len(column) for column in columns), default=0) for columns in widths(members))
+    for member in members:
+        typer.echo(f"{member.name:{names}}  {member.origin:{origins}}  {member.what}".rstrip())
+
+
+def widths(members: list[Member]) -> tuple[list[str], list[str]]:
+    """The two columns that are padded."""
+    return [member.name for member in members], [member.origin for member in members]
+
+
+def members_of(family: str) -> list[Member]:
+    """The members of a family."""
+    if family == "metrics":
+        return metrics()
+    if family == "plots":
+        return plots()
+    return configs() if family == "configs" else registry.members(family)
+
+
+def metrics() -> list[Member]:
+    """The computed columns with their units and formulas."""
+    from nanobench.results.derive import METRICS
+
+    return [Member(metric.name, f"{metric.unit:7} {metric.formula}") for metric in METRICS]
+
+
+def plots() -> list[Member]:
+    """The figures."""
+    from nanobench.views.plots import PLOTS
+
+    return [Member(name, (draw.__doc__ or "").partition("\n")[0]) for name, draw in PLOTS.items()]
+
+
+def configs() -> list[Member]:
+    """The config files of the current folder, with their first comment."""
+    paths = sorted(Path("configs").glob("*.toml"))
+    return [Member(path.stem, comment(path.read_text()), f"configs{os.sep}") for path in paths]
+
+
+def comment(text: str) -> str:
+    """The comment lines at the top of a config file, as one line."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)

@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 
-from nanobench.cli.app import app, make_console
+from nanobench.cli.app import AsJson, make_console, simple_command
 
 
-@app.command("predict")
+@simple_command("predict")
 def predict(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS", help="a run, or a folder of runs: the newest counts")
+        str, typer.Argument(metavar="RESULTS", help="a run's folder, or a folder of runs: the newest is used")
     ] = "results",
     gpu: Annotated[str, typer.Option(metavar="LIST", help="short names of datasheets, like h200,a100-80gb")] = "",
-    dtype: Annotated[str, typer.Option(help="the dtype there; auto is that of each cell")] = "auto",
-    measured: Annotated[str, typer.Option(metavar="DIR", help="where to look for runs on that GPU")] = "results",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document as the last line")] = False,
+    dtype: Annotated[str, typer.Option(help="the dtype on that hardware; auto: the dtype of each cell")] = "auto",
+    measured: Annotated[str, typer.Option(metavar="DIR", help="where to look for runs on that hardware")] = "results",
+    as_json: AsJson = False,
 ) -> None:
-    """Predict a run's cells for other hardware, from its datasheet and the efficiency seen here; nothing is measured."""
+    """Predict a run's cells for other hardware, from its datasheet and the efficiency on this machine; measures nothing."""
     import pandas as pd
 
     from nanobench import errors

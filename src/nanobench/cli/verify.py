@@ -1,4 +1,4 @@
-"""The command that passes the correctness gates alone: verify."""
+"""The command that runs only the correctness gates: verify."""
 
 import json
 import tempfile
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import typer
 
-from nanobench.cli.app import command, leave, make_console
+from nanobench.cli.app import command, exit_if_wrong, make_console
 from nanobench.sweep.options import GateOptions
-from nanobench.sweep.session import first_workers, make, measure, new_run
 
 
 @command(GateOptions, "verify")
 def verify(options: GateOptions) -> None:
-    """Pass the correctness gates alone, for a model and its arms; exit 1 if one computes something else."""
+    """Check the correctness of every arm of a model, without timing; exit 1 if an arm computes something else."""
+    from nanobench.sweep.session import first_workers, make, measure, new_run
     from nanobench.views import progress
     from nanobench.views import sweep as views
 
@@ -26,4 +26,4 @@ def verify(options: GateOptions) -> None:
     console.print(views.gate_table(cells))
     if options.json:
         typer.echo(json.dumps({"cells": cells}))
-    leave(cells)
+    exit_if_wrong(cells)

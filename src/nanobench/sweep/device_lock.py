@@ -1,4 +1,4 @@
-"""One measurement at a time on one device: a file lock that names its holder."""
+"""A lock per device, so that only one run measures on it at a time. A file lock that names its holder."""
 
 import getpass
 import json
@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 from nanobench.errors import UserError
 
 FOLDER = "/tmp/nanobench"
-LOOK_EVERY_S = 2.0
-"""How often a waiting command looks: seldom, so as not to disturb what it waits for."""
+CHECK_EVERY_S = 2.0
+"""How often a waiting command checks the lock: rarely, so that it does not disturb the run it waits for."""
 
 
 @contextmanager
 def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds a device for as long as the block runs; the kernel lets go of it when the process ends, however that happens.
+    """Holds a device while the block runs. The kernel releases the lock when the process ends, however that happens.
 
-    Raises UserError where somebody else holds it, unless `wait`: then it says so and waits.
+    Raises UserError where another process holds it, unless `wait`: then it reports the holder and waits.
     """
     name = physical(device)
     path = folder() / f"{name.replace(':', '-')}.lock"
@@ -32,11 +32,11 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if not wait:
-            raise UserError(f"{name} is held by {holder(path)}; wait for it with --wait, or end that one") from None
+            raise UserError(f"{name} is held by {holder(path)}; wait with --wait, or stop that process") from None
         say(f"{name} is held by {holder(path)}; waiting")
-        lock.acquire(poll_interval=LOOK_EVERY_S)
+        lock.acquire(poll_interval=CHECK_EVERY_S)
     except OSError as error:
-        raise UserError(f"{path} cannot be locked: {error.strerror}; name another folder in NANOBENCH_LOCKS") from None
+        raise UserError(f"{path} cannot be locked: {error.strerror}; set another folder in NANOBENCH_LOCKS") from None
     note = path.with_suffix(".holder")
     try:
         with suppress(OSError):
@@ -49,19 +49,19 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where the locks of this machine lie, for all its users."""
+    """The folder of this machine's locks, shared by all users."""
     path = Path(os.environ.get("NANOBENCH_LOCKS", FOLDER))
     try:
         path.mkdir(parents=True, exist_ok=True)
         with suppress(PermissionError):
             path.chmod(0o777)
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}; name another folder in NANOBENCH_LOCKS") from None
+        raise UserError(f"{path} cannot be created: {error.strerror}; set another folder in NANOBENCH_LOCKS") from None
     return path
 
 
 def physical(device: str) -> str:
-    """The device as the machine knows it: torch's indices count only what CUDA_VISIBLE_DEVICES lets through."""
+    """The device by its index on the machine: torch counts only the GPUs in CUDA_VISIBLE_DEVICES."""
     kind, _, index = device.partition(":")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if kind != "cuda":
@@ -71,21 +71,21 @@ def physical(device: str) -> str:
 
 
 def guess(device: str) -> str:
-    """The device that `auto` will most likely mean, told without torch: locking comes before anything is started."""
+    """The device that `auto` most likely means, found without torch, because locking comes before any worker starts."""
     if device != "auto":
         return device
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        there = pynvml.nvmlDeviceGetCount() > 0
+        has_gpu = pynvml.nvmlDeviceGetCount() > 0
     except pynvml.NVMLError:
-        there = False
-    return "cuda:0" if there and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
+        has_gpu = False
+    return "cuda:0" if has_gpu and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
 
 
 def gpu_of(device: str) -> dict[str, str | int]:
-    """A GPU's name and memory by NVML; empty where that does not tell."""
+    """A GPU's name and memory from NVML; empty where NVML does not report them."""
     import pynvml
 
     try:
@@ -97,7 +97,7 @@ def gpu_of(device: str) -> dict[str, str | int]:
 
 
 def myself() -> dict[str, str | int]:
-    """Who holds the lock."""
+    """This process as the holder of the lock."""
     command = " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     return {"pid": os.getpid(), "user": getpass.getuser(), "since": since, "command": command, "folder": os.getcwd()}
@@ -109,4 +109,4 @@ def holder(path: Path) -> str:
         who = json.loads(path.with_suffix(".holder").read_text())
         return f"`{who['command']}` (pid {who['pid']}, {who['user']}, since {who['since']}, in {who['folder']})"
     except (OSError, ValueError, KeyError):
-        return "another nanobench"
+        return "another nanobench process"

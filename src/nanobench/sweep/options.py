@@ -1,171 +1,268 @@
-"""What a user can ask for: every option once, with its default and its help, for the command line and TOML files alike."""
+"""What a user can request: every option once, with its default, its help and its checks."""
 
 import re
-import tomllib
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 from nanobench import errors
 from nanobench.errors import UserError
-from nanobench.schema import ATTENTIONS, CHECKPOINTING, COMPILE_MODES, DTYPES, OPTIMIZER_KERNELS, PHASES, SYNTHETIC, Arm, Point
+from nanobench.schema import (
+    ATTENTIONS,
+    CHECKPOINTING,
+    COMPILE_MODES,
+    DTYPES,
+    OPTIMIZER_KERNELS,
+    PHASES,
+    SYNTHETIC,
+    option,
+)
+from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
+from nanobench.sweep.values import read_memory_limit, read_positive
 
-AXES = {
-    "model": "model",
-    "batch": "batch_size",
-    "dtype": "dtype",
-    "threads": "threads",
-    "prompt_len": "prompt_len",
-    "new_tokens": "new_tokens",
-    "engine": "engine",
-    "compile_mode": "compile_mode",
-    "attention": "attention",
-    "sampler": "sampler",
-    "seq_len": "seq_len",
-    "phase": "phase",
-    "data": "data",
-    "tokenizer": "tokenizer",
-    "optimizer": "optimizer",
-    "grad_accum": "grad_accum",
-    "nproc": "world_size",
-    "checkpointing": "checkpointing",
-    "optimizer_kernel": "optimizer_kernel",
-}
-"""Option -> the field of Point or Arm whose values it lists."""
-AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
-"""Fields whose value `auto` leaves to the device."""
-KINDS: dict[str, Any] = {field.name: field.type for config_class in (Point, Arm) for field in fields(config_class)}
 MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
 CALIBRATIONS = ("auto", "fresh", "off")
-MOST_VALUES = 1000
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+MOST_SECONDS = 1e6
+NOT_IN_TRAINING = {
+    "dtype": {"float16": "its gradients vanish without loss scaling; choose bfloat16"},
+    "compile_mode": {"freeze": "it treats the weights as constants; choose default"},
+}
+"""Field -> value -> why training can't use it."""
 
 
-def option(default: Any, help: str, panel: str) -> Any:
-    """A field that the command line shows under `panel`."""
-    return field(default=default, metadata={"help": help, "panel": panel})
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What `auto` means on one kind of device."""
+
+    model: str
+    dtype: str
+    target_ci: float
+    max_seconds: float
+    new_tokens: int
+    seq_len: int
+
+
+CPU = Defaults(model="gpt2-mini", dtype="float32", target_ci=0.05, max_seconds=4.0, new_tokens=16, seq_len=256)
+CUDA = Defaults(model="gpt2", dtype="bfloat16", target_ci=0.01, max_seconds=20.0, new_tokens=200, seq_len=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How a plan's trials are timed, with nothing left to decide."""
+
+    target_ci: float
+    max_seconds: float
+    launches: int = 1
+    trace: bool = False
+    nvtx: bool = False
+    calibration: str = "off"
 
 
 WHAT, HOW, MEASURING, OUTPUT = "What is run", "How it is run", "How it is measured", "Output"
+"""Panels of --help."""
+
+
+def listed(default: str, help: str, panel: str) -> Any:
+    """An option that takes a LIST of values, each an axis of the sweep."""
+    return option(default, help, panel, "LIST")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command that runs a model understands. A LIST is 1,4,8 or a range: 1-64*2 doubles, 8-64+8 steps."""
+    """What every command that runs a model accepts. A LIST is 1,4,8 or a range: 1-64*2 doubles, 8-64+8 steps."""
 
-    model: str = option("auto", "LIST of built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
-    batch: str = option("1,4,8,16,32,64,93", "LIST of batch sizes; auto is what nanobench autobatch finds", WHAT)
-    dtype: str = option("auto", f"LIST of {', '.join(DTYPES)}", WHAT)
+    gate_only: ClassVar[bool] = True
+    """whether trials pass the correctness gates and time nothing"""
+    defaults: ClassVar[Mapping[str, Defaults]] = {"cpu": CPU, "cuda": CUDA}
+    """kind of device -> what `auto` means there"""
+
+    model: str = listed("auto", "built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
+    batch: str = listed("1,4,8,16,32,64,93", "batch sizes; auto: the batch that nanobench autobatch recommends", WHAT)
+    dtype: str = listed("auto", ", ".join(DTYPES), WHAT)
     device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
-    threads: str = option(
-        "auto", "LIST of CPU thread counts; auto is every core that the process may use, shared by its ranks", WHAT
-    )
-    compile_mode: str = option("off", f"LIST of {', '.join(COMPILE_MODES)}", HOW)
+    threads: str = listed("auto", "CPU thread counts; auto: every core that the process may use, divided among its ranks", WHAT)
+    compile_mode: str = listed("off", ", ".join(COMPILE_MODES), HOW)
     compile: bool = option(False, "the same as --compile-mode off,default", HOW)
-    attention: str = option("auto", f"LIST of {', '.join(ATTENTIONS)}; auto is torch's choice", HOW)
-    axis: list[str] = option((), "FIELD=LIST for any column that is an axis, like batch_size=1,4; may be given again", HOW)
+    attention: str = listed("auto", f"{', '.join(ATTENTIONS)}; auto lets torch choose", HOW)
+    axis: list[str] = option((), "values of any field that is an axis, like batch_size=1,4; repeatable", HOW, "FIELD=LIST")
     memory_limit: str = option(
-        "auto", "most memory of a worker, like 4GiB; auto is what is available, on a CPU; or none", MEASURING
+        "auto", "memory limit per worker, like 4GiB, or none; auto: the available memory on a CPU, none on a GPU", MEASURING
     )
     timeout: float = option(1800.0, "seconds after its start until a worker is stopped", MEASURING)
     isolation: str = option("forkserver", "how a worker starts: forkserver or spawn", MEASURING)
     seed: int = option(0, "seed of weights, prompts and orders", MEASURING)
     json: bool = option(False, "print one JSON document as the last line", OUTPUT)
 
+    @cached_property
+    def axes(self) -> Axes:
+        """Field of a point or an arm -> the values requested. Raises UserError for what is wrong."""
+        given = {name: getattr(self, name) for name in AXES if hasattr(self, name)}
+        if self.compile and self.compile_mode == "off":
+            given["compile_mode"] = "off,default"
+        return read_axes(given, self.axis)
+
+    def validate(self) -> None:
+        """Raises UserError for everything that is wrong on any machine."""
+        check_names(self.axes)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise errors.unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
+        if self.isolation not in ISOLATIONS:
+            raise errors.unknown("isolation", self.isolation, ISOLATIONS)
+        if not 0 < self.timeout <= MOST_SECONDS:
+            raise UserError(f"--timeout {self.timeout:g} is not between 0 and {MOST_SECONDS:g}; give seconds, like 600")
+        read_memory_limit(self.memory_limit, None)
+
+    def timing(self, defaults: Defaults) -> Timing:
+        """How trials are timed on a device with these defaults: here one launch, of gates only."""
+        return Timing(target_ci=defaults.target_ci, max_seconds=defaults.max_seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions(Options):
-    """What generates, and is held against the gate."""
+    """What commands accept that generate text and compare it with the reference in the gate."""
 
-    prompt_len: str = option("50", "LIST of prompt lengths in tokens", WHAT)
-    new_tokens: str = option("auto", "LIST of output lengths in tokens", WHAT)
-    engine: str = option("uncached,cached", "LIST of engines; the first is the one that speed-ups refer to", HOW)
-    sampler: str = option("greedy", "LIST of samplers", HOW)
+    prompt_len: str = listed("50", "prompt lengths in tokens", WHAT)
+    new_tokens: str = listed("auto", "output lengths in tokens", WHAT)
+    engine: str = listed("uncached,cached", "engines; the first is the reference of every speedup", HOW)
+    sampler: str = listed("greedy", "samplers", HOW)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedOptions(Options):
-    """What every command understands that measures over several launches and leaves a run behind."""
+    """What commands accept that measure over several launches and keep the results of the run."""
+
+    gate_only: ClassVar[bool] = False
 
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
-    quick: bool = option(False, "one launch; the intervals then say 'within one process'", MEASURING)
+    quick: bool = option(False, "runs one launch; intervals then cover variation within one process only", MEASURING)
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
-    nvtx: bool = option(False, "name gate, warm-up and what is timed for Nsight; CUDA only", MEASURING)
-    wait: bool = option(False, "wait while another sweep holds the device, instead of refusing", MEASURING)
-    out: str = option("", "folder of this run; default is a new one in results/", OUTPUT)
-    resume: str = option("", "folder of an interrupted run: run what is missing there", OUTPUT)
+    nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
+    wait: bool = option(False, "wait while another run holds the device, instead of exiting", MEASURING)
+    out: str = option("", "folder of this run; default: a new one in results/", OUTPUT, "DIR")
+    resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
     dry_run: bool = option(False, "print the plan and stop", OUTPUT)
     no_plot: bool = option(False, "draw no plots", OUTPUT)
+
+    def validate(self) -> None:
+        """See Options.validate."""
+        super().validate()
+        if self.launches < 1:
+            raise UserError(f"--launches {self.launches} is below 1; give 1 or more (5 by default)")
+        self.timing(CPU)
+
+    def timing(self, defaults: Defaults) -> Timing:
+        """See Options.timing."""
+        return Timing(
+            target_ci=read_positive("target-ci", self.target_ci, defaults.target_ci),
+            max_seconds=read_positive("max-seconds", self.max_seconds, defaults.max_seconds),
+            launches=1 if self.quick else self.launches,
+            trace=self.trace,
+            nvtx=self.nvtx,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(TimedOptions, GateOptions):
-    """What a sweep over generation understands."""
+    """What a sweep over generation accepts."""
 
     calibration: str = option(
-        "auto", "limits behind predictions: auto (measured once, checked every round), fresh or off", MEASURING
+        "auto", "limits used by predictions: auto (measured once, checked in every round), fresh or off", MEASURING
     )
+
+    def validate(self) -> None:
+        """See Options.validate."""
+        super().validate()
+        if self.calibration not in CALIBRATIONS:
+            raise errors.unknown("calibration", self.calibration, CALIBRATIONS)
+
+    def timing(self, defaults: Defaults) -> Timing:
+        """See Options.timing."""
+        return replace(super().timing(defaults), calibration=self.calibration)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(TimedOptions):
-    """What a sweep over training understands."""
+    """What a sweep over training accepts."""
 
-    batch: str = option("4,8", "LIST of batch sizes, rows of a rank at a time; auto is what nanobench autobatch finds", WHAT)
-    dtype: str = option("auto", "LIST of float32, bfloat16 (autocast over float32 weights)", WHAT)
-    compile_mode: str = option("off", f"LIST of {', '.join(name for name in COMPILE_MODES if name != 'freeze')}", HOW)
-    seq_len: str = option("auto", "LIST of tokens per full row", WHAT)
-    phase: str = option("pretrain", f"LIST of {', '.join(PHASES)}", WHAT)
-    data: str = option(SYNTHETIC, f"LIST of {SYNTHETIC} or paths of texts", WHAT)
-    tokenizer: str = option("bytes", "LIST of bytes or names of tiktoken's encodings, for texts", WHAT)
-    optimizer: str = option("adamw", "LIST of optimizers", WHAT)
-    grad_accum: str = option("1", "LIST of batches whose gradients are added up per step", WHAT)
-    nproc: str = option("1", "LIST of ranks that train together, each with its own batch (DDP)", WHAT)
-    checkpointing: str = option("off", f"LIST of {', '.join(CHECKPOINTING)}: activations kept or computed again", HOW)
-    optimizer_kernel: str = option("fused", f"LIST of {', '.join(OPTIMIZER_KERNELS)}", HOW)
+    defaults: ClassVar[Mapping[str, Defaults]] = {"cpu": replace(CPU, model="gpt2-char"), "cuda": CUDA}
+
+    batch: str = listed("4,8", "batch sizes: rows per rank and micro-batch; auto: what nanobench autobatch recommends", WHAT)
+    dtype: str = listed("auto", "float32, bfloat16 (autocast over float32 weights)", WHAT)
+    compile_mode: str = listed("off", ", ".join(name for name in COMPILE_MODES if name != "freeze"), HOW)
+    seq_len: str = listed("auto", "tokens per full row", WHAT)
+    phase: str = listed("pretrain", ", ".join(PHASES), WHAT)
+    data: str = listed(SYNTHETIC, f"{SYNTHETIC}, or paths of text files", WHAT)
+    tokenizer: str = listed("bytes", "bytes, or names of tiktoken encodings; for text files", WHAT)
+    optimizer: str = listed("adamw", "optimizers", WHAT)
+    grad_accum: str = listed("1", "micro-batches whose gradients are accumulated per step", WHAT)
+    nproc: str = listed("1", "ranks that train together, each with its own batch (DDP)", WHAT)
+    checkpointing: str = listed("off", f"{', '.join(CHECKPOINTING)}: activations are kept or recomputed", HOW)
+    optimizer_kernel: str = listed("fused", ", ".join(OPTIMIZER_KERNELS), HOW)
+
+    def validate(self) -> None:
+        """See Options.validate."""
+        super().validate()
+        for field, reasons in NOT_IN_TRAINING.items():
+            for name in self.axes[field]:
+                if name in reasons:
+                    raise UserError(f"{field.replace('_', ' ')} {name!r} is not for training: {reasons[str(name)]}")
 
 
-def same(kind: type, name: str) -> Any:
-    """An option as another command has it, for one value."""
+def same(kind: type, name: str, help: str = "") -> Any:
+    """An option as another command has it, for one value; `help` where that of a LIST does not fit."""
     of = next(each for each in fields(kind) if each.name == name)
-    return option(of.default, of.metadata["help"].removeprefix("LIST of "), of.metadata["panel"])
+    return option(of.default, help or of.metadata["help"], of.metadata["panel"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutobatchOptions:
-    """What autobatch understands: one point without its batch size, and one arm."""
+    """What autobatch accepts: one point without its batch size, and one arm."""
 
     mode: str = option("train", f"what the batch is for: {' or '.join(MODES)}", WHAT)
-    model: str = same(Options, "model")
+    model: str = same(Options, "model", "a built-in model or a dotted path like my_pkg.my_mod:build")
     dtype: str = same(Options, "dtype")
     device: str = same(Options, "device")
-    threads: str = same(Options, "threads")
-    seq_len: str = same(TrainOptions, "seq_len")
+    threads: str = same(Options, "threads", "CPU threads; auto: every core that the process may use, divided among its ranks")
+    seq_len: str = same(TrainOptions, "seq_len", "tokens per full row, for --mode train")
     phase: str = same(TrainOptions, "phase")
-    optimizer: str = same(TrainOptions, "optimizer")
+    optimizer: str = same(TrainOptions, "optimizer", "the optimizer, for --mode train")
     nproc: str = same(TrainOptions, "nproc")
-    prompt_len: str = same(GateOptions, "prompt_len")
-    new_tokens: str = same(GateOptions, "new_tokens")
-    engine: str = option("cached", "the engine, where something is generated", HOW)
-    sampler: str = same(GateOptions, "sampler")
+    prompt_len: str = same(GateOptions, "prompt_len", "prompt length in tokens, for --mode generate")
+    new_tokens: str = same(GateOptions, "new_tokens", "output length in tokens, for --mode generate")
+    engine: str = option("cached", "the engine, for --mode generate", HOW)
+    sampler: str = same(GateOptions, "sampler", "the sampler, for --mode generate")
     compile_mode: str = same(Options, "compile_mode")
     attention: str = same(Options, "attention")
     checkpointing: str = same(TrainOptions, "checkpointing")
     optimizer_kernel: str = same(TrainOptions, "optimizer_kernel")
-    margin: float = option(0.85, "share of the largest batch that fits which is recommended", MEASURING)
-    total_batch: int = option(0, "rows of an optimizer step, which the batch must divide; 0 for any", MEASURING)
-    most: int = option(4096, "the largest batch that is tried", MEASURING)
+    margin: float = option(0.85, "recommended share of the largest batch that fits", MEASURING)
+    total_batch: int = option(0, "rows per optimizer step, a multiple of the batch; 0: any", MEASURING)
+    most: int = option(4096, "the largest batch to try", MEASURING)
     max_seconds: float = option(600.0, "seconds after which no further batch is tried", MEASURING)
     memory_limit: str = same(Options, "memory_limit")
     timeout: float = same(Options, "timeout")
     seed: int = same(Options, "seed")
-    fresh: bool = option(False, "look again, whatever was found before", MEASURING)
+    fresh: bool = option(False, "ignore the cached answer and search again", MEASURING)
     wait: bool = same(TimedOptions, "wait")
-    out: str = option("", "DIR for autobatch.json and the figure; default is none", OUTPUT)
+    out: str = option("", "folder for autobatch.json and the figure; default: none are written", OUTPUT, "DIR")
     json: bool = same(Options, "json")
+
+    def validate(self) -> None:
+        """Raises UserError for an invalid mode or number of the search; `as_sweep().validate()` checks the other options."""
+        if self.mode not in MODES:
+            raise errors.unknown("mode", self.mode, MODES)
+        if not 0 < self.margin <= 1:
+            raise UserError(f"--margin {self.margin:g} is not above 0 and at most 1; give a share, like 0.85")
+        if self.most < 1:
+            raise UserError(f"--most {self.most} is below 1; give the largest batch to try, like 4096")
+        if self.total_batch < 0:
+            raise UserError(f"--total-batch {self.total_batch} is below 0; give rows of an optimizer step, like 512, or 0")
+        if self.max_seconds <= 0:
+            raise UserError(f"--max-seconds {self.max_seconds:g} is not above 0; give seconds, like 600")
 
     def as_sweep(self) -> Options:
         """The sweep over this one point and arm."""
@@ -174,129 +271,7 @@ class AutobatchOptions:
         return kind(**{name: getattr(self, name) for name in shared}, batch="auto")
 
 
-def read_axes(options: Options) -> dict[str, list[Any]]:
-    """Field of a point or an arm -> the values asked for."""
-    flags = {target: "--" + name.replace("_", "-") for name, target in AXES.items()}
-    asked = {target: getattr(options, name) for name, target in AXES.items() if hasattr(options, name)}
-    if options.compile and options.compile_mode == "off":
-        asked["compile_mode"] = "off,default"
-    for text in options.axis:
-        name, equals, values = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals:
-            raise UserError(f"--axis {text!r} has no '='; write --axis FIELD=LIST, like --axis batch_size=1,4,8")
-        if name not in asked:
-            raise errors.unknown("field", name, asked)
-        asked[name], flags[name] = values, f"--axis {name}"
-    return {name: read_list(flags[name], text, KINDS[name], name in AUTOMATIC) for name, text in asked.items()}
-
-
-def read_list(name: str, text: str, kind: type, automatic: bool = False) -> list[Any]:
-    """The values of a LIST, in the order given, each once. Raises UserError with the part that is wrong."""
-    values: list[Any] = []
-    for part in (part.strip() for part in text.split(",")):
-        if not part:
-            raise UserError(f"{name} {text!r} holds an empty value; write values between commas, like 1,4,8")
-        if part == "auto" and not automatic:
-            raise UserError(f"{name} has no automatic value (auto works for: {', '.join(AUTOMATIC)}); write the values")
-        values.extend([part] if kind is str or part == "auto" else read_numbers(name, part))
-    return list(dict.fromkeys(values))
-
-
-def read_numbers(name: str, part: str) -> list[int]:
-    """One part of a LIST of whole numbers above 0: a number, a doubling range 1-64*2, or a stepping range 8-64+8."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+)([*+])(\d+))?", part)
-    if not match:
-        raise UserError(
-            f"{name} {part!r} is no whole number; write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"
-        )
-    first, last, sign, by = match.groups()
-    value = int(first)
-    numbers: list[int] = []
-    if value < 1:
-        raise UserError(f"{name} {part} is below 1; give whole numbers from 1 up")
-    if last is None:
-        return [value]
-    if int(by) < (2 if sign == "*" else 1) or int(last) < value:
-        raise UserError(f"{name} {part!r} never ends or is empty; write a rising range like 1-64*2 or 8-64+8")
-    while value <= int(last) and len(numbers) <= MOST_VALUES:
-        numbers.append(value)
-        value = value * int(by) if sign == "*" else value + int(by)
-    if len(numbers) > MOST_VALUES:
-        raise UserError(f"{name} {part!r} holds more than {MOST_VALUES} values; take larger steps")
-    return numbers
-
-
-def read_positive(name: str, text: str, auto: float) -> float:
-    """A number above 0, or what `auto` means."""
-    try:
-        value = auto if text == "auto" else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--{name} {text!r} is not a number above 0; write one, like {auto:g}")
-    return value
-
-
-def read_memory_limit(text: str, auto: int | None) -> int | None:
-    """Bytes of 4GiB, 500MB and the like; None for 'none'."""
-    if text == "auto":
-        return auto
-    if text == "none":
-        return None
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    limit = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
-    if not limit:
-        raise UserError(f"--memory-limit {text!r} is no size; write 4GiB, 500MiB, or none")
-    return limit
-
-
 def as_asked(options: Options) -> dict[str, Any]:
     """The options that differ from their defaults: what run.json keeps of the request."""
-    plain = type(options)()
-    return {name: value for name, value in asdict(options).items() if value != getattr(plain, name)}
-
-
-def from_toml(path: Path, kind: type, command: str) -> dict[str, Any]:
-    """The options in a TOML file. Raises UserError for whatever is not an option, and for a `command` that is another."""
-    settings = read_toml(path)
-    named = settings.pop("command", command)
-    if named != command:
-        raise UserError(f"{path} is for {named}, not for {command}; run it with: nanobench run {path}")
-    known = {field.name: field for field in fields(kind)}
-    options = {}
-    for key, value in settings.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise errors.unknown(f"option in {path}", key, [name.replace("_", "-") for name in known])
-        if name in options:
-            raise UserError(f"{path} gives {name.replace('_', '-')!r} twice; keep one")
-        options[name] = as_typed(path, key, value, type(known[name].default))
-    return options
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary. Raises UserError where it is missing or broken."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}; nanobench list configs names those that come along"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-
-
-def as_typed(path: Path, key: str, value: Any, kind: type) -> Any:
-    """A TOML value as its option takes it: a TOML list is a LIST, a number may stand for its text."""
-    if kind is tuple:
-        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-    if kind is str and isinstance(value, list):
-        return ",".join(str(item) for item in value)
-    if kind is str and not isinstance(value, bool | dict):
-        return str(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"{path}: {key} = {value!r} is no {kind.__name__}; write a {kind.__name__}")
-    return value
+    defaults = type(options)()
+    return {name: value for name, value in asdict(options).items() if value != getattr(defaults, name)}

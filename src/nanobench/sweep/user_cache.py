@@ -1,19 +1,20 @@
-"""What was found out about this machine and is kept between runs: a JSON file per finding."""
+"""What nanobench keeps about this machine between runs: calibrations and batch sizes, one JSON file each."""
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
 def folder() -> Path:
-    """Where findings are kept: NANOBENCH_CACHE, or nanobench in the user's cache."""
+    """The folder of these files: NANOBENCH_CACHE, or nanobench in the user's cache."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanobench"
     return Path(os.environ.get("NANOBENCH_CACHE") or base)
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A finding; None where there is none that can be read."""
+    """A document; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
@@ -21,12 +22,12 @@ def read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def write(path: Path, found: dict[str, Any]) -> None:
-    """Keeps a finding for later, whole or not at all, if the folder can be written."""
+def write(path: Path, document: Mapping[str, object]) -> None:
+    """Writes a document whole or not at all. Does nothing where the folder cannot be written."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(document))
         part.replace(path)
     except OSError:
         return

@@ -1,60 +1,59 @@
-"""A search for a batch size: each try, what was found, and its figure."""
+"""A search for a batch size: each trial, the answer, and its figure."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from nanobench.sweep.batch_search import BatchAnswer, BatchTrial
 from nanobench.views import format
 
-Row = dict[str, Any]
 BOUNDS = {
-    "time": "time was up before anything ran out of memory (--max-seconds)",
+    "time": "the time limit was reached before anything ran out of memory (--max-seconds)",
     "--most": "nothing ran out of memory up to --most",
 }
+"""What ended a search before memory did -> how that reads."""
 
 
-def line(tried: Any) -> str:
-    """One try in words. `tried` is an autobatch.Try."""
-    if tried.tok_s is None:
-        return f"batch {tried.batch_size}: no memory ({tried.reason})"
-    return f"batch {tried.batch_size}: {format.text(tried.tok_s, 'tok/s')} tok/s, {format.text(tried.peak_bytes, 'B')}"
+def line(trial: BatchTrial) -> str:
+    """One trial in words."""
+    if trial.tok_s is None:
+        return f"batch {trial.batch_size}: out of memory ({trial.reason})"
+    return f"batch {trial.batch_size}: {format.text(trial.tok_s, 'tok/s')} tok/s, {format.text(trial.peak_bytes, 'B')}"
 
 
-def table(found: Row) -> Table:
-    """The batch sizes that fit, with what they reach and hold."""
+def table(answer: BatchAnswer) -> Table:
+    """The batch sizes that fit, with their throughput and peak memory."""
     rows = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("batch", "tok/s", "peak memory"):
         rows.add_column(name, justify="right")
     rows.add_column("")
-    names = {found["knee_batch_size"]: ["knee"]}
-    names.setdefault(found["batch_size"], []).append("recommended")
-    names.setdefault(found["largest_batch_size"], []).append("largest that fits")
-    for each in found["curve"]:
-        amounts = format.text(each["tok_s"], "tok/s"), format.text(each["peak_bytes"], "B")
-        rows.add_row(str(each["batch_size"]), *amounts, ", ".join(names.get(each["batch_size"], [])))
-    if found["failed_batch_size"] is not None:
-        rows.add_row(str(found["failed_batch_size"]), format.MISSING, format.MISSING, "finds no memory")
+    names = {answer.knee_batch_size: ["knee"]}
+    names.setdefault(answer.batch_size, []).append("recommended")
+    names.setdefault(answer.largest_batch_size, []).append("largest that fits")
+    for trial in answer.curve:
+        amounts = format.text(trial.tok_s, "tok/s"), format.text(trial.peak_bytes, "B")
+        rows.add_row(str(trial.batch_size), *amounts, ", ".join(names.get(trial.batch_size, [])))
+    if answer.failed_batch_size is not None:
+        rows.add_row(str(answer.failed_batch_size), format.MISSING, format.MISSING, "out of memory")
     return rows
 
 
-def sentences(found: Row, arm: str) -> list[str]:
+def sentences(answer: BatchAnswer, arm: str) -> list[str]:
     """What is recommended, and why not more."""
-    share = f"{found['margin']:.0%} of {found['largest_batch_size']}, the largest that fits"
-    lines = [
-        f"{arm}: batch {found['batch_size']} ({share}); throughput stops growing at batch {found['knee_batch_size']}",
-    ]
-    if found["grad_accum"] is not None:
-        lines[0] += f"; gradients of {found['grad_accum']} batches make a step"
-    if found["bounded_by"] in BOUNDS:
-        lines.append(f"{BOUNDS[found['bounded_by']]}: more may fit")
-    when = "kept from an earlier search; --fresh looks again" if found["cached"] else format.duration(found["seconds"])
-    return [*lines, f"{len(found['curve'])} batch sizes fit of those tried ({when})"]
+    share = f"{answer.margin:.0%} of {answer.largest_batch_size}, the largest that fits"
+    first = f"{arm}: batch {answer.batch_size} ({share}); throughput saturates at batch {answer.knee_batch_size}, the knee"
+    if answer.grad_accum is not None:
+        first += f"; {answer.grad_accum} batches per optimizer step"
+    lines = [first]
+    if answer.bounded_by in BOUNDS:
+        lines.append(f"{BOUNDS[answer.bounded_by]}: larger batches may fit")
+    source = "cached answer; --fresh searches again" if answer.cached else format.duration(answer.seconds)
+    return [*lines, f"{len(answer.curve)} of the batch sizes tried fit ({source})"]
 
 
-def write(found: Row, title: str, folder: Path) -> list[Path]:
+def write(answer: BatchAnswer, title: str, folder: Path) -> list[Path]:
     """The answer as JSON and its figure, in a folder."""
     import matplotlib as mpl
 
@@ -63,6 +62,7 @@ def write(found: Row, title: str, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "autobatch.json"
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    document = answer.to_json()
+    path.write_text(json.dumps(document, indent=2) + "\n")
     with mpl.rc_context(style.STYLE):
-        return [path, *layout.save(throughput_memory_vs_batch(found, title), folder, "autobatch")]
+        return [path, *layout.save(throughput_memory_vs_batch(document, title), folder, "autobatch")]

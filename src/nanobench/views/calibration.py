@@ -3,12 +3,12 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from rich.table import Table
 
+from nanobench.records import JsonObject
+from nanobench.results.run_context import Calibration
 from nanobench.roofline.limits import KINDS, Limit, Limits
 from nanobench.views import format
 from nanobench.views.console import simple_table
@@ -68,7 +68,7 @@ def moved(before: Limits, now: Limits) -> str:
     return f"largest change since then: a pass of {format.count(rows, 'row')} over {format.size(set_bytes)} takes {change}"
 
 
-def as_document(calibration: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def as_document(calibration: Calibration, name: str) -> JsonObject:
     """A calibration with the units of its values."""
-    limits = [{**asdict(limit), "unit": KINDS[limit.kind]} for limit in Limits.from_json(calibration["limits"]).found]
-    return {"setting": name, "measured_at": calibration["measured_at"], "limits": limits}
+    limits = [{**asdict(limit), "unit": KINDS[limit.kind]} for limit in calibration.limits.found]
+    return {"setting": name, "measured_at": calibration.measured_at, "limits": limits}

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nanobench.analysis.cost import Choice, CostOptions
+from nanobench.analysis.cost import Choice
+from nanobench.analysis.cost_options import CostOptions
 from nanobench.results.derive import CellRow
 from nanobench.views import console as tables
 from nanobench.views import format

@@ -9,7 +9,7 @@ import pytest
 from nanobench import registry
 from nanobench.errors import UserError
 
-FAMILIES = ("models", "engines", "samplers", "workloads", "executors")
+FAMILIES = tuple(registry.PACKAGES)
 
 
 def refusal(call, *arguments):
@@ -22,6 +22,14 @@ def refusal(call, *arguments):
 
 
 class Entry(SimpleNamespace):
+    """An entry point of a distribution that is in no folder."""
+
+    value, dist = "lab_turbo.engine:build", None
+
+    @property
+    def module(self):
+        return self.value.partition(":")[0]
+
     def load(self):
         if self.build is None:
             raise AssertionError("listing must not load a plug-in")
@@ -44,22 +52,22 @@ def plugged(monkeypatch):
 
 
 def test_listing_imports_neither_torch_nor_a_member():
-    code = f"""
+    code = """
 import sys
-from nanobench import lookup
-listed = {{family: lookup.names(family) for family in {FAMILIES}}}
-assert all(listed.values()), listed
+from nanobench import registry
+for family, package in registry.PACKAGES.items():
+    assert registry.names(family)
+    assert [member.name for member in registry.members(family)] == registry.names(family)
+    assert not [name for name in sys.modules if name.startswith(f"nanobench.{package}")]
 assert "torch" not in sys.modules
-print([name for name in sys.modules if name.count(".") == 2 and name.startswith("nanobench.")])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "models"])
 def test_every_file_of_a_family_is_a_name_with_dashes_for_underscores(family):
-    files = {path.name for path in (registry.PACKAGE / family).glob("*.py")} - {"__init__.py", "base.py"}
+    files = {path.name for path in registry.folder_of(family).glob("[!_]*.py")} - {"base.py"}
     assert {name.replace("-", "_") + ".py" for name in registry.names(family)} == files
     assert registry.names(family) == sorted(registry.names(family))
 
@@ -86,19 +94,19 @@ def test_every_preset_names_a_file_that_builds_it():
 @pytest.mark.parametrize(
     ("family", "typo", "answer"),
     [
-        ("engines", "cahced", "no engine is called 'cahced'; did you mean 'cached'?"),
-        ("engines", "cached_cat", "no engine is called 'cached_cat'; did you mean 'cached-cat'?"),
-        ("engines", "base", "no engine is called 'base' (known: "),
-        ("samplers", "gredy", "no sampler is called 'gredy'; did you mean 'greedy'?"),
-        ("models", "gtp2", "no model is called 'gtp2'; did you mean 'gpt2'?"),
-        ("executors", "locl", "no executor is called 'locl'; did you mean 'local'?"),
+        ("engines", "cahced", "unknown engine 'cahced'; did you mean 'cached'?"),
+        ("engines", "cached_cat", "unknown engine 'cached_cat'; did you mean 'cached-cat'?"),
+        ("engines", "base", "unknown engine 'base' (available: "),
+        ("samplers", "gredy", "unknown sampler 'gredy'; did you mean 'greedy'?"),
+        ("models", "gtp2", "unknown model 'gtp2'; did you mean 'gpt2'?"),
+        ("executors", "locl", "unknown executor 'locl'; did you mean 'local'?"),
     ],
 )
 def test_a_typo_is_answered_with_the_name_that_was_meant_and_all_there_are(family, typo, answer):
     for call in (registry.check, registry.find):
         message = refusal(call, family, typo)
         assert message.startswith(answer)
-        assert f"(known: {', '.join(registry.names(family))})" in message
+        assert f"(available: {', '.join(registry.names(family))})" in message
 
 
 def test_a_name_like_no_other_gets_no_guess():
@@ -106,7 +114,7 @@ def test_a_name_like_no_other_gets_no_guess():
 
 
 def test_only_an_unknown_model_is_told_how_to_name_its_own():
-    assert refusal(registry.check, "models", "my_gpt").endswith("your own: --model my_pkg.my_mod:build")
+    assert refusal(registry.check, "models", "my_gpt").endswith("your own model: --model my_pkg.my_mod:build")
     assert "--model" not in refusal(registry.check, "engines", "my_engine")
 
 
@@ -193,12 +201,12 @@ def test_a_module_whose_own_import_fails_is_answered_with_what_is_missing(folder
 def test_a_missing_function_is_answered_with_those_that_the_module_has(folder):
     (folder / "lab_two.py").write_text("def build_small(): ...\ndef build_large(): ...\nfrom os import getcwd\n")
     message = refusal(registry.find, "models", "lab_two:build")
-    assert "lab_two has no function 'build' (it has: build_small, build_large)" in message
+    assert "lab_two has no function 'build' (available: build_small, build_large)" in message
 
 
 def test_what_is_no_function_builds_nothing(folder):
     (folder / "lab_number.py").write_text("build = 3\n")
-    assert "lab_number has no function 'build' (it has: none)" in refusal(registry.find, "models", "lab_number:build")
+    assert "lab_number has no function 'build' (available: none)" in refusal(registry.find, "models", "lab_number:build")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +234,33 @@ def test_a_plug_in_is_listed_behind_our_own_without_being_loaded(plugged, family
     assert registry.names(family) == [*own, "turbo"]
     registry.check(family, "turbo")
     assert "did you mean 'turbo'?" in refusal(registry.check, family, "trubo")
+
+
+def test_every_member_of_our_own_says_what_it_is_and_that_it_is_built_in():
+    for family in FAMILIES:
+        for member in registry.members(family):
+            assert len(member.what.split()) > 4, member
+            assert "\n" not in member.what
+            assert member.origin == registry.BUILT_IN
+    (mini,) = (member for member in registry.members("models") if member.name == "gpt2-mini")
+    assert mini.what == "gpt2: 4 layers, 4 heads, width 256, vocabulary 4096, 1024 positions"
+
+
+@pytest.mark.parametrize("place", ["lab_turbo/engine.py", "lab_turbo/engine/__init__.py"])
+def test_a_plug_in_is_described_by_its_docstring_and_its_distribution_without_being_loaded(monkeypatch, tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text('"""Turbo: two tokens at once.\n\nMore."""\nraise RuntimeError("imported")\n')
+    dist = SimpleNamespace(name="lab-turbo", version="0.3", locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry(name="turbo", build=None, dist=dist)])
+    assert registry.members("engines")[-1] == registry.Member("turbo", "Turbo: two tokens at once.", "lab-turbo 0.3")
+    path.unlink()
+    assert registry.members("engines")[-1] == registry.Member("turbo", "lab_turbo.engine:build", "lab-turbo 0.3")
+
+
+def test_a_plug_in_with_the_name_of_our_own_member_is_not_listed(plugged):
+    plugged("engines", cached=None)
+    assert registry.members("engines") == [m for m in registry.members("engines") if m.origin == registry.BUILT_IN]
 
 
 def test_a_plug_in_belongs_to_its_own_family_alone(plugged):

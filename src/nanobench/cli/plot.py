@@ -1,0 +1,36 @@
+"""The command that draws one figure: plot."""
+
+from typing import Annotated
+
+import typer
+
+from nanobench import errors
+from nanobench.cli.app import simple_command
+from nanobench.cli.runs import Results, cells_of, chosen, writing
+from nanobench.errors import UserError
+
+
+@simple_command("plot")
+def plot(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the figure; nanobench list plots shows all")],
+    results: Results = "",
+) -> None:
+    """Draw one figure as PNG and SVG into the run's plots/ folder."""
+    from nanobench.views import plots
+
+    if name not in plots.PLOTS:
+        raise errors.unknown("plot", name, plots.PLOTS)
+    runs = chosen(results)
+    refusals = []
+    for run in runs:
+        cells = cells_of(run)
+        try:
+            with writing(run.plots):
+                paths = plots.draw(name, cells, run.read_raw(), run.plots)
+        except UserError as refusal:
+            refusals.append(refusal)
+            continue
+        for path in paths:
+            typer.echo(path)
+    if len(refusals) == len(runs):
+        raise refusals[0]

@@ -1,0 +1,53 @@
+"""The runs that a command reads: which ones are chosen, and their cells."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanobench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nanobench.results.store import Run
+
+RESULTS = "a run's folder, or a folder of runs; default: the newest run in results/"
+Results = Annotated[str, typer.Argument(metavar="RESULTS", help=RESULTS, show_default=False)]
+
+
+def chosen(results: str) -> list["Run"]:
+    """The runs in a folder, or the newest run in results/ without one. Raises UserError where there is none."""
+    from nanobench.results import store
+
+    runs = store.find_runs(results or "results")
+    return runs if results else runs[-1:]
+
+
+def cells_of(run: "Run") -> "pd.DataFrame":
+    """The cells of a run. Raises UserError where no trial has finished yet."""
+    from nanobench.results import store
+
+    cells = store.load(run.folder)
+    if cells.empty:
+        resume = f"nanobench {run.info().command} --resume {run.folder}"
+        raise UserError(f"{run.folder} has no finished trial yet; continue the run with: {resume}")
+    return cells
+
+
+def all_cells(results: str) -> "pd.DataFrame":
+    """The cells of all chosen runs."""
+    import pandas as pd
+
+    return pd.concat([cells_of(run) for run in chosen(results)], ignore_index=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a path that cannot be written into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,92 @@
+"""The axes of a sweep: every field of a point or an arm with the values requested for it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+
+from nanobench import errors, registry
+from nanobench.errors import UserError
+from nanobench.schema import ATTENTIONS, CHECKPOINTING, COMPILE_MODES, DTYPES, OPTIMIZER_KERNELS, PHASES, Arm, Point
+from nanobench.sweep.values import Value, read_list
+
+Axes = Mapping[str, list[Value]]
+"""Field of Point or Arm -> the values requested, where `auto` is left to the device."""
+AXES = {
+    "model": "model",
+    "batch": "batch_size",
+    "dtype": "dtype",
+    "threads": "threads",
+    "prompt_len": "prompt_len",
+    "new_tokens": "new_tokens",
+    "engine": "engine",
+    "compile_mode": "compile_mode",
+    "attention": "attention",
+    "sampler": "sampler",
+    "seq_len": "seq_len",
+    "phase": "phase",
+    "data": "data",
+    "tokenizer": "tokenizer",
+    "optimizer": "optimizer",
+    "grad_accum": "grad_accum",
+    "nproc": "world_size",
+    "checkpointing": "checkpointing",
+    "optimizer_kernel": "optimizer_kernel",
+}
+"""Option -> the field of Point or Arm whose values it lists."""
+AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
+"""Fields that accept `auto`."""
+NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int}
+FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
+"""Field -> the family whose members it names."""
+CHOICES: dict[str, Iterable[str]] = {
+    "dtype": DTYPES,
+    "compile_mode": COMPILE_MODES,
+    "attention": ATTENTIONS,
+    "phase": PHASES,
+    "checkpointing": CHECKPOINTING,
+    "optimizer_kernel": OPTIMIZER_KERNELS,
+}
+"""Field -> its valid values."""
+
+
+def read_axes(given: Mapping[str, str], more: Iterable[str]) -> Axes:
+    """The axes of options (option -> LIST) and of `--axis FIELD=LIST`, which wins. Raises UserError for what is wrong."""
+    lists = {AXES[name]: ("--" + name.replace("_", "-"), text) for name, text in given.items()}
+    for text in more:
+        field, values = split_axis(text)
+        if field not in lists:
+            raise errors.unknown("field", field, lists)
+        lists[field] = f"--axis {field}", values
+    return {field: read_axis(field, *named) for field, named in lists.items()}
+
+
+def split_axis(text: str) -> tuple[str, str]:
+    """The field and the LIST of FIELD=LIST."""
+    field, equals, values = text.partition("=")
+    if not equals:
+        raise UserError(f"--axis {text!r} has no '='; write --axis FIELD=LIST, like --axis batch_size=1,4,8")
+    return field.strip().replace("-", "_"), values
+
+
+def read_axis(field: str, flag: str, text: str) -> list[Value]:
+    """The values of one field."""
+    values = read_list(flag, text, int if field in NUMBERS else str)
+    if "auto" in values and field not in AUTOMATIC:
+        raise UserError(f"{flag} does not accept auto (auto works for: {', '.join(AUTOMATIC)}); write the values")
+    return values
+
+
+def check_names(axes: Axes) -> None:
+    """Raises UserError for a model, engine, ... that does not exist, and for a value that is not one of the choices."""
+    for field, family in FAMILIES.items():
+        for name in without_auto(axes, field):
+            registry.check(family, name)
+    for field, choices in CHOICES.items():
+        for name in without_auto(axes, field):
+            if name not in choices:
+                raise errors.unknown(field.replace("_", " "), name, choices)
+
+
+def without_auto(axes: Axes, field: str) -> list[str]:
+    """The names requested for a field, without `auto`."""
+    may_be_auto = field in AUTOMATIC
+    return [str(name) for name in axes.get(field, ()) if not (may_be_auto and name == "auto")]

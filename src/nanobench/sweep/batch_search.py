@@ -1,0 +1,195 @@
+"""The search for a batch size: the largest batch that fits, and the smallest that saturates throughput.
+
+It doubles the batch until one runs out of memory, then halves the range between the largest that fits and the smallest that
+failed. How a batch size is tried is up to the caller.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nanobench.errors import UserError
+from nanobench.stats.knee import knee
+
+MARGIN = 0.85
+"""Recommended share of the largest batch that fits: other memory use and fragmentation vary."""
+MOST = 4096
+"""The largest batch to try where nothing runs out of memory."""
+NEAR = 16
+"""The search ends where the smallest batch that failed exceeds the largest that fits by at most one part in this many."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched for."""
+
+    margin: float = MARGIN
+    total_batch: int | None = None
+    """rows of an optimizer step over all ranks, a multiple of the batch; None for any batch"""
+    most: int = MOST
+    max_seconds: float = 600.0
+    """no trial begins later than this"""
+
+    def fitting(self, batch_size: int, ranks: int) -> int:
+        """The largest valid batch up to this one; 0 where there is none."""
+        if self.total_batch is None:
+            return batch_size
+        return max((n for n in range(1, batch_size + 1) if self.total_batch % (n * ranks) == 0), default=0)
+
+
+@dataclass(frozen=True)
+class BatchTrial:
+    """The result of one batch size."""
+
+    batch_size: int
+    tok_s: float | None
+    """None where it ran out of memory"""
+    peak_bytes: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchAnswer:
+    """What a search found."""
+
+    batch_size: int
+    """recommended"""
+    knee_batch_size: int
+    """the smallest that saturates throughput"""
+    largest_batch_size: int
+    """the largest that fits"""
+    failed_batch_size: int | None
+    """the smallest that ran out of memory; None where none did"""
+    failed_reason: str | None
+    bounded_by: str
+    """what ended the search: memory, time or --most"""
+    grad_accum: int | None
+    """batches per optimizer step; None where any number is fine"""
+    margin: float
+    curve: tuple[BatchTrial, ...]
+    """the batch sizes that fit, in rising order"""
+    seconds: float
+    memory_limit_bytes: int | None = None
+    cached: bool = False
+    """whether an earlier search found it"""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "BatchAnswer":
+        """The answer that `to_json` turned into this document."""
+        return cls(**{**data, "curve": tuple(BatchTrial(**each) for each in data["curve"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as a JSON document."""
+        curve = [{"batch_size": each.batch_size, "tok_s": each.tok_s, "peak_bytes": each.peak_bytes} for each in self.curve]
+        return {**asdict(self), "curve": curve}
+
+
+class Search:
+    """Tries batch sizes and keeps their results."""
+
+    def __init__(
+        self,
+        measure: Callable[[int], BatchTrial],
+        config: SearchConfig,
+        ranks: int = 1,
+        tell: Callable[[BatchTrial], None] = lambda trial: None,
+    ):
+        self.measure, self.config, self.ranks, self.tell = measure, config, ranks, tell
+        self.trials: dict[int, BatchTrial] = {}
+        self.failed_again: set[int] = set()
+        self.started = time.monotonic()
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether a batch of this size fit into memory the last time it was tried."""
+        if batch_size not in self.trials:
+            self.run_trial(batch_size)
+        return self.trials[batch_size].tok_s is not None
+
+    def run_trial(self, batch_size: int) -> None:
+        """Tries a batch size. One that fails twice counts as failed."""
+        had_failed = batch_size in self.trials
+        self.trials[batch_size] = self.measure(batch_size)
+        if had_failed and not self.fits(batch_size):
+            self.failed_again.add(batch_size)
+        self.tell(self.trials[batch_size])
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time limit is reached."""
+        return bool(self.trials) and time.monotonic() - self.started >= self.config.max_seconds
+
+    def run(self) -> BatchAnswer:
+        """The answer. Raises UserError where not even the smallest batch fits."""
+        while not self.timed_out and (batch_size := self.next_batch()):
+            self.run_trial(batch_size)
+        low, high = self.bounds()
+        if not low:
+            raise UserError(self.too_big())
+        return self.answer(low, high)
+
+    def bounds(self) -> tuple[int, int | None]:
+        """The largest batch that fits (0: none yet), and the smallest above it that failed."""
+        low = max((n for n in self.trials if self.fits(n)), default=0)
+        return low, min((n for n in self.trials if n > low), default=None)
+
+    def next_batch(self) -> int | None:
+        """The next batch to try; None where the search has ended.
+
+        First 1, 2, 4, ... until one fails. Then the middle of the range that is left. At last the one that failed a second
+        time, because memory fragmentation varies.
+        """
+        low, high = self.bounds()
+        if high is None:
+            return next((n for n in self.doubling() if n > low), None)
+        middle = self.usable((low + high) // 2)
+        if high - low > max(1, low // NEAR) and middle > low:
+            return middle
+        return None if high in self.failed_again else high
+
+    def doubling(self) -> Iterator[int]:
+        """1, 2, 4, ..., up to the largest batch to try, each reduced to a valid one."""
+        batch_size = 1
+        while batch_size < self.config.most:
+            yield self.usable(batch_size)
+            batch_size *= 2
+        yield self.usable(self.config.most)
+
+    def usable(self, batch_size: int) -> int:
+        """See SearchConfig.fitting."""
+        return self.config.fitting(batch_size, self.ranks)
+
+    def too_big(self) -> str:
+        """Why there is no answer."""
+        failed = next(iter(self.trials.values()), None)
+        if failed is None:
+            total, ranks = self.config.total_batch, self.ranks
+            return f"--total-batch {total} cannot be divided among {ranks} ranks; give a multiple of {ranks}"
+        return f"batch {failed.batch_size} runs out of memory ({failed.reason}); give more --memory-limit, or a smaller model"
+
+    def answer(self, largest: int, failed: int | None) -> BatchAnswer:
+        """The answer of a search that has ended, with the largest batch that fits and the smallest that failed."""
+        bounded_by = "time" if self.next_batch() else "memory" if failed is not None else "--most"
+        batch_size = self.recommended(largest)
+        curve = tuple(self.trials[n] for n in sorted(self.trials) if self.trials[n].tok_s is not None)
+        rates = {each.batch_size: each.tok_s for each in curve if each.tok_s is not None and each.batch_size <= batch_size}
+        total = self.config.total_batch
+        return BatchAnswer(
+            batch_size=batch_size,
+            knee_batch_size=knee(rates),
+            largest_batch_size=largest,
+            failed_batch_size=failed,
+            failed_reason=None if failed is None else self.trials[failed].reason,
+            bounded_by=bounded_by,
+            grad_accum=None if total is None else total // (batch_size * self.ranks),
+            margin=self.config.margin,
+            curve=curve,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def recommended(self, largest: int) -> int:
+        """The valid batch at the margin of the largest one. Where that fails, the next smaller one that fits."""
+        batch_size = max(self.usable(max(1, int(self.config.margin * largest))), min(self.trials))
+        if self.fits(batch_size):
+            return batch_size
+        return max(n for n, each in self.trials.items() if each.tok_s is not None and n < batch_size)

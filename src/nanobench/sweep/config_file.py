@@ -1,0 +1,55 @@
+"""Config files: options in TOML, as --config and `nanobench run` take them."""
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from nanobench import errors
+from nanobench.errors import UserError
+
+EXAMPLES = {bool: "true", int: "5", float: "0.5", str: '"text"'}
+"""Type of an option -> a value of that type in TOML."""
+
+
+def from_toml(path: Path, kind: type, command: str) -> dict[str, Any]:
+    """The options in a TOML file. Raises UserError for an unknown option, and for the config file of another command."""
+    settings = read_toml(path)
+    named = settings.pop("command", command)
+    if named != command:
+        raise UserError(f"{path} is for {named}, not for {command}; run it with: nanobench run {path}")
+    known = {field.name: field for field in fields(kind)}
+    options: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise errors.unknown("option", key, [name.replace("_", "-") for name in known], where=f" in {path}")
+        if name in options:
+            raise UserError(f"{path} gives {name.replace('_', '-')!r} twice; keep one of them")
+        options[name] = as_typed(path, key, value, type(known[name].default))
+    return options
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary. Raises UserError for a file that is missing or broken."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; nanobench list configs shows the configs") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def as_typed(path: Path, key: str, value: object, kind: type) -> object:
+    """A TOML value in the type of its option: a TOML list becomes a LIST, a number may stand for its text."""
+    if kind is tuple:
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    if kind is str and isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    if kind is str and not isinstance(value, bool | dict):
+        return str(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path}: {key} = {value!r} is not of type {kind.__name__}; write {key} = {EXAMPLES[kind]}")
+    return value

@@ -1,0 +1,73 @@
+"""The values of options: what is written as text, read as numbers, names and sizes."""
+
+import re
+
+from nanobench.errors import UserError
+
+Value = str | int
+MOST_VALUES = 1000
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def read_list(name: str, text: str, kind: type) -> list[Value]:
+    """The values of a LIST in the given order, each once; `auto` stays as it is.
+
+    Raises UserError that names the part that is wrong.
+    """
+    values: list[Value] = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            raise UserError(f"{name} {text!r} contains an empty value; write values between commas, like 1,4,8")
+        values.extend([part] if kind is str or part == "auto" else read_numbers(name, part))
+    return list(dict.fromkeys(values))
+
+
+def read_numbers(name: str, part: str) -> list[int]:
+    """One part of a LIST of whole numbers from 1 up: a number, a doubling range 1-64*2, or a stepping range 8-64+8."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+)([*+])(\d+))?", part)
+    if not match:
+        raise UserError(
+            f"{name} {part!r} is not a whole number; write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"
+        )
+    first, last, sign, step = match.groups()
+    if int(first) < 1:
+        raise UserError(f"{name} {part} is below 1; give whole numbers from 1 up")
+    return [int(first)] if last is None else read_range(f"{name} {part!r}", int(first), int(last), sign, int(step))
+
+
+def read_range(what: str, first: int, last: int, sign: str, step: int) -> list[int]:
+    """The numbers from `first` up to at most `last`, each the one before times or plus `step`."""
+    if step < (2 if sign == "*" else 1) or last < first:
+        raise UserError(f"{what} is an empty or endless range; write a rising range like 1-64*2 or 8-64+8")
+    numbers: list[int] = []
+    value = first
+    while value <= last and len(numbers) <= MOST_VALUES:
+        numbers.append(value)
+        value = value * step if sign == "*" else value + step
+    if len(numbers) > MOST_VALUES:
+        raise UserError(f"{what} has more than {MOST_VALUES} values; use larger steps")
+    return numbers
+
+
+def read_positive(name: str, text: str, auto: float) -> float:
+    """A number above 0, or `auto` where the text is 'auto'."""
+    try:
+        value = auto if text == "auto" else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--{name} {text!r} is not a number above 0; write one, like {auto:g}")
+    return value
+
+
+def read_memory_limit(text: str, auto: int | None) -> int | None:
+    """Bytes of 4GiB, 500MB and so on; None for 'none'; `auto` where the text is 'auto'."""
+    if text == "auto":
+        return auto
+    if text == "none":
+        return None
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    limit = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if not limit:
+        raise UserError(f"--memory-limit {text!r} is not a size; write 4GiB, 500MiB, or none")
+    return limit
