@@ -6,7 +6,6 @@ Nothing here can be killed, limited in memory, or differ from launch to launch: 
 import contextlib
 import gc
 import json
-import os
 import sys
 import traceback
 from dataclasses import dataclass

@@ -151,7 +151,16 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
 
 @pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
 def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
-    arms = ("--model", "fakes:tiny", "--engine", "uncached,fakes:dying,fakes:hanging,cached", "--isolation", isolation, "--timeout", 5)
+    arms = (
+        "--model",
+        "fakes:tiny",
+        "--engine",
+        "uncached,fakes:dying,fakes:hanging,cached",
+        "--isolation",
+        isolation,
+        "--timeout",
+        5,
+    )
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert cells.loc[(4, "fakes:dying"), "status"] == "error"

@@ -48,8 +48,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
 
 
 def test_a_holder_that_was_killed_holds_nothing(tmp_path):
-    hold_it = "with lock.hold('cpu', False, print): print('held', flush=True), time.sleep(60)"
-    code = f"import time\nfrom nanobench import lock\n{hold_it}"
+    hold_it = "with device_lock.hold('cpu', False, print): print('held', flush=True), time.sleep(60)"
+    code = f"import time\nfrom nanobench.sweep import device_lock\n{hold_it}"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=f"pid {other.pid}"), hold():

@@ -115,7 +115,9 @@ class LoadSample:
         elapsed_s = time.monotonic() - self.begun_at
         shares = {process: (after_s[process] - before_s) / elapsed_s for process, before_s in self.before_s.items()}
         found = [
-            {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)} for p, share in shares.items() if share > BUSY_SHARE
+            {"name": p.info["name"], "pid": p.pid, "cores": round(share, 2)}
+            for p, share in shares.items()
+            if share > BUSY_SHARE
         ]
         return sorted(found, key=lambda each: -each["cores"])[:5]
 
