@@ -1,6 +1,9 @@
+"""Mistakes of the user: one line, exit code 2, and nothing left behind."""
+
 import pytest
 
 from conftest import SMALL
+from nanobench.cli import app
 
 WRONG = {
     "unknown model": (["--model", "gpt3"], ["'gpt3'", "did you mean 'gpt2'", "my_pkg.my_mod:build"]),
@@ -36,7 +39,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, tmp_path, name):
+def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench_here, tmp_path, name):
     arguments, words = WRONG[name]
     (tmp_path / "broken.toml").write_text("batch = = 3")
     (tmp_path / "unknown.toml").write_text("bacth = [1, 2]")
@@ -44,7 +47,7 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, t
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "run.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    done = nanobench("kv-sweep", *([] if "--model" in arguments else SMALL[:2]), *arguments, cwd=tmp_path, code=2)
+    done = nanobench_here("kv-sweep", *([] if "--model" in arguments else SMALL[:2]), *arguments, cwd=tmp_path, code=2)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     for word in words:
@@ -62,9 +65,9 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench, t
         (["run", "gates.toml", "--dry-run"], ["--dry-run", "verify"]),
     ],
 )
-def test_other_commands_answer_in_one_line_too(nanobench, tmp_path, arguments, words):
+def test_other_commands_answer_in_one_line_too(nanobench_here, tmp_path, arguments, words):
     (tmp_path / "gates.toml").write_text('command = "verify"')
-    done = nanobench(*arguments, cwd=tmp_path, code=2)
+    done = nanobench_here(*arguments, cwd=tmp_path, code=2)
     assert len(done.stderr.strip().splitlines()) == 1
     for word in words:
         assert word.lower() in done.stderr.lower()
@@ -73,3 +76,35 @@ def test_other_commands_answer_in_one_line_too(nanobench, tmp_path, arguments, w
 def test_an_error_of_an_option_names_the_help_of_its_command(nanobench, tmp_path):
     done = nanobench("kv-sweep", "--bacth", "1", cwd=tmp_path, code=2)
     assert done.stderr.strip().endswith("(run nanobench kv-sweep --help for usage)")
+
+
+SMOKE = {
+    "kv-sweep": ["--model", "gpt3"],
+    "train-throughput": ["--phase", "x"],
+    "verify": ["--engine", "x"],
+    "run": ["none.toml"],
+    "autobatch": ["--margin", "2"],
+    "calibrate": ["--threads", "0"],
+    "predict": ["nowhere"],
+    "report": ["nowhere"],
+    "plot": ["x"],
+    "export": ["nowhere", "--format", "x"],
+    "explain": ["nowhere"],
+    "cost": ["nowhere", "--price-per-hour", "1"],
+    "list": ["x"],
+    "selftest": ["--device", "x"],
+    "env": ["--x"],
+}
+"""Every command with a mistake."""
+
+
+def test_every_command_is_among_them():
+    assert {command.name for command in app.registered_commands} == set(SMOKE)
+
+
+@pytest.mark.parametrize("command", SMOKE)
+def test_a_process_of_its_own_answers_in_one_line_and_with_exit_code_2(nanobench, tmp_path, command):
+    done = nanobench(command, *SMOKE[command], cwd=tmp_path, code=2)
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []

@@ -61,9 +61,9 @@ def test_the_kernel_asked_for_is_recognised_on_either_device():
         sdpa.check("sdpa-flash", frozenset([name, "aten::addmm"]), compiled=False)
 
 
-def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_path):
+def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench_here, tmp_path):
     choices = ("--attention", "auto,sdpa-math,sdpa-flash,sdpa-cudnn", "--batch", 2, "--launches", 1)
-    nanobench("kv-sweep", *SMALL, *choices, "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL, *choices, "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run").reset_index()
     assert cells["gate"].value_counts().to_dict() == {"exact": 6}
     refused = cells[cells["attention"] == "sdpa-cudnn"]
@@ -72,7 +72,7 @@ def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench, tmp_p
     assert "cached sdpa-flash" in set(cells["arm"])
 
 
-def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(nanobench, tmp_path):
+def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(nanobench_here, tmp_path):
     (tmp_path / "own.py").write_text(
         "from nanobench import registry\n"
         "def matmuls(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):\n"
@@ -87,7 +87,7 @@ def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(na
         "    return adapter\n"
     )
     asked = ("--model", "own:build", "--attention", "auto,sdpa-math", "--engine", "cached", "--batch", 2, "--launches", 1)
-    nanobench("kv-sweep", *SMALL[2:], *asked, "--out", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", *SMALL[2:], *asked, "--out", "run", cwd=tmp_path, code=0)
     plain, named = cells_of(tmp_path / "run").reset_index().to_dict("records")
     assert plain["status"] in ("ok", "imprecise", "unstable", "no_steady_state")
     assert named["status"] == "error"

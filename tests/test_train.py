@@ -1,33 +1,49 @@
 """Training through the command line: what is measured, what is refused, and what becomes a row."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from conftest import made_once
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import derive, store
 
 SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
 BATCH = ("--batch", 2)
 
 
 @pytest.fixture(scope="session")
-def trained(nanobench, tmp_path_factory):
+def trained(nanobench_here, tmp_path_factory):
     """Three phases, two recipes, two launches."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    phases = (
-        "--launches",
-        2,
-        "--phase",
-        "pretrain,sft-dynamic,sft-padded",
-        "--checkpointing",
-        "off,checkpointed",
-        "--grad-accum",
-        2,
-    )
-    done = nanobench("train-throughput", *SMALL, *BATCH, *phases, "--out", folder, "--json", cwd=folder.parent, code=0)
-    return folder, done.stdout
+    phases = ("--phase", "pretrain,sft-dynamic,sft-padded", "--checkpointing", "off,checkpointed", "--grad-accum", 2)
+
+    def make(folder):
+        asked = ("train-throughput", *SMALL, *BATCH, "--launches", 2, *phases, "--out", "run", "--json")
+        (folder / "printed").write_text(nanobench_here(*asked, cwd=folder, code=0).stdout)
+
+    folder = made_once(tmp_path_factory, "trained", make)
+    return folder / "run", (folder / "printed").read_text()
+
+
+@pytest.fixture
+def own_copy(trained, tmp_path):
+    """A copy of that run, for tests that change it."""
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Every cell that was measured is ok, however busy the machine was meanwhile."""
+    derived = derive.derive
+
+    def undisturbed(*arguments):
+        measured = {"status": "ok", "reason": None}
+        return [{**cell, **(measured if cell["status"] in MEASURED else {})} for cell in derived(*arguments)]
+
+    monkeypatch.setattr(derive, "derive", undisturbed)
 
 
 def cells_of(folder):
@@ -81,24 +97,26 @@ def test_both_kinds_of_run_load_together(trained, small_run, nanobench, tmp_path
     assert cells["prompt_len"].dtype == cells["seq_len"].dtype == "int64"
 
 
-def test_a_report_is_written_of_it(trained, nanobench):
-    nanobench("report", trained[0], cwd=trained[0].parent, code=0)
-    written = (trained[0] / "report.md").read_text()
+def test_a_report_is_written_of_it(own_copy, nanobench_here):
+    nanobench_here("report", own_copy, cwd=own_copy.parent, code=0)
+    written = (own_copy / "report.md").read_text()
     assert "useful tok/s" in written
     assert "prompt" not in written
 
 
-def test_explain_says_that_training_is_not_predicted(nanobench, trained):
-    told = nanobench("explain", trained[0], cwd=trained[0].parent, code=0).stdout
+def test_explain_says_that_training_is_not_predicted(nanobench_here, trained):
+    told = nanobench_here("explain", trained[0], cwd=trained[0].parent, code=0).stdout
     assert told.count("training is not predicted") == 6
     assert "attribute path" not in told
 
 
-def test_training_is_priced_by_its_tokens(nanobench, trained):
-    priced = ("cost", trained[0], "--price-per-hour", 3)
-    assert "give --tokens N" in nanobench(*priced, cwd=trained[0].parent, code=0).stdout
-    assert "fewest GPU-hours for 1,000 tokens" in nanobench(*priced, "--tokens", 1000, cwd=trained[0].parent, code=0).stdout
-    assert "--price-per-hour" in nanobench("cost", trained[0], cwd=trained[0].parent, code=2).stderr
+def test_training_is_priced_by_its_tokens(nanobench_here, trained, quiet):
+    def cost(*arguments, code=0):
+        return nanobench_here("cost", trained[0], *arguments, cwd=trained[0].parent, code=code)
+
+    assert "--tokens N" in cost("--price-per-hour", 3).stdout
+    assert "fewest GPU-hours for 1,000 tokens" in cost("--price-per-hour", 3, "--tokens", 1000).stdout
+    assert "--price-per-hour" in cost(code=2).stderr
 
 
 def test_the_last_line_is_one_document(trained):
@@ -107,22 +125,23 @@ def test_the_last_line_is_one_document(trained):
     assert all(cell["train_tok_s"] > 0 for cell in document["cells"])
 
 
-def test_a_run_is_resumed_by_its_own_command_alone(nanobench, trained):
-    folder = trained[0]
+def test_a_run_is_resumed_by_its_own_command_alone(nanobench_here, own_copy):
+    folder = own_copy
     before = len(list((folder / "raw").iterdir()))
     removed = sorted((folder / "raw").iterdir())[0]
     removed.unlink()
-    assert "train-throughput --resume" in nanobench("kv-sweep", "--resume", folder, cwd=folder.parent, code=2).stderr
-    nanobench("train-throughput", "--resume", folder, "--no-plot", cwd=folder.parent, code=0)
+    refused = nanobench_here("kv-sweep", "--resume", folder, cwd=folder.parent, code=2)
+    assert "train-throughput --resume" in refused.stderr
+    nanobench_here("train-throughput", "--resume", folder, "--no-plot", cwd=folder.parent, code=0)
     assert len(list((folder / "raw").iterdir())) == before
 
 
-def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench, tmp_path):
+def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench_here, tmp_path):
     """Rows that are copies, a loss that counts padding, an optimizer that does nothing; and a model that says why it can't."""
     wrong = {("fakes:copying", "adamw"), ("fakes:miscounting", "adamw"), ("fakes:tiny", "fakes:lazy")}
     models = "fakes:tiny,fakes:copying,fakes:miscounting,fakes:failing"
     asked = ("--model", models, "--optimizer", "adamw,fakes:lazy", "--phase", "sft-padded", "--no-plot", "--out", "run")
-    done = nanobench("train-throughput", *SMALL[2:], *BATCH, *asked, cwd=tmp_path, code=1)
+    done = nanobench_here("train-throughput", *SMALL[2:], *BATCH, *asked, cwd=tmp_path, code=1)
     cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index(["model", "optimizer"])
     assert wrong <= set(cells[cells["status"].eq("wrong")].index)
     assert cells.loc[("fakes:tiny", "adamw"), "status"] in MEASURED
@@ -152,7 +171,7 @@ def test_a_text_is_trained_on(nanobench, tmp_path):
         (("--engine", "cached"), "No such option"),
     ],
 )
-def test_a_mistake_gets_one_line(nanobench, tmp_path, asked, words):
-    done = nanobench("train-throughput", "--model", "gpt2-nano", *asked, cwd=tmp_path, code=2)
+def test_a_mistake_gets_one_line(nanobench_here, tmp_path, asked, words):
+    done = nanobench_here("train-throughput", "--model", "gpt2-nano", *asked, cwd=tmp_path, code=2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
