@@ -14,13 +14,11 @@ from nanobench.probes import environment, profiler
 from nanobench.records import Status
 from nanobench.results import store
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
-from nanobench.results.run_context import Machine
+from nanobench.results.run_context import Calibration, DriftCheck, Machine, Setting
 from nanobench.roofline.limits import KINDS, Limit, Limits
 from nanobench.schema import Point
 from nanobench.sweep import calibration, user_cache
-from nanobench.sweep.calibration import Setting
 from nanobench.sweep.executors.base import WorkerResult
-from nanobench.sweep.plan import Plan
 from nanobench.sweep.runner import Sweep
 from nanobench.worker.calibration import measure, model
 from nanobench.worker.calibration.model import InstrumentedModel, Size
@@ -28,6 +26,7 @@ from virtual_device import VirtualClock, VirtualDevice
 
 HERE = Setting("cpu", "float32", 1)
 ROWS = [{"kind": "read", "value": 1e9, "spread": 0.0, "rows": 1, "set_bytes": 0}]
+LIMITS = Limits.from_json(ROWS)
 
 
 class Worker:
@@ -52,7 +51,7 @@ def test_a_machine_is_calibrated_once(cache, tmp_path):
     first = calibration.full(worker, "abc", HERE, tmp_path, fresh=False)
     assert calibration.full(worker, "abc", HERE, tmp_path, fresh=False) == first
     assert worker.asked == [{"device": "cpu", "dtype": "float32", "threads": 1, "brief": False}]
-    assert Limits.from_json(first["limits"]).at("read") == pytest.approx(1e9)
+    assert first.limits.at("read") == pytest.approx(1e9)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +81,13 @@ def test_a_kept_file_that_cannot_be_read_is_measured_again(cache, tmp_path):
 def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "file"))
-    assert calibration.full(Worker(), "abc", HERE, tmp_path, fresh=False)["limits"] == ROWS
+    assert calibration.full(Worker(), "abc", HERE, tmp_path, fresh=False).limits == LIMITS
 
 
 def test_what_was_measured_beside_other_work_is_used_and_not_kept(cache, tmp_path):
     busy = Worker({"limits": ROWS, "pressure_fraction": 0.4})
     found = calibration.full(busy, "abc", HERE, tmp_path, fresh=False)
-    assert found["limits"] == ROWS
+    assert found.limits == LIMITS
     assert calibration.disturbed(found)
     calibration.full(busy, "abc", HERE, tmp_path, fresh=False)
     assert len(busy.asked) == 2
@@ -108,52 +107,62 @@ def sweep(small_run, tmp_path):
     """A sweep over a copy of a run that has no calibration, which may be calibrated."""
     shutil.copytree(small_run[0], tmp_path / "run")
     run = store.Run(tmp_path / "run")
-    plan = Plan.from_json({**run.read_about()["plan"], "calibration": "auto"})
-    return Sweep(run, plan, run.read_about(), lambda launch: None, lambda progress: None)
+    info = run.info()
+    plan = replace(info.plan, calibration="auto")
+    return Sweep(run, plan, info.description, lambda launch: None, lambda progress: None)
 
 
 def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
     sweep.calibrate(Worker({}))
-    about = sweep.run.read_about()
-    assert about["calibrations"] == {}
-    assert about["calibration_note"].startswith("cpu float32 1 cannot be calibrated")
-    assert not sweep.run.machine().limits
-    sweep.sdpa(next(sweep.plan.rounds())[0], Worker())
-    assert sweep.run.read_about()["calibrations"] == {}
+    info = sweep.run.info()
+    assert info.calibrations == {}
+    assert info.calibration_note.startswith("cpu float32 1 cannot be calibrated")
+    assert not info.machine.limits
+    sweep.check_drift(next(sweep.plan.rounds())[0], Worker())
+    assert sweep.run.info().calibrations == {}
 
 
-def test_a_run_is_calibrated_once_and_looked_at_before_and_after_every_trial(cache, sweep):
+def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache, sweep):
     worker = Worker()
     rounds = list(sweep.plan.rounds())
     for trials in rounds:
         sweep.calibrate(worker)
         for trial in trials:
-            sweep.sdpa(trial, worker)
+            sweep.check_drift(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
     assert [asked["brief"] for asked in worker.asked].count(False) == 1
     assert len(worker.asked) == 1 + len(rounds) + len(trials)
-    looks = sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"]
-    assert list(looks) == [trial.key for trial in trials]
-    assert all(look["before"] == look["after"] == ROWS for look in looks.values())
+    (calibration,) = sweep.run.info().calibrations.values()
+    assert [check.point for check in calibration.drift_checks] == [trial.point for trial in trials]
+    assert all(check.before == check.after == LIMITS for check in calibration.drift_checks)
 
 
-def test_a_look_that_fails_costs_that_look(cache, sweep):
+def test_a_drift_check_that_fails_costs_that_check(cache, sweep):
     sweep.calibrate(Worker())
-    sweep.sdpa(next(sweep.plan.rounds())[0], Worker({}))
-    assert sweep.run.read_about()["calibrations"]["cpu float32 1"]["looks"] == {}
+    sweep.check_drift(next(sweep.plan.rounds())[0], Worker({}))
+    (calibration,) = sweep.run.info().calibrations.values()
+    assert calibration.drift_checks == ()
 
 
-def look(before, after, batch_size=1):
+def test_a_journal_whose_last_line_was_cut_off_keeps_the_others(cache, sweep):
+    sweep.calibrate(Worker())
+    sweep.run.append({"event": "time", "wall_s": 2.0})
+    whole = sweep.run.info()
+    with sweep.run.journal.open("a") as file:
+        file.write('{"event": "time", "wal')
+    assert sweep.run.info() == whole
+
+
+def drift(before, after, batch_size=1):
     point = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=batch_size, prompt_len=4, new_tokens=4)
-    passes = [[asdict(Limit("pass", value, 0.0))] for value in (before, after)]
-    return {"point": asdict(point), "before": passes[0], "after": passes[1]}
+    return DriftCheck(point, *(Limits((Limit("pass", value, 0.0),)) for value in (before, after)))
 
 
 def test_a_points_limits_are_those_seen_around_its_own_trials_and_others_those_of_the_run():
-    found = [asdict(Limit("pass", 1.0, 0.0)), asdict(Limit("matmul", 12.0, 0.0))]
-    looks = {"a": look(2.0, 4.0), "b": look(6.0, 6.0, batch_size=8)}
-    machine = Machine.of({"calibrations": {"cpu float32 1": {"limits": found, "looks": looks}}})
-    here = Point(**look(1, 1)["point"])
+    limits = Limits((Limit("pass", 1.0, 0.0), Limit("matmul", 12.0, 0.0)))
+    checks = (drift(2.0, 4.0), drift(6.0, 6.0, batch_size=8))
+    machine = Machine.of({}, {"cpu float32 1": Calibration(limits, drift_checks=checks)}, "some CPU")
+    here = checks[0].point
     assert machine.limits_of(here).at("matmul") == pytest.approx(12 / 3)
     assert machine.limits_of(replace(here, batch_size=8)).at("matmul") == pytest.approx(12 / 6)
     assert machine.limits_of(replace(here, batch_size=2)).at("matmul") == pytest.approx(12 / 5)
@@ -230,7 +239,7 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
     host_s, total_s, parts = small.time_once(work)
     assert parts == pytest.approx({"matmul": 12e-6, "attention": 28e-6})
     assert total_s == pytest.approx(45e-6)
-    assert host_s == pytest.approx(8 * 50e-6 + virtual.LAUNCH_S + 16 * virtual.EVENT_S)
+    assert host_s == pytest.approx(8 * 50e-6 + virtual_device.LAUNCH_S + 16 * virtual_device.EVENT_S)
 
 
 def test_operations_are_counted_whole_and_not_in_their_parts():

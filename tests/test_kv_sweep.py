@@ -26,14 +26,14 @@ def cells_of(folder):
 def test_a_sweep_leaves_raw_files_cells_and_what_was_asked(small_run):
     folder, _ = small_run
     run = store.Run(folder)
-    about = run.read_about()
+    info = run.info()
     assert len(list(run.raw.iterdir())) == 4
-    assert about["finished_at"]
-    assert about["wall_s"] > 0
-    assert about["asked"]["batch"] == "1,3"
-    assert about["identity"]["torch"]
+    assert info.finished_at
+    assert info.wall_s > 0
+    assert info.requested["batch"] == "1,3"
+    assert info.description.identity["torch"]
     assert not run.scratch.exists()
-    assert sorted(path.name for path in folder.iterdir()) == ["cells.parquet", "logs", "raw", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["cells.parquet", "journal.jsonl", "logs", "raw", "run.json"]
 
 
 def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
@@ -53,8 +53,8 @@ def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
 def test_the_last_line_is_one_json_document(small_run):
     document = json.loads(small_run[1].strip().splitlines()[-1])
     assert len(document["cells"]) == 4
-    # On a busy machine the cells are unstable, and nothing is said of them.
-    assert document["verdict"][0].startswith(("cached is ", "nothing is said of cached"))
+    # On a busy machine the cells are unstable, and there is no conclusion.
+    assert document["verdict"][0].startswith(("cached is ", "no conclusion for cached"))
     assert 0 < document["timed_share"] < 1
 
 
