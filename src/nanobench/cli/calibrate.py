@@ -2,9 +2,10 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -58,7 +59,7 @@ def calibrate(options: CalibrateOptions) -> None:
 
 def measured(
     executor: "Executor", identity: str, setting: "Setting", scratch: Path, fresh: bool, console: "Console"
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Measures or reads the calibration of one setting, prints it and returns its JSON document."""
     from nanobench.roofline.limits import Limits
     from nanobench.sweep import calibration

@@ -41,7 +41,7 @@ class Plan:
     """one per point, in their order"""
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Plan":
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
         """The plan that `asdict` turned into this document."""
         points = tuple(Point(**point) for point in data["points"])
         arms = tuple(Arm(**arm) for arm in data["arms"])
@@ -76,7 +76,7 @@ class Plan:
         )
 
 
-def describe_request(options: Options) -> dict[str, Any]:
+def describe_request(options: Options) -> dict[str, object]:
     """What a worker must describe before a plan can be made. Raises UserError for everything that is wrong on any machine."""
     options.validate()
     return {
