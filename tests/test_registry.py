@@ -224,6 +224,12 @@ def test_a_module_that_cannot_be_imported_for_another_reason_is_one_line_too(fol
     assert repr(name) in refusal(registry.find, "models", name)
 
 
+def test_a_module_that_runs_out_of_memory_is_no_mistake_of_the_user(folder):
+    (folder / "lab_large.py").write_text("raise MemoryError\n")
+    with pytest.raises(MemoryError):
+        registry.find("models", "lab_large:build")
+
+
 # Plug-ins
 
 

@@ -133,11 +133,16 @@ def find(family: str, name: str) -> Callable[..., Any]:
 
 
 def dotted(path: str) -> Callable[..., Any]:
-    """The attribute behind `package.module:attribute`. Modules in the current folder are found too."""
+    """The attribute behind `package.module:attribute`. Modules in the current folder are found too.
+
+    A MemoryError is no mistake of the user: under a memory limit it means that the model does not fit.
+    """
     module_name, _, attribute = path.partition(":")
     search_current_folder()
     try:
         module = importlib.import_module(module_name)
+    except MemoryError:
+        raise
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path!r} cannot be imported: {what}; give module:function, importable from {os.getcwd()}") from error

@@ -172,10 +172,10 @@ class Arm:
     def label(self) -> str:
         """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not default."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
-        return " ".join([name, *unusual(self, but=("engine",)).values()])
+        return " ".join([name, *map(str, unusual(self, but=("engine",)).values())])
 
 
-def unusual(instance: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
+def unusual(instance: Any, but: tuple[str, ...] = ()) -> dict[str, object]:
     """The fields of a dataclass instance that differ from their defaults or have no default."""
     defaults = {each.name: each.default for each in fields(instance)}
     return {

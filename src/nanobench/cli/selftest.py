@@ -4,7 +4,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -53,8 +53,8 @@ def selftest(options: SelftestOptions) -> None:
     for line in views.trust(spread, launches, resolution, causes):
         console.print(line, highlight=False, soft_wrap=True)
     if options.json:
-        document: dict[str, Any] = {"checks": [asdict(check) for check in verdict], **spread._asdict(), "launches": launches}
-        typer.echo(json.dumps({**document, "resolution": resolution, "causes": causes}))
+        document = {"checks": [asdict(check) for check in verdict], **spread._asdict()}
+        typer.echo(json.dumps({**document, "launches": launches, "resolution": resolution, "causes": causes}))
     if any(check.passed is False for check in verdict):
         raise typer.Exit(1)
 

@@ -79,7 +79,7 @@ class BatchAnswer:
         """The answer that `to_json` turned into this document."""
         return cls(**{**data, "curve": tuple(BatchTrial(**each) for each in data["curve"])})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The answer as a JSON document."""
         curve = [{"batch_size": each.batch_size, "tok_s": each.tok_s, "peak_bytes": each.peak_bytes} for each in self.curve]
         return {**asdict(self), "curve": curve}

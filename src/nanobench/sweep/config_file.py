@@ -30,7 +30,7 @@ def from_toml(path: Path, kind: type, command: str) -> dict[str, Any]:
     return options
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """A TOML file as a dictionary. Raises UserError for a file that is missing or broken."""
     try:
         return tomllib.loads(path.read_text())
