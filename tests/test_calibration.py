@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import virtual_device
 from conftest import SMALL
 from nanobench.errors import UserError
 from nanobench.probes import environment, profiler

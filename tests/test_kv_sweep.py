@@ -76,9 +76,9 @@ def test_marks_are_one_per_token_and_rise(small_run):
 
 
 def test_launches_of_one_point_differ_in_hash_seed_but_not_in_tokens(small_run):
-    rows = [row for row in store.Run(small_run[0]).read_raw() if row["kind"] == "outcome" and row["batch_size"] == 3]
-    assert {row["launch"] for row in rows} == {1, 2}
-    assert len({row["digest"] for row in rows}) == 1
+    launches = [launch for launch in store.Run(small_run[0]).read_raw() if launch.point.batch_size == 3]
+    assert {launch.launch for launch in launches} == {1, 2}
+    assert len({launch.outcome.digest for launch in launches}) == 1
 
 
 def test_a_strangers_script_recomputes_the_cells_from_the_raw_files(small_run):
@@ -117,9 +117,9 @@ def test_a_wrong_arm_is_a_row_without_numbers_is_never_timed_and_exits_1(nanoben
     assert slow["gate"] == "exact"
     assert slow["speedup_lo"] <= slow["speedup"] < slow["speedup_hi"] < 1
     assert "1 wrong" in done.stdout
-    rows = store.Run(tmp_path / "run").read_raw()
-    assert not [row for row in rows if row["engine"] == "fakes:frozen" and row["kind"] in ("warmup", "steady")]
-    assert {row["launch"] for row in rows if row["engine"] == "fakes:frozen"} == {1}
+    frozen = [launch for launch in store.Run(tmp_path / "run").read_raw() if launch.arm.engine == "fakes:frozen"]
+    assert not [each for launch in frozen for each in launch.repetitions if each.kind in ("warmup", "steady")]
+    assert {launch.launch for launch in frozen} == {1}
 
 
 def test_an_exception_in_an_arm_is_an_error_row_and_spares_the_others(nanobench_here, tmp_path):
@@ -331,11 +331,11 @@ def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the
     cells = cells_of(tmp_path / "run")
     assert (cells["output_tok_s"] > 0).all()
     assert (cells["launches_ok"] == 2).all()
-    rows = [row for row in store.Run(tmp_path / "run").read_raw() if row["kind"] == "steady"]
-    seen, blind = ([row for row in rows if (row["pressure_s"] is None) is gone] for gone in (False, True))
+    steady = [each for launch in store.Run(tmp_path / "run").read_raw() for each in launch.of_kind("steady")]
+    seen, blind = ([each for each in steady if (each.pressure_s is None) is gone] for gone in (False, True))
     assert blind
-    assert all(row["steal_s"] is None and row["rss_bytes"] is None for row in blind[1:])
-    assert all(row["cpu_s"] > 0 for row in seen + blind)
+    assert all(each.steal_s is None and each.rss_bytes is None for each in blind[1:])
+    assert all(each.cpu_s > 0 for each in seen + blind)
     assert cells["probe_note"].str.contains("Bad file descriptor").all()
 
 

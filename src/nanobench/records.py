@@ -182,7 +182,7 @@ class ArmRecord:
     def from_json(cls, data: JsonObject) -> "ArmRecord":
         """The record of a dictionary made by `asdict`."""
         repetitions = tuple(Repetition(**repetition) for repetition in data["repetitions"])
-        return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome(**data["outcome"]))
+        return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=_outcome_of(data["outcome"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,16 +308,20 @@ def records_of(rows: Iterable[RawRow]) -> list[LaunchRecord]:
 def _record_of(rows: list[RawRow]) -> LaunchRecord:
     last = rows[-1]
     assert last["kind"] == OUTCOME
-    gate = last.get("gate")
     head: JsonObject = {name: last.get(name) for name in HEAD_COLUMNS}
-    outcome = {**_part(Outcome, last), "status": Status(last["status"]), "gate": None if gate is None else Verdict(gate)}
     return LaunchRecord(
         **head,
         point=Point(**_part(Point, last)),
         arm=Arm(**_part(Arm, last)),
         repetitions=tuple(_repetition_of(row) for row in rows[:-1]),
-        outcome=Outcome(**outcome),
+        outcome=_outcome_of(last),
     )
+
+
+def _outcome_of(row: RawRow) -> Outcome:
+    gate = row.get("gate")
+    words = {"status": Status(row["status"]), "gate": None if gate is None else Verdict(gate)}
+    return Outcome(**{**_part(Outcome, row), **words})
 
 
 def _repetition_of(row: RawRow) -> Repetition:
