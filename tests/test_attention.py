@@ -74,14 +74,14 @@ def test_attention_is_an_axis_gated_and_refused_with_the_reason(nanobench_here, 
 
 def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(nanobench_here, tmp_path):
     (tmp_path / "own.py").write_text(
-        "from nanobench import lookup\n"
+        "from nanobench import registry\n"
         "def products(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):\n"
         "    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5\n"
         "    if is_causal:\n"
         "        attn_mask = scores.new_full(scores.shape[-2:], float('-inf')).triu(1)\n"
         "    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v\n"
         "def build():\n"
-        "    adapter = lookup.find('models', 'gpt2-nano')()\n"
+        "    adapter = registry.find('models', 'gpt2-nano')()\n"
         "    for block in adapter.module.blocks:\n"
         "        block.attention.look = products\n"
         "    return adapter\n"

@@ -210,7 +210,7 @@ def test_parts_and_what_lies_between_them_make_up_a_pass():
     small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
     _, whole_s, parts = small.once(small.step(2))
     assert set(parts) == {"matmul", "head", "attention", "pick"}
-    assert len([kind for kind, _, _ in small.marks if kind == "matmul"]) == 4 * 2
+    assert len([kind for kind, _, _ in small.timestamps if kind == "matmul"]) == 4 * 2
     assert 0 < sum(parts.values()) < whole_s
 
 
@@ -231,7 +231,7 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
     host_s, whole_s, parts = small.once(work)
     assert parts == pytest.approx({"matmul": 12e-6, "attention": 28e-6})
     assert whole_s == pytest.approx(45e-6)
-    assert host_s == pytest.approx(8 * 50e-6 + virtual_device.LAUNCH_S + 16 * virtual.EVENT_S)
+    assert host_s == pytest.approx(8 * 50e-6 + virtual_device.LAUNCH_S + 16 * virtual_device.EVENT_S)
 
 
 def test_operations_are_counted_whole_and_not_in_their_parts():
