@@ -101,7 +101,7 @@ def test_a_model_that_is_too_big_for_one_row_is_an_error_with_its_reason():
 
 
 def test_a_total_that_ranks_cannot_share_is_an_error():
-    with pytest.raises(UserError, match="--total-batch 3 .* 2 ranks"):
+    with pytest.raises(UserError, match=r"--total-batch 3 .* 2 ranks"):
         searched(10, SearchConfig(total_batch=3), ranks=2)
 
 
