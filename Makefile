@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 OUT ?= results
 # What `make gpu` runs: configurations and the seconds after which each is stopped; a part of them with GPU="gpu-train:330".
 GPU ?= gpu-seeds:170 gpu-modes:95 gpu-samplers:45 gpu-attention:35 gpu-context:55 gpu-batch:50 gpu-train:330 gpu-train-auto:560
@@ -10,7 +11,7 @@ CALIBRATE ?= timeout 50 $(PYTHON) -m nanobench calibrate --device cuda --dtype b
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 bench: $(VENV)/run  ## install, then the default sweep with its plots and report
 	$(BIN)/nanobench kv-sweep --batch 1,4,8,16,32,64,93
@@ -19,17 +20,32 @@ bench: $(VENV)/run  ## install, then the default sweep with its plots and report
 report: $(VENV)/run  ## the report of the newest run in results/
 	$(BIN)/nanobench report
 
-test: $(VENV)/dev  ## install, then all tests
-	$(BIN)/pytest -n 2 --dist worksteal
+reference: $(VENV)/run  ## measure the reference runs in results/ again; each old one is replaced once its new one is complete
+	rm -rf results/new-reference
+	$(BIN)/nanobench kv-sweep --batch 1,4,8,16,32,64,93 --out results/new-reference/reference-cpu
+	$(BIN)/nanobench report results/new-reference/reference-cpu
+	$(BIN)/nanobench train-throughput --compile --out results/new-reference/reference-train-cpu
+	$(BIN)/nanobench report results/new-reference/reference-train-cpu
+	for run in reference-cpu reference-train-cpu; do \
+		rm -rf results/$$run && mv results/new-reference/$$run results/$$run || exit 1; \
+	done
+	rmdir results/new-reference
 
-lint: $(VENV)/dev  ## style
+test: $(VENV)/dev  ## install, then all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/dev  ## install, then all tests
+	$(PYTEST)
+
+lint: $(VENV)/dev  ## style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 type: $(VENV)/dev  ## types
 	$(BIN)/mypy
 
-check: lint type test  ## what CI runs
+check: lint type test-all  ## what CI runs
 
 gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, each stopped after its seconds; one archive in OUT
 	PYTHONPATH=src $(CALIBRATE) || echo "no limits were kept: each sweep measures its own"
@@ -58,4 +74,4 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/run
 
-.PHONY: help bench report test lint type check gpu clean
+.PHONY: help bench report reference test test-all lint type check gpu clean

@@ -73,9 +73,11 @@ def restored(cache):
             (gc.enable if collects else gc.disable)()
             torch.set_num_threads(threads)
             sys.path[:] = path
-            for name in set(sys.modules) - known | set(kept):
-                if name in PLUGINS or is_below(sys.modules[name], Path.cwd()):
+            for name in set(sys.modules) - known:
+                if is_below(sys.modules[name], Path.cwd()):
                     del sys.modules[name]
+            for name in PLUGINS:
+                sys.modules.pop(name, None)
             sys.modules.update(kept)
 
 

@@ -92,7 +92,7 @@ SMOKE = {
     "explain": ["nowhere"],
     "cost": ["nowhere", "--price-per-hour", "1"],
     "list": ["x"],
-    "selftest": ["--device", "x"],
+    "selftest": ["--x"],
     "env": ["--x"],
 }
 """Every command with a mistake."""

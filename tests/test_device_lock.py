@@ -61,7 +61,7 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path):
 
 
 def sweep(folder, name, *more):
-    asked = ("kv-sweep", *SMALL, "--batch", "1,2", "--launches", "2", "--out", name, *more)
+    asked = ("kv-sweep", *SMALL, "--batch", "1", "--launches", "2", "--out", name, *more)
     everywhere = {**environment(), "NANOBENCH_LOCKS": str(folder / "locks")}
     command = [sys.executable, "-m", "nanobench", *asked]
     return subprocess.Popen(command, cwd=folder, env=everywhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -73,7 +73,7 @@ def test_of_two_sweeps_at_once_the_second_refuses_or_waits_and_they_never_measur
         assert first.poll() is None
         time.sleep(0.05)
     refused = sweep(tmp_path, "refused")
-    waiting = sweep(tmp_path, "waiting", "--wait")
+    waiting = sweep(tmp_path, "waiting", "--wait", "--launches", "1")
     _, error = refused.communicate(timeout=60)
     assert refused.returncode == 2
     assert len(error.strip().splitlines()) == 1

@@ -149,7 +149,7 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
     assert "1 skipped" in done.stdout
 
 
-@pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
+@pytest.mark.parametrize("isolation", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
     arms = (
         "--model",
@@ -198,7 +198,7 @@ def test_loading_torch_is_no_part_of_the_time_limit(tmp_path):
     assert time.monotonic() - start > 0.5
 
 
-def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanobench, nanobench_here, tmp_path):
+def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanobench_here, tmp_path):
     asked = ("kv-sweep", *SMALL, "--model", "fakes:tiny", "--batch", "1,2", "--launches", "2", "--out", "run")
     sweep = subprocess.Popen([sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment())
     raw = tmp_path / "run" / "raw"
@@ -209,7 +209,7 @@ def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanoben
     sweep.wait()
     before = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
     assert 1 <= len(before) < 4
-    nanobench("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
     after = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
@@ -373,6 +373,7 @@ def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobe
     assert cells["reason"].str.contains("captures CUDA graphs, which a CPU does not have: it would equal").all()
 
 
+@pytest.mark.slow
 def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_eager_arm(nanobench, tmp_path):
     (tmp_path / "growing.py").write_text(
         "import torch._dynamo\n"

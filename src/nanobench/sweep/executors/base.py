@@ -113,9 +113,8 @@ def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress
             message = line.receive(deadline)
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)
-            timed_out = timed_out or (
-                f"no answer within {timeout_s:g} s" if started else f"no start within {START_TIMEOUT_S:g} s"
-            )
+            limit = f"no answer within {timeout_s:g} s" if started else f"no start within {START_TIMEOUT_S:g} s"
+            timed_out = timed_out or limit
             deadline = time.monotonic() + 60.0
             continue
         if message is None:
