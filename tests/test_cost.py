@@ -205,7 +205,7 @@ def test_above_idle_is_unknown_where_idle_is_more_than_what_was_measured_and_tha
 
 def test_energy_that_nobody_knows_is_asked_for():
     assert said(cell(10.0), price_per_hour=3, price_per_kwh=0.15)[-1] == (
-        "energy is not known in the 1 measured cell: it was not measured; give --power-w"
+        "energy is not known in the 1 measured cell: there is no measured energy; give --power-w"
     )
 
 

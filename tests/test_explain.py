@@ -586,7 +586,7 @@ def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
     ],
 )
 def test_a_published_number_that_is_none_is_named(changed, words):
-    with pytest.raises(UserError, match=f"{words} .* no number above 0"):
+    with pytest.raises(UserError, match=f"{words} .* not a number above 0"):
         published.published([{**figure(1, 99.3), **changed}], A100)
 
 
