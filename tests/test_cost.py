@@ -43,8 +43,8 @@ NUMBERS = (
     "electricity_usd_per_mtok",
     "electricity_usd_per_year",
 )
-BELIEVED = ["ok", "imprecise"]
-UNBELIEVABLE = ["unstable", "no_steady_state"]
+RELIABLE = ["ok", "imprecise"]
+UNRELIABLE = ["unstable", "no_steady_state"]
 fixed = settings(derandomize=True, deadline=None, database=None, max_examples=40)
 amounts = st.floats(1e-3, 1e6)
 shares = st.floats(0.01, 1)
@@ -205,7 +205,7 @@ def test_above_idle_is_unknown_where_idle_is_more_than_what_was_measured_and_tha
 
 def test_energy_that_nobody_knows_is_asked_for():
     assert said(cell(10.0), price_per_hour=3, price_per_kwh=0.15)[-1] == (
-        "energy is not known in the 1 measured cell: it was not measured; give --power-w"
+        "energy is not known in the 1 measured cell: there is no measured energy; give --power-w"
     )
 
 
@@ -251,9 +251,9 @@ def test_what_was_not_asked_for_or_cannot_be_known_is_null_and_never_0():
     assert {row[f"usd_per_mtok{tail}"] for tail in ("_lo", "_hi")} == {None}
 
 
-def test_cells_without_an_interval_are_counted_with_the_mend():
+def test_cells_without_an_interval_are_counted_with_the_fix():
     lines = said(cell(10.0, batch_size=1), cell(10.0, spread=1.1), price_per_hour=3)
-    assert lines[-1] == "no interval in 1 of 2 measured cells: a lone repetition; measure with more --launches"
+    assert lines[-1] == "no interval in 1 of 2 measured cells: there is only one repetition; measure with more --launches"
     assert len(said(cell(10.0, spread=1.1), price_per_hour=3)) == 1
 
 
@@ -287,8 +287,8 @@ def test_many_rivals_are_counted():
     assert said(*cells, price_per_hour=3)[0].endswith("cached at batch 4, cached at batch 5 and 3 more")
 
 
-@pytest.mark.parametrize("status", UNBELIEVABLE)
-def test_a_cell_that_cannot_be_believed_is_shown_and_never_named(status):
+@pytest.mark.parametrize("status", UNRELIABLE)
+def test_a_cell_that_is_unreliable_is_shown_and_never_named(status):
     cells = [cell(10.0, 8, ttft_s=0.5), cell(1.0, 16, status=status, ttft_s=0.1, tpot_s=0.1)]
     assert costs(*cells, price_per_hour=3)[1]["usd_per_mtok"] == pytest.approx(3 / 3600 / 3200 * 1e6)
     choice = chosen(*cells, price_per_hour=3, max_ttft=0.2)
@@ -296,16 +296,16 @@ def test_a_cell_that_cannot_be_believed_is_shown_and_never_named(status):
     assert status in printed(*cells, price_per_hour=3)
 
 
-@pytest.mark.parametrize("status", BELIEVED)
+@pytest.mark.parametrize("status", RELIABLE)
 def test_an_imprecise_cell_may_be_the_cheapest(status):
     assert chosen(cell(10.0, 8), cell(1.0, 16, status=status), price_per_hour=3).cheapest == 1
 
 
-def test_nothing_is_named_where_nothing_can_be_believed():
+def test_nothing_is_named_where_nothing_is_reliable():
     cells = [cell(1.0, 8, status="unstable"), cell(batch_size=16, status="oom", reason="too large")]
     assert chosen(*cells, price_per_hour=3, max_ttft=1) == cost.Choice(None, None, [], None, [], None, None)
     assert said(*cells, price_per_hour=3, max_ttft=1) == [
-        "nothing is named cheapest: none of the 2 cells is measured, stable and priced"
+        "no cheapest cell: none of the 2 cells is measured, stable and priced"
     ]
 
 
@@ -375,7 +375,7 @@ def test_sentences_name_the_limits_and_what_is_reached():
         "cheapest with TTFT at most 300 ms and TPOT at most 20 ms: cached at batch 16, $0.521 per million output tokens"
     )
     assert said(*THREE, price_per_hour=3, max_ttft=0.05)[1] == (
-        "no judged cell has TTFT at most 50 ms; nearest comes cached at batch 8, TTFT 100 ms (2x a limit)"
+        "no reliable cell has TTFT at most 50 ms; the nearest is cached at batch 8, TTFT 100 ms (2x a limit)"
     )
 
 
@@ -383,7 +383,7 @@ def test_a_latency_that_is_not_known_meets_no_limit():
     seen = cell(1.0, new_tokens=1, ttft_s=0.01)
     choice = chosen(seen, price_per_hour=3, max_tpot=1)
     assert (choice.cheapest, choice.within, choice.nearest) == (0, None, None)
-    assert said(seen, price_per_hour=3, max_tpot=1)[1] == "no judged cell is known to have TPOT at most 1 s"
+    assert said(seen, price_per_hour=3, max_tpot=1)[1] == "no reliable cell is known to have TPOT at most 1 s"
     assert only(seen, price_per_hour=3, max_tpot=1)["limit_ratio"] is None
 
 
@@ -496,7 +496,7 @@ def test_the_command_ends_in_one_json_document_that_agrees_with_the_cells(refere
     assert [row["usd_per_mtok"] for row in document["cells"]] == pytest.approx((0.1 / 3600e-6 / cells["output_tok_s"]).tolist())
     assert all(row["energy_basis"] == "unknown" and row["energy_j_per_mtok"] is None for row in document["cells"])
     cheapest, within = document["cheapest"], document["cheapest_within_limits"]
-    judged = [row for row in document["cells"] if row["status"] in BELIEVED]
+    judged = [row for row in document["cells"] if row["status"] in RELIABLE]
     assert cheapest["usd_per_mtok"] == min(row["usd_per_mtok"] for row in judged)
     assert within["usd_per_mtok"] == min(row["usd_per_mtok"] for row in judged if row["ttft_s"] <= 0.1)
     assert document["nearest"] is None
@@ -532,16 +532,16 @@ def test_the_newest_run_is_meant_where_none_is_named(reference, tmp_path, monkey
         (["run", "--price-per-hour", "three"], ["--price-per-hour"]),
         (["run", "--price-per-hour", 3, "--max-ttft", 0], ["--max-ttft 0", "seconds", "like 0.5"]),
         (["run", "--price-per-hour", 3, "--max-tpot", -1], ["--max-tpot -1", "seconds"]),
-        (["run", "--price-per-hour", 3, "--gpus", 0], ["--gpus 0", "whole number from 1 up"]),
+        (["run", "--price-per-hour", 3, "--gpus", 0], ["--gpus 0", "a whole number, 1 or more"]),
         (["run", "--price-per-hour", 3, "--tokens", -5], ["--tokens -5", "like 1e9"]),
         (["run", "--price-per-hour", 3, "--requests-per-day", 0], ["--requests-per-day 0", "like 10e6"]),
         (["run", "--power-w", 50, "--idle-power-w", 60], ["--idle-power-w 60 is above --power-w 50"]),
-        (["run", "--power-w", 50, "--idle-power-w", -1], ["--idle-power-w -1", "from 0 up"]),
+        (["run", "--power-w", 50, "--idle-power-w", -1], ["--idle-power-w -1", "0 or more"]),
         (["nowhere", "--price-per-hour", 3], ["no run in nowhere", "nanobench kv-sweep"]),
         (["run", "--price", 3], ["--price"]),
     ],
 )
-def test_a_mistake_gets_one_line_with_the_mend(reference, monkeypatch, arguments, words):
+def test_a_mistake_gets_one_line_with_the_fix(reference, monkeypatch, arguments, words):
     monkeypatch.chdir(reference.parent)
     message = command(*arguments, code=2)
     for word in words:

@@ -39,7 +39,7 @@ def only(state=(), gpu=(), **identity):
     """The one problem that there is; it says what is wrong, what that does and what to do."""
     (problem,) = found(state, gpu, **identity)
     assert problem.effect
-    assert problem.mend
+    assert problem.fix
     return problem
 
 
@@ -51,11 +51,11 @@ def test_a_machine_without_a_gpu_has_no_problem_with_one():
     assert found({"gpus": []}) == []
 
 
-@pytest.mark.parametrize(("cores", "words"), [(1, "1 core only"), (2, "2 cores only"), (3, "3 cores only")])
+@pytest.mark.parametrize(("cores", "words"), [(1, "only 1 core"), (2, "only 2 cores"), (3, "only 3 cores")])
 def test_few_cores_are_a_problem(cores, words):
     problem = only({"omp_threads": 1, "load_1m": 0.0}, cores=cores, cpu_quota=None)
     assert problem.what == words
-    assert "--threads" in problem.mend
+    assert "--threads" in problem.fix
 
 
 def test_four_cores_are_enough():
@@ -65,7 +65,7 @@ def test_four_cores_are_enough():
 def test_more_threads_than_cores_are_a_problem():
     problem = only({"omp_threads": 9})
     assert problem.what == "9 threads on 8 cores"
-    assert "OMP_NUM_THREADS=8" in problem.mend
+    assert "OMP_NUM_THREADS=8" in problem.fix
 
 
 def test_every_busy_process_is_named_with_its_share_of_a_core():
@@ -91,14 +91,14 @@ def test_tasks_that_wait_for_a_core_are_a_problem():
 def test_a_governor_that_follows_the_load_is_a_problem(governor):
     problem = only({"governor": governor})
     assert problem.what == f"CPU governor {governor}"
-    assert "performance" in problem.mend
+    assert "performance" in problem.fix
 
 
 @pytest.mark.parametrize(("quota", "told", "threads"), [(7.5, "7.5", 7), (2.0, "2", 2), (0.5, "0.5", 1)])
 def test_a_quota_below_the_cores_is_a_problem(quota, told, threads):
     problem = only(cpu_quota=quota)
-    assert problem.what == f"a quota of {told} cores on 8 visible ones"
-    assert problem.mend.startswith(f"--threads {threads},")
+    assert problem.what == f"CPU quota of {told} cores, 8 cores visible"
+    assert problem.fix.startswith(f"--threads {threads},")
 
 
 def test_a_quota_of_more_than_the_cores_is_none():
@@ -109,7 +109,7 @@ def test_too_little_memory_is_a_problem():
     assert only({"available_gib": 9.9}).what == "9.9 of 100 GiB of memory available"
 
 
-@pytest.mark.parametrize(("processes", "words"), [(1, "1 process on it"), (2, "2 processes on it")])
+@pytest.mark.parametrize(("processes", "words"), [(1, "1 process runs on it"), (2, "2 processes run on it")])
 def test_other_processes_on_a_gpu_are_a_problem(processes, words):
     assert only(gpu={"processes": processes}).what == f"NVIDIA H100: {words}"
 
@@ -117,7 +117,7 @@ def test_other_processes_on_a_gpu_are_a_problem(processes, words):
 def test_a_gpu_capped_below_its_default_power_is_a_problem():
     problem = only(gpu={"power_limit_enforced_w": 300.0})
     assert problem.what == "NVIDIA H100: power capped at 300 of 700 W"
-    assert "-pl 700" in problem.mend
+    assert "-pl 700" in problem.fix
 
 
 def test_a_gpu_that_may_take_more_power_than_by_default_is_no_problem():
@@ -127,24 +127,24 @@ def test_a_gpu_that_may_take_more_power_than_by_default_is_no_problem():
 def test_a_driver_that_is_loaded_anew_for_each_process_is_a_problem():
     problem = only(gpu={"persistence_mode": False})
     assert problem.what == "NVIDIA H100: no persistence mode"
-    assert "-pm 1" in problem.mend
+    assert "-pm 1" in problem.fix
 
 
 @pytest.mark.parametrize("reason", ["hw_slowdown", "sw_thermal_slowdown,sw_power_cap"])
 def test_clocks_held_down_for_heat_or_by_the_hardware_are_a_problem(reason):
     problem = only(gpu={"clock_event_reasons": reason})
-    assert problem.what.startswith("NVIDIA H100: clocks held down (")
-    assert "cool" in problem.mend
+    assert problem.what.startswith("NVIDIA H100: clocks limited (")
+    assert "cool" in problem.fix
 
 
 @pytest.mark.parametrize("reason", ["applications_clocks", "sw_power_cap"])
 def test_clocks_that_someone_set_or_that_a_power_cap_holds_ask_for_no_cooling(reason):
-    assert not any("cool" in problem.mend or "heat" in problem.effect for problem in found(gpu={"clock_event_reasons": reason}))
+    assert not any("cool" in problem.fix or "heat" in problem.effect for problem in found(gpu={"clock_event_reasons": reason}))
 
 
 def test_each_gpu_is_looked_at_by_itself():
     gpus = [{**GPU, "name": "A", "processes": 3}, GPU, {**GPU, "name": "C", "persistence_mode": False}]
-    assert [problem.what for problem in found({"gpus": gpus})] == ["A: 3 processes on it", "C: no persistence mode"]
+    assert [problem.what for problem in found({"gpus": gpus})] == ["A: 3 processes run on it", "C: no persistence mode"]
 
 
 def test_problems_of_the_host_come_before_those_of_its_gpus():
@@ -164,7 +164,7 @@ def test_a_gpu_whose_driver_does_not_answer_is_no_problem():
 
 
 def test_a_gpu_without_a_name_is_told_of_all_the_same():
-    assert only(gpu={"name": None, "processes": 1}).what == "GPU: 1 process on it"
+    assert only(gpu={"name": None, "processes": 1}).what == "GPU: 1 process runs on it"
 
 
 def test_every_fact_that_these_tests_give_of_a_gpu_is_one_that_its_state_tells():

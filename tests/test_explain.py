@@ -140,7 +140,7 @@ def test_arms_settings_and_runs_have_ranges_of_their_own():
     assert [row["is_flat"] for row in explained(*rows)] == [True, True, False, False, True, True, False, False]
 
 
-def test_a_cell_that_cannot_be_believed_sets_no_range_where_others_do():
+def test_a_cell_that_is_unreliable_sets_no_range_where_others_do():
     rows = series(1.0, 1.0, 1.0)
     rows[1] |= {"status": "unstable", "tpot_s": 0.1, "reason": "noise"}
     assert [row["is_flat"] for row in explained(*rows)] == [True, True, True]
@@ -220,8 +220,8 @@ def test_a_cell_that_was_not_measured_has_no_reason_but_its_own(status):
 # Sentences and what to try
 
 
-def tries(row, *made, cores=1):
-    return only(row, *made, cores=cores)["tries"]
+def suggested(row, *made, cores=1):
+    return only(row, *made, cores=cores)["suggestions"]
 
 
 def test_a_flat_step_far_above_its_floor_is_the_hosts():
@@ -250,30 +250,30 @@ def test_a_flat_step_far_above_its_floor_is_the_hosts():
 
 def test_reduce_overhead_is_named_on_cuda_alone_and_only_where_this_version_has_it(monkeypatch):
     host = {"bound_by": "host", "prediction_error": 0.0}
-    assert tries(a_row(device="cuda", **host))[0] in ("--compile-mode reduce-overhead", "--compile-mode default")
+    assert suggested(a_row(device="cuda", **host))[0] in ("--compile-mode reduce-overhead", "--compile-mode default")
     monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}})
-    assert tries(a_row(device="cuda:1", **host)) == ["--compile-mode default", "a larger --batch"]
+    assert suggested(a_row(device="cuda:1", **host)) == ["--compile-mode default", "a larger --batch"]
     monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}, "reduce-overhead": {}})
-    assert tries(a_row(device="cuda:1", **host))[0] == "--compile-mode reduce-overhead"
-    assert tries(a_row(device="cpu", **host))[0] == "--compile-mode default"
+    assert suggested(a_row(device="cuda:1", **host))[0] == "--compile-mode reduce-overhead"
+    assert suggested(a_row(device="cpu", **host))[0] == "--compile-mode default"
 
 
 def test_what_the_run_has_already_is_named_as_an_arm():
     rows = [a_row(bound_by="host", prediction_error=0.0), a_row(arm=COMPILED)]
-    assert explained(*rows)[0]["tries"] == ["cached default (in this run)", "a larger --batch"]
+    assert explained(*rows)[0]["suggestions"] == ["cached default (in this run)", "a larger --batch"]
     rows = [a_row(arm=PLAIN, bound_by="compute", prediction_error=0.0), a_row()]
-    assert explained(*rows)[0]["tries"] == ["cached (in this run)", "--threads 2"]
+    assert explained(*rows)[0]["suggestions"] == ["cached (in this run)", "--threads 2"]
 
 
 def test_a_compiled_arm_is_not_told_to_compile():
-    assert tries(a_row(arm=COMPILED, bound_by="host", prediction_error=0.0)) == ["a larger --batch"]
+    assert suggested(a_row(arm=COMPILED, bound_by="host", prediction_error=0.0)) == ["a larger --batch"]
 
 
 def test_bandwidth_asks_for_more_rows_while_weights_are_most_of_what_is_read_and_for_fewer_bytes_where_they_are_fast():
     bandwidth = {"bound_by": "bandwidth", "prediction_error": 0.0}
-    assert tries(a_row(batch_size=1, **bandwidth), a_cell(1)) == ["a larger --batch"]
-    assert tries(a_row(batch_size=64, **bandwidth), a_cell(64)) == []
-    assert tries(a_row(arm=PLAIN, **bandwidth), a_cell(arm=PLAIN)) == ["--engine cached"]
+    assert suggested(a_row(batch_size=1, **bandwidth), a_cell(1)) == ["a larger --batch"]
+    assert suggested(a_row(batch_size=64, **bandwidth), a_cell(64)) == []
+    assert suggested(a_row(arm=PLAIN, **bandwidth), a_cell(arm=PLAIN)) == ["--engine cached"]
 
 
 def test_a_narrower_dtype_is_named_where_it_multiplies_faster():
@@ -281,18 +281,20 @@ def test_a_narrower_dtype_is_named_where_it_multiplies_faster():
     slow, fast = limits(flops=1e9), limits(flops=1e11)
     for others, expected in ((slow, []), (fast, ["--dtype bfloat16"])):
         both = {"cpu float32 1": Limits(tuple(limits())), "cpu bfloat16 1": Limits(tuple(others))}
-        assert tries(a_row(**compute), a_cell(machine=Machine({"tiny": SHAPE}, both))) == expected
+        assert suggested(a_row(**compute), a_cell(machine=Machine({"tiny": SHAPE}, both))) == expected
     sheet = Datasheet(name="imagined", flops={"float32": 1e12, "bfloat16": 1e14})
-    assert tries(a_row(**compute), a_cell(machine=machine(sheet=sheet))) == ["--dtype bfloat16"]
-    assert tries(a_row(**compute), a_cell(machine=machine(sheet=Datasheet(name="imagined", flops={"bfloat16": 1e14})))) == []
+    assert suggested(a_row(**compute), a_cell(machine=machine(sheet=sheet))) == ["--dtype bfloat16"]
+    assert (
+        suggested(a_row(**compute), a_cell(machine=machine(sheet=Datasheet(name="imagined", flops={"bfloat16": 1e14})))) == []
+    )
     half = a_cell(machine=machine(("bfloat16",), sheet=sheet), dtype="bfloat16")
-    assert tries(a_row(dtype="bfloat16", **compute), half) == []
+    assert suggested(a_row(dtype="bfloat16", **compute), half) == []
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(None, []), (1, []), (8, ["--threads 8"])])
 def test_threads_are_named_where_there_are_more_cores(cores, expected):
-    assert tries(a_row(bound_by="compute", prediction_error=0.0), a_cell(), cores=cores) == expected
-    assert tries(a_row(bound_by="compute", prediction_error=0.0, device="cuda"), a_cell(), cores=cores) == []
+    assert suggested(a_row(bound_by="compute", prediction_error=0.0), a_cell(), cores=cores) == expected
+    assert suggested(a_row(bound_by="compute", prediction_error=0.0, device="cuda"), a_cell(), cores=cores) == []
 
 
 def test_every_bound_has_a_sentence():
@@ -300,8 +302,7 @@ def test_every_bound_has_a_sentence():
         "bandwidth": "moving bytes takes 0 % of the predicted time; try a larger --batch",
         "compute": "multiplying takes",
         "allocator": "CUDA's allocator ran out and freed its cache to go on (3 times); try a smaller --batch",
-        "unexplained": "it is 1.5x what was predicted, and nothing here explains that; "
-        "try nanobench env, repeat or --calibration fresh",
+        "unexplained": "measured 1.5x the prediction; cause unknown; try nanobench env, repeat or --calibration fresh",
     }
     for bound, words in sentences.items():
         cell = a_cell(1, machine=machine(operation_s=1e-12)) if bound != "bandwidth" else a_cell(1)
@@ -314,10 +315,10 @@ def test_every_bound_has_a_sentence():
 
 
 @pytest.mark.parametrize("status", ["unstable", "no_steady_state"])
-def test_a_cell_that_cannot_be_believed_says_so_first(status):
+def test_a_cell_that_is_unreliable_says_so_first(status):
     row = a_row(status=status, reason="tasks waited", tpot_s=1.0, bound_by="host", prediction_error=0.1, operations_per_step=7)
     (sentence,) = said(row, made=[a_cell()])
-    assert sentence.startswith(f"{status}, not judged (tasks waited); step time is ")
+    assert sentence.startswith(f"{status}, excluded from conclusions (tasks waited); step time is ")
     assert "the host dispatches 7 operations per step" in sentence
 
 
@@ -341,7 +342,7 @@ BOUNDS = ["host", "bandwidth", "compute", "allocator", "unexplained", None]
 def test_only_options_of_this_version_are_named(bound, arm, device, dtype, status, cores):
     row = a_row(arm=arm, device=device, dtype=dtype, status=status, bound_by=bound, prediction_error=0.1)
     cell = a_cell(arm=arm, device=device, dtype=dtype, machine=machine(DTYPES, device=device))
-    found = " ".join(explain.mends({**row, "over_floors": 1.0}, cell, cores, [arm.label]))
+    found = " ".join(explain.suggestions({**row, "over_floors": 1.0}, cell, cores, [arm.label]))
     options = {"--" + field.name.replace("_", "-"): field for field in fields(SweepOptions)}
     assert set(re.findall(r"--[a-z-]+", found)) <= set(options)
     for mode in re.findall(r"--compile-mode (\S+)", found):
@@ -476,19 +477,19 @@ def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operati
         ((Pays(1, 1, 4096), None, None, Pays(1, 1, 93)), "predicted: pays from batch 1 on; measured: pays from batch 1 on"),
         (
             (Pays(12, 1, 4096), Pays(3, 1, 4096), Pays(None, 1, 4096), Pays(8, 8, 93)),
-            "predicted: pays from batch 12 on [3, never up to 4096]; measured: pays from batch 8 on, the smallest judged",
+            "predicted: pays from batch 12 on [3, never up to 4096]; measured: pays from batch 8 on, the smallest reliable one",
         ),
         (
             (Pays(None, 1, 4096), None, None, Pays(None, 1, 93)),
             "predicted: never pays up to batch 4096; measured: never pays up to batch 93",
         ),
-        ((None, None, None, None), "predicted: not known; measured: no ratio with an interval is judged"),
+        ((None, None, None, None), "predicted: not known; measured: no reliable ratio with an interval"),
     ],
 )
 def test_a_crossover_in_words(places, words):
     found = crossover.Crossover({"prompt_len": 50}, "uncached", "cached", *places)
-    assert views.crossing(found, []) == f"cached against uncached: {words}"
-    assert views.crossing(found, ["prompt_len"]) == f"cached against uncached (prompt_len 50): {words}"
+    assert views.crossing(found, []) == f"cached vs uncached: {words}"
+    assert views.crossing(found, ["prompt_len"]) == f"cached vs uncached (prompt_len 50): {words}"
 
 
 # What somebody else published
@@ -557,7 +558,7 @@ def test_a_step_near_its_operations_is_bound_by_compute():
     floor_s = published.published(table, A100)[0]["compute_floor_s"]
     row = published.published([{**table[0], "value": str(512 / (1.5 * floor_s))}], A100)[0]
     assert row["bound_by"] == "compute"
-    assert views.published_cause(row) == "compute, 1.5x the datasheet's floor"
+    assert views.published_cause(row) == "compute-bound: the step takes 1.5x the datasheet minimum"
 
 
 def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
@@ -588,7 +589,7 @@ def test_rows_of_other_devices_work_models_and_without_sizes_are_left_out():
     ],
 )
 def test_a_published_number_that_is_none_is_named(changed, words):
-    with pytest.raises(UserError, match=f"{words} .* no number above 0"):
+    with pytest.raises(UserError, match=f"{words} .* not a number above 0"):
         published.published([{**figure(1, 99.3), **changed}], A100)
 
 
@@ -596,7 +597,7 @@ def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused()
     bare = {name: value for name, value in figure(1, 1.0).items() if name not in ("unit", "arm")}
     with pytest.raises(UserError, match="lacks arm, unit"):
         published.published([bare], A100)
-    with pytest.raises(UserError, match="tells no bandwidth"):
+    with pytest.raises(UserError, match="has no bandwidth"):
         published.published([figure(1, 1.0)], Datasheet(name="imagined"))
     with pytest.raises(UserError, match="hardware there: none"):
         published.published([], A100)
@@ -609,7 +610,7 @@ def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
     rows = explained(a_row(), a_row(arm=PLAIN))
     command = "nanobench kv-sweep --batch 1,4"
     (line,) = views.unknown(rows, {}, command)
-    assert line == f"nothing is predicted: no calibration and no count of operations in this run; measure again: {command}"
+    assert line == f"nothing is predicted: this run has no calibration and no operation counts; measure again: {command}"
     (line,) = views.unknown(rows, {"calibration": "off"}, command)
     assert line == f"nothing is predicted without a calibration; measure again with one: {command}"
 
@@ -707,7 +708,7 @@ def test_the_command_explains_every_cell_and_ends_in_one_json_document(run):
     assert [row["tpot_s"] for row in found["cells"]] == cells["tpot_s"].tolist()
     assert [row["prediction_error"] for row in found["cells"]] == pytest.approx([0.1] * 6)
     assert [row["predicted_share"] for row in found["cells"] if row["arm_index"]] == pytest.approx([1.0] * 3, rel=1e-3)
-    assert set(found["cells"][0]) >= {"tries", "flat_from", "weight_floor_s", "bound_by", "naive_share"}
+    assert set(found["cells"][0]) >= {"suggestions", "flat_from", "weight_floor_s", "bound_by", "naive_share"}
     assert len(found["sentences"]) == 6
     assert all(sentence in text for sentence in found["sentences"])
     assert found["unknown"] == []
@@ -745,9 +746,9 @@ def test_an_old_run_says_what_is_missing_and_how_to_get_it(tmp_path, old):
         found = document(text)
         if all(row["predicted_e2e_s"] is None for row in found["cells"]):
             (line,) = found["unknown"]
-            assert line.startswith("nothing is predicted: no calibration and no count of operations in this run; ")
+            assert line.startswith("nothing is predicted: this run has no calibration and no operation counts; ")
             assert line in text
-            assert all(row["bound_by"] is None and row["tries"] == [] for row in found["cells"])
+            assert all(row["bound_by"] is None and row["suggestions"] == [] for row in found["cells"])
             assert all(each["predicted"] is None and each["measured"] for each in found["crossovers"])
             assert "predicted" not in text.partition("\nuncached at batch 1")[0]
         assert len(found["waterfalls"]) == 1
@@ -783,7 +784,7 @@ def test_published_figures_are_told_to_be_nobody_elses_measurement_but_theirs(mo
     found = document(text)
     assert {row["bound_by"] for row in found["cells"] if row["arm"] == "cached"} == {"host"}
     assert {row["status"] for row in found["cells"]} == {PUBLISHED}
-    assert "cached against uncached: predicted: not known; published: pays from batch 8 on" in text
+    assert "cached vs uncached: predicted: not known; published: pays from batch 8 on" in text
     assert command("results/seeds/seed_results.csv", "--gpu", "a100-80gb") in text
 
 
@@ -823,7 +824,7 @@ def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, wi
         (["run", "--jsn"], ["--jsn"]),
     ],
 )
-def test_a_mistake_gets_one_line_with_the_mend(run, tmp_path, monkeypatch, arguments, words):
+def test_a_mistake_gets_one_line_with_the_fix(run, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "run").symlink_to(run.folder)
     shutil.copytree(SEEDS, tmp_path / "figures")
     (tmp_path / "figures" / "seed_results.csv").rename(tmp_path / "figures" / "some.csv")

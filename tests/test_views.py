@@ -411,12 +411,12 @@ def test_the_noisy_run_has_the_statuses_that_the_tests_below_speak_of(noisy):
     assert set(cells[1]) | set(cells[16]) <= {"ok", "imprecise"}
 
 
-def test_cells_that_are_not_judged_have_hollow_markers_and_the_legend_says_so(noisy):
+def test_cells_that_are_excluded_from_conclusions_have_hollow_markers_and_the_legend_says_so(noisy):
     assert hollow(drawn("speedup_vs_batch", noisy)) == [[4.0, 64.0]]
     for name in ("throughput_ttft_memory_vs_batch", "utilization_vs_batch"):
         for places in hollow(drawn(name, noisy)):
             assert sorted(places) == pytest.approx([4.0, 64.0, 64.0], rel=0.05)
-        assert entries(drawn(name, noisy))[-1] == "hollow: unstable or no_steady_state, not judged"
+        assert entries(drawn(name, noisy))[-1] == "hollow: unstable or no_steady_state, excluded from conclusions"
 
 
 def test_where_all_is_judged_nothing_is_hollow(figures):
@@ -425,10 +425,11 @@ def test_where_all_is_judged_nothing_is_hollow(figures):
         assert not any("hollow" in words for words in entries(figures[name]))
 
 
-def test_figures_without_markers_name_the_cells_that_are_not_judged(noisy):
+def test_figures_without_markers_name_the_cells_that_are_excluded_from_conclusions(noisy):
     footer = drawn("token_latency", noisy).get_supxlabel()
-    assert "not judged: uncached at batch 64 (no_steady_state); cached at batch 64 (no_steady_state)" in footer.replace(
-        "\n", " "
+    assert (
+        "excluded from conclusions: uncached at batch 64 (no_steady_state); cached at batch 64 (no_steady_state)"
+        in footer.replace("\n", " ")
     )
 
 
@@ -510,7 +511,7 @@ def test_the_timeline_shows_all_launches_and_marks_what_does_not_count(noisy):
     assert len(launches) == 2
 
 
-def test_the_timeline_says_which_cells_are_not_judged(noisy):
+def test_the_timeline_says_which_cells_are_excluded_from_conclusions(noisy):
     figure = drawn("timeline", noisy)
     assert [axes.get_title("right") for axes in figure.axes[:4]] == ["", "no_steady_state", "", "no_steady_state"]
 
@@ -583,14 +584,14 @@ def test_every_image_of_the_report_exists(run, written):
         assert (run.folder / link).stat().st_size > 0
 
 
-def believed(run):
-    """The report's section on trust."""
+def reliability(run):
+    """The report's section on reliability."""
     command("report", run.folder)
-    return (run.folder / "report.md").read_text().partition("## Can it be believed?\n\n")[2].partition("\n## ")[0]
+    return (run.folder / "report.md").read_text().partition("## How reliable is this run?\n\n")[2].partition("\n## ")[0]
 
 
 def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
-    section = believed(noisy)
+    section = reliability(noisy)
     cells = load(noisy.folder)
     assert section.startswith("- the same everywhere: launches 2")
     assert section.splitlines()[0].endswith(f", protocol {cells['protocol'][0]}")
@@ -602,30 +603,30 @@ def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
         row = rows[cell["batch_size"], cell["arm"]]
         assert row["status"] == cell["status"]
         assert row["invalid repetitions"] == str(cell["invalid_repetitions"])
-        assert row["because"] == (cell["invalid_reasons"] or format.MISSING)
+        assert row["reason"] == (cell["invalid_reasons"] or format.MISSING)
         if cell["arm_index"]:
             assert row["pairs"] == str(cell["pairs"])
             assert float(row["sd within launches"].rstrip(" %")) == pytest.approx(100 * cell["sd_within"], rel=0.05)
-            assert row["null [95 %]"] == format.MISSING
+            assert row["A/A [95 %]"] == format.MISSING
         else:
-            assert row["null [95 %]"].startswith(f"{cell['aa_ratio']:.3f}x [")
+            assert row["A/A [95 %]"].startswith(f"{cell['aa_ratio']:.3f}x [")
             assert row["pairs"] == format.MISSING
 
 
 def test_trust_names_the_machine_its_state_and_its_problems(noisy):
-    section = believed(noisy)
+    section = reliability(noisy)
     assert "- before the start: host imagined, load 0.25, CPU governor powersave, 7.5 GiB of memory available" in section
     about = noisy.read_about()
     found = diagnostics.problems(about["identity"], about["state"])
-    assert {problem.what.split()[0] for problem in found} == {"2", "back|up", "index", "CPU"}
+    assert {problem.what.split()[0] for problem in found} == {"only", "back|up", "index", "CPU"}
     for problem in found:
-        assert section.count(problem.mend) == 1
+        assert section.count(problem.fix) == 1
         assert problem.what.replace("|", "\\|") in section
     assert "- readings that are missing: cpu_hz: this machine does not tell" in section
 
 
 def test_trust_needs_no_state_and_says_that_one_launch_hides_the_spread_between(single):
-    section = believed(single)
+    section = reliability(single)
     assert "the state of the machine before the start was not recorded" in section
     assert "the spread between launches, often the larger part, is not known" in section
     assert "no measured cell is unstable or without a steady state" in section
@@ -635,7 +636,7 @@ def test_trust_needs_no_state_and_says_that_one_launch_hides_the_spread_between(
 
 def test_trust_says_nothing_of_figures_where_no_cell_has_any(tmp_path):
     run = make_run(tmp_path / "run", batches=(1,), prompts=(8,), launches=1, failed={(1, arm.engine): OOM for arm in ARMS})
-    assert believed(run) == "- the state of the machine before the start was not recorded\n"
+    assert reliability(run) == "- the state of the machine before the start was not recorded\n"
 
 
 def test_the_markdown_table_agrees_with_the_cells(run):
@@ -740,7 +741,7 @@ def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
         (["report", "empty"], ["empty", "no finished trial", "--resume empty"]),
     ],
 )
-def test_a_mistake_gets_one_line_with_the_mend(single, tmp_path, monkeypatch, arguments, words):
+def test_a_mistake_gets_one_line_with_the_fix(single, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "results").mkdir()
     (tmp_path / "one").symlink_to(single.folder)
     store.create(tmp_path / "empty", single.read_about())

@@ -426,12 +426,12 @@ def test_what_is_not_judged_is_hollow_and_the_legend_says_so():
     figure = plots.figure("waterfall", cells.assign(status=status), rows)
     white = [[bar.get_facecolor()[:3] == (1, 1, 1) for bar in axes.patches] for axes in figure.axes]
     assert white == [[True, True, False], [False, False, False]]
-    assert figure.legends[0].get_texts()[-1].get_text() == "hollow: unstable, not judged"
+    assert figure.legends[0].get_texts()[-1].get_text() == "hollow: unstable, excluded from conclusions"
 
 
 def test_the_footer_says_what_is_left_out():
     footer = drawn(run(chain(arms=(PLAIN, CACHED, CAT)))).get_supxlabel().replace("\n", " ")
-    assert "left out, for no arm is one: uncached-full-logits, compiled, graph" in footer
+    assert "left out, because there is no such arm: uncached-full-logits, compiled, graph" in footer
     assert "no bar for cached-cat" in footer
     assert "95 % interval over launches" in footer
     alone = drawn(run({key: value[:1] for key, value in TWO.items()})).get_supxlabel().replace("\n", " ")

@@ -22,8 +22,9 @@ STATUS_STYLES = {
     "timeout": "red",
     "error": "red",
 }
-LEFT = ("model", "dtype")
-"""Fields of a setting that are words."""
+LONG = ("run", "model")
+"""Fields of a setting that may be longer than a terminal has room for."""
+WORDS = (*LONG, "dtype")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ def make(rows: list[CellRow], columns: Iterable[Column], title: str = "") -> Cel
 def keys(rows: list[CellRow]) -> list[Column]:
     """The columns that name a cell: what differs of its setting, its batch size and its arm."""
     fields = [
-        Column(name.replace("_", " "), field_text(name), align="left" if name in LEFT else "right", is_key=True)
+        Column(
+            name.replace("_", " "),
+            field_text(name),
+            align="left" if name in WORDS else "right",
+            wrap=9 if name in LONG else None,
+            is_key=True,
+        )
         for name in varying(rows)
     ]
     batch = Column("batch", field_text("batch_size"), is_key=True)

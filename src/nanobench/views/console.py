@@ -63,6 +63,7 @@ def render(table: CellTable, columns: Iterable[Column], bare: bool = False) -> T
             justify="left" if column.align == "left" else "right",
             no_wrap=column.wrap is None,
             min_width=column.wrap,
+            overflow="fold",
         )
     last: list[str] = []
     for row in table.rows:
