@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,16 @@ from nanobench.analysis.crossover import MOST_BATCH, Pays
 from nanobench.analysis.explain import PUBLISHED
 from nanobench.cli import app
 from nanobench.errors import UserError
-from nanobench.records import MEASURED, ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
+from nanobench.records import MEASURED, ArmRecord, Description, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import store
 from nanobench.results.cell import Cell, make_cells
-from nanobench.results.run_context import Machine
+from nanobench.results.run_context import Calibration, Machine
+from nanobench.results.run_info import RunInfo, calibration_event
 from nanobench.results.store import records
 from nanobench.roofline import datasheet, flops
 from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import COMPILE_MODES, DTYPES, Arm, GPTShape, Point, Trial
-from nanobench.sweep import session
 from nanobench.sweep.options import SweepOptions
 from nanobench.sweep.plan import Plan
 from nanobench.views import explain as views
@@ -639,13 +639,13 @@ def make_run(folder, batches=(1, 4, 16), calibrated=True, slower=1.1, launches=3
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0,
                 memory_limit_bytes=None, timeout_s=60.0, isolation="forkserver")  # fmt: skip
     known = Limits(tuple(limits(OPERATION_S, flops=1e8)))
-    calibrations = (
-        {"calibrations": {name: {"limits": [asdict(limit) for limit in known.found], "looks": {}}}} if calibrated else {}
-    )
     identity = {"cpu": "imagined", "cores": 4, "gpus": [], "torch": "2", "hash": "0123456789ab"}
-    about = {"device": "cpu", "gpus": [], "identity": identity, "models": {"tiny": vars(SHAPE)}, **calibrations}
+    description = Description(device="cpu", gpus=[], identity=identity, models={"tiny": SHAPE})
     asked = {"batch": ",".join(map(str, batches)), "out": str(folder), **(asked or {})}
-    run = store.create(folder, session.about_new("kv-sweep", asked, plan, about))
+    facts = {"plan": plan, "description": description, "started_at": "2026-01-01T00:00:00+00:00"}
+    run = store.create(folder, RunInfo(command="kv-sweep", requested=asked, **facts))
+    if calibrated:
+        run.append(calibration_event(name, Calibration(known)))
     there = Machine({"tiny": SHAPE}, {name: known})
     for trial in (trial for trials in plan.rounds() for trial in trials):
         rows = []
@@ -725,7 +725,7 @@ def test_the_command_explains_every_cell_and_ends_in_one_json_document(run):
 
 def test_the_reasons_are_those_of_the_cells(run):
     cells = store.load(run.folder)
-    rows = explain.explained(records(cells), make_cells(run.read_raw(), run.machine()), 4)
+    rows = explain.explained(records(cells), make_cells(run.read_raw(), run.info().machine), 4)
     for row, (_, cell) in zip(rows, cells.iterrows(), strict=True):
         for name in explain.COLUMNS:
             assert row[name] == cell[name] or (row[name] is None and cell[name] != cell[name]) or (row[name] is cell[name])
@@ -790,7 +790,7 @@ def test_published_figures_are_told_to_be_nobody_elses_measurement_but_theirs(mo
 
 @pytest.mark.parametrize("width", [100, 120, 140, 200])
 def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, width):
-    rows = explain.explained(records(store.load(run.folder)), make_cells(run.read_raw(), run.machine()), 4)
+    rows = explain.explained(records(store.load(run.folder)), make_cells(run.read_raw(), run.info().machine), 4)
     (failed,) = explained(a_row(93, status="oom", reason="out of memory " * 5, run=rows[0]["run"]))
     rows.append(failed)
     for shown in (rows, published.published(figures(), A100)):
@@ -830,7 +830,7 @@ def test_a_mistake_gets_one_line_with_the_fix(run, tmp_path, monkeypatch, argume
     (tmp_path / "figures" / "seed_results.csv").rename(tmp_path / "figures" / "some.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    store.create(tmp_path / "empty", run.read_about())
+    store.create(tmp_path / "empty", run.info())
     monkeypatch.chdir(tmp_path)
     message = command(*arguments, code=2)
     for word in words:

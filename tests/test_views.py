@@ -21,11 +21,11 @@ from nanobench.analysis import diagnostics, verdict
 from nanobench.analysis.timeline import moments
 from nanobench.cli import app, export
 from nanobench.errors import UserError
-from nanobench.records import ArmRecord, LaunchRecord, Outcome, Repetition, Status, Verdict
+from nanobench.records import ArmRecord, Description, LaunchRecord, Outcome, Repetition, Status, Verdict
 from nanobench.results import store
+from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import Arm, Point
-from nanobench.sweep import session
 from nanobench.sweep.plan import Plan
 from nanobench.views import format, plots
 from nanobench.views import report as views
@@ -182,6 +182,7 @@ def make_run(
     blocks=4,
     device="cpu",
     about=DESCRIPTION,
+    started_at="2026-01-01T00:00:00+00:00",
 ):
     """A run as a sweep leaves it; `seen` says what probes read in a repetition."""
     points = tuple(
@@ -199,7 +200,14 @@ def make_run(
     )
     limits = {"memory_limit_bytes": None, "timeout_s": 60.0, "isolation": "forkserver"}
     plan = Plan(points=points, arms=arms, launches=launches, seed=0, target_ci=0.05, max_seconds=1.0, **limits)
-    run = store.create(folder, session.about_new("kv-sweep", {"batch": "1,4,16"}, plan, about))
+    info = RunInfo(
+        command="kv-sweep",
+        requested={"batch": "1,4,16"},
+        plan=plan,
+        description=Description.from_json(about),
+        started_at=started_at,
+    )
+    run = store.create(folder, info)
     for trial in (trial for trials in plan.rounds() for trial in trials):
         records = [record(trial.point, arm, trial.launch, failed, seen, blocks) for arm in arms]
         run.write_raw(trial, [LaunchRecord.of(trial, 0, each) for each in records])
@@ -616,8 +624,8 @@ def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
 def test_trust_names_the_machine_its_state_and_its_problems(noisy):
     section = reliability(noisy)
     assert "- before the start: host imagined, load 0.25, CPU governor powersave, 7.5 GiB of memory available" in section
-    about = noisy.read_about()
-    found = diagnostics.problems(about["identity"], about["state"])
+    description = noisy.info().description
+    found = diagnostics.problems(description.identity, description.state)
     assert {problem.what.split()[0] for problem in found} == {"only", "back|up", "index", "CPU"}
     for problem in found:
         assert section.count(problem.fix) == 1
@@ -719,8 +727,8 @@ def test_the_formats_offered_are_those_that_exist():
 
 def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
     for name, day in (("old", "02"), ("new", "03"), ("older", "01")):
-        small = make_run(tmp_path / "results" / name, batches=(1,), prompts=(8,), launches=1, arms=ARMS[:2])
-        small.write_about({**small.read_about(), "started_at": f"2026-01-{day}T00:00:00+00:00"})
+        few = {"batches": (1,), "prompts": (8,), "launches": 1, "arms": ARMS[:2]}
+        make_run(tmp_path / "results" / name, started_at=f"2026-01-{day}T00:00:00+00:00", **few)
     monkeypatch.chdir(tmp_path)
     assert {row["run"] for row in json.loads(command("export", "--format", "json"))} == {"new"}
     assert {row["run"] for row in json.loads(command("export", "results", "--format", "json"))} == {"old", "new", "older"}
@@ -744,7 +752,7 @@ def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
 def test_a_mistake_gets_one_line_with_the_fix(single, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "results").mkdir()
     (tmp_path / "one").symlink_to(single.folder)
-    store.create(tmp_path / "empty", single.read_about())
+    store.create(tmp_path / "empty", single.info())
     monkeypatch.chdir(tmp_path)
     message = command(*arguments, code=2)
     for word in words:
