@@ -816,7 +816,7 @@ def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, wi
         (["figures/some.csv"], ["published figures", "--gpu a100-80gb"]),
         (["figures", "--gpu", "a100-80g"], ["'a100-80g'", "did you mean 'a100-80gb'"]),
         (["figures", "--gpu", "h200"], ["no generation throughput on NVIDIA H200", "A100-SXM4-80GB", "another --gpu"]),
-        (["run", "--gpu", "h200"], ["--gpu h200", "a CSV", "run is none", "drop --gpu"]),
+        (["run", "--gpu", "h200"], ["--gpu h200", "a CSV", "run is not one", "drop --gpu"]),
         (["--gpu", "h200"], ["--gpu h200", "a CSV"]),
         (["binary.csv", "--gpu", "h200"], ["binary.csv", "cannot be read", "a CSV"]),
         (["other.csv", "--gpu", "h200"], ["lacks source, hardware"]),

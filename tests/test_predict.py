@@ -129,6 +129,10 @@ def test_a_device_whose_sheet_is_known_passes_its_own_shares_on():
     ],
 )
 def test_a_run_is_on_the_device_that_it_was_measured_on(about, answer):
+    from nanobench.records import Description
+    from nanobench.results.run_info import RunInfo
     from nanobench.roofline import datasheet
 
-    assert predict.is_on(about, datasheet.named("h200")) is answer
+    facts = {"plan": None, "started_at": "2026-01-01T00:00:00+00:00", "description": Description.from_json(about)}
+    info = RunInfo(command="kv-sweep", requested={}, **facts)
+    assert predict.is_on(info, datasheet.named("h200")) is answer

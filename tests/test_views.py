@@ -276,7 +276,10 @@ def test_one_batch_and_one_launch_draw_all_but_the_lengths(single, tmp_path):
 
 def test_one_pair_without_an_interval_is_drawn_and_said(tmp_path):
     run = make_run(tmp_path / "run", batches=(2,), prompts=(8,), launches=1, arms=ARMS[:2])
-    raw = [row for row in run.read_raw() if row["kind"] != "steady" or row["block"] == 0]
+    raw = [
+        replace(launch, repetitions=tuple(each for each in launch.repetitions if each.kind != "steady" or each.block == 0))
+        for launch in run.read_raw()
+    ]
     cells = load(run.folder).assign(speedup_lo=None, speedup_hi=None)
     assert "no intervals: one pair per cell" in texts(plots.figure("speedup_vs_batch", cells, raw))[-1]
 
@@ -500,7 +503,7 @@ def test_moments_count_from_the_first_timed_repetition_of_their_launch(run):
 
 
 def test_arms_that_ran_in_processes_of_their_own_start_apart(run):
-    rows = [{**row, "process": row["arm_index"]} for row in run.read_raw()]
+    rows = [replace(launch, process=launch.arm_index) for launch in run.read_raw()]
     seen = moments(load(run.folder), rows)
     assert seen.groupby(["cell", "launch"])["at_s"].min().eq(0).all()
 
@@ -541,12 +544,13 @@ def test_the_timeline_of_a_gpu_shows_samples_and_the_sustained_phase(on_cuda):
 
 def test_a_launch_that_failed_is_not_in_the_timeline(tmp_path):
     run = make_run(tmp_path / "run", prompts=(8,), batches=(1,), launches=2, failed={})
-    rows = run.read_raw()
-    for row in rows:
-        if row["kind"] == "outcome" and row["launch"] == 2 and row["engine"] == "cached":
-            row |= {"status": "timeout", "reason": "after 60 s"}
+    late = Outcome(status=Status.TIMEOUT, reason="after 60 s")
+    launches = [
+        replace(launch, outcome=late) if launch.launch == 2 and launch.arm.engine == "cached" else launch
+        for launch in run.read_raw()
+    ]
     cells = load(run.folder)
-    seen = moments(cells, rows)
+    seen = moments(cells, launches)
     assert set(seen.loc[seen["cell"].eq(cells.index[cells["arm"].eq("cached")][0]), "launch"]) == {1}
 
 
