@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 OUT ?= results
 # What `make gpu` runs: configurations and the seconds after which each is stopped; a part of them with GPU="gpu-train:330".
 GPU ?= gpu-seeds:170 gpu-modes:95 gpu-samplers:45 gpu-attention:35 gpu-context:55 gpu-batch:50 gpu-train:330 gpu-train-auto:560
-# The limits that they all are held against; they are kept for all of them.
+# The limits behind the predictions of all of them, measured once.
 CALIBRATE ?= timeout 50 $(PYTHON) -m nanobench calibrate --device cuda --dtype bfloat16
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 
@@ -48,11 +48,11 @@ type: $(VENV)/dev  ## types
 check: lint type test-all  ## what CI runs
 
 gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, each stopped after its seconds; one archive in OUT
-	PYTHONPATH=src $(CALIBRATE) || echo "no limits were kept: each sweep measures its own"
+	PYTHONPATH=src $(CALIBRATE) || echo "no limits were stored: each sweep measures its own"
 	for sweep in $(GPU); do \
 		name=$${sweep%:*}; run=$(OUT)/gpu-$(STAMP)/$$name; \
 		PYTHONPATH=src timeout --signal=INT --kill-after=5 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
-			|| echo "$$name ended with $$?; what it finished is kept"; \
+			|| echo "$$name ended with $$?; what it finished is saved"; \
 		PYTHONPATH=src $(PYTHON) -m nanobench report $$run || true; \
 	done
 	tar -C $(OUT) -czf $(OUT)/gpu-$(STAMP).tar.gz gpu-$(STAMP)

@@ -55,7 +55,7 @@ class Factor:
     ratio: intervals.Interval | None
     """None where no launch has both cells"""
     judged: bool
-    """whether both cells can be believed"""
+    """whether both cells are reliable"""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nanobench.stats import steady_state
 POINT_FIELDS = [each.name for each in fields(Point)]
 ARM_FIELDS = [each.name for each in fields(Arm)]
 LEAST_SERIES = 30
-"""From so many repetitions of a launch on it is asked whether they are steady: of 20 noisy ones, one series in six fails."""
+"""A launch is tested for a steady state from this number of repetitions on: of 20 noisy ones, one series in six fails."""
 settles_at = lru_cache(maxsize=1 << 14)(steady_state.steady_from)
 Times = Callable[[Iterable[Repetition]], dict[int, list[float]]]
 """Repetitions -> block -> seconds."""

@@ -1,4 +1,4 @@
-"""What predictions need besides the cells: the sizes of the models, what the machine reached, and its datasheet."""
+"""What predictions need besides the cells: the sizes of the models, the measured limits of the machine, and its datasheet."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -50,7 +50,7 @@ class DriftCheck:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a machine reached in one setting."""
+    """The measured limits of a machine in one setting."""
 
     limits: Limits
     pressure_fraction: float | None = None

@@ -20,7 +20,7 @@ MOST_THROTTLED = 0.05
 MOST_INVALID = 0.20
 MOST_CLOCK_SPREAD = 0.03
 AA_LEVEL = 0.01
-"""An A/A ratio is a disturbance below this p value: seldom enough that a sweep of many points raises few false alarms."""
+"""An A/A ratio is a disturbance below this p value: rare enough that a sweep of many points raises few false alarms."""
 LEAST_SPINS = 6
 HELD_DOWN = {"hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake"}
 """Reasons for low clocks that are never normal; a power cap is, and counts only where clocks move."""

@@ -1,7 +1,7 @@
 """Runs a plan: rounds of launches, each trial in a process of its own, what it left behind saved before the next begins.
 
 What happened to an arm decides what is tried next: a cell that ran out of memory is not tried again, larger batches of it
-are skipped, and an arm that brought its process down costs the other arms nothing but a second process.
+are skipped, and an arm that crashed its process costs the other arms only a second process.
 """
 
 import shutil
@@ -60,7 +60,7 @@ class Split(NamedTuple):
 
 
 def split(group: ArmGroup, result: WorkerResult) -> Split:
-    """An arm that ran out of memory beside others is tried once more alone; an arm that brought the process down leaves the
+    """An arm that ran out of memory beside others is tried once more alone; an arm that crashed the process leaves the
     group, and the others are run again without it.
     """
     if result.record is None and result.running is not None:

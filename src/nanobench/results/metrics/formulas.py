@@ -24,7 +24,7 @@ def rate(name: str) -> Callable[[list[Repetition]], float]:
 
 def over_launches(compute: Callable[[list[Repetition]], float]) -> Callable[[Cell], Interval | None]:
     """A figure of all repetitions without timestamps together; its bounds are a t interval over its logs, launch by launch, or
-    repetition by repetition of a lone launch.
+    repetition by repetition where there is one launch.
     """
 
     def found(cell: Cell) -> Interval | None:

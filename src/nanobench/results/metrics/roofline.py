@@ -44,7 +44,7 @@ def predicted_e2e_s(cell: Cell) -> float | None:
 
 
 def prediction_error(cell: Cell) -> float | None:
-    """Measured over predicted, less one: per step where there are steps, else of the whole call."""
+    """Measured over predicted, minus 1: per step where there are steps, else of the whole call."""
     if cell.prediction is None:
         return None
     pairs = (

@@ -159,8 +159,10 @@ def read_json(path: Path) -> Any:
 
 
 def first_failed_rank(log: Path) -> tuple[str, int] | None:
-    """Which of several ranks brought the others down, and its exit code, by the summary that torchrun ends a log with; None
-    without one. Whom a signal took goes first, as its peers only lost a connection; SIGTERM is how torchrun ends the rest.
+    """The rank whose failure ended the others, and its exit code, from the summary that torchrun writes at the end of a log.
+
+    None without a summary. A rank that a signal killed comes first, because its peers only lost a connection; torchrun ends
+    the other ranks with SIGTERM.
     """
     text = log.read_text(errors="replace").rstrip() if log.exists() else ""
     if "Failures:" not in text or not text.endswith("=" * 60):
