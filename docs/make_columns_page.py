@@ -101,8 +101,8 @@ RAW = {
         "activation_bytes",
     ): "outcome of training: memory besides the weights; activations are the allocator's peak in a batch's forward pass",
     ("kv_access",): "outcome: how the engine reads its cache (`uncached`, `uncached-full-logits`, `prefix`: the filled part, "
-    "`buckets`: the filled part rounded up, `static`: the whole cache, `cat`); null for an engine that does not say, whose time "
-    "is then not predicted",
+    "`buckets`: the filled part rounded up, `static`: the whole cache, `cat`); null for an engine that does not say: its time "
+    "is not predicted",
     (
         "operations_prefill",
         "operations_per_step",
