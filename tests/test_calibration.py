@@ -264,8 +264,8 @@ def test_a_sweep_calibrates_looks_again_in_every_round_and_predicts(nanobench_he
         patch.setenv("NANOBENCH_CACHE", own["NANOBENCH_CACHE"])
         user_cache.write(calibration.file_of(environment.identity()["hash"], HERE), kept)
     calibrates_and_predicts(functools.partial(nanobench_here, cwd=tmp_path, code=0, env=own), tmp_path)
-    found = json.loads((tmp_path / "run" / "run.json").read_text())["calibrations"]["cpu float32 1"]
-    assert found["limits"] == limits
+    (found,) = store.Run(tmp_path / "run").info().calibrations.values()
+    assert found.limits == Limits.from_json(limits)
 
 
 @pytest.mark.slow
@@ -278,8 +278,8 @@ def calibrates_and_predicts(command, folder):
     """A sweep, calibrate and predict."""
     asked = [word for word in SMALL if word not in ("--calibration", "off")]
     command("kv-sweep", *asked, "--batch", "1,2", "--launches", 2, "--trace", "--out", "run")
-    found = json.loads((folder / "run" / "run.json").read_text())["calibrations"]["cpu float32 1"]
-    assert len(found["looks"]) == 4
+    (found,) = store.Run(folder / "run").info().calibrations.values()
+    assert len(found.drift_checks) == 4
     cells = store.load(folder / "run")
     predicted = ["predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "host_floor_s", "operations_per_step"]
     assert (cells[predicted] > 0).all().all()
@@ -292,7 +292,7 @@ def calibrates_and_predicts(command, folder):
     assert len(traces) == 4
     assert json.loads(traces[0].read_text())["traceEvents"]
     shown = command("calibrate", "--threads", 1, "--device", "cpu", "--json").stdout
-    assert "not kept: tasks waited" in shown or "kept in " in shown
+    assert "not stored: tasks waited" in shown or "stored in " in shown
     assert json.loads(shown.splitlines()[-1])["calibrations"][0]["setting"] == "cpu float32 1"
     foretold = command("predict", "run", "--gpu", "h200,t4", "--json").stdout
     rows = json.loads(foretold.splitlines()[-1])["predicted"]

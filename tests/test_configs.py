@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from nanobench import registry
+from nanobench.records import Description
 from nanobench.sweep import config_file, options, plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
@@ -21,7 +22,7 @@ def test_every_config_plans(path):
     shapes = {name: {"n_params": 1, "n_kv_head": size["n_head"], **size} for name, size in sizes.items()}
     machine = {"device": device, "gpus": gpus, "identity": {"hash": "0123456789ab"}}
     description = {**machine, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}
-    made = plan.make_plan(asked, description, find=lambda point, arms: 16)
+    made = plan.make_plan(asked, Description.from_json(description), find=lambda point, arms: 16)
     assert made.points
     assert len(made.arms) >= 2 or len({point.world_size for point in made.points}) >= 2
     assert path.read_text().startswith("# "), "the first line says what it is for: `nanobench list configs` shows it"

@@ -85,10 +85,11 @@ def test_of_two_sweeps_at_once_the_second_refuses_or_waits_and_they_never_measur
     assert first.wait() == 0
     assert waiting.returncode == 0, out
     assert "waiting" in out
-    ends = [row["started_at"] + row["wall_s"] for row in rows_of(tmp_path / "first")]
-    begins = [row["started_at"] for row in rows_of(tmp_path / "waiting")]
+    ends = [each.started_at + each.wall_s for each in repetitions_of(tmp_path / "first")]
+    begins = [each.started_at for each in repetitions_of(tmp_path / "waiting")]
     assert max(ends) < min(begins)
 
 
-def rows_of(folder):
-    return [row for row in store.Run(folder).read_raw() if row["started_at"] is not None]
+def repetitions_of(folder):
+    launches = store.Run(folder).read_raw()
+    return [each for launch in launches for each in launch.repetitions if each.started_at is not None]

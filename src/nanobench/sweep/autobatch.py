@@ -71,7 +71,9 @@ def run_trial_in(executor: Executor, trial: Trial, folder: Path, timeout_s: floa
         phase = trial.point.phase.replace("sft-dynamic", "sft-padded")
         sized = replace(trial, point=replace(trial.point, batch_size=batch_size, phase=phase))
         log = folder / "autobatch.log"
-        result = executor.run({"attempt": asdict(sized)}, folder / f"batch-{batch_size}", log, timeout_s, lambda report: None)
+        result = executor.run(
+            {"batch_trial": asdict(sized)}, folder / f"batch-{batch_size}", log, timeout_s, lambda report: None
+        )
         if result.record is None:
             # A worker that the kernel's out-of-memory killer ends can leave no record.
             if result.killed or result.status is Status.OOM:
