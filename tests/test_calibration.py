@@ -301,7 +301,7 @@ def calibrates_and_predicts(command, folder):
     assert all(name in SAID or name.startswith(("predict", "measured")) for row in rows for name in row)
 
 
-SAID = {*POINT_FIELDS, *ARM_FIELDS, "gpu"}
+SAID = {*POINT_FIELDS, *ARM_FIELDS, "arm", "gpu"}
 
 
 @pytest.mark.parametrize(

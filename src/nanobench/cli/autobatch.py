@@ -39,7 +39,6 @@ def answered(options: AutobatchOptions, say: Callable[[str], None]) -> tuple["Po
     """The point and arm that the options name, and the answer for them: the cached one, or that of a new search."""
     from nanobench.sweep import device_lock
     from nanobench.sweep.plan import requested
-    from nanobench.sweep.session import first_workers, make
 
     sweep = options.as_sweep()
     sweep.validate()
@@ -49,6 +48,8 @@ def answered(options: AutobatchOptions, say: Callable[[str], None]) -> tuple["Po
     path = searches.file_of(point, (arm,), config, options.memory_limit)
     answer = None if options.fresh else searches.cached(path)
     if answer is None:
+        from nanobench.sweep.session import first_workers, make
+
         with device_lock.hold(device, options.wait, say), first_workers(sweep) as executor:
             plan, description = make(sweep, executor, lambda description: lambda point, arms: 1)
             answer = searches.search(plan.points[0], (arm,), config, sweep, executor, description, listener(say))
