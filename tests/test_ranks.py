@@ -65,7 +65,7 @@ def test_compiled_ranks_do_what_a_plain_loop_does(nanobench, tmp_path):
     nanobench("train-throughput", *TINY, *asked, cwd=tmp_path, code=0)
     (cell,) = cells_of(tmp_path).to_dict("records")
     assert cell["status"] in MEASURED
-    assert (cell["gate"], cell["graphs"]) == ("exact", 1)
+    assert (cell["gate"], cell["compiled_graphs"]) == ("exact", 1)
     tokens_of_both = 2 * 2 * 32
     assert cell["train_tok_s"] * cell["step_s"] == pytest.approx(tokens_of_both)
 
