@@ -90,6 +90,10 @@ class Readings:
     """new uncorrected memory errors"""
 
 
+ReadingValues = dict[str, Any]
+"""Fields of Readings -> what a probe saw of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repetition(Readings):
     """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""

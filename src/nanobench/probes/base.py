@@ -1,8 +1,8 @@
 """The contract of a probe: it is read just before and just after a repetition, never during one."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from nanobench.records import Repetition
+from nanobench.records import ReadingValues, Repetition
 
 
 class Probe(Protocol):
@@ -21,7 +21,7 @@ class Probe(Protocol):
         """Reads the counters at the start of a repetition."""
         ...
 
-    def after(self) -> dict[str, Any]:
+    def after(self) -> ReadingValues:
         """The readings of the repetition: values of fields of records.Readings."""
         ...
 

@@ -8,12 +8,12 @@ import platform
 import socket
 import subprocess
 import time
-from typing import Any
 
 import psutil
 import torch
 
 from nanobench.probes import host, nvml
+from nanobench.records import JsonObject
 from nanobench.schema import PROTOCOL
 
 GIB = 1 << 30
@@ -22,7 +22,7 @@ BUSY_SHARE = 0.1
 """A process is listed if it uses at least this share of a core."""
 
 
-def identity() -> dict[str, Any]:
+def identity() -> JsonObject:
     """The properties of machine and software that comparable runs share; `hash` is the start of their SHA-256."""
     facts = {
         "protocol": PROTOCOL,
@@ -45,7 +45,7 @@ def identity() -> dict[str, Any]:
     return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
 
 
-def state(load: "LoadSample | None" = None) -> dict[str, Any]:
+def state(load: "LoadSample | None" = None) -> JsonObject:
     """What may differ between runs: load, clocks, settings, other processes. Not part of the hash.
 
     `load` is a sample that was started earlier: other work then fills the half second that it takes.
@@ -106,7 +106,7 @@ class LoadSample:
         self.before_s = {process: seconds_of(process) for process in others}
         self.started_at = time.monotonic()
 
-    def busy_processes(self) -> list[dict[str, Any]]:
+    def busy_processes(self) -> list[JsonObject]:
         """The five busiest other processes that used more than BUSY_SHARE of a core since the start, busiest first.
 
         Waits until the sample is half a second long.

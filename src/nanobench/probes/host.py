@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nanobench.records import Repetition
+from nanobench.records import ReadingValues, Repetition
 
 PROC, CGROUPS, CPUS = Path("/proc"), Path("/sys/fs/cgroup"), Path("/sys/devices/system/cpu")
 SPIN_LOOPS = 275_000
@@ -39,7 +38,7 @@ class HostProbe:
             "rss_bytes": Source(PROC / "self" / "statm", lambda text: int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")),
         }
         self.spun_at = -SPIN_EVERY_S
-        self.start: dict[str, Any] = {}
+        self.start: ReadingValues = {}
 
     @property
     def note(self) -> str | None:
@@ -59,9 +58,9 @@ class HostProbe:
         counts = {name: source.read() for name, source in self.counters.items()}
         self.start = {"spin_s": spin_s, **counts, "involuntary_switches": switches(), "cpu_s": time.thread_time()}
 
-    def after(self) -> dict[str, Any]:
+    def after(self) -> ReadingValues:
         """See Probe.after."""
-        now: dict[str, Any] = {"cpu_s": time.thread_time(), "involuntary_switches": switches()}
+        now: ReadingValues = {"cpu_s": time.thread_time(), "involuntary_switches": switches()}
         now |= {name: source.read() for name, source in self.counters.items()}
         increases = {
             name: None if None in (value, self.start[name]) else value - self.start[name] for name, value in now.items()

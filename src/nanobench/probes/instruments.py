@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nanobench.probes.base import Probe
 from nanobench.probes.clock import Clock, make_clock
 from nanobench.probes.host import HostProbe
-from nanobench.records import Repetition
+from nanobench.records import ReadingValues, Repetition
 
 SUSTAINED_S = 3.5
 """Duration of the sustained phase: NVML updates its utilization slowly, so it is meaningless for less than 3 s."""
@@ -35,7 +34,7 @@ class Instruments:
         for probe in self.probes:
             probe.before()
         done = work()
-        readings: dict[str, Any] = {}
+        readings: ReadingValues = {}
         for probe in reversed(self.probes):
             readings |= probe.after()
         return replace(done, **readings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanobench.probes.nvml_sampler import EVERY_S, SamplingProcess, append, take_samples
-from nanobench.records import Readings, Repetition
+from nanobench.records import JsonObject, Readings, ReadingValues, Repetition
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +60,11 @@ class Gpu:
         """The GPU of an index or a UUID, as text."""
         return cls(int(device)) if device.isdigit() else cls(uuid=device)
 
-    def sample(self) -> dict[str, Any]:
+    def sample(self) -> ReadingValues:
         """The current sensor values and the number of foreign processes: fields of records.Readings."""
         return {**self.readings(), "foreign_processes": self.foreign(self.pids())}
 
-    def readings(self) -> dict[str, Any]:
+    def readings(self) -> ReadingValues:
         """The sensors: utilization (0 to 1), clocks in Hz, W, degrees Celsius, bytes, and the reasons for reduced clocks."""
         sm, memory = self.nvml.NVML_CLOCK_SM, self.nvml.NVML_CLOCK_MEM
         version = self.nvml.nvmlMemory_v2  # the first version counts what the driver reserves for itself as used
@@ -82,7 +82,7 @@ class Gpu:
             ),
         }
 
-    def counters(self) -> dict[str, Any]:
+    def counters(self) -> ReadingValues:
         """Counters since the driver was loaded: energy in J, seconds of reduced clocks, uncorrected memory errors."""
         nvml = self.nvml
         errors = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
@@ -93,7 +93,7 @@ class Gpu:
             "ecc_errors": self._ask("nvmlDeviceGetTotalEccErrors", *errors),
         }
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The properties that two comparable runs must share: model and configuration of the GPU, not its serial number."""
         version = self.nvml.nvmlMemory_v2
         return {
@@ -105,7 +105,7 @@ class Gpu:
             "driver": None if self.handle is None else self._call("nvmlSystemGetDriverVersion", parse=as_text),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """What may differ between runs: sensors, power limits in W, P-state (0 is the fastest), number of processes."""
         unknown = self.nvml.NVML_PSTATE_UNKNOWN
         pids = self.pids()
@@ -190,7 +190,7 @@ class NvmlProbe:
         self.gpu = Gpu(device.index or 0, uuid or torch_uuid(device))
         self.gpu.note_before_context()
         self.noted = False
-        self.start: dict[str, Any] = {}
+        self.start: ReadingValues = {}
         self.sampling: SamplingProcess | None = None
         if self.gpu.handle is not None:
             self.sampling = SamplingProcess(self.gpu.device, folder / "gpu-samples.jsonl", every_s)
@@ -207,7 +207,7 @@ class NvmlProbe:
             self.ready()
         self.start = self.gpu.counters()
 
-    def after(self) -> dict[str, Any]:
+    def after(self) -> ReadingValues:
         """See Probe.after. Without the utilization, which NVML updates too slowly for one repetition."""
         increases = {name: self._increase(name, value) for name, value in self.gpu.counters().items()}
         sample = self.gpu.sample()
@@ -225,7 +225,7 @@ class NvmlProbe:
         self.sampling = None
         return [self._sample(number, line) for number, line in enumerate(line for line in lines if "started_at" in line)]
 
-    def _sample(self, number: int, line: dict[str, Any]) -> Repetition:
+    def _sample(self, number: int, line: JsonObject) -> Repetition:
         """The repetition of one line of the sampling process; only this process knows which PIDs are foreign."""
         readings = {field.name: line[field.name] for field in fields(Readings) if field.name in line}
         foreign = self.gpu.foreign(line["pids"])

@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from nanobench.records import JsonObject
 
 EVERY_S = 0.1
 EXIT_TIMEOUT_S = 5.0
 """The process is killed if it takes longer to end: a driver that hangs must not stop a sweep."""
 
 
-def take_samples(read: Callable[[], dict[str, Any]], out: Path, every_s: float) -> None:
+def take_samples(read: Callable[[], JsonObject], out: Path, every_s: float) -> None:
     """Appends the result of `read` and the Unix time to `out` every `every_s` seconds, until standard input closes."""
     start, tick = time.monotonic(), 0
     while not closed(sys.stdin.fileno(), start + tick * every_s - time.monotonic()):
@@ -27,7 +28,7 @@ def take_samples(read: Callable[[], dict[str, Any]], out: Path, every_s: float) 
         tick = next_tick(tick, time.monotonic() - start, every_s)
 
 
-def append(out: Path, line: dict[str, Any]) -> None:
+def append(out: Path, line: JsonObject) -> None:
     """Appends a line to a file with a single write."""
     with out.open("ab", buffering=0) as file:
         file.write(json.dumps(line).encode() + b"\n")
@@ -44,7 +45,7 @@ def closed(descriptor: int, timeout_s: float) -> bool:
     return bool(ready) and not os.read(descriptor, 4096)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The samples in a file; incomplete lines are skipped. Empty if there is no file."""
     try:
         lines = path.read_bytes().splitlines()
@@ -84,7 +85,7 @@ class SamplingProcess:
         if self.process is not None and self.process.poll() is not None:
             self.error = self.error or describe_exit(self.process.returncode)
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self) -> list[JsonObject]:
         """Ends the process, removes its file and returns the lines that it wrote."""
         self.check_alive()
         if self.process is not None and self.process.stdin is not None:

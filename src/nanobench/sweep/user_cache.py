@@ -4,7 +4,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from nanobench.records import JsonObject
 
 
 def folder() -> Path:
@@ -13,7 +14,7 @@ def folder() -> Path:
     return Path(os.environ.get("NANOBENCH_CACHE") or base)
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> JsonObject | None:
     """A document; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text())

@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from nanobench.probes import memory
+from nanobench.records import JsonObject
 from nanobench.training import distributed
 from nanobench.worker.requests import answer
 from nanobench.worker.trial import Report
@@ -28,12 +29,12 @@ class Channel:
     def __init__(self, incoming: IO[bytes], outgoing: IO[str]) -> None:
         self.incoming, self.outgoing = incoming, outgoing
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: JsonObject) -> None:
         """Writes one line and flushes it."""
         self.outgoing.write(json.dumps(message) + "\n")
         self.outgoing.flush()
 
-    def report(self, progress: dict[str, Any]) -> None:
+    def report(self, progress: JsonObject) -> None:
         """Sends the progress of the trial and waits for the parent's answer."""
         self.send({"report": progress})
         self.incoming.readline()

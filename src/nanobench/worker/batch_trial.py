@@ -5,14 +5,13 @@ Each arm takes one call or optimizer step (which compiles), one warm-up, and the
 
 import gc
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nanobench.errors import Skip
 from nanobench.probes import memory
 from nanobench.probes.clock import Clock, make_clock
-from nanobench.records import Repetition, Status
+from nanobench.records import JsonObject, Repetition, Status
 from nanobench.schema import Trial
 from nanobench.training import distributed
 from nanobench.worker.trial import limit_of, make_context, outcome_of, prepare_device
@@ -22,7 +21,7 @@ TIMED_S = 0.5
 """Seconds of timed work over all arms."""
 
 
-def run_batch_trial(trial: Trial, out: Path) -> dict[str, Any]:
+def run_batch_trial(trial: Trial, out: Path) -> JsonObject:
     """Runs all arms of a trial side by side.
 
     Returns status `ok` with tokens per second over all arms (`tok_s`) and the peak memory of all ranks (`peak_bytes`), or the

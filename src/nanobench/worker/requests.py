@@ -3,7 +3,6 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,14 +10,14 @@ from nanobench import registry
 from nanobench.errors import UserError
 from nanobench.probes import environment, memory
 from nanobench.probes.host import HostProbe
-from nanobench.records import Gate
+from nanobench.records import Gate, JsonObject
 from nanobench.schema import GPTShape, Trial
 from nanobench.training.data import Corpus
 from nanobench.worker.batch_trial import run_batch_trial
 from nanobench.worker.trial import Report, measure, outcome_of
 
 
-def calibrate(request: dict[str, Any]) -> dict[str, Any]:
+def calibrate(request: JsonObject) -> JsonObject:
     """The limits of a device at a dtype and a number of threads: all of them, or with `brief` only those that show a drift.
 
     `pressure_fraction` is the share of the time in which some task waited for a core; None if the kernel does not report it.
@@ -35,7 +34,7 @@ def calibrate(request: dict[str, Any]) -> dict[str, Any]:
     return {"limits": [asdict(limit) for limit in limits], "pressure_fraction": pressure}
 
 
-def describe(request: dict[str, Any]) -> dict[str, Any]:
+def describe(request: JsonObject) -> JsonObject:
     """What the control process needs for its plan and cannot find without torch: devices, identity, sizes of the models.
 
     `request["models"]` gives the model names for each kind of device, because a default model may depend on it.
@@ -85,7 +84,7 @@ def shape_of(name: str) -> GPTShape:
     return adapter.shape
 
 
-def answer(request: dict[str, Any], out: Path, report: Report) -> dict[str, Any]:
+def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
     """The answer to one request, as JSON data. A UserError of a description is returned as `user_error`."""
     if "describe" in request:
         try:

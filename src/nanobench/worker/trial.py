@@ -23,7 +23,7 @@ from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
-from nanobench.records import ArmRecord, Gate, Outcome, Repetition, Status, Verdict
+from nanobench.records import ArmRecord, Gate, JsonObject, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Arm, Trial
 from nanobench.stats import intervals
 from nanobench.training import distributed
@@ -37,7 +37,7 @@ IMPORT_S = process_age_s()
 REPORT_EVERY_S = 1.0
 CHECK_EVERY_PAIRS = 5
 """The precision is checked after every so many pairs."""
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[JsonObject], None]
 
 
 class Arms:

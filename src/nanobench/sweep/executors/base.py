@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanobench.records import Status
+from nanobench.records import JsonObject, Status
 
-Progress = Callable[[dict[str, Any]], None]
+Progress = Callable[[JsonObject], None]
 START_TIMEOUT_S = 300.0
 """How long a worker may take to load torch and send its first message; the time limit of a request starts then."""
 
@@ -26,7 +26,7 @@ START_TIMEOUT_S = 300.0
 class WorkerResult:
     """How a worker ended: its record, or why there is none."""
 
-    record: dict[str, Any] | None
+    record: JsonObject | None
     status: Status = Status.OK
     reason: str | None = None
     killed: bool = False
@@ -38,7 +38,7 @@ class WorkerResult:
 class Executor(Protocol):
     """Runs requests, each in a process of its own."""
 
-    def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
+    def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """Blocks until the request is answered, the process died or `timeout_s` seconds passed since its first message.
 
         Raises nothing for those.
@@ -84,12 +84,12 @@ class WorkerPipe:
         assert self.process.stdout
         self.to_worker, self.from_worker = self.process.stdin.fileno(), self.process.stdout.fileno()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: JsonObject) -> None:
         """One line; a worker that is gone is noticed by the next `receive`."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.to_worker, json.dumps(message).encode() + b"\n")
 
-    def receive(self, deadline: float) -> dict[str, Any] | None:
+    def receive(self, deadline: float) -> JsonObject | None:
         """The next message; None once the worker closed the channel. Raises TimeoutError at `deadline` (monotonic seconds)."""
         while b"\n" not in self.buffer:
             ready, _, _ = select.select([self.from_worker], [], [], max(0.0, deadline - time.monotonic()))

@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
+from nanobench.records import JsonObject
 from nanobench.sweep.executors.base import Executor, Progress, WorkerPipe, WorkerResult, follow, start
 
 
@@ -14,7 +14,7 @@ class Local:
         self.isolation, self.seed, self.cache = isolation, seed, cache
         self.server: WorkerPipe | None = None
 
-    def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
+    def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """See Executor.run."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("record.json", "failure.json", "running"):
@@ -47,7 +47,7 @@ class Local:
             self.server = None
 
 
-def ranks_of(request: dict[str, Any]) -> int:
+def ranks_of(request: JsonObject) -> int:
     """How many processes answer a request together."""
     trial = request.get("trial") or request.get("batch_trial")
     return trial["point"]["world_size"] if trial else 1
