@@ -18,7 +18,7 @@ from nanobench.sweep.options import (
     SweepOptions,
     TimedOptions,
     TrainOptions,
-    as_asked,
+    changed_options,
 )
 from nanobench.sweep.values import read_list, read_memory_limit, read_positive
 
@@ -222,7 +222,7 @@ def test_axes_are_read_once_and_are_no_part_of_the_request():
     options = GateOptions(batch="1,2")
     assert options.axes is options.axes
     assert options == GateOptions(batch="1,2")
-    assert as_asked(options) == {"batch": "1,2"}
+    assert changed_options(options) == {"batch": "1,2"}
 
 
 def test_only_commands_that_time_anything_do_more_than_the_gates():
@@ -248,9 +248,9 @@ def test_options_check_themselves(options, words):
 
 
 def test_only_what_differs_from_the_defaults_was_asked():
-    assert as_asked(GateOptions()) == {}
+    assert changed_options(GateOptions()) == {}
     asked = {"batch": "1", "quick": True, "axis": ["sampler=greedy"], "timeout": 60.0}
-    assert as_asked(SweepOptions(**asked)) == asked
+    assert changed_options(SweepOptions(**asked)) == asked
 
 
 def test_every_option_has_a_help_and_a_panel():

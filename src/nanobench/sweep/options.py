@@ -271,7 +271,7 @@ class AutobatchOptions:
         return kind(**{name: getattr(self, name) for name in shared}, batch="auto")
 
 
-def as_asked(options: Options) -> dict[str, object]:
+def changed_options(options: Options) -> dict[str, object]:
     """The options that differ from their defaults: what run.json keeps of the request."""
     defaults = type(options)()
     return {name: value for name, value in asdict(options).items() if value != getattr(defaults, name)}

@@ -19,8 +19,7 @@ from nanobench.sweep import plan as planning
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor
-from nanobench.sweep.options import Options, TimedOptions
-from nanobench.sweep.options import as_asked as requested
+from nanobench.sweep.options import Options, TimedOptions, changed_options
 from nanobench.sweep.plan import FindBatch
 from nanobench.sweep.runner import Progress, Sweep, Watch
 
@@ -46,7 +45,7 @@ def describe_machine(device: str) -> Description:
 
 def new_run(folder: Path, command: str, options: Options, plan: Plan, description: Description) -> Run:
     """Makes the folder of a sweep that begins now."""
-    info = RunInfo(command=command, requested=requested(options), plan=plan, description=description, started_at=now())
+    info = RunInfo(command=command, requested=changed_options(options), plan=plan, description=description, started_at=now())
     return store.create(folder, info)
 
 
@@ -109,7 +108,7 @@ def reopen(options: TimedOptions, command: str) -> tuple[Run, Plan, Description]
 def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None:
     """Raises UserError where an option contradicts those that a run began with."""
     free = ("resume", "json", "no_plot", "dry_run", "wait")
-    other = [name for name, value in requested(options).items() if name not in free and info.requested.get(name) != value]
+    other = [name for name, value in changed_options(options).items() if name not in free and info.requested.get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
         raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")

@@ -82,13 +82,15 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> 
 def utilization_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """How each arm used the GPU, or how far it had its CPU core to itself, by batch size, with the limits of `unstable`."""
     on_gpu = cells["device"].str.startswith("cuda")
-    asked = [(each, here) for each, here in offered(cells[on_gpu], cells[~on_gpu])]
-    known = [each for each, here in asked if each.known(here)]
+    offered_here = [(each, here) for each, here in offered(cells[on_gpu], cells[~on_gpu])]
+    known = [each for each, here in offered_here if each.known(here)]
     notes = "; ".join(cells["probe_note"].dropna().unique())
     if not known:
         why = notes or "it was measured before nanobench took readings; measure again with nanobench kv-sweep"
         raise UserError(f"utilization_vs_batch needs readings of the machine and this run has none: {why}")
-    missing = [each.label.partition(" (")[0].partition(":")[0].replace("\n", " ") for each, _ in asked if each not in known]
+    missing = [
+        each.label.partition(" (")[0].partition(":")[0].replace("\n", " ") for each, _ in offered_here if each not in known
+    ]
     absent = f"not known: {', '.join(missing)}" if missing else ""
     title, held = "How the machine was used, by batch size", held_down(cells[on_gpu])
     return stack(cells, known, 1.35, title, absent, held, aside=True)
