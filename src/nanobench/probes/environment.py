@@ -62,7 +62,6 @@ def state(load: "LoadSample | None" = None) -> JsonObject:
         "available_gib": round(psutil.virtual_memory().available / GIB, 1),
         "swap_used_gib": round(psutil.swap_memory().used / GIB, 1),
         "gpus": [{"name": name, **gpu.state()} for name, gpu in zip(gpus(), gpus_by_nvml(), strict=True)],
-        "folder": os.getcwd(),
         "commit": commit(),
     }
 
