@@ -213,6 +213,7 @@ def build():
 """A small model whose logits take 16 MiB per row, several times over: few rows fill the memory."""
 
 
+@pytest.mark.slow
 def test_real_memory_runs_out_and_what_is_named_trains(nanobench, tmp_path):
     """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one finds no memory: how
     memory lies in fragments is chance, and decides by a few rows.
@@ -230,6 +231,7 @@ def test_real_memory_runs_out_and_what_is_named_trains(nanobench, tmp_path):
     assert cells[above] == "oom"
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_the_batch_size_that_is_found(nanobench, tmp_path):
     """--batch auto is looked for where it is not kept, for all arms together, and stands beside others."""
     (tmp_path / "wide.py").write_text(WIDE)

@@ -14,6 +14,8 @@ from nanobench.records import MEASURED, Status
 from nanobench.sweep.executors import base
 from nanobench.views import plots
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--seq-len", 32, "--threads", 1, "--batch", 2, "--launches", 1, "--max-seconds", 0.05, "--no-plot", "--out", "run")
 
 
@@ -59,7 +61,6 @@ def test_scaling_is_drawn_with_what_it_is_over_one_rank(scaled):
         plots.figure("scaling_vs_ranks", cells[cells["world_size"].eq(1)], [])
 
 
-@pytest.mark.slow
 def test_compiled_ranks_do_what_a_plain_loop_does(nanobench, tmp_path):
     asked = ("--nproc", 2, "--compile-mode", "default", "--model", "fakes:tiny")
     nanobench("train-throughput", *TINY, *asked, cwd=tmp_path, code=0)
@@ -86,7 +87,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("expected", [DYING, pytest.param(ODD, marks=pytest.mark.slow)], ids=["dying", "odd"])
+@pytest.mark.parametrize("expected", [DYING, pytest.param(ODD, marks=())], ids=["dying", "odd"])
 def test_what_one_rank_does_is_a_row_and_no_hang(nanobench, tmp_path, expected):
     """All but the last must end by themselves: the time limit would make them `timeout`."""
     models = ",".join(f"fakes:{model}" for model in expected)
@@ -109,7 +110,6 @@ def test_autobatch_is_agreed_over_ranks(nanobench, tmp_path):
     assert found["curve"][0]["tok_s"] > 0
 
 
-@pytest.mark.slow
 def test_a_search_says_what_a_rank_said(nanobench, tmp_path):
     asked = ("--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB", "--nproc", 2, "--fresh")
     done = nanobench("autobatch", "--model", "fakes:failing_rank", *asked, cwd=tmp_path, code=2)
