@@ -67,6 +67,7 @@ def sweep(folder, name, *more):
     return subprocess.Popen(command, cwd=folder, env=everywhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_of_two_sweeps_at_once_the_second_refuses_or_waits_and_they_never_measure_at_once(tmp_path):
     first = sweep(tmp_path, "first")
     while not (tmp_path / "first" / "raw").exists():

@@ -78,12 +78,11 @@ def test_the_terminal_tells_ranks_apart(scaled):
 
 DYING = {
     "dying_rank": ("error", "rank 1: worker killed by SIGKILL"),
-    "failing_rank": ("error", "rank 1: KeyError: 'no loss on this rank'"),
 }
 ODD = {
     "lopsided": ("wrong", "off by"),
     "hoarding_rank": ("oom", "rank 1: RuntimeError: [enforce fail"),
-    "hanging_rank": ("timeout", "no answer within 10 s"),
+    "hanging_rank": ("timeout", "no answer within 6 s"),
 }
 
 
@@ -91,7 +90,7 @@ ODD = {
 def test_what_one_rank_does_is_a_row_and_no_hang(nanobench, tmp_path, expected):
     """All but the last must end by themselves: the time limit would make them `timeout`."""
     models = ",".join(f"fakes:{model}" for model in expected)
-    asked = ("--model", models, *TINY, "--nproc", 2, "--timeout", 10, "--memory-limit", "4GiB")
+    asked = ("--model", models, *TINY, "--nproc", 2, "--timeout", 6, "--memory-limit", "4GiB")
     nanobench("train-throughput", *asked, cwd=tmp_path, code=1 if expected is ODD else 0)
     cells = cells_of(tmp_path).set_index("model")
     for model, (status, words) in expected.items():

@@ -13,6 +13,8 @@ from nanobench.samplers import base, greedy
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
 RANDOM = [name for name in registry.names("samplers") if name != "greedy"]
+COMPILED = [pytest.param(name, marks=[pytest.mark.slow] * (name == "top-p-rejection")) for name in RANDOM]
+"""The rejection sampler takes the compiler ten seconds."""
 CPU = torch.device("cpu")
 EAGER = Compiler("off")
 
@@ -28,14 +30,14 @@ def test_every_sampler_passes_its_gate(name):
     assert "10 distributions" in verdict.note
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", COMPILED)
 def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
     with torch.inference_mode():
         verdict = sampler_gate.judge(build(name), EXACT, CPU, Compiler("default"))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", COMPILED)
 def test_every_sampler_is_compiled_where_the_number_of_rows_is_a_symbol_too(name):
     def chosen(logits_BV):
         return sampler(logits_BV, None)

@@ -28,6 +28,7 @@ from nanobench.results.store import records
 from nanobench.schema import Arm, Point
 from nanobench.sweep.plan import Plan
 from nanobench.views import format, plots
+from nanobench.views import reliability as reliability_view
 from nanobench.views import report as views
 from nanobench.views.figures import layout
 
@@ -598,8 +599,7 @@ def test_every_image_of_the_report_exists(run, written):
 
 def reliability(run):
     """The report's section on reliability."""
-    command("report", run.folder)
-    return (run.folder / "report.md").read_text().partition("## How reliable is this run?\n\n")[2].partition("\n## ")[0]
+    return "\n".join(reliability_view.lines(run.info().description, load(run.folder))) + "\n"
 
 
 def test_trust_says_what_is_alike_once_and_tabulates_what_differs(noisy):
