@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
-from nanobench.records import RAW_COLUMNS
-from nanobench.results.metrics import common, generation, roofline, training
+from nanobench.results.metrics import checks, common, generation, roofline, training
 from nanobench.results.metrics.metric import Metric
+from nanobench.results.raw_rows import RAW_COLUMNS
 
 SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("Result and gate", common.RESULT),
+    ("Check of outputs", checks.METRICS),
     ("Ratios", common.RATIOS),
     ("Generation", generation.METRICS),
     ("Training", training.METRICS),
@@ -59,6 +60,11 @@ RAW = {
     ): "training: tokens that carry loss; positions that all "
     "tokens attend to together, masked ones included; those that a causal mask leaves to tokens that carry loss",
     ("loss",): "training: of the repetition's last step",
+    ("prompt_seed",): "seed of the prompts of a timed repetition, drawn just before its block; the arms of a block share it",
+    ("weights_moved",): "training: whether a timed repetition changed any weight",
+    ("process_cpu_s",): "CPU time of all threads of the worker from start to end; null on CUDA",
+    ("steps_per_call", "checked_calls", "check_note", "check_s"): "outcome: decode steps of a call; timed calls whose outputs "
+    "were checked after the launch, what was found, and the seconds that it took for all arms",
     (
         "valid",
         "reason",

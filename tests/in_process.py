@@ -19,9 +19,10 @@ from nanobench.cli import app
 from nanobench.probes import environment, memory
 from nanobench.sweep.executors import base, local
 from nanobench.worker import __main__ as worker
+from nanobench.worker.workloads import timed
 
 TESTS = Path(__file__).parent
-PLUGINS = ("fakes", "virtual_device")
+PLUGINS = ("fakes", "zoo", "virtual_device")
 """Modules that every request imports anew, because they count calls."""
 
 
@@ -63,9 +64,10 @@ def restored(cache):
     kept = {name: sys.modules.pop(name) for name in PLUGINS if name in sys.modules}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
-        # The limit holds for the whole process, and half a second per description is for real ones.
+        # The limit holds for the whole process; half a second per description and per warm-up is for real ones.
         patch.setattr(memory, "limited", lambda limit_bytes: contextlib.nullcontext())
         patch.setattr(environment, "BUSY_S", 0.0)
+        patch.setattr(timed, "WARMUP_S", 0.01)
         try:
             yield
         finally:

@@ -268,15 +268,6 @@ def test_a_sweep_calibrates_looks_again_in_every_round_and_predicts(nanobench_he
     assert found.limits == Limits.from_json(limits)
 
 
-@pytest.mark.slow
-def test_a_real_calibration_of_a_real_process(nanobench, tmp_path):
-    own = {"NANOBENCH_CACHE": str(tmp_path / "cache")}
-    shown = nanobench("calibrate", "--threads", 1, "--device", "cpu", "--json", cwd=tmp_path, code=0, env=own).stdout
-    (found,) = json.loads(shown.splitlines()[-1])["calibrations"]
-    assert {limit["kind"] for limit in found["limits"]} == set(KINDS) - {"sync", "host_to_device"}
-    assert all(limit["value"] > 0 for limit in found["limits"])
-
-
 def calibrates_and_predicts(command, folder):
     """A sweep, calibrate and predict."""
     asked = [word for word in SMALL if word not in ("--calibration", "off")]

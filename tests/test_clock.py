@@ -1,6 +1,5 @@
 """The CUDA clock and the timer on a virtual device: an in-order stream with a launch cost, no GPU and no real time."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 import virtual_device as virtual
 from nanobench.probes import clock as clocks
 from nanobench.schema import Arm, Point
+from nanobench.worker.workloads.base import Block
 from nanobench.worker.workloads.generate import Generate
 from virtual_device import VirtualDevice
 
@@ -36,8 +36,8 @@ def device(monkeypatch):
     monkeypatch.setattr(Event, "created", 0)
     device = Event.device = VirtualDevice(host_s=100.0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda which: device.synchronize())
-    monkeypatch.setattr(time, "perf_counter", lambda: device.host_s)
+    monkeypatch.setattr(clocks, "synchronize", lambda which: device.synchronize())
+    monkeypatch.setattr(clocks, "perf_counter", lambda: device.host_s)
     return device
 
 
@@ -56,6 +56,8 @@ class Engine:
             self.device.synchronize()
         return 1
 
+    logits_BV = None
+
 
 def timed(device, engine, timestamped, calls=1, new_tokens=4):
     point = Point(model="m", dtype="float32", device="cuda", threads=1, batch_size=3, prompt_len=5, new_tokens=new_tokens)
@@ -67,7 +69,7 @@ def timed(device, engine, timestamped, calls=1, new_tokens=4):
         clocks.CudaClock(torch.device("cuda")),
     )
     workload.engine, workload.calls = engine, calls
-    return workload, workload.time("steady", 0, 0, timestamped)
+    return workload, workload.time("steady", 0, Block(0, timestamped, prompt_seed=0))
 
 
 def test_events_give_the_devices_own_times(device):
@@ -111,7 +113,7 @@ def test_several_calls_run_back_to_back_and_are_marked_from_the_start_of_the_fir
 def test_events_are_made_once_and_used_again(device):
     workload, _ = timed(device, Engine(device), timestamped=True)
     made = Event.created
-    workload.time("steady", 1, 1, True)
+    workload.time("steady", 1, Block(1, timestamped=True, prompt_seed=1))
     assert Event.created == made == 6
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanobench.records import RAW_COLUMNS
+from nanobench.results.raw_rows import RAW_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))

@@ -22,6 +22,7 @@ from nanobench.roofline.flops import NOTHING, Pass, cost
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 PRESETS = registry.presets()
+LIGHT = [name for name, sizes in PRESETS.items() if sizes["n_layer"] <= 12]
 NANOS = [name for name in PRESETS if name.endswith("-nano")]
 GPT2S = [name for name, sizes in PRESETS.items() if sizes["architecture"] == "gpt2"]
 ENGINES = [name for name in registry.names("engines") if name != "cuda-graph"]
@@ -87,7 +88,7 @@ def executed_flops(shape, path, point):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", LIGHT)
 def test_every_engine_executes_on_every_model_what_its_path_says(model, engine):
     adapter, point = on_meta(model), point_of(model, **SMALL)
     made, prompt_BT = start(adapter, engine, point)
@@ -204,7 +205,7 @@ class Reads(TorchDispatchMode):
         return sum(self.sizes[storage] for storage in self.whole)
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", LIGHT)
 def test_every_pass_reads_the_weights_that_are_counted(model):
     adapter, point = cast(model, "float32"), point_of(model, **SMALL)
     made, prompt_BT = start(adapter, "cached", point)

@@ -151,24 +151,21 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isolation", ["forkserver", "spawn"])
-def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path, isolation):
+def test_a_killed_worker_and_a_hanging_one_cost_the_others_nothing(nanobench, tmp_path):
     arms = (
         "--model",
         "fakes:tiny",
         "--engine",
         "uncached,fakes:dying,fakes:hanging,cached",
-        "--isolation",
-        isolation,
         "--timeout",
-        3,
+        6,
     )
     nanobench("kv-sweep", *SMALL, *arms, "--batch", "4", "--quick", "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run")
     assert cells.loc[(4, "fakes:dying"), "status"] == "error"
     assert "SIGKILL" in cells.loc[(4, "fakes:dying"), "reason"]
     assert cells.loc[(4, "fakes:hanging"), "status"] == "timeout"
-    assert "3 s" in cells.loc[(4, "fakes:hanging"), "reason"]
+    assert "6 s" in cells.loc[(4, "fakes:hanging"), "reason"]
     assert cells.loc[(4, "cached"), "speedup"] > 0
     assert cells.loc[(4, "cached"), "pairing"] == "block"
 

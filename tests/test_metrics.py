@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from nanobench.records import MEASURED, ArmRecord, LaunchRecord, Outcome, Readings, Repetition, Status, Verdict, rows_of
+from nanobench.records import MEASURED, ArmRecord, LaunchRecord, Outcome, Readings, Repetition, Status, Verdict
 from nanobench.results import derive, repetitions
+from nanobench.results.raw_rows import rows_of
 from nanobench.results.store import RAW_SCHEMA, Run, cells_schema
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
 

@@ -14,7 +14,9 @@ from nanobench.errors import Skip
 from nanobench.gates import generation as generation_gate
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.probes import memory
+from nanobench.probes.clock import HostClock
 from nanobench.probes.instruments import Instruments
+from nanobench.probes.leftovers import Leftovers
 from nanobench.records import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Arm, Point, Trial
 from nanobench.stats import intervals
@@ -33,12 +35,17 @@ class Scripted:
     def __init__(self, wall_s):
         self.wall_s, self.phases, self.timestamped = wall_s, [], []
 
-    def repeat(self, repetition, block, timestamped):
-        self.timestamped.append(timestamped)
+    def lay_out(self, block):
+        self.laid_out = block
+
+    def repeat(self, repetition, block):
+        assert block is self.laid_out
+        self.timestamped.append(block.timestamped)
         wall_s = self.wall_s(repetition) if callable(self.wall_s) else self.wall_s
         if isinstance(wall_s, Exception):
             raise wall_s
-        return Repetition(kind="steady", repetition=repetition, block=block, timestamped=timestamped, wall_s=wall_s, tokens=1)
+        facts = {"repetition": repetition, "block": block.number, "timestamped": block.timestamped}
+        return Repetition(kind="steady", wall_s=wall_s, tokens=1, **facts)
 
     def outcome(self):
         return Outcome(status=Status.OK)
@@ -48,7 +55,7 @@ def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, timestamp_interval=1)
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8, new_tokens=1)
     names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
     trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
-    arms = trials.Arms(trial, tmp_path, report=lambda progress: None)
+    arms = trials.Arms(trial, tmp_path, lambda progress: None, Leftovers(HostClock()))
     scripted = [Scripted(wall) for wall in walls]
     arms.live = dict(enumerate(scripted))
     trials.run_blocks(trial, Instruments(Clock(timestamp_interval)), arms)
@@ -228,7 +235,8 @@ def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_doe
         trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1, **asked)
         workloads = {arm: Compiled() for arm in names}
         context = SimpleNamespace(make_workload=lambda arm, clock: workloads[arm])
-        trials.prepare_arms(trial, context, Clock(1), {}, trials.Arms(trial, tmp_path, report=lambda progress: None))
+        arms = trials.Arms(trial, tmp_path, lambda progress: None, Leftovers(HostClock()))
+        trials.prepare_arms(trial, context, Clock(1), {}, arms)
         return [workload.folder for workload in workloads.values()]
 
     first, (shared,) = folders(1), {*folders(1, gate_only=True)}
@@ -259,7 +267,7 @@ def test_a_batch_trial_runs_all_arms_at_once(tmp_path, monkeypatch):
             if not self.here:
                 raise Skip("not here")
 
-        def time(self, kind, repetition, block, timestamped):
+        def time(self, kind, repetition, block):
             return Repetition(kind=kind, wall_s=1.0, tokens=1)
 
     def tried(*names):

@@ -780,7 +780,7 @@ def test_the_notebook_holds_no_outputs_and_is_small():
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
 
 
-@pytest.mark.parametrize("place", ["notebooks", "."])
+@pytest.mark.parametrize("place", ["notebooks", pytest.param(".", marks=pytest.mark.slow)])
 def test_the_notebook_runs_in_its_folder_and_in_the_repository(run, tmp_path, monkeypatch, place):
     (tmp_path / place).mkdir(exist_ok=True)
     if place == ".":

@@ -1,9 +1,8 @@
-"""Measured data as frozen dataclasses: repetitions with readings, outcomes, gate verdicts; and the rows of the raw file."""
+"""Measured data as frozen dataclasses: repetitions with readings, outcomes, gate verdicts."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from functools import cache
 from typing import Any
 
 from nanobench.schema import Arm, GPTShape, Point, Trial
@@ -20,13 +19,14 @@ class Status(StrEnum):
     OOM = "oom"
     TIMEOUT = "timeout"
     ERROR = "error"
+    IMPLAUSIBLE = "implausible"
     UNSTABLE = "unstable"
     NO_STEADY_STATE = "no_steady_state"
     IMPRECISE = "imprecise"
     OK = "ok"
 
 
-MEASURED = (Status.OK, Status.IMPRECISE, Status.NO_STEADY_STATE, Status.UNSTABLE)
+MEASURED = (Status.OK, Status.IMPRECISE, Status.NO_STEADY_STATE, Status.UNSTABLE, Status.IMPLAUSIBLE)
 """Statuses of cells that have numbers."""
 JUDGED = (Status.OK, Status.IMPRECISE)
 """Statuses of cells that enter conclusions; the other measured cells are only shown."""
@@ -105,9 +105,13 @@ class Repetition(Readings):
     """steady: in each block every arm runs once; the repetitions of two arms in one block are a pair"""
     calls: int = 1
     timestamped: bool = False
+    prompt_seed: int | None = None
+    """generation: seed of the prompts, drawn just before the block; None outside of blocks, where the gate's prompt is read"""
     started_at: float | None = None
     """Unix time"""
     wall_s: float | None = None
+    process_cpu_s: float | None = None
+    """CPU time of all threads of the worker between start and end; None on CUDA"""
     device_s: float | None = None
     enqueue_s: float | None = None
     token_times_s: tuple[float, ...] | None = None
@@ -122,6 +126,8 @@ class Repetition(Readings):
     """the same over useful tokens, without causally masked positions"""
     loss: float | None = None
     """training: loss of the last step"""
+    weights_moved: bool | None = None
+    """training: whether the repetition changed any weight; None where that was not looked at"""
     valid: bool = True
     reason: str | None = None
 
@@ -169,9 +175,24 @@ class Outcome:
     """how often CUDA's allocator had to free its cache and retry, since the warm-up"""
     graph_bytes: int | None = None
     """memory of the engine's own CUDA graphs"""
+    steps_per_call: int | None = None
+    """decode steps of one call: fewer than its tokens where a step writes several"""
+    checked_calls: int | None = None
+    """timed calls (or optimizer steps) whose outputs were checked after the launch; None where none were"""
+    check_note: str | None = None
+    """what the check of outputs found, or why there was none"""
+    check_s: float | None = None
+    """seconds that the check of outputs took, for all arms of the launch together"""
     compiled_graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Outcome":
+        """The outcome whose fields a document or a raw row has, among other keys."""
+        known = {each.name: data[each.name] for each in fields(cls) if data.get(each.name) is not None}
+        gate = known.get("gate")
+        return cls(**{**known, "status": Status(known["status"]), "gate": None if gate is None else Verdict(gate)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +207,7 @@ class ArmRecord:
     def from_json(cls, data: JsonObject) -> "ArmRecord":
         """The record of a dictionary made by `asdict`."""
         repetitions = tuple(Repetition(**repetition) for repetition in data["repetitions"])
-        return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=_outcome_of(data["outcome"]))
+        return cls(arm=Arm(**data["arm"]), repetitions=repetitions, outcome=Outcome.from_json(data["outcome"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,74 +292,3 @@ class Description:
         models = {name: GPTShape(**shape) for name, shape in data.get("models", {}).items()}
         texts = {name: TextTokens(**tokens) for name, tokens in data.get("texts", {}).items()}
         return cls(**{"gpus": [], **known, "models": models, "texts": texts})
-
-
-OUTCOME = "outcome"
-"""`kind` of the row that holds an outcome."""
-RawRow = dict[str, Any]
-"""A row of a raw file: column -> value."""
-HEAD_COLUMNS = {
-    "trial": str,
-    "protocol": int,
-    "identity": str,
-    "launch": int,
-    "process": int,
-    "seed": int,
-    "target_ci": float,
-    "arm_index": int,
-}
-RAW_COLUMNS: dict[str, object] = {
-    **HEAD_COLUMNS,
-    **{each.name: each.type for noun in (Point, Arm, Repetition, Outcome) for each in fields(noun)},
-}
-"""Column of the raw files -> its Python type."""
-
-
-def rows_of(record: LaunchRecord) -> list[RawRow]:
-    """The rows of a raw file: one per repetition and one for the outcome, each with the trial, the point and the arm."""
-    head = {name: getattr(record, name) for name in HEAD_COLUMNS} | vars(record.point) | vars(record.arm)
-    rows = [vars(each) for each in record.repetitions] + [{"kind": OUTCOME, **vars(record.outcome)}]
-    return [{**dict.fromkeys(RAW_COLUMNS), **head, **row} for row in rows]
-
-
-def records_of(rows: Iterable[RawRow]) -> list[LaunchRecord]:
-    """The records that rows of raw files hold, in their order. A column that a row lacks is at its default, or None."""
-    groups: dict[tuple[object, ...], list[RawRow]] = {}
-    for row in rows:
-        groups.setdefault((row.get("trial"), row.get("launch"), row.get("process"), row["arm_index"]), []).append(row)
-    return [_record_of(group) for group in groups.values()]
-
-
-def _record_of(rows: list[RawRow]) -> LaunchRecord:
-    last = rows[-1]
-    assert last["kind"] == OUTCOME
-    head: JsonObject = {name: last.get(name) for name in HEAD_COLUMNS}
-    return LaunchRecord(
-        **head,
-        point=Point(**_part(Point, last)),
-        arm=Arm(**_part(Arm, last)),
-        repetitions=tuple(_repetition_of(row) for row in rows[:-1]),
-        outcome=_outcome_of(last),
-    )
-
-
-def _outcome_of(row: RawRow) -> Outcome:
-    gate = row.get("gate")
-    words = {"status": Status(row["status"]), "gate": None if gate is None else Verdict(gate)}
-    return Outcome(**{**_part(Outcome, row), **words})
-
-
-def _repetition_of(row: RawRow) -> Repetition:
-    times_s = row.get("token_times_s")
-    return Repetition(**{**_part(Repetition, row), "token_times_s": None if times_s is None else tuple(times_s)})
-
-
-def _part(noun: type, row: RawRow) -> JsonObject:
-    """The fields of a dataclass that a row knows; those without a default are None where it does not."""
-    return {name: row.get(name) for name, needed in _names(noun) if needed or row.get(name) is not None}
-
-
-@cache
-def _names(noun: type) -> tuple[tuple[str, bool], ...]:
-    """Field -> whether it has no default."""
-    return tuple((each.name, each.default is MISSING) for each in fields(noun))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Increases whenever the way of measuring changes, so that numbers of two protocols are never compared."""
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = ("float32", "bfloat16", "float16")
@@ -204,6 +204,8 @@ class Trial:
     """keep a trace of a few steps of each arm"""
     nvtx: bool = False
     """name the phases of a trial for Nsight"""
+    check: bool = True
+    """keep what timed work put out, for the check after the launch"""
     identity: str | None = None
     """of machine, software, model and threads; results of two identities are never compared"""
     protocol: int = PROTOCOL
@@ -237,6 +239,7 @@ class Plan:
     gate_only: bool = False
     trace: bool = False
     nvtx: bool = False
+    check: bool = True
     calibration: str = "auto"
     identities: tuple[str, ...] = ()
     """one per point, in their order"""
@@ -273,5 +276,6 @@ class Plan:
             gate_only=self.gate_only,
             trace=self.trace,
             nvtx=self.nvtx,
+            check=self.check,
             identity=dict(zip(self.points, self.identities, strict=False)).get(point),
         )

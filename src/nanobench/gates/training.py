@@ -3,11 +3,14 @@
 The reference loop is in this file: logits of the whole batch, cross entropy over the positions that contribute to the loss,
 gradient clipping, an optimizer step without fusion. Both start from the same weights and take the same batches. Three results
 must agree: the loss of every step, the gradients of the first step, and the change of the weights over all steps.
+A timed repetition is replayed in the same way, from the weights and the optimizer state before it; its loss and the change of
+its weights must agree.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +35,25 @@ sign.
 """
 SLACK = 4
 """Tolerance in a narrower dtype, as a multiple of the reference loop's own error in that dtype; at least TOLERANCES."""
+
+
+REPLAY_TOLERANCES = {"loss": 1e-4, "weights": 5e-2}
+"""Tolerances of a replay in float32, where the reference has rounding errors of its own."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The state of an arm around one timed repetition, on the host."""
+
+    numbers: list[int]
+    """of its optimizer steps"""
+    loss: float
+    """of the last step, over all ranks"""
+    before: Tensor
+    """all weights in one vector"""
+    after: Tensor
+    optimizer: dict[str, Any]
+    """state of the optimizer before the repetition: the part `state` of its state_dict"""
 
 
 @dataclass(frozen=True)
@@ -76,13 +98,22 @@ def flatten(tensors: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([tensor.detach().flatten().to("cpu", torch.float32) for tensor in tensors if tensor is not None])
 
 
-def reference_loop(adapter: Adapter, steps: Sequence[Step], point: Point, dtype: str) -> Trajectory:
-    """The steps of the reference loop over a copy of the model, in a dtype; under autocast if it is narrower than float32."""
+def reference_loop(
+    adapter: Adapter, steps: Sequence[Step], point: Point, dtype: str, start: Recording | None = None
+) -> Trajectory:
+    """The steps of the reference loop over a copy of the model, in a dtype; under autocast if it is narrower than float32.
+
+    They start from the weights of the model and an empty optimizer state, or from the state before a recorded repetition.
+    """
     model = copy.deepcopy(adapter)
     narrow = dtype in ("bfloat16", "float16")
     model.module.to(torch.float32 if narrow else getattr(torch, dtype)).train().requires_grad_(True)
     parameters = list(model.module.parameters())
     optimizer = registry.find("optimizers", point.optimizer)(parameters, fused=False)
+    if start is not None:
+        # A copy: the parameters become views of the vector.
+        nn.utils.vector_to_parameters(start.before.to(parameters[0], copy=True), parameters)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": start.optimizer})
     before, losses, gradients = flatten(parameters), [], None
     for step in steps:
         useful = sum(int((batch.targets_BT != IGNORED).sum()) for batch in step.batches)
@@ -153,3 +184,19 @@ def judge(trajectory: Trajectory, expected: Expected) -> Gate:
     within = ", ".join(f"{name} within {error:.1g}" for name, error in errors.items())
     note = f"{len(trajectory.losses)} steps match the reference loop: {within}"
     return Gate(Verdict.EXACT, note, errors["gradients"], expected.tolerances["gradients"])
+
+
+def judge_replay(adapter: Adapter, steps: Sequence[Step], point: Point, recording: Recording) -> str | None:
+    """What is wrong with a timed repetition, or None: its steps are taken again by the reference loop from the same state."""
+    reference = reference_loop(adapter, steps, point, "float32", recording)
+    tolerances = REPLAY_TOLERANCES
+    if point.dtype != "float32":
+        own = reference_loop(adapter, steps, point, point.dtype, recording).relative_errors(reference)
+        tolerances = {name: max(SLACK * own[name], minimum) for name, minimum in REPLAY_TOLERANCES.items()}
+    loss_error = abs(recording.loss - reference.losses[-1]) / abs(reference.losses[-1])
+    errors = {"loss": loss_error, "weights": relative_error(recording.after - recording.before, reference.weight_change)}
+    for name, error in errors.items():
+        if not error <= tolerances[name]:
+            limit = f"tolerance {tolerances[name]:.2g}"
+            return f"{name} of a timed repetition off by {error:.2g} relative to its replay by the reference loop ({limit})"
+    return None

@@ -56,11 +56,11 @@ class HostProbe:
             spin_s = spin()
             self.spun_at = time.perf_counter()
         counts = {name: source.read() for name, source in self.counters.items()}
-        self.start = {"spin_s": spin_s, **counts, "involuntary_switches": switches(), "cpu_s": time.thread_time()}
+        self.start = {"spin_s": spin_s, **counts, **own_counters()}
 
     def after(self) -> ReadingValues:
         """See Probe.after."""
-        now: ReadingValues = {"cpu_s": time.thread_time(), "involuntary_switches": switches()}
+        now = own_counters()
         now |= {name: source.read() for name, source in self.counters.items()}
         increases = {
             name: None if None in (value, self.start[name]) else value - self.start[name] for name, value in now.items()
@@ -73,6 +73,11 @@ class HostProbe:
         for source in (*self.counters.values(), *self.gauges.values()):
             source.close()
         return []
+
+
+def own_counters() -> ReadingValues:
+    """What the worker itself has used so far."""
+    return {"cpu_s": time.thread_time(), "involuntary_switches": switches()}
 
 
 @dataclass

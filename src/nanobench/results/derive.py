@@ -9,7 +9,7 @@ from typing import Any
 
 from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results.cell import Cell, make_cells
-from nanobench.results.metrics import common, generation, roofline, training
+from nanobench.results.metrics import checks, common, generation, roofline, training
 from nanobench.results.metrics.metric import Metric
 from nanobench.results.repetitions import POINT_FIELDS
 from nanobench.results.run_context import Machine
@@ -17,11 +17,12 @@ from nanobench.stats import intervals
 
 CellRow = dict[str, Any]
 """One row of cells.parquet: column -> value; None where it cannot be known."""
-METRICS: tuple[Metric, ...] = (*common.METRICS, *generation.METRICS, *training.METRICS, *roofline.METRICS)
+METRICS: tuple[Metric, ...] = (*common.METRICS, *checks.METRICS, *generation.METRICS, *training.METRICS, *roofline.METRICS)
 BY_NAME = {metric.name: metric for metric in METRICS}
 KNOWN_OF_FAILED = {
     *("status", "reason", "gate", "gate_note", "gate_max_error", "gate_tolerance"),
     *("failures", "launches_ok", "launches_failed", "repetitions", "identity", "protocol", "probe_note"),
+    *("checked_calls", "check_note"),
 }
 """What may be said of a cell that was not measured."""
 TIMED_KINDS = ("first_call", "warmup", "steady")
@@ -49,7 +50,7 @@ def corrected(cells: list[CellRow]) -> list[CellRow]:
 def row_of(cell: Cell) -> CellRow:
     """A cell as a row of cells.parquet: its point, its arm and every metric. Unmeasured cells keep only words."""
     workload = training.METRICS if cell.point.trains else generation.METRICS
-    own = (*common.METRICS, *workload, *roofline.METRICS)
+    own = (*common.METRICS, *checks.METRICS, *workload, *roofline.METRICS)
     known = {**dict.fromkeys(BY_NAME), **{metric.name: metric.compute(cell) for metric in own}}
     if known["status"] not in MEASURED:
         known = {name: value if name in KNOWN_OF_FAILED else None for name, value in known.items()}

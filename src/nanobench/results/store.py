@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
-from nanobench.records import RAW_COLUMNS, JsonObject, LaunchRecord, records_of, rows_of
+from nanobench.records import JsonObject, LaunchRecord
 from nanobench.results import derive
 from nanobench.results.derive import BY_NAME, CellRow
+from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Trial
@@ -36,7 +37,7 @@ def arrow_type(kind: Any) -> pa.DataType:
         return ARROW[kind]
     if "tuple" in str(kind):
         return pa.list_(pa.float64())
-    return next((ARROW[base] for base in (str, int, float, bool) if issubclass(options[0], base)), pa.string())
+    return next((ARROW[base] for base in (bool, str, int, float) if issubclass(options[0], base)), pa.string())
 
 
 RENAMED = {

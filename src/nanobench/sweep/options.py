@@ -57,6 +57,7 @@ class Timing:
     launches: int = 1
     trace: bool = False
     nvtx: bool = False
+    check: bool = True
     calibration: str = "off"
 
 
@@ -141,6 +142,7 @@ class TimedOptions(Options):
     quick: bool = option(False, "runs one launch; intervals then cover variation within one process only", MEASURING)
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
+    no_check: bool = option(False, "do not check what the timed calls put out, after each launch", MEASURING)
     wait: bool = option(False, "wait while another run holds the device, instead of exiting", MEASURING)
     out: str = option("", "folder of this run; default: a new one in results/", OUTPUT, "DIR")
     resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
@@ -162,6 +164,7 @@ class TimedOptions(Options):
             launches=1 if self.quick else self.launches,
             trace=self.trace,
             nvtx=self.nvtx,
+            check=not self.no_check,
         )
 
 

@@ -127,6 +127,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         gate_only=options.gate_only,
         trace=timing.trace,
         nvtx=timing.nvtx,
+        check=timing.check,
         calibration=timing.calibration,
     )
 

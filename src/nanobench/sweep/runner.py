@@ -20,7 +20,7 @@ from nanobench.results.run_info import calibration_event, drift_check_event, no_
 from nanobench.results.store import Run
 from nanobench.roofline.limits import Limits
 from nanobench.schema import Arm, Plan, Point, Trial
-from nanobench.sweep import calibration
+from nanobench.sweep import calibration, output_check
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult
 
@@ -209,13 +209,13 @@ class Sweep:
     def run_group(self, trial: Trial, group: ArmGroup, executor: Executor, number: int) -> WorkerResult:
         """Runs one group of arms in a process."""
         gates = {label: asdict(gate) for label, gate in self.gates(trial.point).items()}
-        return executor.run(
-            {"trial": asdict(replace(trial, arms=group)), "gates": gates},
-            self.run.scratch / trial.key / str(number),
-            self.run.logs / f"{self.run.raw_file(trial).stem}.log",
-            self.plan.timeout_s,
-            lambda report: self.show(trial, report),
-        )
+        part, folder = replace(trial, arms=group), self.run.scratch / trial.key / str(number)
+        log, timeout_s = self.run.logs / f"{self.run.raw_file(trial).stem}.log", self.plan.timeout_s
+        request = {"trial": asdict(part), "gates": gates}
+        result = executor.run(request, folder, log, timeout_s, lambda report: self.show(trial, report))
+        if result.record is None or trial.gate_only or not trial.check:
+            return result
+        return replace(result, record=output_check.checked(executor, part, result.record, folder, log, timeout_s))
 
     def keep_traces(self, trial: Trial) -> None:
         """Moves the traces of a trial's arms to where the run keeps them."""

@@ -19,8 +19,8 @@ from typing import IO
 from nanobench.probes import memory
 from nanobench.records import JsonObject
 from nanobench.training import distributed
+from nanobench.worker.arms import Report
 from nanobench.worker.requests import answer
-from nanobench.worker.trial import Report
 
 
 class Channel:

@@ -14,7 +14,8 @@ from nanobench.probes.clock import Clock, make_clock
 from nanobench.records import JsonObject, Repetition, Status
 from nanobench.schema import Trial
 from nanobench.training import distributed
-from nanobench.worker.trial import limit_of, make_context, outcome_of, prepare_device
+from nanobench.worker.arms import limit_of, outcome_of
+from nanobench.worker.trial import make_context, prepare_device
 from nanobench.worker.workloads.base import TrialContext, Workload
 
 TIMED_S = 0.5
@@ -37,10 +38,10 @@ def run_batch_trial(trial: Trial, out: Path) -> JsonObject:
                 workloads = begin_arms(context, trial, clock)
                 # The second call is not timed either: a compiler may still be busy.
                 for workload in workloads:
-                    workload.time("warmup", 0, None, timestamped=False)
+                    workload.time("warmup", 0, None)
                 timed: list[Repetition] = []
                 while world.broadcast(total_s(timed) < TIMED_S):
-                    timed += [workload.time("warmup", 1, None, timestamped=False) for workload in workloads]
+                    timed += [workload.time("warmup", 1, None) for workload in workloads]
     except Exception as error:
         outcome = outcome_of(error)
         if world.size > 1:

@@ -13,8 +13,10 @@ from nanobench.probes.host import HostProbe
 from nanobench.records import Gate, JsonObject
 from nanobench.schema import GPTShape, Trial
 from nanobench.training.data import Corpus
+from nanobench.worker import output_check
+from nanobench.worker.arms import Report, outcome_of
 from nanobench.worker.batch_trial import run_batch_trial
-from nanobench.worker.trial import Report, measure, outcome_of
+from nanobench.worker.trial import measure
 
 
 def calibrate(request: JsonObject) -> JsonObject:
@@ -93,6 +95,8 @@ def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
             return {"user_error": str(error)}
     if "calibrate" in request:
         return calibrate(request["calibrate"])
+    if "check" in request:
+        return output_check.check(request["check"])
     if "batch_trial" in request:
         return run_batch_trial(Trial.from_json(request["batch_trial"]), out)
     trial = Trial.from_json(request["trial"])

@@ -3,110 +3,38 @@
 The worker reports between repetitions and waits for the answer, so the parent never updates its display during a repetition.
 """
 
-import bisect
 import functools
 import gc
 import math
-import os
+import secrets
 import shutil
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from nanobench.errors import Skip
 from nanobench.probes import compilation, memory
 from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
-from nanobench.records import ArmRecord, Gate, JsonObject, Outcome, Repetition, Status, Verdict
+from nanobench.probes.leftovers import Leftovers
+from nanobench.records import ArmRecord, Gate, Repetition, Verdict
 from nanobench.schema import Arm, Trial
 from nanobench.stats import intervals
 from nanobench.training import distributed
-from nanobench.training.distributed import SINGLE_PROCESS, World
-from nanobench.worker.workloads.base import TrialContext, Workload
+from nanobench.training.distributed import World
+from nanobench.worker.arms import Arms, Report, limit_of, outcome_of
+from nanobench.worker.workloads.base import Block, TrialContext, Workload
 from nanobench.worker.workloads.generate import Generation
 from nanobench.worker.workloads.train import Training
 
 IMPORT_S = process_age_s()
 """Seconds from the start of the interpreter to here; children of a fork server have their server's value."""
-REPORT_EVERY_S = 1.0
+NO_ARM = -1
 CHECK_EVERY_PAIRS = 5
 """The precision is checked after every so many pairs."""
-Report = Callable[[JsonObject], None]
-
-
-class Arms:
-    """The arms of one trial: those still running (`live`) and the results of the others (`done`).
-
-    The index of the running arm is in the file `running`, which survives a crash.
-    """
-
-    def __init__(self, trial: Trial, out: Path, report: Report, world: World = SINGLE_PROCESS) -> None:
-        self.trial, self.report, self.world, self.out = trial, report, world, out
-        self.shared: list[Repetition] = []
-        self.live: dict[int, Workload] = {}
-        self.done: dict[int, tuple[list[Repetition], Outcome]] = {}
-        self.steady: dict[int, list[Repetition]] = {index: [] for index in range(len(trial.arms))}
-        self.running = os.open(out / "running" if world.is_rank_zero else os.devnull, os.O_WRONLY | os.O_CREAT, 0o644)
-        self.reported_at = 0.0
-
-    def guard(self, index: int, work: Callable[[], Any], limited: bool = True) -> Any:
-        """Runs an arm's work under the memory limit. An exception becomes the outcome of this arm and ends only this arm."""
-        os.pwrite(self.running, f"{index:<4}".encode(), 0)
-        try:
-            with memory.limited(limit_of(self.trial) if limited else None):
-                return work()
-        except Exception as error:
-            outcome = outcome_of(error)
-            if outcome.status is Status.ERROR:
-                traceback.print_exc()
-            if self.world.size > 1 and outcome.status is not Status.SKIPPED:
-                distributed.abort(self.out, outcome.status, outcome.reason)
-        self.end(index, outcome)
-        return None
-
-    def end(self, index: int, outcome: Outcome) -> None:
-        """Records an arm's outcome and frees its memory."""
-        workload = self.live.pop(index)
-        self.done[index] = ([*self.shared, *workload.phases, *self.steady[index]], outcome)
-        del workload
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-    def report_progress(self, phase: str, index: int, always: bool = False, **progress: Any) -> None:
-        """Reports to the parent, at most once per second unless `always`."""
-        if always or time.monotonic() - self.reported_at >= REPORT_EVERY_S:
-            self.report({"phase": phase, "arm": self.trial.arms[index].label, **progress})
-            self.reported_at = time.monotonic()
-
-    def assign_samples(self, samples: list[Repetition], note: str | None) -> None:
-        """Assigns each sample to the arm that ran at its time, and the probes' note to each outcome."""
-        spans = [
-            (phase.started_at, index)
-            for index, (phases, _) in self.done.items()
-            for phase in phases
-            if phase.started_at is not None and phase not in self.shared
-        ]
-        starts = sorted(spans)
-        for sample in samples:
-            before = bisect.bisect_right(starts, (sample.started_at, math.inf))
-            if before:
-                self.done[starts[before - 1][1]][0].append(sample)
-        self.done = {index: (phases, replace(outcome, probe_note=note)) for index, (phases, outcome) in self.done.items()}
-
-    def records(self) -> list[ArmRecord]:
-        """The record of every finished arm, in the trial's order."""
-        return [
-            ArmRecord(arm=arm, repetitions=tuple(self.done[index][0]), outcome=self.done[index][1])
-            for index, arm in enumerate(self.trial.arms)
-            if index in self.done
-        ]
 
 
 def prepare_device(trial: Trial) -> torch.device:
@@ -119,24 +47,9 @@ def prepare_device(trial: Trial) -> torch.device:
     return device
 
 
-def limit_of(trial: Trial) -> int | None:
-    """Memory limit of this process in bytes: the ranks share the limit of a trial. None without a limit."""
-    limit = trial.memory_limit_bytes
-    return None if limit is None else limit // trial.point.world_size
-
-
 def make_context(trial: Trial, world: World) -> TrialContext:
     """The state that the arms of a trial share; loads the model."""
     return Training(trial, world) if trial.point.trains else Generation(trial)
-
-
-def outcome_of(error: Exception) -> Outcome:
-    """The outcome for an exception: its status, and its message on one line as the reason."""
-    if isinstance(error, Skip):
-        return Outcome(status=Status.SKIPPED, reason=str(error))
-    message = compilation.summarize_error(str(error))
-    reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return Outcome(status=Status.OOM if memory.is_out_of_memory(error) else Status.ERROR, reason=reason)
 
 
 def measure(
@@ -150,7 +63,8 @@ def measure(
     instruments = instruments or make_instruments(distributed.rank_device(trial.point.device), distributed.rank_folder(out))
     device = prepare_device(trial)
     world = distributed.join(device)
-    arms = Arms(trial, out, report if world.is_rank_zero else lambda progress: None, world)
+    leftovers = Leftovers(instruments.clock)
+    arms = Arms(trial, out, report if world.is_rank_zero else lambda progress: None, leftovers, world)
     started_at, start = time.time(), time.perf_counter()
     try:
         with memory.limited(limit_of(trial)):
@@ -164,6 +78,7 @@ def measure(
             outcome = outcome_of(error)
             distributed.abort(out, outcome.status, outcome.reason)
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
+    leftovers.claim(NO_ARM)
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode(context.inference):
@@ -173,6 +88,8 @@ def measure(
             gc.disable()
             run_blocks(trial, instruments, arms)
             gc.enable()
+            arms.end_cheats()
+            save_outputs(out, arms)
             sustain(trial, instruments, arms)
             profile(trial, out, arms)
     for index, workload in list(arms.live.items()):
@@ -181,6 +98,18 @@ def measure(
             arms.end(index, outcome)
     arms.assign_samples(instruments.close(), instruments.note)
     return arms.records()
+
+
+def save_outputs(out: Path, arms: Arms) -> None:
+    """Writes what each arm put out next to the record, for the check after the launch."""
+    for index in list(arms.live):
+        if arms.world.is_rank_zero:
+            arms.guard(index, functools.partial(arms.live[index].save_outputs, outputs_file(out, index)), limited=False)
+
+
+def outputs_file(out: Path, index: int) -> Path:
+    """The file with the outputs of one arm."""
+    return out / f"outputs-{index}.pt"
 
 
 def prepare_arms(trial: Trial, context: TrialContext, clock: Clock, known: dict[str, Gate], arms: Arms) -> None:
@@ -227,12 +156,17 @@ def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
     for block, order in enumerate(intervals.orders(len(trial.arms), trial.key)):
         if not arms.live or arms.world.broadcast(is_complete(trial, arms, spent_s, block, timestamp_interval)):
             return
-        timestamped = block % timestamp_interval == 0
+        # Each block so far is the recorded one with the same probability.
+        drawn = (secrets.randbits(48), secrets.randbelow(block + 1) == 0)
+        turn = Block(block, block % timestamp_interval == 0, *arms.world.broadcast(drawn))
         for index in order:
             if index not in arms.live:
                 continue
             arms.report_progress("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
-            repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), block, timestamped)
+            arms.guard(index, functools.partial(arms.live[index].lay_out, turn))
+            if index not in arms.live:
+                continue
+            repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), turn)
             timed = arms.guard(index, functools.partial(instruments.observe, repeat))
             if timed is not None:
                 arms.steady[index].append(timed)

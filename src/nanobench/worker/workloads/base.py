@@ -1,11 +1,25 @@
 """The contracts inside a worker: Workload, one per arm, and TrialContext, the state that all arms of a trial share."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from nanobench.probes.clock import Clock
 from nanobench.records import Gate, Outcome, Repetition
 from nanobench.schema import Arm
+
+
+@dataclass(frozen=True)
+class Block:
+    """One round of turns, in which every arm runs one repetition over the same inputs."""
+
+    number: int
+    timestamped: bool
+    """whether the repetitions have one timestamp per token or training step"""
+    prompt_seed: int
+    """drawn just before the block: no arm can know its prompts earlier"""
+    is_recorded: bool = False
+    """training: whether the state before the repetition is kept, so that it can be replayed after the launch"""
 
 
 class Workload(Protocol):
@@ -18,8 +32,8 @@ class Workload(Protocol):
         """Builds the arm and runs it once at the measured shape. Raises Skip if this device cannot run it."""
         ...
 
-    def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
-        """One repetition of any kind."""
+    def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
+        """One repetition of any kind; without timestamps and over the gate's inputs if it is in no block."""
         ...
 
     def prepare(self, known: Gate | None) -> Gate:
@@ -33,8 +47,12 @@ class Workload(Protocol):
         """Runs at the measured shape until the steady phase can begin."""
         ...
 
-    def repeat(self, repetition: int, block: int, timestamped: bool) -> Repetition:
-        """One timed repetition; if `timestamped`, with one timestamp per token or training step."""
+    def lay_out(self, block: Block) -> None:
+        """Untimed: puts the inputs of the next repetition on the device, and keeps what the last one put out."""
+        ...
+
+    def repeat(self, repetition: int, block: Block) -> Repetition:
+        """One timed repetition, after `lay_out` of its block."""
         ...
 
     def sustain(self, seconds: float) -> Repetition:
@@ -43,6 +61,10 @@ class Workload(Protocol):
 
     def profile(self, trace: Path | None) -> None:
         """Counts the dispatched operations, untimed; writes a Chrome trace to `trace` if given."""
+        ...
+
+    def save_outputs(self, path: Path) -> bool:
+        """Writes what the timed repetitions put out to a file, for the check after the launch; False if there is nothing."""
         ...
 
     def outcome(self) -> Outcome:

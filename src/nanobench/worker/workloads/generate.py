@@ -1,6 +1,7 @@
 """Generation: a prefill of the prompt and a decode of `new_tokens`, timed from prompt to last token."""
 
 import contextlib
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from nanobench.probes.clock import Clock
 from nanobench.records import Gate, Outcome, Repetition, Verdict
 from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
+from nanobench.worker.workloads.base import Block
+from nanobench.worker.workloads.outputs import POISON, Output, Outputs
+from nanobench.worker.workloads.prompts import fresh_prompts
 from nanobench.worker.workloads.timed import Timed
 
 PROFILED_STEPS = 8
@@ -33,13 +37,30 @@ class Generate(Timed):
     """One generation arm: its engine, its timed calls and its gate."""
 
     def __init__(
-        self, adapter: Adapter, reference: Reference, point: Point, arm: Arm, clock: Clock, nvtx: bool = False
+        self,
+        adapter: Adapter,
+        reference: Reference,
+        point: Point,
+        arm: Arm,
+        clock: Clock,
+        nvtx: bool = False,
+        keeps_outputs: bool = True,
     ) -> None:
         self.prompt_BT = reference.prompt_BT
         super().__init__(arm, clock, self.prompt_BT.device, nvtx)
         self.adapter, self.reference, self.point = adapter, reference, point
         self.sampler = registry.find("samplers", arm.sampler)()
+        self.keeps_outputs = keeps_outputs
         self.peaks_bytes: dict[str, int] = {}
+        self.prompts = [self.prompt_BT]
+        self.block: Block | None = None
+        self.pool_CBT: Tensor | None = None
+        self.copies_CBN: Tensor | None = None
+        self.outputs = Outputs()
+        self.row: int | None = None
+        self.logits_V: Tensor | None = None
+        self.logits_BV: Tensor | None = None
+        self.steps_per_call = 0
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The gate runs unless this launch generates the same tokens as one that passed it."""
@@ -52,6 +73,11 @@ class Generate(Timed):
         sdpa.check_device(self.arm.attention, self.device.type)
         with sdpa.use_backend(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
+        tokens_BN = self.engine.tokens_BN
+        if type(tokens_BN) is not Tensor:
+            raise TypeError(f"the engine's tokens_BN is a {type(tokens_BN).__name__}; it must be a preallocated torch.Tensor")
+        # Kept: a property of the engine must not be asked for the tokens after the clock has stopped.
+        self.new_BN, self.tokens_address = tokens_BN[:, self.point.prompt_len :], tokens_BN.data_ptr()
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
         """This arm's engine over any adapter and point. Raises Skip if the model lacks what the engine needs.
@@ -100,27 +126,81 @@ class Generate(Timed):
             if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
                 raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
 
-    def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
+    def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
         """`calls` generate calls. The attention kernel is selected before the clock starts."""
+        if block is None:
+            self.lay_out(None)
         tokens = self.calls * self.point.batch_size * self.point.new_tokens
+        seed = None if block is None else block.prompt_seed
         with sdpa.use_backend(self.arm.attention):
-            return self.run(self.run_calls, timestamped, kind=kind, repetition=repetition, block=block, tokens=tokens)
+            return self.run(self.run_calls, block, kind=kind, repetition=repetition, tokens=tokens, prompt_seed=seed)
+
+    def lay_out(self, block: Block | None) -> None:
+        """See Workload.lay_out. Poisons the output, and makes room for the copies. In no block the gate's prompt is read."""
+        self.keep_outputs()
+        point, self.block, self.prompts = self.point, block, [self.prompt_BT]
+        if block is not None:
+            vocab_size = self.adapter.shape.vocab_size
+            prompts_CBT = fresh_prompts(block.prompt_seed, self.calls, point.batch_size, point.prompt_len, vocab_size)
+            if self.pool_CBT is None or len(self.pool_CBT) != len(prompts_CBT):
+                self.pool_CBT = torch.empty_like(prompts_CBT, device=self.device)
+            # The same addresses in every block: an output that is remembered by the address of its prompt is wrong.
+            self.prompts = list(self.pool_CBT.copy_(prompts_CBT))
+            if self.keeps_outputs:
+                self.copies_CBN = self.new_BN.new_empty((self.calls, *self.new_BN.shape))
+        self.new_BN.fill_(POISON)
+
+    def clock_stopped(self) -> None:
+        """See Timed.clock_stopped: the output of the last call is copied, and the last logits of a random row."""
+        if self.copies_CBN is None:
+            return
+        self.copies_CBN[-1].copy_(self.new_BN)
+        self.row, self.logits_V = None, None
+        if type(self.logits_BV) is Tensor:
+            self.row = secrets.randbelow(self.point.batch_size)
+            self.logits_V = self.logits_BV[self.row].to("cpu", torch.float32, copy=True)
+
+    def keep_outputs(self) -> None:
+        """Keeps the output of each call of the last repetition. Raises RuntimeError if the engine has changed its tokens."""
+        if self.block is None or self.copies_CBN is None:
+            return
+        if self.engine.tokens_BN.data_ptr() != self.tokens_address:
+            raise RuntimeError("the engine's tokens_BN is another tensor than at its start; it must be preallocated")
+        calls, tokens_CBN = len(self.copies_CBN), self.copies_CBN.to("cpu", torch.int32)
+        number, seed = self.block.number, self.block.prompt_seed
+        outputs = [Output(number, call, calls, seed, tokens_CBN[call].clone()) for call in range(calls)]
+        outputs[-1] = replace(outputs[-1], row=self.row, logits_V=self.logits_V)
+        self.outputs.keep(outputs)
+        self.copies_CBN = None
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
-        """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host."""
+        """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
+
+        Between two calls the output of the first is copied on the device.
+        """
         clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
-        for _ in range(self.calls):
+        for call in range(self.calls):
+            if call and self.copies_CBN is not None:
+                self.copies_CBN[call - 1].copy_(self.new_BN)
             with self.nvtx_range("prefill"):
-                engine.prefill(self.prompt_BT)
-            generated = 1
+                engine.prefill(self.prompts[call % len(self.prompts)])
+            generated, steps = 1, 0
             if timestamped:
                 timestamps.append(clock.timestamp())
             with self.nvtx_range("decode"):
                 while generated < new_tokens:
                     new = engine.step()
-                    generated += new
+                    generated, steps = generated + new, steps + 1
                     if timestamped:
                         timestamps.extend([clock.timestamp()] * new)
+            self.steps_per_call, self.logits_BV = steps, engine.logits_BV
+
+    def save_outputs(self, path: Path) -> bool:
+        """See Workload.save_outputs."""
+        self.keep_outputs()
+        if self.outputs.kept:
+            self.outputs.save(path)
+        return bool(self.outputs.kept)
 
     def cache_bytes(self) -> int | None:
         """Allocated bytes of the engine's cache; 0 for an engine without a cache, None for one without an attribute `cache`."""
@@ -147,6 +227,7 @@ class Generate(Timed):
             kv_cache_expected_bytes=self.expected_cache_bytes(),
             kv_access=getattr(self.engine, "kv_access", None),
             graph_bytes=getattr(self.engine, "graph_bytes", None),
+            steps_per_call=self.steps_per_call,
             **self.dispatched,
             **vars(self.compilation),
         )
@@ -232,4 +313,5 @@ class Generation:
 
     def make_workload(self, arm: Arm, clock: Clock) -> Generate:
         """See TrialContext.make_workload."""
-        return Generate(self.adapter, self.reference, self.trial.point, arm, clock, self.trial.nvtx)
+        trial = self.trial
+        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check)

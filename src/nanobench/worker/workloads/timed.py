@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from time import process_time
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from nanobench.probes.nvtx import nvtx_ranges
 from nanobench.records import Gate, Repetition, Status, Verdict
 from nanobench.schema import Arm
 from nanobench.training.distributed import SINGLE_PROCESS, World
+from nanobench.worker.workloads.base import Block
 
 WARMUP_S = 0.5
 MIN_REPETITION_S = 0.02
@@ -41,8 +43,11 @@ class Timed(ABC):
         self.retries_before = 0
 
     @abstractmethod
-    def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
-        """One repetition of any kind."""
+    def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
+        """See Workload.time."""
+
+    def lay_out(self, block: Block | None) -> None:  # noqa: B027
+        """See Workload.lay_out."""
 
     @abstractmethod
     def build(self) -> None:
@@ -78,10 +83,10 @@ class Timed(ABC):
         Raises RuntimeError for a compiled arm that would run eagerly, completely or in part.
         """
         if not self.compiler.compiles:
-            self.phases.append(self.time("first_call", 0, None, timestamped=False))
+            self.phases.append(self.time("first_call", 0, None))
             return
         tally, mode = compilation.CompileCounters(), self.arm.compile_mode
-        self.phases.append(self.time("first_call", 0, None, timestamped=False))
+        self.phases.append(self.time("first_call", 0, None))
         if not tally.graphs:
             raise RuntimeError(f"compile mode {mode!r} compiled no graph: the arm would run eagerly")
         if tally.eager:
@@ -102,17 +107,17 @@ class Timed(ABC):
         self.calls, minimum = self.min_calls, 2 if self.clock.enqueues else 1
         with self.nvtx_range("warm-up"):
             while self.world.broadcast(len(done) < minimum or sum(phase.wall_s or 0.0 for phase in done) < WARMUP_S):
-                done.append(self.time("warmup", len(done), None, timestamped=False))
+                done.append(self.time("warmup", len(done), None))
                 self.phases.append(done[-1])
         self.retries_before = memory.alloc_retries(self.device) or 0
         self.calls *= self.world.broadcast(math.ceil(MIN_REPETITION_S / (done[-1].wall_s or MIN_REPETITION_S)))
 
-    def repeat(self, repetition: int, block: int, timestamped: bool) -> Repetition:
+    def repeat(self, repetition: int, block: Block) -> Repetition:
         """See Workload.repeat."""
         if not self.compiler.compiles:
-            return self.time("steady", repetition, block, timestamped)
+            return self.time("steady", repetition, block)
         tally = compilation.CompileCounters()
-        timed = self.time("steady", repetition, block, timestamped)
+        timed = self.time("steady", repetition, block)
         if not any(self.world.all_gather(bool(tally.graphs))):
             return timed
         self.compilation = replace(self.compilation, recompiles=self.recompiles())
@@ -120,34 +125,42 @@ class Timed(ABC):
 
     def sustain(self, seconds: float) -> Repetition:
         """See Workload.sustain."""
-        once = self.time("sustained", 0, None, timestamped=False)
+        once = self.time("sustained", 0, None)
         calls, self.calls = self.calls, self.calls * self.world.broadcast(math.ceil(seconds / (once.wall_s or seconds)))
         try:
-            return self.time("sustained", 0, None, timestamped=False)
+            return self.time("sustained", 0, None)
         finally:
             self.calls = calls
 
-    def run(self, work: Callable[[list[Any], bool], None], timestamped: bool, **facts: Any) -> Repetition:
+    def clock_stopped(self) -> None:  # noqa: B027
+        """Called right after the clock stopped, for what has to be copied aside."""
+
+    def run(self, work: Callable[[list[Any], bool], None], block: Block | None, **facts: Any) -> Repetition:
         """Times `work(timestamps, timestamped)` from an idle device to an idle device.
 
         If `timestamped`, `work` appends its timestamps to the list. `facts` are further fields of the repetition.
         """
-        clock = self.clock
+        clock, timestamped = self.clock, block is not None and block.timestamped
         clock.sync()
         self.world.barrier()
-        started_at, start, timestamps = time.time(), clock.now(), [clock.timestamp()]
+        started_at, cpu_s = time.time(), process_time()
+        start, timestamps = clock.now(), [clock.timestamp()]
         work(timestamps, timestamped)
         timestamps.append(clock.timestamp())
         enqueue_s = clock.now() - start
         clock.sync()
-        wall_s = max(self.world.all_gather(clock.now() - start))
+        elapsed_s, cpu_s = clock.now() - start, process_time() - cpu_s
+        self.clock_stopped()
+        wall_s = max(self.world.all_gather(elapsed_s))
         times = clock.resolve(timestamps)
         waited = not clock.enqueues or times[-1] <= wall_s * (1 + TIMER_SLACK)
         return Repetition(
+            block=None if block is None else block.number,
             calls=self.calls,
             timestamped=timestamped,
             started_at=started_at,
             wall_s=wall_s,
+            process_cpu_s=None if clock.enqueues else cpu_s,
             device_s=times[-1] if clock.enqueues else None,
             enqueue_s=enqueue_s if clock.enqueues else None,
             token_times_s=tuple(times[1:-1]) if timestamped else None,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from nanobench import registry
 from nanobench.gates import training as training_gate
-from nanobench.gates.training import Expected
+from nanobench.gates.training import Expected, Recording
 from nanobench.models import _sdpa as sdpa
 from nanobench.models.base import Adapter
 from nanobench.probes import compilation, memory, profiler
@@ -24,6 +25,7 @@ from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
 from nanobench.training.data import BatchStream, Corpus, Step, TokenCounts
 from nanobench.training.distributed import SINGLE_PROCESS, World, rank_device
 from nanobench.training.trainer import Trainer
+from nanobench.worker.workloads.base import Block
 from nanobench.worker.workloads.timed import Timed
 
 POOL = 4
@@ -46,8 +48,13 @@ class Train(Timed):
         launch: int,
         nvtx: bool = False,
         world: World = SINGLE_PROCESS,
+        keeps_outputs: bool = True,
     ) -> None:
         super().__init__(arm, clock, stream.device, nvtx, world)
+        self.keeps_outputs = keeps_outputs and world.is_rank_zero
+        self.recording: Recording | None = None
+        self.before: tuple[torch.Tensor, dict[str, Any]] | None = None
+        self.norms: list[float] = []
         self.adapter, self.stream, self.compute_expected, self.point = adapter, stream, compute_expected, point
         self.first_number = POOL * launch
         self.min_calls = 1 if point.phase == "pretrain" else POOL
@@ -104,11 +111,11 @@ class Train(Timed):
             "peak_memory_bytes": weight_bytes + optimizer_bytes + step_bytes,
         }
 
-    def time(self, kind: str, repetition: int, block: int | None, timestamped: bool) -> Repetition:
+    def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
         """`calls` optimizer steps, taken from the pool in turn."""
-        first = 0 if block is None or self.min_calls > 1 else block * self.calls
-        steps = [self.pool[(first + number) % len(self.pool)] for number in range(self.calls)]
-        losses: list[torch.Tensor] = []
+        first = 0 if block is None or self.min_calls > 1 else block.number * self.calls
+        places = [(first + number) % len(self.pool) for number in range(self.calls)]
+        steps, losses = [self.pool[place] for place in places], list[torch.Tensor]()
 
         def work(timestamps: list[Any], timestamped: bool) -> None:
             for step in steps:
@@ -117,10 +124,44 @@ class Train(Timed):
                     timestamps.append(self.clock.timestamp())
 
         counts = reduce(add, (step.counts for step in steps), TokenCounts(0, 0, 0, 0))
-        timed = self.run(work, timestamped, kind=kind, repetition=repetition, block=block, **vars(counts))
+        timed = self.run(work, block, kind=kind, repetition=repetition, **vars(counts))
         loss = sum(self.world.all_gather(losses[-1].item()))
-        timed = replace(timed, loss=loss if math.isfinite(loss) else None)
+        moved = None if block is None else self.weight_norms() != self.norms
+        timed = replace(timed, loss=loss if math.isfinite(loss) else None, weights_moved=moved)
+        if self.before is not None:
+            numbers = [self.first_number + place for place in places]
+            self.recording = Recording(numbers, loss, self.before[0], self.weights(), self.before[1])
+            self.before = None
         return timed if math.isfinite(loss) else replace(timed, valid=False, reason=f"the loss is {loss}")
+
+    def lay_out(self, block: Block | None) -> None:
+        """See Workload.lay_out: the steps lie there already; the state before a recorded repetition is kept."""
+        if block is not None and block.is_recorded and self.keeps_outputs:
+            self.before = self.record_state()
+        self.norms = self.weight_norms()
+
+    def weight_norms(self) -> list[float]:
+        """The L2 norm of each parameter; they are the same bits only if no weight has changed."""
+        return [float(norm) for norm in torch._foreach_norm([each.detach() for each in self.trainer.parameters])]
+
+    def weights(self) -> torch.Tensor:
+        """All weights in one vector on the host, outside the private memory of the process."""
+        return memory.shared(training_gate.flatten(self.trainer.parameters))
+
+    def record_state(self) -> tuple[torch.Tensor, dict[str, Any]] | None:
+        """Weights and optimizer state on the host; None where there is no memory for them."""
+        self.recording = None
+        state = self.trainer.optimizer.state_dict()["state"]
+        try:
+            return self.weights(), tree_map_only(torch.Tensor, lambda each: memory.shared(each.detach().cpu()), state)
+        except (OSError, RuntimeError, MemoryError):
+            return None
+
+    def save_outputs(self, path: Path) -> bool:
+        """See Workload.save_outputs."""
+        if self.recording is not None:
+            torch.save(vars(self.recording), path)
+        return self.recording is not None
 
     def profile(self, trace: Path | None) -> None:
         """See Workload.profile. Profiles one step, and measures its memory."""
@@ -200,4 +241,5 @@ class Training:
         """See TrialContext.make_workload."""
         trial = self.trial
         stream, compute = self.stream, self.compute_expected
-        return Train(self.adapter, stream, compute, trial.point, arm, clock, trial.launch, trial.nvtx, self.world)
+        launch, nvtx = trial.launch, trial.nvtx
+        return Train(self.adapter, stream, compute, trial.point, arm, clock, launch, nvtx, self.world, trial.check)

@@ -1,0 +1,124 @@
+"""What an arm changes in the measuring process or leaves running in it: clocks, threads, child processes.
+
+Code in the same process can hide from this; see docs/checked.md for what is promised and what is not.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from nanobench.probes import clock as clocks
+from nanobench.probes.clock import Clock, CudaClock, HostClock
+
+SETTLE_S, WINDOW_S = 0.02, 0.02
+"""OpenMP's threads wait for the next work in a loop for some milliseconds; what still runs after that is an arm's own."""
+MIN_RUNNING = 0.3
+"""A thread is still running if it has a core for this share of the window."""
+MIN_CHILD_S = 0.05
+"""CPU time of a child process that counts as work."""
+TASKS = Path("/proc/self/task")
+TIMERS = ("perf_counter", "perf_counter_ns", "time", "monotonic", "thread_time", "process_time")
+CLOCK_METHODS = ("now", "sync", "timestamp", "resolve")
+COMPILE_WORKER = "torch._inductor.compile_worker"
+
+
+def guarded(clock: Clock) -> list[tuple[Any, str]]:
+    """Owner and name of every function that a time depends on."""
+    functions: list[tuple[Any, str]] = [(time, name) for name in TIMERS]
+    cuda = [(torch.cuda, "synchronize"), *((torch.cuda.Event, name) for name in ("record", "elapsed_time", "synchronize"))]
+    ours = [(owner, name) for owner in (HostClock, CudaClock, clock) for name in CLOCK_METHODS]
+    return [*functions, *cuda, (clocks, "perf_counter"), (clocks, "synchronize"), *ours]
+
+
+class Leftovers:
+    """Make one before any plug-in is imported."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.originals: list[tuple[Any, str, Callable[..., Any]]] = [
+            (owner, name, getattr(owner, name)) for owner, name in guarded(clock)
+        ]
+        self.owner_of_thread = dict.fromkeys(thread_ids(), -1)
+        self.owner_of_child = dict.fromkeys(child_cpu_s(), -1)
+
+    def claim(self, arm: int) -> None:
+        """Threads and child processes that are new since the last call belong to this arm."""
+        for thread in thread_ids():
+            self.owner_of_thread.setdefault(thread, arm)
+        for child in child_cpu_s():
+            self.owner_of_child.setdefault(child, arm)
+
+    def replaced(self) -> str | None:
+        """The functions that no longer are the original ones, comma-separated; they are restored. None if there are none."""
+        changed = [each for each in self.originals if getattr(each[0], each[1]) != each[2]]
+        for owner, name, original in changed:
+            setattr(owner, name, original)
+        return ", ".join(f"{describe(owner)}.{name}" for owner, name, _ in changed) or None
+
+    def still_running(self) -> dict[int, str]:
+        """Arm -> what works while nothing should: a thread of its own, or a child process with CPU time.
+
+        Takes SETTLE_S + WINDOW_S seconds. A thread that the interpreter did not start counts only if it appeared with the arm.
+        """
+        time.sleep(SETTLE_S)
+        before = cpu_s_of_threads()
+        time.sleep(WINDOW_S)
+        after = cpu_s_of_threads()
+        main, found = threading.main_thread().native_id, {}
+        for thread, cpu_s in after.items():
+            owner = self.owner_of_thread.get(thread, -1)
+            if thread != main and owner >= 0 and cpu_s - before.get(thread, cpu_s) > MIN_RUNNING * WINDOW_S:
+                found[owner] = "a thread that it started was still running when the clock had stopped"
+        for child, cpu_s in child_cpu_s().items():
+            owner = self.owner_of_child.get(child, -1)
+            if owner >= 0 and cpu_s > MIN_CHILD_S:
+                found[owner] = f"a process that it started used {cpu_s:.2g} s of CPU time"
+        return found
+
+
+def describe(owner: Any) -> str:
+    """The name of a module, of a class, or of an instance's class."""
+    return str(getattr(owner, "__name__", type(owner).__name__))
+
+
+def thread_ids() -> list[int]:
+    """The kernel's ids of this process's threads; empty where there is no /proc."""
+    with suppress(OSError):
+        return [int(name) for name in os.listdir(TASKS)]
+    return []
+
+
+def cpu_s_of_threads() -> dict[int, float]:
+    """Thread id -> CPU seconds so far, from /proc/self/task/*/schedstat (nanoseconds)."""
+    found = {}
+    for thread in thread_ids():
+        with suppress(OSError, ValueError, IndexError):
+            found[thread] = int((TASKS / str(thread) / "schedstat").read_text().split()[0]) / 1e9
+    return found
+
+
+def child_cpu_s() -> dict[int, float]:
+    """Process id -> CPU seconds so far of each child process, except the compiler's own."""
+    if not has_children():
+        return {}
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = child.cpu_times()
+            if not any(COMPILE_WORKER in word or "compile_worker" in word for word in child.cmdline()):
+                found[child.pid] = times.user + times.system
+    return found
+
+
+def has_children() -> bool:
+    """Whether this process has child processes; cheap, where the kernel lists them."""
+    try:
+        return any((TASKS / str(thread) / "children").read_text() for thread in thread_ids())
+    except OSError:
+        return True

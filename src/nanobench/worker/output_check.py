@@ -1,0 +1,128 @@
+"""The check of one launch's outputs, in a process that never imports the engines that made them.
+
+The control process starts it after the launch, with a secret that chooses the calls. Prompts are generated again from their
+seeds, the model is built again: nothing but the tokens comes from the process that is checked.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanobench import registry
+from nanobench.gates import outputs as output_gate
+from nanobench.gates import training as training_gate
+from nanobench.gates.outputs import Sample
+from nanobench.gates.training import Recording
+from nanobench.models.base import Adapter
+from nanobench.records import JsonObject
+from nanobench.schema import REFERENCE_DTYPE, Point, Trial
+from nanobench.worker.workloads.generate import load
+from nanobench.worker.workloads.outputs import Output, Outputs
+from nanobench.worker.workloads.prompts import fresh_prompts
+from nanobench.worker.workloads.train import Training
+
+LEAST_CALLS, MOST_CALLS = 5, 32
+TOKENS = 512
+"""Tokens of the pass that checks an arm, unless LEAST_CALLS calls need more."""
+
+
+def check(request: JsonObject) -> JsonObject:
+    """The answer to a check: `check_s`, and per arm of the trial the number of `checked_calls` and what is `wrong`, or null."""
+    trial, start = Trial.from_json(request["trial"]), time.perf_counter()
+    torch.set_num_threads(trial.point.threads)
+    chosen = random.Random(request["secret"])
+    if trial.point.trains:
+        arms = check_training(trial, request["arms"])
+    else:
+        with torch.inference_mode():
+            arms = check_generation(trial, request["arms"], chosen)
+    return {"arms": arms, "check_s": time.perf_counter() - start}
+
+
+def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random) -> list[JsonObject]:
+    """Per arm: how many of its calls were checked, and what is wrong with them."""
+    point, found = trial.point, []
+    adapter: Adapter | None = None
+    for request in arms:
+        outputs = Outputs.load(Path(request["outputs"]))
+        calls = choose(list(outputs), point, chosen)
+        adapter = adapter or reference_of(point, trial.seed)
+        vocab_size = adapter.shape.vocab_size
+        wrong = not_written(outputs, vocab_size)
+        if wrong is None:
+            sample = sample_of(calls, point, vocab_size, chosen)
+            name = request["arm"]["sampler"]
+            sampler = None if name == "greedy" else registry.find("samplers", name)()
+            wrong = output_gate.judge(adapter, sampler, sample, point.dtype, request["gate_tolerance"])
+        found.append({"checked_calls": len(calls), "wrong": wrong, "note": None})
+    return found
+
+
+def check_training(trial: Trial, arms: list[JsonObject]) -> list[JsonObject]:
+    """Per arm: the steps of one timed repetition are replayed by the reference loop."""
+    context, found = Training(trial), []
+    for request in arms:
+        recording = Recording(**torch.load(request["outputs"], weights_only=True))
+        steps = [context.stream.step(number) for number in recording.numbers]
+        wrong = training_gate.judge_replay(context.adapter, steps, trial.point, recording)
+        found.append({"checked_calls": len(steps), "wrong": wrong, "note": None})
+    return found
+
+
+def reference_of(point: Point, seed: int) -> Adapter:
+    """The model with the weights of the measured dtype; 16-bit weights in float32."""
+    adapter = load(point, seed)
+    if point.dtype != "float32":
+        adapter.module.to(getattr(torch, REFERENCE_DTYPE[point.dtype]))
+    return adapter
+
+
+def choose(outputs: list[Output], point: Point, chosen: random.Random) -> list[Output]:
+    """The first call, the last, one inside a repetition of several calls, and random ones."""
+    number = min(len(outputs), max(LEAST_CALLS, min(MOST_CALLS, TOKENS // point.total_len)))
+    picked = {0, len(outputs) - 1}
+    inside = [index for index, each in enumerate(outputs) if each.is_inside]
+    if inside:
+        picked.add(chosen.choice(inside))
+    rest = [index for index in range(len(outputs)) if index not in picked]
+    picked |= set(chosen.sample(rest, max(0, min(len(rest), number - len(picked)))))
+    return [outputs[index] for index in sorted(picked)]
+
+
+def not_written(outputs: Outputs, vocab_size: int) -> str | None:
+    """The first of all calls that has a position without a token, in words."""
+    for output in outputs:
+        bad_BN = (output.tokens_BN < 0) | (output.tokens_BN >= vocab_size)
+        if bad_BN.any():
+            row, token = (int(each) for each in bad_BN.nonzero()[0])
+            missing = f"{int(bad_BN.sum())} of {bad_BN.numel()}"
+            return f"{name_of(output, row)}: token {token + 1} was not written ({missing} are missing)"
+    return None
+
+
+def sample_of(outputs: list[Output], point: Point, vocab_size: int, chosen: random.Random) -> Sample:
+    """One random row of each call, with its prompt: the row whose logits were kept, where they were."""
+    prompts, tokens, names = [], [], []
+    for output in outputs:
+        row = chosen.randrange(point.batch_size) if output.row is None else output.row
+        prompts.append(prompt_of(output, point, vocab_size)[row])
+        tokens.append(output.tokens_BN[row].long())
+        names.append(name_of(output, row))
+    device = torch.device(point.device)
+    logits = [output.logits_V for output in outputs]
+    return Sample(torch.stack(prompts).to(device), torch.stack(tokens).to(device), names, logits)
+
+
+def prompt_of(output: Output, point: Point, vocab_size: int) -> Tensor:
+    """The prompts [B, T] of a call."""
+    prompts_CBT = fresh_prompts(output.prompt_seed, output.call + 1, point.batch_size, point.prompt_len, vocab_size)
+    return prompts_CBT[output.call % len(prompts_CBT)]
+
+
+def name_of(output: Output, row: int) -> str:
+    """Where a row comes from."""
+    call = f", call {output.call + 1} of {output.calls}" if output.calls > 1 else ""
+    return f"timed repetition {output.block + 1}{call}, row {row}"

@@ -1,0 +1,16 @@
+"""The prompts of timed calls: other random tokens for every call, the same for all arms of a block."""
+
+import torch
+from torch import Tensor
+
+MOST = 1024
+"""Different prompts of one repetition, at most; further calls read them again."""
+
+
+def fresh_prompts(seed: int, calls: int, rows: int, length: int, vocab_size: int) -> Tensor:
+    """Random tokens [calls, rows, length] on the host; call number `n` reads prompt `n % MOST`.
+
+    The first prompts are the same for any number of calls.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(vocab_size, (rows, length), generator=generator) for _ in range(min(calls, MOST))])
