@@ -23,8 +23,6 @@ def report(
         cells, target = cells_of(run), run.folder / "report.md"
         with writing(run.folder):
             paths = plots.draw_all(cells, run.read_raw(), run.plots)
-            text = views.markdown(
-                folder.name, run.info(), cells, verdict.sentences(cells), verdict.counts(cells), paths, run.folder
-            )
+            text = views.markdown(folder.name, run.info(), cells, verdict.sentences(cells), paths, run.folder)
             store.write_atomically(target, lambda path, text=text: path.write_text(text))
         typer.echo(target)

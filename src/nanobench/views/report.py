@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.verdict import stated
-from nanobench.records import MEASURED
+from nanobench.records import JUDGED, MEASURED
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import GPTShape
@@ -29,14 +29,13 @@ def markdown(
     info: RunInfo,
     cells: pd.DataFrame,
     sentences: list[str],
-    counts: str,
     plots: list[Path],
     folder: Path,
 ) -> str:
     """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method."""
     machine = {name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}
     sections = (
-        ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
+        ("", [f"- {sentence}" for sentence in sentences]),
         ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
@@ -113,7 +112,10 @@ def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
     """Launches, pairing, interval, gates, seed."""
     plan = info.plan
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
-    reasons = cells.loc[cells["status"].eq("imprecise"), "reason"].value_counts().items()
+    reasons = {
+        what: cells.loc[cells[name].isin(JUDGED), f"{name.removesuffix('status')}reason"].value_counts().items()
+        for what, name in (("cell", "status"), ("ratio", "speedup_status"))
+    }
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
@@ -122,7 +124,7 @@ def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
-        *(f"{format.count(number, 'cell')} imprecise: {escaped(reason)}" for reason, number in reasons),
+        *(f"{format.count(n, what)}: {escaped(reason)}" for what, found in reasons.items() for reason, n in found),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
