@@ -2,7 +2,7 @@
 
     python tests/bench/unlike_disturbance.py [RUNS]       about two minutes for 200 simulated runs of each kind
 
-Prints a table in Markdown. Nothing is measured: the machine is simulated (tests/shared_machine.py), the verdict is the real one.
+Prints a table in Markdown. Nothing is measured: tests/shared_machine.py simulates the machine. The verdict is the real one.
 """
 
 import sys

@@ -140,7 +140,9 @@ def measured(judged: list[CellRow]) -> Pays | None:
 
     A published ratio has no interval; its value is compared with 1.
     """
-    bounds = [(row["batch_size"], row["speedup"] if row["speedup_status"] == PUBLISHED else row["speedup_lo"]) for row in judged]
+    bounds = [
+        (row["batch_size"], row["speedup"] if row["speedup_status"] == PUBLISHED else row["speedup_lo"]) for row in judged
+    ]
     known = sorted((batch_size, bound) for batch_size, bound in bounds if bound is not None)
     if not known:
         return None

@@ -49,20 +49,23 @@ def conclusions(cells: pd.DataFrame) -> list[str]:
 def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:
     """Where an arm is faster, slower or not shown to differ, each with its ratios; empty without a reliable ratio."""
     judged = rows[is_concluded(rows)]
-    known = judged["speedup_lo"].notna()
-    faster, slower = judged[known & judged["speedup_lo"].gt(1)], judged[known & judged["speedup_hi"].lt(1)]
-    equal = judged[known & ~judged.index.isin([*faster.index, *slower.index])]
-    parts = [
-        f"{arm} is {word} {reference} {where(found, judged, rows)}: {ratios(found)}"
-        for word, found in (("faster than", faster), ("slower than", slower))
-        if len(found)
-    ]
-    if len(equal):
-        parts.append(f"no difference between {arm} and {reference} is shown {where(equal, judged, rows)}: {ratios(equal)}")
-    if not known.all():
-        single = judged[~known]
-        parts.append(f"{arm} vs {reference} has one pair, and so no interval, {where(single, judged, rows)}: {ratios(single)}")
-    return "; ".join(parts)
+    faster, slower = judged["speedup_lo"].gt(1), judged["speedup_hi"].lt(1)
+    single = judged["speedup_lo"].isna()
+    found = (
+        (f"{arm} is faster than {reference}", "faster", judged[faster]),
+        (f"{arm} is slower than {reference}", "slower", judged[slower]),
+        (
+            f"no difference between {arm} and {reference} is shown",
+            "no difference is shown",
+            judged[~(faster | slower | single)],
+        ),
+        (f"{arm} vs {reference} has no interval, from one pair", "no interval, from one pair", judged[single]),
+    )
+    known = [(full, short, part) for full, short, part in found if len(part)]
+    return "; ".join(
+        f"{short if number else full} {where(part, judged, rows)}: {ratios(part)}"
+        for number, (full, short, part) in enumerate(known)
+    )
 
 
 def is_concluded(rows: pd.DataFrame) -> pd.Series:
@@ -164,9 +167,7 @@ def grouped(rows: pd.DataFrame) -> str:
 
 def places(rows: pd.DataFrame) -> str:
     """cached at batch 1 and 4, compiled at batch 8."""
-    return ", ".join(
-        f"{arm} at batch {listed(sorted(found['batch_size']))}" for arm, found in rows.groupby("arm", sort=False)
-    )
+    return ", ".join(f"{arm} at batch {listed(sorted(found['batch_size']))}" for arm, found in rows.groupby("arm", sort=False))
 
 
 def why_not_concluded(row: pd.Series) -> str:

@@ -19,8 +19,12 @@ from nanobench.stats import intervals
 
 CANCELLING = (Status.UNSTABLE, Status.NO_STEADY_STATE)
 """What these statuses say of absolute figures need not hold for a ratio: what slowed both arms alike cancels in pairs."""
-SHARED_CORES = {"off_cpu", "pressure", "steal"}
-"""Disturbances after which a ratio allows for other programs on the cores."""
+SHARED_CORES = {
+    "off_cpu": (status.on_cpu_fraction, "the main thread had one"),
+    "pressure": (status.pressure_fraction, "tasks waited for one"),
+    "steal": (status.steal_fraction, "the hypervisor took one"),
+}
+"""Disturbances after which a ratio allows for other programs on the cores -> the share of time, and its words."""
 UNLIKE = 0.5
 """Two arms that lost the same share of their time may still be slowed differently, by this part of the loss: programs beside
 them load the memory or the arithmetic units, and arms need these differently. No reading shows that."""
@@ -31,7 +35,7 @@ LEAST_LEFT = 0.05
 
 
 class Bias(NamedTuple):
-    """How far the log of the true ratio may lie below or above what the pairs show, because the arms were slowed differently."""
+    """How far the log of the true ratio may lie below or above what pairs show, because the arms were slowed differently."""
 
     below: float = 0.0
     above: float = 0.0
@@ -66,7 +70,7 @@ def judge(cell: Cell) -> Judgement | None:
             return Judgement(found.status, f"{whose}{found.reason or 'no reason given'}")
     if not cell.speedup_logs or cell.reference is None:
         return Judgement(Status.UNSTABLE, "no launch has a valid pair of both arms")
-    if refused := tuple(refusals(cell, cell.reference)):
+    if refused := tuple(dict.fromkeys(refusals(cell, cell.reference))):
         return Judgement(Status.UNSTABLE, "; ".join(map(str, refused)), refused)
     launches = len(cell.speedup_logs)
     if 2 * (moving := sum(map(never_settles, cell.speedup_logs))) > launches:
@@ -82,9 +86,7 @@ def of_interval(cell: Cell, bias: Bias) -> Judgement:
     imprecise = half is not None and half > target
     if imprecise:
         reasons.append(f"interval wider than +-{target:.0%}; {what_narrows(cell)} narrow it")
-    return Judgement(
-        Status.IMPRECISE if imprecise else Status.OK, "; ".join(reasons) or None, bias.causes, bias
-    )
+    return Judgement(Status.IMPRECISE if imprecise else Status.OK, "; ".join(reasons) or None, bias.causes, bias)
 
 
 @lru_cache(maxsize=4)
@@ -117,7 +119,7 @@ def p_value(cell: Cell) -> float | None:
 def disturbed_by(cell: Cell) -> str | None:
     """The kinds of what made a ratio unstable or its interval wider, comma-separated; None where nothing did."""
     found = judge(cell)
-    return ",".join(each.kind for each in found.disturbances) or None if found else None
+    return ",".join(dict.fromkeys(each.kind for each in found.disturbances)) or None if found else None
 
 
 def what_narrows(cell: Cell) -> str:
@@ -182,7 +184,8 @@ def shared_cores(reference: Cell, arm: Cell) -> Bias:
     core does not say who waits. On top, a part of the loss that both arms have in common may be unequal.
     """
     kinds = {each.kind for cell in (reference, arm) for each in status.disturbances(cell)}
-    if not kinds & SHARED_CORES:
+    first = next((kind for kind in SHARED_CORES if kind in kinds), None)
+    if first is None:
         return Bias()
     off_cpu, waiting = (off_cpu_loss(reference), off_cpu_loss(arm)), waiting_losses(reference, arm)
     steal = steal_loss(reference) - steal_loss(arm)
@@ -190,9 +193,10 @@ def shared_cores(reference: Cell, arm: Cell) -> Bias:
     below, above = directed(differences or [steal])
     level = [each for each in (off_cpu if None not in off_cpu else waiting) if each is not None]
     common = UNLIKE * (float(np.mean(level or [0.0])) + (steal_loss(reference) + steal_loss(arm)) / 2)
-    had = [f"{math.exp(-loss):.0%}" if loss is not None else "an unknown share" for loss in off_cpu]
-    mine = math.exp(-(off_cpu[1] or 0.0))
-    return Bias(below + common, above + common, (Disturbance("shared_cores", mine, note=had[0]),))
+    share_of, words = SHARED_CORES[first]
+    mine, theirs = (share_of(cell) or 0.0 for cell in (arm, reference))
+    note = f"{words} for {mine:.0%} of this arm's time and for {theirs:.0%} of the reference's"
+    return Bias(below + common, above + common, (Disturbance("shared_cores", mine, note=note),))
 
 
 def off_cpu_loss(cell: Cell) -> float | None:

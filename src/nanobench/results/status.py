@@ -61,11 +61,7 @@ CAUSES = {
     "clock_spread": Cause("the SM clock varies by {value:.0%} (limit {limit:.0%})", "the SM clock varies"),
     "aa_ratio": Cause("the reference differs from itself: {value:.3f}x with {note}", "the reference differs from itself"),
     # Of ratios alone
-    "shared_cores": Cause(
-        "other programs shared the cores: the main thread had one for {value:.0%} of this arm's time and {note} of the "
-        "reference's",
-        "other programs shared the cores",
-    ),
+    "shared_cores": Cause("other programs shared the cores: {note}", "other programs shared the cores"),
     "unequal_speed": Cause(
         "a loop of fixed length took {value:+.0%} beside this arm, compared with the reference (limit {limit:.0%})",
         "the speed of the machine differed between the arms",

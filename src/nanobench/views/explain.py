@@ -198,7 +198,7 @@ def notes(found: Waterfall) -> Iterator[str]:
     if both and both.ratio:
         yield f"at batch {both.to_batch} {WHOSE[both.step]} factor is {factor(both)} that at batch {both.from_batch}"
     if not all(each.judged for each in (*found.arms_first, *found.batch_first)):
-        yield f"{EXCLUDED_MARK} excluded from conclusions: the ratio, or between batch sizes one of the two cells, is unreliable"
+        yield f"{EXCLUDED_MARK} excluded from conclusions: the ratio, or one cell of two batch sizes, is unreliable"
     if found.left_out:
         yield f"left out of the waterfall, because this run has no such arm: {', '.join(found.left_out)}"
     if found.aside:

@@ -36,7 +36,7 @@ def rates(cells: list[CellRow]) -> tuple[Column, ...]:
 
 
 def results(cells: list[CellRow]) -> CellTable:
-    """One row per cell: throughput, latencies, speedup with its status, memory, gate, and the status of the absolute figures."""
+    """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures."""
     return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, GATE, STATUS))
 
 
