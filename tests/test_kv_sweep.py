@@ -53,8 +53,8 @@ def test_every_cell_is_measured_gated_and_has_its_interval(small_run):
 def test_the_last_line_is_one_json_document(small_run):
     document = json.loads(small_run[1].strip().splitlines()[-1])
     assert len(document["cells"]) == 4
-    # On a busy machine the cells are unstable, and there is no conclusion.
-    assert document["verdict"][0].startswith(("cached is ", "no conclusion for cached"))
+    starts = ("cached is ", "no difference between cached and uncached", "absolute figures")
+    assert document["verdict"][0].startswith(starts)
     assert 0 < document["timed_share"] < 1
 
 

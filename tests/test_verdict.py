@@ -42,7 +42,8 @@ def concluded(*rows):
 
 def test_an_arm_whose_every_interval_is_above_1_is_faster_at_every_batch_size():
     assert concluded((8, 3.0, 2.5, 3.5), (1, 1.5, 1.25, 1.75), (4, 5.301, 4.92, 5.704)) == (
-        "cached is faster than uncached at every batch size from 1 to 8: 1.5x [1.25, 1.75] at batch 1, 5.3x [4.92, 5.7] at batch 4"
+        "cached is faster than uncached at every batch size from 1 to 8: "
+        "1.5x [1.25, 1.75] at batch 1, 5.3x [4.92, 5.7] at batch 4"
     )
 
 
@@ -56,9 +57,7 @@ def test_an_arm_is_faster_from_the_batch_behind_which_every_interval_is_above_1(
 
 def test_batch_sizes_are_ordered_as_numbers():
     assert "from batch 16" not in concluded((16, 2.0, 1.5, 2.5), (4, 1.5, 0.9, 2.1), (2, 0.8, 0.7, 0.9))
-    assert concluded((16, 2.0, 1.5, 2.5), (4, 1.5, 1.2, 2.1)).startswith(
-        "cached is faster than uncached at every batch size from 4"
-    )
+    assert " at every batch size from 4 to 16: " in concluded((16, 2.0, 1.5, 2.5), (4, 1.5, 1.2, 2.1))
 
 
 def test_an_arm_that_is_faster_here_and_there_says_where():
@@ -176,10 +175,8 @@ def test_a_ratio_that_drifts_is_not_concluded_because_of_that():
 def test_many_causes_or_settings_are_only_counted():
     rows = [*doubtful(1, 2.0, 1.5, 2.5), *pair(4, "oom", "tried 2 GiB"), *pair(4, "oom", "tried 2 GiB", prompt_len=900)]
     (sentence,) = verdict.not_concluded(frame(rows))
-    assert (
-        sentence
-        == "no conclusion for 3 of 3 ratios: 1, because the reference differs from itself; 2, because oom (tried 2 GiB)"
-    )
+    causes = "1, because the reference differs from itself; 2, because oom (tried 2 GiB)"
+    assert sentence == f"no conclusion for 3 of 3 ratios: {causes}"
 
 
 def test_of_a_run_without_ratios_the_cells_that_were_not_measured_are_named():

@@ -49,8 +49,7 @@ def conclusions(cells: pd.DataFrame) -> list[str]:
 def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:
     """Where an arm is faster, slower or not shown to differ, each with its ratios; empty without a reliable ratio."""
     judged = rows[is_concluded(rows)]
-    faster, slower = judged["speedup_lo"].gt(1), judged["speedup_hi"].lt(1)
-    single = judged["speedup_lo"].isna()
+    faster, slower, single = judged["speedup_lo"].gt(1), judged["speedup_hi"].lt(1), judged["speedup_lo"].isna()
     found = (
         (f"{arm} is faster than {reference}", "faster", judged[faster]),
         (f"{arm} is slower than {reference}", "slower", judged[slower]),
@@ -61,10 +60,10 @@ def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:
         ),
         (f"{arm} vs {reference} has no interval, from one pair", "no interval, from one pair", judged[single]),
     )
-    known = [(full, short, part) for full, short, part in found if len(part)]
+    known = [each for each in found if len(each[2])]
+    heads = [short if number else full for number, (full, short, _) in enumerate(known)]
     return "; ".join(
-        f"{short if number else full} {where(part, judged, rows)}: {ratios(part)}"
-        for number, (full, short, part) in enumerate(known)
+        f"{head} {where(part, judged, rows)}: {ratios(part)}" for head, (*_, part) in zip(heads, known, strict=True)
     )
 
 
