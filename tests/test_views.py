@@ -474,8 +474,8 @@ def test_utilization_on_cuda_shows_what_nvml_says(on_cuda):
     assert "clocks were seen held down by: sw_power_cap" in figure.get_supxlabel()
     cells = load(on_cuda.folder)
     slow = cells[cells["arm"].eq("cached") & cells["batch_size"].eq(16)]
-    assert slow["status"].tolist() == ["unstable"]
-    assert hollow(figure) == [[pytest.approx(16.0, rel=0.05)]] * 4
+    assert (slow["status"].isin(["ok", "imprecise"]) & slow["speedup_widening"].gt(0.16)).tolist() == [True]
+    assert not any(hollow(figure))
     heights = [y for line in figure.axes[0].lines for y in line.get_ydata()]
     assert all(0 <= y <= 100 for y in heights if y == y)
     assert "oom" in texts(figure)
