@@ -38,7 +38,9 @@ class Load:
     programs: int = 0
     """that always want a core"""
     on_s: float = math.inf
-    """mean time for which they run, and then pause"""
+    """mean time for which they run before they pause"""
+    share: float = 0.5
+    """of the time in which they run, if they pause"""
     memory: float = 0.0
     """by which part a program on a core lengthens memory-bound work"""
     drift: str = ""
@@ -145,7 +147,7 @@ def repetition(course: Course, block: int, start_s: float, end_s: float, spin_s:
 
 def courses_of(scenario: Scenario, works: tuple[Work, Work], generator: np.random.Generator) -> list[Course]:
     """The course of both arms through the same disturbances."""
-    load, count = scenario.load, round(6 * scenario.budget_s / STEP_S)
+    load, count = scenario.load, round(2 * scenario.budget_s / STEP_S)
     clock, programs = clock_of(load, count, generator), programs_of(load, count, generator)
     spinning, balance = generator.uniform(0.0, 1.0, 2)
     steps = round(EPISODE_S / STEP_S)
@@ -204,7 +206,7 @@ def programs_of(load: Load, count: int, generator: np.random.Generator) -> np.nd
     """Programs that want a core, step by step."""
     if math.isinf(load.on_s):
         return np.full(count, float(load.programs))
-    return load.programs * bursts(0.5, load.on_s, count, generator)
+    return load.programs * bursts(load.share, load.on_s, count, generator)
 
 
 def bursts(share: float, mean_s: float, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -249,6 +251,9 @@ COMPUTES, READS = Work(0.06, memory=0.1), Work(0.02, memory=0.7)
 UNLIKE = {
     "a program; one arm more parallel": Scenario(Load(programs=1), PARALLEL, SERIAL),
     "a program on and off; one arm more parallel": Scenario(Load(programs=1, on_s=0.3), PARALLEL, SERIAL),
+    "a program in a tenth of the time; one arm more parallel": Scenario(
+        Load(programs=1, on_s=0.05, share=0.1), PARALLEL, SERIAL
+    ),
     "four programs; one arm more parallel": Scenario(Load(programs=4), PARALLEL, SERIAL),
     "the hypervisor; one arm more parallel": Scenario(Load(steal=0.1), PARALLEL, SERIAL),
     "a program that loads the memory; one arm reads more": Scenario(Load(programs=1, memory=0.3), COMPUTES, READS),

@@ -42,7 +42,7 @@ def test_the_reference_has_no_ratio():
 
 
 def test_undisturbed_arms_keep_the_interval_of_their_pairs():
-    cell = beside({"cpu_s": 0.97, "pressure_s": 0.05}, {"cpu_s": 0.99, "pressure_s": 0.0})
+    cell = beside({"cpu_s": 0.99, "pressure_s": 0.002}, {"cpu_s": 0.991, "pressure_s": 0.0, "steal_s": 0.001})
     assert (cell["speedup_status"], cell["speedup_reason"], cell["speedup_widening"]) == ("ok", None, 0.0)
     assert cell["speedup"] == cell["speedup_lo"] == cell["speedup_hi"] == pytest.approx(2.0)
 

@@ -63,7 +63,7 @@ def crossovers(rows: list[CellRow], made: list[Cell]) -> list[Crossover]:
 def crossover(group: list[CellRow], index: int, forecasts: dict[Any, Forecast]) -> Crossover:
     """The crossover of one arm of a setting."""
     reference, mine = ([row for row in group if row["arm_index"] == each] for each in (0, index))
-    judged = [row for row in mine if row["speedup_status"] in (*JUDGED, PUBLISHED)]
+    judged = [row for row in mine if row["speedup_status"] in JUDGED or row["status"] == PUBLISHED]
     forecast_of = {each: forecasts.get((of_setting(group[0]), each)) for each in (0, index)}
     where = {name: group[0][name] for name in ("run", *SETTING)}
     found = predicted(forecast_of[0], forecast_of[index], judged)
@@ -140,9 +140,7 @@ def measured(judged: list[CellRow]) -> Pays | None:
 
     A published ratio has no interval; its value is compared with 1.
     """
-    bounds = [
-        (row["batch_size"], row["speedup"] if row["speedup_status"] == PUBLISHED else row["speedup_lo"]) for row in judged
-    ]
+    bounds = [(row["batch_size"], row["speedup"] if row["status"] == PUBLISHED else row["speedup_lo"]) for row in judged]
     known = sorted((batch_size, bound) for batch_size, bound in bounds if bound is not None)
     if not known:
         return None

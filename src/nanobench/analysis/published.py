@@ -52,7 +52,6 @@ def published(table: list[dict[str, str]], sheet: Datasheet) -> list[CellRow]:
     for row in rows:
         slow = base.get((row["run"], of_setting(row), row["batch_size"]))
         row["speedup"] = over(row["output_tok_s"], slow) if row["arm_index"] else None
-        row["speedup_status"] = PUBLISHED if row["speedup"] is not None else None
         row["bound_by"] = published_bound(row)
         row["suggestions"] = list(suggestions(row, None, None, names))
     return sorted(rows, key=lambda row: (row["run"], row["batch_size"], row["arm_index"]))

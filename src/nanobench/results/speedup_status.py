@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanobench.records import JUDGED, Status
+from nanobench.records import JUDGED, MEASURED, Status
 from nanobench.results import status
 from nanobench.results.cell import Cell
 from nanobench.results.repetitions import LEAST_SERIES, seconds, settles_at
@@ -24,12 +24,14 @@ SHARED_CORES = {
     "pressure": (status.pressure_fraction, "tasks waited for one"),
     "steal": (status.steal_fraction, "the hypervisor took one"),
 }
-"""Disturbances after which a ratio allows for other programs on the cores -> the share of time, and its words."""
+"""Disturbances by other programs on the cores -> the share of time, and its words."""
 UNLIKE = 0.5
 """Two arms that lost the same share of their time may still be slowed differently, by this part of the loss: programs beside
 them load the memory or the arithmetic units, and arms need these differently. No reading shows that."""
 LOST_WHILE_WAITING = 0.5
 """The part of a core that a thread loses at least while tasks wait for cores: it shares its core with one other task."""
+LEAST_BIAS = 0.01
+"""What other programs may have done to a ratio is allowed for from here on (a log); less is far below any target."""
 LEAST_LEFT = 0.05
 """No arm is taken to have had less than this share of its time."""
 
@@ -103,7 +105,7 @@ def decode_speedup(cell: Cell) -> intervals.Interval | None:
 def allowed_for(cell: Cell, logs: list[list[float]]) -> intervals.Interval | None:
     """A ratio with the bias that the cell's readings allow; None where an arm has no status that a ratio can have."""
     found = judge(cell)
-    if not logs or found is None or found.status not in (*JUDGED, *CANCELLING):
+    if not logs or found is None or found.status not in MEASURED:
         return None
     return intervals.ratio(logs, found.bias.below, found.bias.above)
 
@@ -183,20 +185,26 @@ def shared_cores(reference: Cell, arm: Cell) -> Bias:
     The main thread's time without a core misses what other threads lose while it spins; the time in which tasks wait for a
     core does not say who waits. On top, a part of the loss that both arms have in common may be unequal.
     """
-    kinds = {each.kind for cell in (reference, arm) for each in status.disturbances(cell)}
-    first = next((kind for kind in SHARED_CORES if kind in kinds), None)
-    if first is None:
-        return Bias()
     off_cpu, waiting = (off_cpu_loss(reference), off_cpu_loss(arm)), waiting_losses(reference, arm)
     steal = steal_loss(reference) - steal_loss(arm)
     differences = [theirs - mine + steal for theirs, mine in (off_cpu, waiting) if theirs is not None and mine is not None]
     below, above = directed(differences or [steal])
     level = [each for each in (off_cpu if None not in off_cpu else waiting) if each is not None]
     common = UNLIKE * (float(np.mean(level or [0.0])) + (steal_loss(reference) + steal_loss(arm)) / 2)
-    share_of, words = SHARED_CORES[first]
-    mine, theirs = (share_of(cell) or 0.0 for cell in (arm, reference))
-    note = f"{words} for {mine:.0%} of this arm's time and for {theirs:.0%} of the reference's"
-    return Bias(below + common, above + common, (Disturbance("shared_cores", mine, note=note),))
+    if max(below, above) + common < LEAST_BIAS:
+        return Bias()
+    return Bias(below + common, above + common, (in_words(reference, arm),))
+
+
+def in_words(reference: Cell, arm: Cell) -> Disturbance:
+    """The reading that shows best how other programs shared the cores: the first beyond its limit, else the first known."""
+    beyond = {each.kind for cell in (arm, reference) for each in status.disturbances(cell)}
+    shares = {kind: (share_of(arm), share_of(reference)) for kind, (share_of, _) in SHARED_CORES.items()}
+    known = [kind for kind, found in shares.items() if None not in found]
+    kind = next((kind for kind in known if kind in beyond), known[0])
+    mine, theirs = (share or 0.0 for share in shares[kind])
+    note = f"{SHARED_CORES[kind][1]} for {mine:.0%} of this arm's time and for {theirs:.0%} of the reference's"
+    return Disturbance("shared_cores", mine, note=note)
 
 
 def off_cpu_loss(cell: Cell) -> float | None:
@@ -230,13 +238,18 @@ def waiting_losses(reference: Cell, arm: Cell) -> tuple[float | None, float | No
 def waiting_share(cell: Cell) -> float | None:
     """Share of the time in which a task waited for one of the cores that the arm uses."""
     share = status.pressure_fraction(cell)
-    return None if share is None else min(1.0, share * cell.point.threads)
+    return None if share is None else min(1.0, share * cores_of(cell))
 
 
 def steal_loss(cell: Cell) -> float:
     """Log of time over progress, if all that the hypervisor took delayed the work; 0 where it is not known."""
-    share = min(1 - LEAST_LEFT, (status.steal_fraction(cell) or 0.0) * cell.point.threads)
+    share = min(1 - LEAST_LEFT, (status.steal_fraction(cell) or 0.0) * cores_of(cell))
     return -math.log(1 - share)
+
+
+def cores_of(cell: Cell) -> int:
+    """Cores of which each can delay the work: of all threads, or of the one that dispatches to a GPU."""
+    return cell.point.threads if cell.point.device == "cpu" else 1
 
 
 def unequal_speed(reference: Cell, arm: Cell) -> Bias:

@@ -152,7 +152,7 @@ SPEEDUP_STATUS = Column(
     "speedup\nstatus",
     field_text("speedup_status"),
     needs="speedup_status",
-    applies=lambda row: row["status"] in MEASURED,
+    applies=lambda row: row["speedup_status"] in MEASURED,
     align="left",
     wrap=9,
     style=status_style("speedup_status"),

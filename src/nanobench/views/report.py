@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.verdict import stated
-from nanobench.records import JUDGED, MEASURED
+from nanobench.records import MEASURED
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import GPTShape
@@ -112,10 +112,11 @@ def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
     """Launches, pairing, interval, gates, seed."""
     plan = info.plan
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
-    reasons = {
-        what: cells.loc[cells[name].isin(JUDGED), f"{name.removesuffix('status')}reason"].value_counts().items()
-        for what, name in (("cell", "status"), ("ratio", "speedup_status"))
-    }
+    imprecise = [
+        format.count(number, what)
+        for what, name in (("ratio", "speedup_status"), ("throughput", "status"))
+        if (number := int(cells[name].eq("imprecise").sum()))
+    ]
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
@@ -124,7 +125,7 @@ def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
-        *(f"{format.count(n, what)}: {escaped(reason)}" for what, found in reasons.items() for reason, n in found),
+        *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
         f"seed {plan.seed}, protocol {info.protocol}",
     ]

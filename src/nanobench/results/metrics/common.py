@@ -12,6 +12,7 @@ from nanobench.results.cell import Cell
 from nanobench.results.metrics import formulas
 from nanobench.results.metrics.formulas import largest_reading, median_reading, phase_s, sampled, total_reading
 from nanobench.results.metrics.metric import (
+    ALLOWED,
     BYTES,
     CELSIUS,
     COUNT,
@@ -60,7 +61,6 @@ def timestamped_over_others(repetitions: list[Repetition]) -> list[float]:
 
 
 LAUNCH_MEANS = "95 % t interval over launch means"
-ALLOWED = "95 % t interval over launch means, wider where the arms may have been slowed differently"
 
 
 def of_ratio(compute: Callable[[Cell], Any]) -> Callable[[Cell], Any]:
