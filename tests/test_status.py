@@ -488,7 +488,7 @@ def test_absolute_figures_are_imprecise_where_their_own_interval_is_wider_than_t
     launches = [(timed([factor] * 20), timed([factor / 2] * 20)) for factor in (1.0, 1.05, 1.1)]
     reference, arm = cells_of(*launches, target_ci=0.05)
     assert [cell["status"] for cell in (reference, arm)] == ["imprecise", "imprecise"]
-    assert arm["reason"] == "throughput within 12% (target 5%); more --launches narrow it"
+    assert arm["reason"] == "throughput within 11.9% (target 5%); more --launches narrow it"
     assert (arm["speedup"], arm["speedup_status"]) == (pytest.approx(2.0), "ok")
 
 

@@ -67,7 +67,7 @@ def test_an_arm_that_is_faster_here_and_there_says_where():
 
 def test_intervals_that_contain_1_show_no_difference():
     assert concluded((1, 1.05, 0.9, 1.2), (4, 1.1, 0.95, 1.25)) == (
-        "no difference between cached and uncached is shown at every batch size from 1 to 4: "
+        "no difference between cached and uncached is shown at any batch size from 1 to 4: "
         "1.05x [0.9, 1.2] at batch 1, 1.1x [0.95, 1.25] at batch 4"
     )
 

@@ -62,9 +62,8 @@ def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:
     )
     known = [each for each in found if len(each[2])]
     heads = [short if number else full for number, (full, short, _) in enumerate(known)]
-    return "; ".join(
-        f"{head} {where(part, judged, rows)}: {ratios(part)}" for head, (*_, part) in zip(heads, known, strict=True)
-    )
+    texts = (f"{head} {where(part, judged, rows)}: {ratios(part)}" for head, (*_, part) in zip(heads, known, strict=True))
+    return "; ".join(texts).replace("is shown at every", "is shown at any")
 
 
 def is_concluded(rows: pd.DataFrame) -> pd.Series:

@@ -30,8 +30,8 @@ UNLIKE = 0.5
 them load the memory or the arithmetic units, and arms need these differently. No reading shows that."""
 LOST_WHILE_WAITING = 0.5
 """The part of a core that a thread loses at least while tasks wait for cores: it shares its core with one other task."""
-LEAST_BIAS = 0.01
-"""What other programs may have done to a ratio is allowed for from here on (a log); less is far below any target."""
+LEAST_BIAS = 0.02
+"""What other programs may have done to a ratio is allowed for from here on (a log). An idle machine shows up to half of it."""
 LEAST_LEFT = 0.05
 """No arm is taken to have had less than this share of its time."""
 
@@ -200,11 +200,11 @@ def in_words(reference: Cell, arm: Cell) -> Disturbance:
     """The reading that shows best how other programs shared the cores: the first beyond its limit, else the first known."""
     beyond = {each.kind for cell in (arm, reference) for each in status.disturbances(cell)}
     shares = {kind: (share_of(arm), share_of(reference)) for kind, (share_of, _) in SHARED_CORES.items()}
-    known = [kind for kind, found in shares.items() if None not in found]
+    known = [kind for kind, found in shares.items() if found != (None, None)]
     kind = next((kind for kind in known if kind in beyond), known[0])
-    mine, theirs = (share or 0.0 for share in shares[kind])
-    note = f"{SHARED_CORES[kind][1]} for {mine:.0%} of this arm's time and for {theirs:.0%} of the reference's"
-    return Disturbance("shared_cores", mine, note=note)
+    mine, theirs = ("an unknown share" if share is None else f"{share:.0%}" for share in shares[kind])
+    note = f"{SHARED_CORES[kind][1]} for {mine} of this arm's time and for {theirs} of the reference's"
+    return Disturbance("shared_cores", shares[kind][0] or 0.0, note=note)
 
 
 def off_cpu_loss(cell: Cell) -> float | None:
@@ -249,17 +249,24 @@ def steal_loss(cell: Cell) -> float:
 
 def cores_of(cell: Cell) -> int:
     """Cores of which each can delay the work: of all threads, or of the one that dispatches to a GPU."""
-    return cell.point.threads if cell.point.device == "cpu" else 1
+    return (cell.point.threads or 1) if cell.point.device == "cpu" else 1
 
 
 def unequal_speed(reference: Cell, arm: Cell) -> Bias:
-    """A loop of fixed length that took longer beside one arm than beside the other."""
-    logs = []
+    """A loop of fixed length that took longer beside one arm than beside the other, in all launches alike (p < 0.05).
+
+    It runs a few times per launch, so single launches differ by chance; a run of one launch needs as many loops as a drift.
+    """
+    logs, fewest = [], 0
     for launch, found in arm.steady_by_launch.items():
         sides = [[each.spin_s for each in side if each.spin_s] for side in (found, reference.steady_by_launch.get(launch, []))]
-        if min(map(len, sides)) >= status.LEAST_SPINS // 2:
-            logs.append(math.log(float(np.median(sides[0]) / np.median(sides[1]))))
-    return of_difference("unequal_speed", float(np.mean(logs)) if logs else 0.0, MOST_SPIN_DRIFT)
+        if all(sides):
+            logs.append([math.log(float(np.median(sides[0]) / np.median(sides[1])))])
+            fewest = min(map(len, sides))
+    chance = intervals.p_value(logs) if len(logs) > 1 else float(fewest < status.LEAST_SPINS // 2)
+    if chance is None or chance >= 1 - intervals.CONFIDENCE:
+        return Bias()
+    return of_difference("unequal_speed", float(np.mean(logs)), MOST_SPIN_DRIFT)
 
 
 def unequal_clock(reference: Cell, arm: Cell) -> Bias:

@@ -119,7 +119,7 @@ def judge(cell: Cell) -> Judgement:
     target, half = cell.any_launch.target_ci, intervals.relative_half_width(calls_per_s(cell))
     if half is not None and half > target:
         narrowed = "more --launches narrow it" if launches > 1 else "more repetitions (a larger --max-seconds) narrow it"
-        return Judgement(Status.IMPRECISE, f"throughput within {half:.0%} (target {target:.0%}); {narrowed}")
+        return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {target:.0%}); {narrowed}")
     return Judgement(Status.OK)
 
 
