@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from nanobench.records import RAW_COLUMNS
-from nanobench.results.metrics import common, generation, roofline, training
+from nanobench.results.metrics import common, generation, ratios, roofline, training
 from nanobench.results.metrics.metric import Metric
 
 SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("Result and gate", common.RESULT),
-    ("Ratios", common.RATIOS),
+    ("Ratios", ratios.METRICS),
     ("Generation", generation.METRICS),
     ("Training", training.METRICS),
     ("Why: predictions and utilization", roofline.METRICS),

@@ -1,6 +1,7 @@
 """The reason beside every ratio, in tables and sentences. Every number comes from analysis.explain and analysis.waterfall."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ COLUMNS = (
     value("TPOT", "tpot_s"),
     value("step", "step_s", "s"),
     Column("speedup\n[95 %]", speedup_text, needs="speedup"),
-    SPEEDUP_STATUS,
+    replace(SPEEDUP_STATUS, drop=0),
     value("predicted\nTPOT", "predicted_tpot_s", drop=8),
     Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="prediction_error"),
     Column("predicted\nspeedup\n(reached)", lambda row: reached(row, "predicted"), needs="predicted_speedup"),
