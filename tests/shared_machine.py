@@ -256,8 +256,10 @@ UNLIKE = {
     ),
     "four programs; one arm more parallel": Scenario(Load(programs=4), PARALLEL, SERIAL),
     "the hypervisor; one arm more parallel": Scenario(Load(steal=0.1), PARALLEL, SERIAL),
-    "a program that loads the memory; one arm reads more": Scenario(Load(programs=1, memory=0.3), COMPUTES, READS),
-    "the same, the other arm": Scenario(Load(programs=1, memory=0.3), Work(0.06, memory=0.7), Work(0.02, memory=0.1)),
+    "a program that loads the memory (30 %); one arm reads more": Scenario(Load(programs=1, memory=0.3), COMPUTES, READS),
+    "the same; the other arm reads more": Scenario(
+        Load(programs=1, memory=0.3), Work(0.06, memory=0.7), Work(0.02, memory=0.1)
+    ),
     "a program on and off; one arm ten times as long": Scenario(
         Load(programs=1, on_s=0.1), Work(0.2), Work(0.02), budget_s=2.5
     ),
@@ -266,8 +268,9 @@ UNLIKE = {
 }
 """The arms are slowed by different factors, and a reading shows a disturbance."""
 UNSEEN = {
+    "a program that loads the memory (60 %); one arm reads more": Scenario(Load(programs=1, memory=0.6), COMPUTES, READS),
     "one thread; a program on the other core loads the memory": Scenario(
         Load(programs=1, memory=0.3), COMPUTES, READS, threads=1
     ),
 }
-"""The arms are slowed by different factors, and no reading shows it."""
+"""The arms are slowed by different factors, and no reading shows how different."""

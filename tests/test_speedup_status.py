@@ -81,6 +81,7 @@ def test_arms_that_lost_alike_are_allowed_half_of_what_they_lost():
     assert cell["speedup_hi"] / cell["speedup"] == pytest.approx(math.sqrt(2))
     assert cell["speedup"] / cell["speedup_lo"] == pytest.approx(math.sqrt(2))
     assert cell["speedup_widening"] == pytest.approx(math.sqrt(2) - 1)
+    assert cell["speedup_pairs_lo"] == cell["speedup_pairs_hi"] == pytest.approx(2.0)
     assert cell["speedup_disturbed_by"] == "shared_cores"
     assert cell["speedup_reason"] == (
         "other programs shared the cores: the main thread had one for 50% of this arm's time and for 50% of the reference's; "
@@ -294,7 +295,9 @@ def test_what_slows_arms_by_different_factors_is_allowed_for(name):
     assert concluded >= 0.9 * SIMULATED
 
 
-@pytest.mark.parametrize("name", ["a program; one arm more parallel", "a program that loads the memory; one arm reads more"])
+@pytest.mark.parametrize(
+    "name", ["a program; one arm more parallel", "a program that loads the memory (30 %); one arm reads more"]
+)
 def test_pairs_alone_miss_the_truth_where_arms_are_slowed_by_different_factors(name):
     alone, _, _ = simulate(shared_machine.UNLIKE[name])
     assert alone <= 0.5 * SIMULATED
@@ -302,5 +305,5 @@ def test_pairs_alone_miss_the_truth_where_arms_are_slowed_by_different_factors(n
 
 @pytest.mark.parametrize("name", shared_machine.UNSEEN)
 def test_what_no_reading_shows_is_a_stated_limit(name):
-    alone, allowed, _ = simulate(shared_machine.UNSEEN[name])
-    assert alone == allowed < 0.5 * SIMULATED
+    _, allowed, _ = simulate(shared_machine.UNSEEN[name])
+    assert allowed < 0.5 * SIMULATED

@@ -69,6 +69,20 @@ METRICS = (
         widening,
     ),
     Metric(
+        "speedup_pairs_lo",
+        RATIO,
+        NEITHER,
+        "lower bound by the spread of the pairs alone",
+        of_ratio(lambda c: intervals.ratio(c.speedup_logs).low),
+    ),
+    Metric(
+        "speedup_pairs_hi",
+        RATIO,
+        NEITHER,
+        "upper bound by the spread of the pairs alone",
+        of_ratio(lambda c: intervals.ratio(c.speedup_logs).high),
+    ),
+    Metric(
         "speedup_basis",
         TEXT,
         NEITHER,
