@@ -599,6 +599,8 @@ def test_the_report_says_the_verdict_the_cells_the_failures_and_the_method(run, 
     for words in ("nanobench kv-sweep --batch 1,4,16", "2 launches", "forkserver", "over launches", "seed 0", "0123456789ab"):
         assert words in written
     assert "Imagined \\| 2 GHz" in written
+    assert "- timestamp overhead at most" in written
+    assert "63 % of the wall time went into timed repetitions and warm-up" in views.method(run.info(), cells, 0.63)
 
 
 def test_every_image_of_the_report_exists(run, written):
