@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from nanobench.results.metrics import checks, common, generation, roofline, training
+from nanobench.results.metrics import checks, common, generation, ratios, roofline, training
 from nanobench.results.metrics.metric import Metric
 from nanobench.results.raw_rows import RAW_COLUMNS
 
 SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("Result and gate", common.RESULT),
     ("Check of outputs", checks.METRICS),
-    ("Ratios", common.RATIOS),
+    ("Ratios", ratios.METRICS),
     ("Generation", generation.METRICS),
     ("Training", training.METRICS),
     ("Why: predictions and utilization", roofline.METRICS),

@@ -423,26 +423,36 @@ def test_measured_is_the_first_batch_from_which_every_interval_lies_above_1(foun
     assert pays(*found) == expected
 
 
-def swept(arm_status="ok", reference_status="ok"):
+def swept(speedup_status="ok", status="ok"):
     """Two batch sizes with two arms; the arm loses at 1 and wins at 4."""
     return [
         row
         for batch, low in ((1, 0.5), (4, 2.0))
         for row in (
-            a_row(batch, PLAIN, status=reference_status),
-            a_row(batch, speedup=1.1 * low, speedup_lo=low, predicted_speedup=low, status=arm_status if batch == 1 else "ok"),
+            a_row(batch, PLAIN, status=status),
+            a_row(
+                batch,
+                speedup=1.1 * low,
+                speedup_lo=low,
+                predicted_speedup=low,
+                status=status,
+                speedup_status=speedup_status if batch == 1 else "ok",
+            ),
         )
     ]
 
 
 def test_what_is_not_judged_decides_nothing():
     assert crossover.crossovers(swept(), [])[0].measured == Pays(4, 1, 4)
-    assert crossover.crossovers(swept(arm_status="unstable"), [])[0].measured == Pays(4, 4, 4)
-    assert crossover.crossovers(swept(reference_status="unstable"), [])[0].measured is None
+    assert crossover.crossovers(swept(speedup_status="unstable"), [])[0].measured == Pays(4, 4, 4)
+
+
+def test_a_ratio_whose_absolute_figures_are_unstable_decides_by_its_own_status():
+    assert crossover.crossovers(swept(status="unstable"), [])[0].measured == Pays(4, 1, 4)
 
 
 def test_crossovers_are_told_by_setting_and_arm():
-    rows = [*swept(), a_row(4, COMPILED, arm_index=2, speedup_lo=1.5)]
+    rows = [*swept(), a_row(4, COMPILED, arm_index=2, speedup_lo=1.5, speedup_status="ok")]
     rows += [{**row, "prompt_len": 9} for row in rows]
     found = crossover.crossovers(rows, [])
     assert [(each.arm, each.where["prompt_len"]) for each in found] == [

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nanobench.cli import app
+from nanobench.records import JUDGED, MEASURED
 from nanobench.results import derive
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import RENAMED, Run
@@ -26,6 +27,8 @@ RENAMED_CELLS = {
     "graphs": "compiled_graphs",
 }
 """Column that the version which measured wrote into cells.parquet -> its name today."""
+ALLOWED = ("speedup_lo", "speedup_hi", "decode_speedup_lo", "decode_speedup_hi", "speedup_p", "speedup_p_holm")
+"""Columns that include today what may have slowed one arm more than the other."""
 
 
 @pytest.fixture(params=RUNS, ids=lambda path: path.name)
@@ -38,9 +41,19 @@ def test_every_cell_has_the_values_that_the_version_which_measured_it_derived(ru
     stored = pq.read_table(run.cells).to_pylist()
     assert len(derived) == len(stored)
     for today, then in zip(derived, stored, strict=True):
+        assert (today["status"] in JUDGED) == (then["status"] in JUDGED)
+        assert (today["speedup_pairs_lo"], today["speedup_pairs_hi"]) == (then["speedup_lo"], then["speedup_hi"])
+        # Holm corrects each p value for those of the other cells.
+        allowed = ALLOWED if today["speedup_widening"] else ("speedup_p_holm",)
         for column, value in then.items():
-            if column not in ("reason",):  # words may change, figures may not
+            if column not in ("reason", "status", *allowed):  # words may change, figures may not
                 assert today[RENAMED_CELLS.get(column, column)] == value, column
+
+
+def test_every_ratio_of_an_old_run_has_a_verdict_of_its_own(run):
+    for cell in derive.derive(run.read_raw(), run.info().machine):
+        assert (cell["speedup_status"] is None) == (cell["arm_index"] == 0)
+        assert cell["speedup"] is None or cell["speedup_status"] in MEASURED
 
 
 def test_no_renamed_column_is_lost_in_silence(run):

@@ -1,4 +1,4 @@
-"""Which recorded causes make a cell unbelievable, and the status that follows from all that is known of it."""
+"""Which recorded causes make absolute figures unreliable, and the status that follows from all that is known of a cell."""
 
 import math
 import re
@@ -125,22 +125,6 @@ CAUSES = {
         0.1,
         "the SM clock varies by 10% (limit 3%)",
     ),
-    "faster clock": (
-        GPU,
-        lambda share: {"clock_sm_hz": 1e9 * (1 + share), "reference": {"clock_sm_hz": 1e9}},
-        0.0299,
-        0.0301,
-        0.25,
-        "the SM clock differs by +25% from the reference's (limit 3%)",
-    ),
-    "slower clock": (
-        GPU,
-        lambda share: {"clock_sm_hz": 1e9 * (1 - share), "reference": {"clock_sm_hz": 1e9}},
-        0.0299,
-        0.0301,
-        0.25,
-        "the SM clock differs by -25% from the reference's (limit 3%)",
-    ),
 }
 """Cause -> device, what is recorded for a size, a size just within the limit, one just beyond it, a large one, its words."""
 
@@ -181,7 +165,8 @@ def test_an_unstable_cell_keeps_its_numbers():
     still, disturbed = ([(timed(), timed([0.5] * 20, pressure_s=seconds))] * 2 for seconds in (0.0, 0.25))
     still, disturbed = cells_of(*still)[1], cells_of(*disturbed)[1]
     assert (still["status"], disturbed["status"]) == ("ok", "unstable")
-    names = set(still) - {"status", "reason", "disturbed_by", "pressure_fraction"}
+    names = {name for name in still if not name.startswith("speedup_")}
+    names -= {"status", "reason", "disturbed_by", "pressure_fraction"}
     assert {name: disturbed[name] for name in names} == {name: still[name] for name in names}
     assert disturbed["speedup"] == pytest.approx(2.0)
 
@@ -324,13 +309,6 @@ def test_quota_and_clocks_are_two_shares_of_which_the_larger_counts():
     facts = {**held(10, clock_event_reasons=("hw_slowdown", "")), **held(5, quota_throttled_periods=(1, 0))}
     cell = cells_of((timed(), timed(**facts)), point=GPU)[1]
     assert cell["throttled_fraction"] == 0.5
-
-
-def test_clocks_of_invalid_repetitions_are_compared_on_neither_side():
-    wild = {**invalid(4), "clock_sm_hz": [2e9] * 4 + [1e9] * 16}
-    assert twice(GPU, reference={"clock_sm_hz": 1e9}, **wild) == ("ok", None)
-    invalid_reference = {**invalid(11), "clock_sm_hz": [2e9] * 11 + [1e9] * 9}
-    assert twice(GPU, reference=invalid_reference, clock_sm_hz=1e9) == ("ok", None)
 
 
 # The reference against itself
@@ -482,7 +460,7 @@ def worst(*, unstable=False, unsteady=False, imprecise=False):
 
 def test_the_first_status_by_precedence_holds():
     order = ["wrong", "skipped", "oom", "timeout", "error", "unstable", "no_steady_state", "imprecise", "ok"]
-    assert list(Status) == order
+    assert [status for status in Status if status in order] == order
     assert worst(unstable=True, unsteady=True, imprecise=True)[0] == "unstable"
     assert worst(unsteady=True, imprecise=True)[0] == "no_steady_state"
     assert worst(imprecise=True)[0] == "imprecise"
@@ -505,17 +483,18 @@ def test_of_two_failures_the_first_by_precedence_holds(first, then):
     assert judged(*launches) == (first, f"reason of {first}")
 
 
-@pytest.mark.parametrize(
-    ("scatter", "between", "mend"),
-    [(0.0, 2.0, "more --launches narrow it"), (3.0, 1.0, "more repetitions (a larger --max-seconds) narrow it")],
-)
-def test_an_imprecise_cell_says_what_narrows_its_interval(scatter, between, mend):
-    walls_s = [1.0 + scatter, 1.0] * 10
-    status, reason = judged(
-        *((timed(), timed([factor * s for s in walls_s])) for factor in (1.0, between * 1.001)), target_ci=1e-6
-    )
-    assert status == "imprecise"
-    assert reason == f"interval wider than +-0%; {mend}"
+def test_absolute_figures_are_imprecise_where_their_own_interval_is_wider_than_the_target():
+    # Both arms vary alike from launch to launch: the ratio is exact, the throughputs are not.
+    launches = [(timed([factor] * 20), timed([factor / 2] * 20)) for factor in (1.0, 1.05, 1.1)]
+    reference, arm = cells_of(*launches, target_ci=0.05)
+    assert [cell["status"] for cell in (reference, arm)] == ["imprecise", "imprecise"]
+    assert arm["reason"] == "throughput within 11.9% (target 5%); more --launches narrow it"
+    assert (arm["speedup"], arm["speedup_status"]) == (pytest.approx(2.0), "ok")
+
+
+def test_a_single_launch_that_is_imprecise_needs_more_repetitions():
+    _, reason = judged((timed(), timed([1.0, 2.0] * 10)), target_ci=0.05)
+    assert reason.endswith("; more repetitions (a larger --max-seconds) narrow it")
 
 
 # Causes over many cells

@@ -417,18 +417,29 @@ def entries(figure):
 
 
 def test_the_noisy_run_has_the_statuses_that_the_tests_below_speak_of(noisy):
-    cells = load(noisy.folder).set_index(["batch_size", "arm"])["status"]
-    assert cells[4, "cached"] == "unstable"
-    assert set(cells[64]) == {"no_steady_state"}
-    assert set(cells[1]) | set(cells[16]) <= {"ok", "imprecise"}
+    cells = load(noisy.folder).set_index(["batch_size", "arm"])
+    status = cells["status"]
+    assert status[4, "cached"] == "unstable"
+    assert set(status[64]) == {"no_steady_state"}
+    assert set(status[1]) | set(status[16]) <= {"ok", "imprecise"}
+    assert set(cells["speedup_status"].dropna()) <= {"ok", "imprecise"}
 
 
 def test_cells_that_are_excluded_from_conclusions_have_hollow_markers_and_the_legend_says_so(noisy):
-    assert hollow(drawn("speedup_vs_batch", noisy)) == [[4.0, 64.0]]
+    assert not any(hollow(drawn("speedup_vs_batch", noisy)))
     for name in ("throughput_ttft_memory_vs_batch", "utilization_vs_batch"):
         for places in hollow(drawn(name, noisy)):
             assert sorted(places) == pytest.approx([4.0, 64.0, 64.0], rel=0.05)
         assert entries(drawn(name, noisy))[-1] == "hollow: unstable or no_steady_state, excluded from conclusions"
+
+
+def test_a_ratio_that_is_excluded_from_conclusions_is_hollow_in_the_figure_of_ratios_alone(noisy):
+    cells = load(noisy.folder)
+    doubtful = cells.assign(speedup_status=cells["speedup_status"].mask(cells["batch_size"].eq(16), "unstable"))
+    figure = plots.figure("speedup_vs_batch", doubtful, [])
+    assert hollow(figure) == [[16.0]]
+    assert entries(figure)[-1] == "hollow: unstable, excluded from conclusions"
+    assert "wider where the arms may have been slowed differently" in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_where_all_is_judged_nothing_is_hollow(figures):
@@ -463,8 +474,8 @@ def test_utilization_on_cuda_shows_what_nvml_says(on_cuda):
     assert "clocks were seen held down by: sw_power_cap" in figure.get_supxlabel()
     cells = load(on_cuda.folder)
     slow = cells[cells["arm"].eq("cached") & cells["batch_size"].eq(16)]
-    assert slow["status"].tolist() == ["unstable"]
-    assert hollow(figure) == [[pytest.approx(16.0, rel=0.05)]] * 4
+    assert (slow["status"].isin(["ok", "imprecise"]) & slow["speedup_widening"].gt(0.16)).tolist() == [True]
+    assert not any(hollow(figure))
     heights = [y for line in figure.axes[0].lines for y in line.get_ydata()]
     assert all(0 <= y <= 100 for y in heights if y == y)
     assert "oom" in texts(figure)
@@ -580,7 +591,7 @@ def written(run):
 def test_the_report_says_the_verdict_the_cells_the_failures_and_the_method(run, written):
     cells = load(run.folder)
     assert written.startswith("# nanobench kv-sweep: several\n")
-    for sentence in (*verdict.sentences(cells), verdict.counts(cells), views.table(cells)):
+    for sentence in (*verdict.sentences(cells), views.table(cells)):
         assert sentence in written
     for _, cell in cells[~cells["status"].isin(["ok", "imprecise"])].iterrows():
         line = f"- prompt_len {cell['prompt_len']}, batch {cell['batch_size']}, {cell['arm']}: **{cell['status']}**, "
@@ -588,6 +599,8 @@ def test_the_report_says_the_verdict_the_cells_the_failures_and_the_method(run, 
     for words in ("nanobench kv-sweep --batch 1,4,16", "2 launches", "forkserver", "over launches", "seed 0", "0123456789ab"):
         assert words in written
     assert "Imagined \\| 2 GHz" in written
+    assert "- timestamp overhead at most" in written
+    assert "63 % of the wall time went into timed repetitions and warm-up" in views.method(run.info(), cells, 0.63)
 
 
 def test_every_image_of_the_report_exists(run, written):
@@ -641,7 +654,7 @@ def test_trust_needs_no_state_and_says_that_one_launch_hides_the_spread_between(
     section = reliability(single)
     assert "the state of the machine before the start was not recorded" in section
     assert "the spread between launches, often the larger part, is not known" in section
-    assert "no measured cell is unstable or without a steady state" in section
+    assert "no absolute figure is unstable or without a steady state" in section
     assert "invalid repetitions 0" in section.splitlines()[0]
     assert "|" not in section
 

@@ -312,15 +312,25 @@ def test_two_cells_without_a_common_launch_have_no_ratio():
     assert one.gap == 0
 
 
-def test_a_factor_is_judged_only_where_both_cells_are():
+def unreliable(cells, column):
+    """The same cells, one of them unstable by this column."""
+    return cells.assign(**{column: cells[column].mask(cells["arm"].eq("cached") & cells["batch_size"].eq(1), "unstable")})
+
+
+def test_a_factor_between_arms_is_judged_by_the_status_of_their_ratios():
     rows = run(chain(arms=(PLAIN, CACHED, COMPILED), batches=(1, 4)))
-    cells = frame(rows)
-    status = cells["status"].mask(cells["arm"].eq("cached") & cells["batch_size"].eq(1), "unstable")
-    (one,) = waterfalls(cells.assign(status=status), rows)
+    (one,) = waterfalls(unreliable(frame(rows), "speedup_status"), rows)
     assert {each.step: each.judged for each in one.arms_first} == {"cache": False, "compile": False, BATCH: True}
     assert all(each.judged for each in one.batch_first)
     assert one.total.judged
     assert not one.interaction.judged
+
+
+def test_a_factor_between_batch_sizes_is_judged_by_the_status_of_both_cells():
+    rows = run(chain(arms=(PLAIN, CACHED), batches=(1, 4)))
+    (one,) = waterfalls(unreliable(frame(rows), "status"), rows)
+    assert {each.step: each.judged for each in one.arms_first} == {"cache": True, BATCH: False}
+    assert one.total.judged
 
 
 def test_settings_and_runs_are_kept_apart():
@@ -422,8 +432,7 @@ def test_what_is_not_judged_is_hollow_and_the_legend_says_so():
     figure = plots.figure("waterfall", cells, rows)
     entries = [text.get_text() for text in figure.legends[0].get_texts()]
     assert entries == ["cache: to cached", BATCH]
-    status = cells["status"].mask(cells["arm"].eq("cached") & cells["batch_size"].eq(1), "unstable")
-    figure = plots.figure("waterfall", cells.assign(status=status), rows)
+    figure = plots.figure("waterfall", unreliable(unreliable(cells, "status"), "speedup_status"), rows)
     white = [[bar.get_facecolor()[:3] == (1, 1, 1) for bar in axes.patches] for axes in figure.axes]
     assert white == [[True, True, False], [False, False, False]]
     assert figure.legends[0].get_texts()[-1].get_text() == "hollow: unstable, excluded from conclusions"

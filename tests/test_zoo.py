@@ -1,5 +1,7 @@
 """Every cheat of the zoo gets its verdict through the command line, and no honest arm is accused."""
 
+import re
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ CHEATS = {
     "memo_by_address": NOT_THE_CHOICE,
     "memo_by_shape": NOT_THE_CHOICE,
     "work_when_read": "was not written",
-    "side_thread": "a thread that it started was still running",
+    "side_thread": "was not written|a thread that it started was still running",
     "busy_thread": "a thread that it started was still running",
     "gate_buffers": NOT_THE_CHOICE,
     "by_call_count": NOT_THE_CHOICE,
@@ -52,7 +54,7 @@ def test_a_cheat_is_wrong_without_numbers_and_exits_1(nanobench_here, tmp_path, 
     nanobench_here(*asked, cwd=tmp_path, code=1)
     cell = cells_of(tmp_path).loc[f"zoo:{cheat}"]
     assert cell["status"] == "wrong", cell["reason"]
-    assert CHEATS[cheat] in cell["reason"]
+    assert re.search(CHEATS[cheat], cell["reason"])
     assert cell[["output_tok_s", "speedup", "ttft_s"]].isna().all()
 
 

@@ -63,9 +63,7 @@ def crossovers(rows: list[CellRow], made: list[Cell]) -> list[Crossover]:
 def crossover(group: list[CellRow], index: int, forecasts: dict[Any, Forecast]) -> Crossover:
     """The crossover of one arm of a setting."""
     reference, mine = ([row for row in group if row["arm_index"] == each] for each in (0, index))
-    reliable = (*JUDGED, PUBLISHED)
-    sound = {row["batch_size"] for row in reference if row["status"] in reliable}
-    judged = [row for row in mine if row["status"] in reliable and row["batch_size"] in sound]
+    judged = [row for row in mine if row["speedup_status"] in JUDGED or row["status"] == PUBLISHED]
     forecast_of = {each: forecasts.get((of_setting(group[0]), each)) for each in (0, index)}
     where = {name: group[0][name] for name in ("run", *SETTING)}
     found = predicted(forecast_of[0], forecast_of[index], judged)

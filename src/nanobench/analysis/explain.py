@@ -28,7 +28,7 @@ UNCACHED = ("uncached", "uncached-full-logits")
 COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
-    *("speedup", "speedup_lo", "speedup_hi", "speedup_basis"),
+    *("speedup", "speedup_lo", "speedup_hi", "speedup_basis", "speedup_status", "speedup_reason", "speedup_widening"),
     *("predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "predicted_speedup", "naive_speedup", "prediction_error"),
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),

@@ -1,4 +1,9 @@
-"""What a sweep shows in one sentence: how large each arm's speedup is, and from which batch size on it pays."""
+"""What a sweep shows, in a few plain sentences: each arm's ratio and where it pays, how precise the rest is, what is left open.
+
+Ratios are concluded by `speedup_status`, absolute figures by `status`.
+"""
+
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -8,6 +13,9 @@ from nanobench.results.status import NEVER_SETTLED, count_causes
 from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
+THROUGHPUTS = ("output_tok_s", "train_tok_s")
+MOST_PLACES = 3
+"""Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
 
 def stated(cells: pd.DataFrame) -> list[str]:
@@ -15,90 +23,194 @@ def stated(cells: pd.DataFrame) -> list[str]:
     return [name for name in SETTING if not cells[name].eq(getattr(Point, name, None)).all()]
 
 
-def sentences(cells: pd.DataFrame) -> list[str]:
-    """One sentence per setting and arm other than the reference, from the intervals alone."""
-    several = cells[SETTING].drop_duplicates().shape[0] > 1
-    found = []
-    for setting, group in cells.groupby(SETTING, sort=False):
-        where = "" if not several else " (" + ", ".join(f"{n} {v}" for n, v in varying(cells, setting)) + ")"
-        reference = str(group.loc[group["arm_index"] == 0, "arm"].iloc[0])
-        sound = group.loc[(group["arm_index"] == 0) & group["status"].isin(JUDGED), "batch_size"]
-        for arm, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
-            judged = rows["status"].isin(JUDGED) & rows["batch_size"].isin(sound)
-            found.append(sentence(str(arm), reference, rows.assign(judged=judged).sort_values("batch_size")) + where)
-    return found
-
-
 def varying(cells: pd.DataFrame, setting: tuple) -> list[tuple[str, object]]:
     """The parts of a setting that differ within the cells."""
     return [(name, value) for name, value in zip(SETTING, setting, strict=True) if cells[name].nunique() > 1]
 
 
-def sentence(arm: str, reference: str, rows: pd.DataFrame) -> str:
-    """The largest speedup with its interval, and the batch sizes whose whole interval lies on one side of 1."""
-    measured = rows.dropna(subset=["speedup"])
-    if measured.empty:
-        status, reason = rows["status"].iloc[0], rows["reason"].iloc[0]
-        return f"{arm} has no ratio to {reference}: {status}, {f'{reference} was not measured' if pd.isna(reason) else reason}"
-    judged = measured[measured["judged"]]
-    if judged.empty:
-        return f"no conclusion for {arm} vs {reference}: no stable cell has a speedup"
-    best = judged.loc[judged["speedup"].idxmax()]
-    pays = where_it_pays(judged)
-    if len(judged) < len(measured):
-        pays = pays.replace("measured", "with a stable ratio")
-    return f"{arm} is {ratio_text(best)} as fast as {reference} at batch {best['batch_size']}{pays}"
+def sentences(cells: pd.DataFrame) -> list[str]:
+    """All of it: the conclusions, the precision of absolute figures, and at last what is not concluded and why."""
+    return [*conclusions(cells), *precision(cells), *not_concluded(cells)]
+
+
+# Concluded
+def conclusions(cells: pd.DataFrame) -> list[str]:
+    """One sentence per setting and arm other than the reference that has a reliable ratio, from the intervals alone."""
+    found = []
+    for setting, group in cells.groupby(SETTING, sort=False):
+        differing = ", ".join(f"{name} {value}" for name, value in varying(cells, setting))
+        reference = str(group.loc[group["arm_index"] == 0, "arm"].iloc[0])
+        for arm, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
+            if sentence := conclusion(str(arm), reference, rows.sort_values("batch_size")):
+                found.append(sentence + (f" ({differing})" if differing else ""))
+    return found
+
+
+def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:
+    """Where an arm is faster, slower or not shown to differ, each with its ratios; empty without a reliable ratio."""
+    judged = rows[is_concluded(rows)]
+    faster, slower, single = judged["speedup_lo"].gt(1), judged["speedup_hi"].lt(1), judged["speedup_lo"].isna()
+    found = (
+        (f"{arm} is faster than {reference}", "faster", judged[faster]),
+        (f"{arm} is slower than {reference}", "slower", judged[slower]),
+        (
+            f"no difference between {arm} and {reference} is shown",
+            "no difference is shown",
+            judged[~(faster | slower | single)],
+        ),
+        (f"{arm} vs {reference} has no interval, from one pair", "no interval, from one pair", judged[single]),
+    )
+    known = [each for each in found if len(each[2])]
+    heads = [short if number else full for number, (full, short, _) in enumerate(known)]
+    texts = (f"{head} {where(part, judged, rows)}: {ratios(part)}" for head, (*_, part) in zip(heads, known, strict=True))
+    return "; ".join(texts).replace("is shown at every", "is shown at any")
+
+
+def is_concluded(rows: pd.DataFrame) -> pd.Series:
+    """Of each cell whether its ratio enters conclusions."""
+    return rows["speedup_status"].isin(JUDGED) & rows["speedup"].notna()
+
+
+def where(found: pd.DataFrame, judged: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The batch sizes of some rows, as a range where nothing is missing in it."""
+    batches, every = found["batch_size"].tolist(), rows["batch_size"].tolist()
+    if len(batches) > 1 and batches == every:
+        return f"at every batch size from {batches[0]} to {batches[-1]}"
+    if len(batches) > 1 and batches == judged["batch_size"].tolist()[-len(batches) :] == every[-len(batches) :]:
+        return f"from batch {batches[0]} to {batches[-1]}"
+    return f"at batch {listed(batches)}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """1, 4 and 8."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def ratios(rows: pd.DataFrame) -> str:
+    """The ratio at the smallest batch size, and the one farthest from it: 1.5x [1.2, 1.9] at batch 1, 3x [2, 4] at batch 8."""
+    first = rows.iloc[0]
+    distance = (rows["speedup"].astype(float) / float(first["speedup"])).map(lambda ratio: max(ratio, 1 / ratio))
+    last = rows.loc[distance.idxmax()]
+    if len(rows) == 1:
+        return ratio_text(first)
+    if last["batch_size"] == first["batch_size"]:
+        last = rows.iloc[-1]
+    return ", ".join(f"{ratio_text(row)} at batch {row['batch_size']}" for row in (first, last))
 
 
 def ratio_text(row: pd.Series) -> str:
     """5.3x [4.9, 5.7], or 5.3x without an interval where one value is all there is."""
     if pd.isna(row["speedup_lo"]):
-        return f"{row['speedup']:.3g}x (one pair, no interval)"
+        return f"{row['speedup']:.3g}x"
     inside = "" if row["speedup_basis"] == "launches" else " within one process"
     return f"{row['speedup']:.3g}x [{row['speedup_lo']:.3g}, {row['speedup_hi']:.3g}]{inside}"
 
 
-def where_it_pays(measured: pd.DataFrame) -> str:
-    """From which batch on the whole interval lies above 1, or that it never or nowhere clearly does."""
-    measured = measured.dropna(subset=["speedup_lo"])
+# Precision
+def precision(cells: pd.DataFrame) -> list[str]:
+    """How precise the absolute figures are, and what disturbed them."""
+    measured = cells[cells["status"].isin(MEASURED)]
+    widths = half_widths(measured)
     if measured.empty:
-        return ""
-    pays = (measured["speedup_lo"] > 1).tolist()
-    loses = (measured["speedup_hi"] < 1).tolist()
-    batches = measured["batch_size"].tolist()
-    if len(batches) == 1:
-        return "" if pays[0] or loses[0] else ", and the interval contains 1: no significant difference"
-    if all(loses):
-        return " and slower at every batch size measured"
-    if not any(pays):
-        return " and pays at none of the batch sizes measured"
-    first = next(index for index in range(len(pays)) if all(pays[index:]) or pays[index])
-    holds = all(pays[first:])
-    return (
-        f" and pays from batch {batches[first]}"
-        if holds
-        else f" and pays at batch {', '.join(str(b) for b, p in zip(batches, pays, strict=True) if p)}"
-    )
+        return []
+    figures = "absolute figures have no interval, from one repetition each" if widths.empty else ""
+    figures = figures or f"absolute figures are within {percent(widths.max())}"
+    disturbed = measured[~measured["status"].isin(JUDGED)]
+    if disturbed.empty:
+        return [figures]
+    words = causes_of(disturbed["disturbed_by"])
+    return [f"{figures}, and not reliable in {len(disturbed)} of {count(len(measured), 'cell')}: {words}"]
 
 
-def counts(cells: pd.DataFrame) -> str:
-    """The closing count: 14 cells: 12 ok, 2 oom."""
-    found = cells["status"].value_counts()
-    return f"{len(cells)} cells: " + ", ".join(f"{number} {status}" for status, number in found.items())
+def half_widths(measured: pd.DataFrame) -> pd.Series:
+    """Half the width of each throughput's interval, as a share of the throughput; without those that have none."""
+    found = [
+        (measured[f"{name}_hi"].astype(float) - measured[f"{name}_lo"].astype(float)) / 2 / measured[name].astype(float)
+        for name in THROUGHPUTS
+    ]
+    return pd.concat(found).dropna()
 
 
+def percent(share: float) -> str:
+    """12 %, or 0.85 % where it is small."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
+
+
+def count(number: int, noun: str) -> str:
+    """1 cell, 2 cells."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# Not concluded
+def not_concluded(cells: pd.DataFrame) -> list[str]:
+    """Which ratios have no conclusion and why, in one sentence; without ratios, which cells were not measured."""
+    pairs = cells[cells["arm_index"] > 0]
+    if pairs.empty:
+        failed = cells[~cells["status"].isin(MEASURED)].assign(why=lambda rows: rows.apply(why_not_measured, axis=1))
+        return [f"not measured: {grouped(failed)}"] if len(failed) else []
+    open_ones = pairs[~is_concluded(pairs)]
+    if open_ones.empty:
+        return []
+    open_ones = open_ones.assign(why=open_ones.apply(why_not_concluded, axis=1))
+    return [f"no conclusion for {len(open_ones)} of {count(len(pairs), 'ratio')}: {grouped(open_ones)}"]
+
+
+def grouped(rows: pd.DataFrame) -> str:
+    """Cells by the reason why they say nothing, with their places where there are few."""
+    groups = list(rows.groupby("why", sort=False))
+    named = len(groups) <= MOST_PLACES and rows[SETTING].drop_duplicates().shape[0] == 1
+    return "; ".join(f"{places(found) if named else len(found)}, because {why}" for why, found in groups)
+
+
+def places(rows: pd.DataFrame) -> str:
+    """cached at batch 1 and 4, compiled at batch 8."""
+    return ", ".join(f"{arm} at batch {listed(sorted(found['batch_size']))}" for arm, found in rows.groupby("arm", sort=False))
+
+
+def why_not_concluded(row: pd.Series) -> str:
+    """The kinds of what made a ratio unreliable, in words; else its status and reason."""
+    status, reason = row["speedup_status"], row["speedup_reason"]
+    if status == Status.UNSTABLE and not pd.isna(row["speedup_disturbed_by"]):
+        return " and ".join(cause for cause, _ in count_causes([row["speedup_disturbed_by"]]))
+    if status == Status.NO_STEADY_STATE:
+        return "the ratio drifts or jumps and never settles"
+    return failure(status, reason)
+
+
+def why_not_measured(row: pd.Series) -> str:
+    """The status and reason of a cell."""
+    return failure(row["status"], row["reason"])
+
+
+def failure(status: str, reason: object) -> str:
+    """oom (out of memory)."""
+    return f"{status} ({reason})" if isinstance(reason, str) and reason else str(status)
+
+
+# For the report
 def disturbances(cells: pd.DataFrame) -> list[str]:
-    """What made cells unreliable, the most frequent first: their ratios are shown, but no conclusion uses them."""
+    """What made absolute figures unreliable and ratios less certain, the most frequent first."""
     lines = []
     for status in (Status.UNSTABLE, Status.NO_STEADY_STATE):
         found = cells[cells["status"].eq(status)]
         if len(found) == 1:
-            lines.append(f"{status}, excluded from conclusions: 1 cell: {found['reason'].iloc[0]}")
+            lines.append(f"absolute figures of 1 cell are {status}: {found['reason'].iloc[0]}")
         elif len(found):
-            causes = count_causes(found["disturbed_by"].dropna()) or [(NEVER_SETTLED, len(found))]
-            words = "; ".join(f"{cause} ({number})" for cause, number in causes)
-            lines.append(f"{status}, excluded from conclusions: {len(found)} cells: {words}")
+            lines.append(f"absolute figures of {len(found)} cells are {status}: {causes_of(found['disturbed_by'])}")
+    widened = cells[cells["speedup_widening"].gt(0)]
+    if len(widened):
+        most = percent(widened["speedup_widening"].max())
+        words = causes_of(widened["speedup_disturbed_by"])
+        lines.append(f"intervals of {count(len(widened), 'ratio')} are wider, by at most {most}: {words}")
     return lines
+
+
+def causes_of(kinds: Iterable[str | None]) -> str:
+    """What disturbed some cells, in words, each with the number of cells."""
+    kinds = list(kinds)
+    found = count_causes(kind for kind in kinds if isinstance(kind, str)) or [(NEVER_SETTLED, len(kinds))]
+    return "; ".join(f"{cause} ({number})" for cause, number in found)
 
 
 def timestamp_overhead(cells: pd.DataFrame) -> str:
@@ -108,6 +220,4 @@ def timestamp_overhead(cells: pd.DataFrame) -> str:
     unknown = int(measured["timestamp_overhead"].isna().sum())
     if pd.isna(worst):
         return "timestamp overhead unknown"
-    return f"timestamp overhead at most {100 * worst:.2g} %" + (
-        f", unknown in {unknown} cell{'' if unknown == 1 else 's'}" if unknown else ""
-    )
+    return f"timestamp overhead at most {100 * worst:.2g} %" + (f", unknown in {count(unknown, 'cell')}" if unknown else "")

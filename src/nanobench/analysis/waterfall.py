@@ -16,8 +16,9 @@ import pandas as pd
 
 from nanobench.analysis.verdict import SETTING
 from nanobench.records import JUDGED, MEASURED, LaunchRecord
-from nanobench.results.cell import by_point_and_arm
+from nanobench.results.cell import Cell, by_point_and_arm
 from nanobench.results.repetitions import arm_of, call_times, mean_logs, paired_logs, point_of, steady
+from nanobench.results.speedup_status import Bias, bias_of
 from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
 
@@ -55,7 +56,7 @@ class Factor:
     ratio: intervals.Interval | None
     """None where no launch has both cells"""
     judged: bool
-    """whether both cells are reliable"""
+    """whether it enters conclusions: as a ratio of arms that took turns, or between batch sizes as one of two reliable cells"""
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,13 @@ class RatioIndex:
     def __init__(self, cells: pd.DataFrame, launches_of: LaunchesOf) -> None:
         self.launches: dict[Place, list[LaunchRecord]] = {}
         self.judged: dict[Place, bool] = {}
+        self.has_reliable_ratio: dict[Place, bool] = {}
+        """also of the reference, which every ratio refers to"""
         for _, cell in cells.iterrows():
             place = str(cell["arm"]), int(cell["batch_size"])
             self.launches[place] = launches_of.get((point_of(cell), arm_of(cell)), [])
             self.judged[place] = cell["status"] in JUDGED
+            self.has_reliable_ratio[place] = cell["arm_index"] == 0 or cell["speedup_status"] in JUDGED
 
     def logs(self, before: Place, after: Place) -> Logs:
         """Launch -> log of how much faster: pair by pair at one batch size, else of the launch's mean log throughputs."""
@@ -197,9 +201,20 @@ class RatioIndex:
         return {launch: [fast[launch] - slow[launch]] for launch in fast if launch in slow}
 
     def factor(self, step: str, before: Place, after: Place) -> Factor:
-        """The ratio of two cells, with its interval over launches."""
-        logs, judged = list(self.logs(before, after).values()), self.judged[before] and self.judged[after]
-        return Factor(step, before[0], after[0], before[1], after[1], intervals.ratio(logs) if logs else None, judged)
+        """The ratio of two cells, with its interval over launches.
+
+        The judgement follows what the ratio is made of: pairs at one batch size, else the cells' own throughputs.
+        """
+        logs, bias = list(self.logs(before, after).values()), self.bias(before, after)
+        reliable = self.has_reliable_ratio if before[1] == after[1] else self.judged
+        ratio = intervals.ratio(logs, bias.below, bias.above) if logs else None
+        return Factor(step, before[0], after[0], before[1], after[1], ratio, reliable[before] and reliable[after])
+
+    def bias(self, before: Place, after: Place) -> Bias:
+        """What the interval of a ratio between two arms at one batch size allows for; nothing between batch sizes."""
+        if before[1] != after[1] or not self.launches[before] or not self.launches[after]:
+            return Bias()
+        return bias_of(Cell(self.launches[before]), Cell(self.launches[after]))
 
     def arm_steps(self, chain: dict[str, str], batch: int) -> list[Factor]:
         """From each arm of the chain to the next, at one batch size."""
@@ -212,9 +227,12 @@ class RatioIndex:
         ends = [each for each in (*small, *large) if each.step == main]
         if len(ends) < 2:
             return None
-        low, high = (self.logs((each.before, each.from_batch), (each.after, each.to_batch)) for each in ends)
+        places = [((each.before, each.from_batch), (each.after, each.to_batch)) for each in ends]
+        low, high = (self.logs(*pair) for pair in places)
         logs = [[float(np.mean(high[launch]) - np.mean(low[launch]))] for launch in low if launch in high]
-        ratio, judged = intervals.ratio(logs) if logs else None, all(each.judged for each in ends)
+        small_bias, large_bias = (self.bias(*pair) for pair in places)
+        below, above = large_bias.below + small_bias.above, large_bias.above + small_bias.below
+        ratio, judged = intervals.ratio(logs, below, above) if logs else None, all(each.judged for each in ends)
         return Factor(ends[0].step, ends[0].before, ends[0].after, ends[0].from_batch, ends[1].from_batch, ratio, judged)
 
 

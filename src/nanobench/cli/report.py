@@ -14,17 +14,16 @@ def report(
 ) -> None:
     """Draw every figure and write report.md into the run's folder."""
     from nanobench.analysis import verdict
-    from nanobench.results import store
+    from nanobench.results import derive, store
     from nanobench.views import plots
     from nanobench.views import report as views
 
     runs = {run.folder.resolve(): run for path in results or [""] for run in chosen(path)}
     for folder, run in runs.items():
-        cells, target = cells_of(run), run.folder / "report.md"
+        cells, launches, info, target = cells_of(run), run.read_raw(), run.info(), run.folder / "report.md"
+        share = derive.timed_share(launches, info.wall_s) if info.wall_s else None
         with writing(run.folder):
-            paths = plots.draw_all(cells, run.read_raw(), run.plots)
-            text = views.markdown(
-                folder.name, run.info(), cells, verdict.sentences(cells), verdict.counts(cells), paths, run.folder
-            )
+            paths = plots.draw_all(cells, launches, run.plots)
+            text = views.markdown(folder.name, info, cells, verdict.sentences(cells), paths, run.folder, share)
             store.write_atomically(target, lambda path, text=text: path.write_text(text))
         typer.echo(target)

@@ -103,14 +103,10 @@ def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "
     from nanobench.views import sweep as views
 
     launches, frame, info = run.read_raw(), store.frame(run, cells), run.info()
-    sentences, counts = verdict.sentences(frame), verdict.counts(frame)
-    share = derive.timed_share(launches, info.wall_s)
+    sentences, share = verdict.sentences(frame), derive.timed_share(launches, info.wall_s)
     console.print(views.result_table(cells))
-    closing = (
-        f"{counts}; {share:.0%} of the wall time went into timed repetitions and warm-up; {verdict.timestamp_overhead(frame)}"
-    )
     note = [f"no predictions: {info.calibration_note}"] if info.calibration_note else []
-    for line in [*sentences, *verdict.disturbances(frame), *note, closing]:
+    for line in [*sentences, *note]:
         console.print(line, highlight=False, soft_wrap=True)
     paths = [run.cells]
     if not options.no_plot:

@@ -34,9 +34,9 @@ TREND = 0.1
 ByLaunch = dict[int, list[Repetition]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
-    """One point with one arm: its launches, and those of the arms that it is compared with."""
+    """One point with one arm: its launches, and those of the arms that it is compared with. Two cells are never equal."""
 
     launches: Sequence[LaunchRecord]
     """at least one"""
@@ -194,15 +194,16 @@ class Cell:
         return self.logs_of_ratios(call_times)
 
     @cached_property
-    def speedup(self) -> intervals.Interval | None:
-        """End-to-end time of the reference over this arm's."""
-        return intervals.ratio(self.speedup_logs) if self.speedup_logs else None
+    def decode_speedup_logs(self) -> list[list[float]]:
+        """The same of the decode times: all tokens but the first."""
+        return self.logs_of_ratios(decode_times)
 
     @cached_property
-    def decode_speedup(self) -> intervals.Interval | None:
-        """Decode time of the reference over this arm's: all tokens but the first."""
-        logs = self.logs_of_ratios(decode_times)
-        return intervals.ratio(logs) if logs else None
+    def is_interleaved(self) -> bool:
+        """Whether the arm and the reference took turns within one process in every launch that both finished."""
+        processes = {each.launch: each.process for each in self.reference_launches if each.finished}
+        both = (each for each in self.launches if each.finished and each.launch in processes)
+        return all(processes[each.launch] == each.process for each in both)
 
     @cached_property
     def aa_logs(self) -> list[list[float]]:

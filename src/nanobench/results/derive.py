@@ -23,6 +23,7 @@ KNOWN_OF_FAILED = {
     *("status", "reason", "gate", "gate_note", "gate_max_error", "gate_tolerance"),
     *("failures", "launches_ok", "launches_failed", "repetitions", "identity", "protocol", "probe_note"),
     *("checked_calls", "check_note"),
+    *("speedup_status", "speedup_reason"),
 }
 """What may be said of a cell that was not measured."""
 TIMED_KINDS = ("first_call", "warmup", "steady")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nanobench.results.cell import Cell
-from nanobench.results.metrics.generation import tpot_s
 from nanobench.results.metrics.training import useful_flops_per_s
 from nanobench.roofline import flops
 from nanobench.schema import DTYPE_BYTES
@@ -58,13 +57,14 @@ def works_of(cell: Cell) -> Iterator[Work]:
             yield Work("a second's worth of training", 1.0, rate / point.world_size, 0.0)
         return
     weights = shape.read_params * DTYPE_BYTES[point.dtype]
-    e2e_s, step_s, steps = intervals.median([call.e2e_s for call in cell.calls]), tpot_s(cell), cell.first("steps_per_call")
+    e2e_s, steps = intervals.median([call.e2e_s for call in cell.calls]), cell.first("steps_per_call")
     if e2e_s:
         yield Work("a call", e2e_s, flops.useful_flops(shape, point), weights * (1 + (steps or 0)))
+    step_s = intervals.median([(call.e2e_s - call.ttft_s) / steps for call in cell.calls]) if steps else None
     if step_s is not None and steps:
         tokens = (point.new_tokens - 1) / steps
         per_token = 2.0 * point.batch_size * (shape.block_params + shape.head_params)
-        yield Work("a decode step", step_s * tokens, per_token * tokens, weights)
+        yield Work("a decode step", step_s, per_token * tokens, weights)
 
 
 def rates_of(cell: Cell) -> Rates:

@@ -1,15 +1,20 @@
-"""How reliable a cell is: what disturbed it, by recorded causes alone, and the status that follows."""
+"""How reliable a cell's absolute figures are: what disturbed them, by recorded causes alone, and the status that follows.
+
+Its ratio has a verdict of its own: see `speedup_status.py`.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from nanobench.records import Repetition, Status
+from nanobench.results import floor
 from nanobench.results.cell import Cell
-from nanobench.results.repetitions import steady
+from nanobench.results.metrics.formulas import over_launches, rate
 from nanobench.stats import intervals
 
 LEAST_ON_CPU = 0.95
@@ -25,6 +30,7 @@ LEAST_SPINS = 6
 HELD_DOWN = {"hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake"}
 """Reasons for low clocks that are never normal; a power cap is, and counts only where clocks move."""
 NEVER_SETTLED = "launches drift or jump and never settle"
+calls_per_s = over_launches(rate("calls"))
 
 
 class Cause(NamedTuple):
@@ -54,23 +60,34 @@ CAUSES = {
     ),
     "foreign_processes": Cause("other processes on the GPU: {value:.0f}", "other processes on the GPU"),
     "clock_spread": Cause("the SM clock varies by {value:.0%} (limit {limit:.0%})", "the SM clock varies"),
+    "aa_ratio": Cause("the reference differs from itself: {value:.3f}x with {note}", "the reference differs from itself"),
+    # Of ratios alone
+    "shared_cores": Cause("other programs shared the cores: {note}", "other programs shared the cores"),
+    "unequal_speed": Cause(
+        "a loop of fixed length took {value:+.0%} beside this arm, compared with the reference (limit {limit:.0%})",
+        "the speed of the machine differed between the arms",
+    ),
     "clock_difference": Cause(
         "the SM clock differs by {value:+.0%} from the reference's (limit {limit:.0%})",
         "the SM clock differs from the reference's",
     ),
-    "aa_ratio": Cause("the reference differs from itself: {value:.3f}x with {note}", "the reference differs from itself"),
+    "unequal_throttling": Cause(
+        "clocks or CPU quota were held down in {value:.0%} of this arm's repetitions and {note} of the reference's",
+        "clocks or CPU quota were held down in one arm more than in the other",
+    ),
+    "apart": Cause("the arms ran in separate processes, where noise does not cancel: {note}", "unstable arms ran apart"),
 }
 """Kind of a disturbance -> its words."""
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """A recorded cause that makes a cell unstable."""
+    """A recorded cause that makes a cell or a ratio unstable, or that its interval allows for."""
 
     kind: str
     """one of CAUSES"""
     value: float
-    limit: float
+    limit: float = 0.0
     note: str = ""
 
     def __str__(self) -> str:
@@ -78,15 +95,16 @@ class Disturbance:
 
 
 class Judgement(NamedTuple):
-    """A cell's status, and why it is not ok."""
+    """The status of a cell's absolute figures, and why it is not ok."""
 
     status: Status
     reason: str | None = None
     disturbances: tuple[Disturbance, ...] = ()
 
 
+@lru_cache(maxsize=4)
 def judge(cell: Cell) -> Judgement:
-    """The cell's status and why it is not ok.
+    """The status of a cell's absolute figures, and why it is not ok. Several columns of a row request it.
 
     From the launches that finished; a failing status only if none did, except that one `wrong` is wrong.
     """
@@ -94,39 +112,28 @@ def judge(cell: Cell) -> Judgement:
     if Status.WRONG in found or Status.OK not in found:
         status = next((status for status in Status if status in found), Status.ERROR)
         return Judgement(status, next((each.reason for each in cell.outcomes if each.status == status and each.reason), None))
+    if reason := floor.implausible(cell):
+        return Judgement(Status.IMPLAUSIBLE, reason)
     if disturbed := tuple(disturbances(cell)):
         return Judgement(Status.UNSTABLE, "; ".join(map(str, disturbed)), disturbed)
     launches = len(cell.steady_by_launch)
     if 2 * cell.unsteady > launches:
         return Judgement(Status.NO_STEADY_STATE, f"{cell.unsteady} of {launches} {NEVER_SETTLED}")
-    target = cell.any_launch.target_ci
-    if cell.speedup and cell.speedup.low is not None and cell.speedup.high is not None:
-        half = (cell.speedup.high - cell.speedup.low) / 2 / cell.speedup.value
-        if half > target:
-            return Judgement(Status.IMPRECISE, f"interval wider than +-{target:.0%}; {what_narrows(cell)} narrow it")
+    target, half = cell.any_launch.target_ci, intervals.relative_half_width(calls_per_s(cell))
+    if half is not None and half > target:
+        narrowed = "more --launches narrow it" if launches > 1 else "more repetitions (a larger --max-seconds) narrow it"
+        return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {target:.0%}); {narrowed}")
     return Judgement(Status.OK)
 
 
 def disturbed_by(cell: Cell) -> str | None:
-    """The kinds of what disturbed a cell, comma-separated; None for a cell that is not unstable."""
+    """The kinds of what disturbed a cell's absolute figures, comma-separated; None for a cell that is not unstable."""
     return ",".join(each.kind for each in judge(cell).disturbances) or None
-
-
-def what_narrows(cell: Cell) -> str:
-    """What makes the interval narrower, from where the spread is."""
-    advice = cell.components.ci_advice if cell.components else None
-    return {"more launches": "more --launches", "more repetitions": "more repetitions (a larger --max-seconds)"}.get(
-        advice or "", "more launches or a larger --max-seconds"
-    )
 
 
 def disturbances(cell: Cell) -> Iterator[Disturbance]:
     """Each recorded cause that makes the cell unstable."""
-    count, invalid = len(cell.timed), len(cell.invalid)
-    if count and invalid / count > MOST_INVALID:
-        reasons = (invalid_reasons(cell) or "").replace("; ", ", ")
-        note = f"{invalid} of {count} repetitions are invalid ({reasons})"
-        yield Disturbance("invalid_repetitions", invalid / count, MOST_INVALID, note)
+    yield from too_many_invalid(cell)
     for kind, share, limit in (
         ("throttled", throttled_fraction(cell), MOST_THROTTLED),
         ("steal", steal_fraction(cell), MOST_STEAL),
@@ -138,22 +145,33 @@ def disturbances(cell: Cell) -> Iterator[Disturbance]:
     on_cpu = on_cpu_fraction(cell)
     if on_cpu is not None and on_cpu < LEAST_ON_CPU:
         yield Disturbance("off_cpu", on_cpu, LEAST_ON_CPU)
-    if foreign := max(cell.seen("foreign_processes"), default=0):
-        yield Disturbance("foreign_processes", foreign, 0)
-    yield from moving_clocks(cell)
-    p_value = intervals.p_value(cell.aa_logs) if len(cell.aa_logs) > 1 else None
-    if p_value is not None and p_value < AA_LEVEL and cell.aa:
-        yield Disturbance("aa_ratio", cell.aa.value, 1.0, f"p = {p_value:.2g}")
-
-
-def moving_clocks(cell: Cell) -> Iterator[Disturbance]:
-    """A GPU's clock that moves within the arm, or that differs from the reference's."""
+    yield from others_on_gpu(cell)
     clocks = cell.seen("clock_sm_hz")
     if len(clocks) > 1 and (spread := float(np.std(clocks) / np.mean(clocks))) > MOST_CLOCK_SPREAD:
         yield Disturbance("clock_spread", spread, MOST_CLOCK_SPREAD)
-    others = [each.clock_sm_hz for launch in cell.reference_launches for each in steady(launch) if each.clock_sm_hz]
-    if clocks and others and abs(apart := float(np.median(clocks) / np.median(others)) - 1) > MOST_CLOCK_SPREAD:
-        yield Disturbance("clock_difference", apart, MOST_CLOCK_SPREAD)
+    yield from unequal_aa(cell)
+
+
+def too_many_invalid(cell: Cell) -> Iterator[Disturbance]:
+    """More invalid repetitions than the others can stand for."""
+    count, invalid = len(cell.timed), len(cell.invalid)
+    if count and invalid / count > MOST_INVALID:
+        reasons = (invalid_reasons(cell) or "").replace("; ", ", ")
+        note = f"{invalid} of {count} repetitions are invalid ({reasons})"
+        yield Disturbance("invalid_repetitions", invalid / count, MOST_INVALID, note)
+
+
+def others_on_gpu(cell: Cell) -> Iterator[Disturbance]:
+    """Other processes on the GPU: kernels of several processes take turns."""
+    if foreign := max(cell.seen("foreign_processes"), default=0):
+        yield Disturbance("foreign_processes", foreign)
+
+
+def unequal_aa(cell: Cell) -> Iterator[Disturbance]:
+    """An A/A ratio that is not 1: the order of the repetitions mattered, for times and ratios alike."""
+    p_value = intervals.p_value(cell.aa_logs) if len(cell.aa_logs) > 1 else None
+    if p_value is not None and p_value < AA_LEVEL and cell.aa:
+        yield Disturbance("aa_ratio", cell.aa.value, 1.0, f"p = {p_value:.2g}")
 
 
 def pressure_fraction(cell: Cell) -> float | None:

@@ -103,14 +103,23 @@ def launch_means(logs_by_launch: Sequence[Sequence[float]]) -> list[float]:
     return [float(np.mean(logs)) for logs in logs_by_launch]
 
 
-def ratio(logs_by_launch: Sequence[Sequence[float]]) -> Interval:
+def ratio(logs_by_launch: Sequence[Sequence[float]], below: float = 0.0, above: float = 0.0) -> Interval:
     """exp of the mean log ratio. The interval is over the means of launches, or over the pairs of a single launch.
 
-    Raises ValueError if a launch has no pair.
+    A systematic error may put the log of the true ratio up to `below` under, or `above` over what the pairs show: the
+    interval reaches further by as much. Raises ValueError if a launch has no pair.
     """
     mean, low, high = t_interval(observations(logs_by_launch))
     basis = "launches" if len(logs_by_launch) > 1 else "pairs of one process"
-    return Interval(math.exp(mean), None if low is None else math.exp(low), None if high is None else math.exp(high), basis)
+    bounds = (None if low is None else math.exp(low - below), None if high is None else math.exp(high + above))
+    return Interval(math.exp(mean), *bounds, basis)
+
+
+def relative_half_width(estimate: Interval | None) -> float | None:
+    """Half the width of an interval over its estimate; None without bounds."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return (estimate.high - estimate.low) / 2 / estimate.value
 
 
 def trimmed_ratio(logs_by_launch: Sequence[Sequence[float]], cut: float = 0.2) -> float:
@@ -123,16 +132,17 @@ def trimmed_ratio(logs_by_launch: Sequence[Sequence[float]], cut: float = 0.2) -
     return math.exp(float(np.mean([stats.trim_mean(logs, cut) for logs in logs_by_launch])))
 
 
-def p_value(logs_by_launch: Sequence[Sequence[float]]) -> float | None:
+def p_value(logs_by_launch: Sequence[Sequence[float]], below: float = 0.0, above: float = 0.0) -> float | None:
     """Two-sided p value of the hypothesis that the ratio is 1, by Student's t over the observations of `ratio`.
 
-    It is below 0.05 exactly if the interval of `ratio` excludes 1. None for a single observation.
-    Raises ValueError if a launch has no pair.
+    The systematic error that `ratio` allows for is taken at its worst, so it is below 0.05 exactly if the interval of `ratio`
+    excludes 1. None for a single observation. Raises ValueError if a launch has no pair.
     """
     values = observations(logs_by_launch)
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    mean = max(0.0, mean - below) if mean > 0 else min(0.0, mean + above)
     if abs(mean) < ROUNDING:
         return 1.0
     return 2 * float(stats.t.sf(abs(mean) / error, len(values) - 1)) if error else 0.0

@@ -122,6 +122,11 @@ def value(head: str, name: str, unit: str = "", drop: int | None = None) -> Colu
     return Column(head, lambda row: format.text(row[name], unit), needs=name, drop=drop)
 
 
+def status_style(name: str) -> Callable[[CellRow], str]:
+    """The colour of a status on a terminal."""
+    return lambda row: STATUS_STYLES.get(row[name] or "", "")
+
+
 def speedup_text(row: CellRow) -> str | None:
     """5.31x [4.92, 5.70]; the reference arm reads '(reference)'."""
     if row["arm_index"] == 0:
@@ -141,5 +146,14 @@ STATUS = Column(
     align="left",
     wrap=9,
     note=reason_of_failure,
-    style=lambda row: STATUS_STYLES.get(row["status"], ""),
+    style=status_style("status"),
+)
+SPEEDUP_STATUS = Column(
+    "speedup\nstatus",
+    field_text("speedup_status"),
+    needs="speedup_status",
+    applies=lambda row: row["speedup_status"] in MEASURED,
+    align="left",
+    wrap=9,
+    style=status_style("speedup_status"),
 )

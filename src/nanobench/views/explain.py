@@ -1,6 +1,7 @@
 """The reason beside every ratio, in tables and sentences. Every number comes from analysis.explain and analysis.waterfall."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from nanobench.results.derive import CellRow
 from nanobench.roofline.flops import KV_ACCESS
 from nanobench.views import console as tables
 from nanobench.views import format
-from nanobench.views.cell_table import STATUS, Column, cell_name, make, speedup_text, value, varying
+from nanobench.views.cell_table import SPEEDUP_STATUS, STATUS, Column, cell_name, make, speedup_text, value, varying
 
 COLUMNS = (
     value("output\ntok/s", "output_tok_s", drop=4),
     value("TPOT", "tpot_s"),
     value("step", "step_s", "s"),
     Column("speedup\n[95 %]", speedup_text, needs="speedup"),
+    replace(SPEEDUP_STATUS, drop=0),
     value("predicted\nTPOT", "predicted_tpot_s", drop=8),
     Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="prediction_error"),
     Column("predicted\nspeedup\n(reached)", lambda row: reached(row, "predicted"), needs="predicted_speedup"),
@@ -184,7 +186,7 @@ def factors(found: Waterfall) -> Table:
 
 
 def factor(found: Factor) -> str:
-    """2.84x [2.48, 3.25]; a factor of an unreliable cell ends with *."""
+    """2.84x [2.48, 3.25]; an unreliable factor ends with *."""
     if found.ratio is None:
         return format.MISSING
     mark = "" if found.judged else f" {EXCLUDED_MARK}"
@@ -197,7 +199,7 @@ def notes(found: Waterfall) -> Iterator[str]:
     if both and both.ratio:
         yield f"at batch {both.to_batch} {WHOSE[both.step]} factor is {factor(both)} that at batch {both.from_batch}"
     if not all(each.judged for each in (*found.arms_first, *found.batch_first)):
-        yield f"{EXCLUDED_MARK} excluded from conclusions: one of the two cells is unreliable"
+        yield f"{EXCLUDED_MARK} excluded from conclusions: the ratio, or one cell of two batch sizes, is unreliable"
     if found.left_out:
         yield f"left out of the waterfall, because this run has no such arm: {', '.join(found.left_out)}"
     if found.aside:

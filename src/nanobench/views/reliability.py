@@ -15,7 +15,8 @@ from nanobench.views.markdown import escaped
 
 LEGEND = (
     "sd: standard deviation of a pair's ratio, within a launch and between launches; "
-    "A/A: the reference compared with itself, which is 1 if the measurement is right"
+    "A/A: the reference compared with itself, which is 1 if the measurement is right; "
+    "wider by: what the interval of a ratio allows for because the arms may have been disturbed differently"
 )
 
 
@@ -43,6 +44,7 @@ LAUNCHES = reading("launches", "launches_ok")
 PAIRS = Column("pairs", lambda row: known(format.text(row["pairs"], "count")), applies=has_ratio)
 SD_BETWEEN = Column("sd between launches", lambda row: known(format.percent(row["sd_between"])), applies=has_ratio)
 STATUS = Column("status", field_text("status"), align="left")
+SPEEDUP_STATUS = Column("speedup status", field_text("speedup_status"), align="left", applies=has_ratio)
 COLUMNS = (
     LAUNCHES,
     PAIRS,
@@ -56,6 +58,8 @@ COLUMNS = (
         lambda row: known(format.near_one(row["aa_ratio"], row["aa_ratio_lo"], row["aa_ratio_hi"])),
         applies=is_reference,
     ),
+    Column("wider by", lambda row: known(format.percent(row["speedup_widening"])), applies=has_ratio),
+    SPEEDUP_STATUS,
     STATUS,
     Column("identity", field_text("identity"), align="left"),
     reading("protocol", "protocol"),
@@ -81,7 +85,7 @@ def same_everywhere(texts: dict[Column, set[str | None]]) -> Iterator[str]:
     if texts[PAIRS] and texts[SD_BETWEEN] == {None}:
         yield "the spread between launches, often the larger part, is not known: it needs two launches with pairs"
     if texts[STATUS] and not texts[STATUS] & {Status.UNSTABLE, Status.NO_STEADY_STATE}:
-        yield "no measured cell is unstable or without a steady state"
+        yield "no absolute figure is unstable or without a steady state"
 
 
 def missing_readings(rows: list[CellRow]) -> Iterator[str]:

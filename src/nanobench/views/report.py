@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanobench.analysis.verdict import stated
+from nanobench.analysis.verdict import stated, timestamp_overhead
 from nanobench.records import MEASURED
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
@@ -29,20 +29,23 @@ def markdown(
     info: RunInfo,
     cells: pd.DataFrame,
     sentences: list[str],
-    counts: str,
     plots: list[Path],
     folder: Path,
+    timed_share: float | None = None,
 ) -> str:
-    """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method."""
+    """The report of one run, for a file in `folder`: the verdict first, then the request, the results and the method.
+
+    `timed_share` is the part of the wall time that was timed, warm-up included; None where it is not known.
+    """
     machine = {name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}
     sections = (
-        ("", [f"- {sentence}" for sentence in sentences] + ["", f"{counts}."]),
+        ("", [f"- {sentence}" for sentence in sentences]),
         ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
         ("Not measured", not_measured(cells)),
         ("How reliable is this run?", reliability.lines(info.description, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
-        ("How it was measured", [f"- {line}" for line in method(info, cells)]),
+        ("How it was measured", [f"- {line}" for line in method(info, cells, timed_share)]),
         ("Machine", pairs(machine)),
     )
     parts = [f"# nanobench {info.command}: {run}"]
@@ -109,11 +112,15 @@ def image(path: Path, folder: Path) -> str:
     return f"![{drawn}]({Path(os.path.relpath(path, folder)).as_posix()})"
 
 
-def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
-    """Launches, pairing, interval, gates, seed."""
+def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> list[str]:
+    """Launches, pairing, interval, gates, overhead, seed."""
     plan = info.plan
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
-    reasons = cells.loc[cells["status"].eq("imprecise"), "reason"].value_counts().items()
+    imprecise = [
+        format.count(number, what)
+        for what, name in (("ratio", "speedup_status"), ("throughput", "status"))
+        if (number := int(cells[name].eq("imprecise").sum()))
+    ]
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
@@ -122,8 +129,10 @@ def method(info: RunInfo, cells: pd.DataFrame) -> list[str]:
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
-        *(f"{format.count(number, 'cell')} imprecise: {escaped(reason)}" for reason, number in reasons),
+        *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
+        *([f"{format.percent(timed_share)} of the wall time went into timed repetitions and warm-up"] if timed_share else []),
+        timestamp_overhead(cells),
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
 

@@ -2,7 +2,7 @@
 
 from nanobench.results.derive import CellRow
 from nanobench.views import format
-from nanobench.views.cell_table import SPEEDUP, STATUS, CellTable, Column, make, value
+from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, make, value
 from nanobench.views.console import Fitted
 
 PASSED = ("exact", "rounding")
@@ -36,8 +36,8 @@ def rates(cells: list[CellRow]) -> tuple[Column, ...]:
 
 
 def results(cells: list[CellRow]) -> CellTable:
-    """One row per cell: throughput, latencies, speedup, memory, gate, status."""
-    return make(cells, (*rates(cells), SPEEDUP, MEMORY, GATE, STATUS))
+    """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures."""
+    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, GATE, STATUS))
 
 
 def result_table(cells: list[CellRow]) -> Fitted:

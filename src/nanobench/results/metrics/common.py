@@ -7,7 +7,7 @@ import numpy as np
 from nanobench.records import Repetition
 from nanobench.results import status
 from nanobench.results.cell import Cell
-from nanobench.results.metrics import formulas
+from nanobench.results.metrics import formulas, ratios
 from nanobench.results.metrics.formulas import largest_reading, median_reading, phase_s, sampled, total_reading
 from nanobench.results.metrics.metric import (
     BYTES,
@@ -57,11 +57,16 @@ def timestamped_over_others(repetitions: list[Repetition]) -> list[float]:
     return [log - float(np.mean(logs[False])) for log in logs[True]] if logs[False] else []
 
 
-LAUNCH_MEANS = "95 % t interval over launch means"
 RESULT = (
-    Metric("status", TEXT, NEITHER, "ok, imprecise, or why it was not measured", lambda c: str(status.judge(c).status)),
+    Metric(
+        "status",
+        TEXT,
+        NEITHER,
+        "of the absolute figures: ok, imprecise, unstable, ..., or why it was not measured",
+        lambda c: str(status.judge(c).status),
+    ),
     Metric("reason", TEXT, NEITHER, "why the status is not ok", lambda c: status.judge(c).reason),
-    Metric("disturbed_by", TEXT, NEITHER, "kinds of the recorded disturbances, comma-separated", status.disturbed_by),
+    Metric("disturbed_by", TEXT, NEITHER, "kinds of what made the status unstable, comma-separated", status.disturbed_by),
     *outcome_first(TEXT, NEITHER, gate="exact, rounding or wrong", gate_note="what the gate compared"),
     *outcome_first(
         LOGIT,
@@ -79,68 +84,6 @@ RESULT = (
     Metric("unsteady_launches", COUNT, LOWER, "launches of 30 repetitions or more that never settled", lambda c: c.unsteady),
     Metric("identity", TEXT, NEITHER, "hash of machine, software, model and threads", lambda c: c.any_launch.identity),
     Metric("protocol", COUNT, NEITHER, "version of the way of measuring", lambda c: c.any_launch.protocol),
-)
-RATIOS = (
-    *interval(
-        "speedup",
-        RATIO,
-        HIGHER,
-        lambda c: c.speedup,
-        "exp(mean log(t_reference / t_arm)) over interleaved pairs",
-        LAUNCH_MEANS,
-    ),
-    Metric(
-        "speedup_basis",
-        TEXT,
-        NEITHER,
-        "what the interval of speedup is over: launches, or pairs of one process",
-        lambda c: c.speedup.basis if c.speedup else None,
-    ),
-    Metric("pairing", TEXT, NEITHER, "block: arms interleaved in one process; launch: arms run apart", formulas.pairing),
-    Metric(
-        "speedup_p",
-        RATIO,
-        NEITHER,
-        "p value of speedup = 1, by the t statistic behind its interval",
-        lambda c: intervals.p_value(c.speedup_logs) if c.speedup_logs else None,
-    ),
-    Metric("speedup_p_holm", RATIO, NEITHER, "speedup_p, corrected by Holm for all ratios of the run", lambda c: None),
-    Metric(
-        "speedup_trimmed",
-        RATIO,
-        NEITHER,
-        "exp of the mean over launches of 20 % trimmed means of the pairs' log ratios",
-        lambda c: intervals.trimmed_ratio(c.speedup_logs) if c.speedup_logs else None,
-    ),
-    Metric(
-        "sd_within",
-        RATIO,
-        LOWER,
-        "standard deviation of a pair's log ratio within a launch",
-        lambda c: c.components and c.components.within,
-    ),
-    Metric(
-        "sd_between",
-        RATIO,
-        LOWER,
-        "standard deviation of log ratios between launches, without the part within",
-        lambda c: c.components and c.components.between,
-    ),
-    Metric(
-        "ci_advice",
-        TEXT,
-        NEITHER,
-        "what would narrow the interval: more launches or more repetitions",
-        lambda c: c.components and c.components.ci_advice,
-    ),
-    *interval(
-        "aa_ratio",
-        RATIO,
-        NEITHER,
-        lambda c: c.aa,
-        "A/A: the reference against itself, its repetitions taken as ABBA; unstable where it is not 1 (p < 0.01)",
-        LAUNCH_MEANS,
-    ),
 )
 MEMORY = (
     *outcome_max(
@@ -301,4 +244,4 @@ CONDITIONS = (
     Metric("ecc_errors", COUNT, LOWER, "uncorrected memory errors during the repetitions", total_reading("ecc_errors")),
     *outcome_first(TEXT, NEITHER, probe_note="why readings are missing"),
 )
-METRICS = (*RESULT, *RATIOS, *MEMORY, *PHASES, *CONDITIONS)
+METRICS = (*RESULT, *ratios.METRICS, *MEMORY, *PHASES, *CONDITIONS)

@@ -62,7 +62,7 @@ def failures(cell: Cell) -> str | None:
 
 def pairing(cell: Cell) -> str | None:
     """'block' where the arms were interleaved in one process; 'launch' where they had to run apart."""
-    if cell.speedup is None:
+    if not cell.speedup_logs:
         return None
     counted = cell.reference.steady_by_launch if cell.reference else {}
     processes = {each.launch: each.process for each in cell.reference_launches if each.launch in counted}

@@ -11,6 +11,7 @@ TOKENS_PER_S, FLOPS_PER_S, TOKENS, RATIO, COUNT = "tok/s", "FLOP/s", "tokens", "
 LOGIT, LOSS, FLAG, TEXT = "logit", "loss", "flag", "text"
 HIGHER, LOWER, NEITHER = "higher", "lower", ""
 T_INTERVAL = "95 % t interval over the launches' logs; over repetitions where there is one launch"
+ALLOWED = "95 % t interval over launch means, wider where the arms may have been slowed differently"
 ORDER_STATISTICS = "distribution-free 95 % interval"
 
 

@@ -27,7 +27,7 @@ class Quantity:
     limit: float | None = None
     """beyond it a cell is unstable"""
     apart: float | None = None
-    """by which share an arm may differ from the reference without being unstable"""
+    """by which share an arm may differ from the reference before the interval of its ratio is wider"""
     zero: bool = True
     """whether the axis starts at 0"""
     log: bool | None = None

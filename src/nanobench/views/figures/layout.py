@@ -88,9 +88,9 @@ def common_batches(title: str, cells: pd.DataFrame, known: Collection[Any]) -> l
     return [(name, cells[cells["batch_size"].eq(batch)].sort_values("arm_index")) for name, batch in words]
 
 
-def unjudged(cells: pd.DataFrame) -> Any:
-    """Of each cell whether it is shown, but excluded from conclusions."""
-    return (cells["status"].isin(MEASURED) & ~cells["status"].isin(JUDGED)).to_numpy()
+def unjudged(cells: pd.DataFrame, status: str = "status") -> Any:
+    """Of each cell whether it is shown, but excluded from conclusions; `status` is the column that decides."""
+    return (cells[status].isin(MEASURED) & ~cells[status].isin(JUDGED)).to_numpy()
 
 
 def unjudged_words(cells: pd.DataFrame) -> str:
@@ -118,10 +118,12 @@ def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> 
     return figure, grid
 
 
-def finish_figure(figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str) -> Figure:
-    """Title and legend above the panels, what was run and how to read it below."""
+def finish_figure(
+    figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str, status: str = "status"
+) -> Figure:
+    """Title and legend above the panels, what was run and how to read it below; `status` decides what is hollow."""
     if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
-        handles = [*handles, unjudged_handle(cells)]
+        handles = [*handles, unjudged_handle(cells, status)]
     # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
     words = [HANDLE_WORDS + len(str(handle.get_label())) for handle in handles]
     columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
@@ -138,9 +140,10 @@ def finish_figure(figure: Figure, title: str, handles: list[Line2D], cells: pd.D
     return figure
 
 
-def unjudged_handle(cells: pd.DataFrame) -> Line2D:
-    """The legend's entry for hollow markers."""
-    statuses = " or ".join(cells.loc[unjudged(cells), "status"].unique())
+def unjudged_handle(cells: pd.DataFrame, *columns: str) -> Line2D:
+    """The legend's entry for hollow markers, by the columns of statuses that decide."""
+    found = dict.fromkeys(status for name in columns for status in cells.loc[unjudged(cells, name), name])
+    statuses = " or ".join(found)
     return Line2D(
         [], [], color="0.3", marker="o", linestyle="", **HOLLOW, label=f"hollow: {statuses}, excluded from conclusions"
     )

@@ -27,9 +27,8 @@ def speedup_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
         for n, (arm, line_style) in enumerate(line_styles.items())
     ]
     title = f"Speedup over {layout.reference(cells)}, by batch size"
-    return layout.finish_figure(
-        drawing, title, handles, cells, interval_note(cells), layout.left_out("settings", shown, panels)
-    )
+    notes = (interval_note(cells), layout.left_out("settings", shown, panels))
+    return layout.finish_figure(drawing, title, handles, cells, *notes, status="speedup_status")
 
 
 def speedup_vs_length(cells: pd.DataFrame, launches: Launches) -> Figure:
@@ -54,7 +53,7 @@ def speedup_vs_length(cells: pd.DataFrame, launches: Launches) -> Figure:
     title = f"Speedup over {layout.reference(cells)}, by {AXIS[length].partition(' (')[0]}"
     handles = [line_style.handle(f"batch {batch}") for batch, line_style in line_styles.items()]
     notes = (interval_note(cells), layout.left_out("panels", shown, panels), layout.left_out("batch sizes", kept, batches))
-    return layout.finish_figure(drawing, title, handles, cells, *notes)
+    return layout.finish_figure(drawing, title, handles, cells, *notes, status="speedup_status")
 
 
 def ratio_panels(
@@ -77,7 +76,7 @@ def ratio_panels(
         for number, (line_style, rows) in enumerate(arms):
             place = panel.dodge(rows[x], number, len(arms), cells[x])
             bounds = rows["speedup_lo"], rows["speedup_hi"]
-            panel.curve(axes, line_style, place, rows["speedup"], *bounds, hollow=layout.unjudged(rows))
+            panel.curve(axes, line_style, place, rows["speedup"], *bounds, hollow=layout.unjudged(rows, "speedup_status"))
         panel.failures(axes, [(line_style, rows[x], rows["status"]) for line_style, rows in lines])
         panel.steps(axes, cells[x], columns)
         panel.scale(axes, [*cells["speedup"], 1.0], format.ratio_tick, [*cells["speedup_lo"], *cells["speedup_hi"]], ratio=True)
@@ -111,4 +110,5 @@ def interval_note(cells: pd.DataFrame) -> str:
     bases = cells["speedup_basis"].dropna().unique()
     if cells["speedup_lo"].isna().all():
         return "no intervals: one pair per cell"
-    return f"band: 95 % t interval over {' or '.join(bases)}"
+    wider = ", wider where the arms may have been slowed differently" if cells["speedup_widening"].gt(0).any() else ""
+    return f"band: 95 % t interval over {' or '.join(bases)}{wider}"

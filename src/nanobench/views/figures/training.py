@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanobench.errors import UserError
+from nanobench.records import JUDGED
 from nanobench.stats.knee import NEAR_BEST, knee
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
@@ -61,7 +62,7 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     for axes, (title, here) in zip(grid[0], shown, strict=True):
         steps = np.linspace(0, 2.5 * here["breakeven_steps"].max(), 3)
         for row in here.to_dict("records"):
-            doubtful = row["speedup_lo"] <= 1
+            doubtful = row["speedup_lo"] <= 1 or row["speedup_status"] not in JUDGED
             saved_s = row["compile_s"] * (steps / row["breakeven_steps"] - 1)
             axes.plot(steps, saved_s, color=line_styles[row["arm"]].colour, linestyle="--" if doubtful else "-")
             place: Any = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
@@ -73,7 +74,7 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
         panel.entitle(axes, title, len(shown))
     panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
     handles = [line_styles[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
-    note = "from the cold compile time and mean steps; dashed: the interval of its speedup reaches down to 1"
+    note = "from the cold compile time and mean steps; dashed: its speedup is unreliable or its interval reaches down to 1"
     return layout.finish_figure(
         drawing, "When compiling has paid", handles, paid, note, layout.left_out("points", shown, places)
     )

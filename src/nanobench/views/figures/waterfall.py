@@ -191,4 +191,5 @@ def marks(factors: list[Factor], colours: dict[str, Colour], cells: pd.DataFrame
         steps, key=lambda name: (name == BATCH, list((STEPS | TRAINING_STEPS).values()).index(name) if name != BATCH else 0)
     )
     found = [Line2D([], [], color=colour_of(steps[name], colours), linewidth=7, label=labels[name]) for name in order]
-    return found if all(each.judged for each in factors) else [*found, layout.unjudged_handle(cells)]
+    hollow = [] if all(each.judged for each in factors) else [layout.unjudged_handle(cells, "status", "speedup_status")]
+    return [*found, *hollow]
