@@ -85,8 +85,9 @@ def of_nanobench(commits: bool) -> Source:
 
 
 def decides(path: Path) -> bool:
-    """Whether a file of the package can change what is measured."""
-    return path.suffix in SUFFIXES and path.relative_to(PACKAGE).parts[0] not in READERS
+    """Whether a file of the package can change what is measured. Hidden files are those of editors."""
+    room, *_ = path.relative_to(PACKAGE).parts
+    return path.suffix in SUFFIXES and not path.name.startswith(".") and room not in READERS
 
 
 # Plug-ins
@@ -176,7 +177,7 @@ def imports(text: bytes, package: str) -> tuple[str, ...]:
         warnings.simplefilter("ignore")
         try:
             tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return ()
     return tuple(name for node in ast.walk(tree) for name in imports_of(node, package))
 

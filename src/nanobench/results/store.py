@@ -115,7 +115,9 @@ class Run:
         try:
             data = json.loads(self.info_file.read_text())
             lines = self.journal.read_text().splitlines() if self.journal.exists() else []
-            return RunInfo.from_json(data, self.info_file).after(lines)
+            info = RunInfo.from_json(data, self.info_file).after(lines)
+            datetime.fromisoformat(info.started_at)
+            return info
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
         except (ValueError, OSError) as error:

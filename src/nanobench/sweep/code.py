@@ -31,9 +31,7 @@ def refuse_resume(folder: Path, was: SourceCode, now: SourceCode) -> None:
     """Raises UserError where a run was begun with other source code, or does not say with which."""
     if not was:
         unknown = "was begun by a version of nanobench that kept no hashes of its source code"
-        raise UserError(
-            f"--resume {folder} {unknown}, so its trials may not be mixed with new ones; start a new run with --out"
-        )
+        raise UserError(f"--resume {folder} {unknown}, so it cannot continue; start a new run with --out")
     if source_code.changed(was, now):
         raise UserError(
             f"--resume {folder} was begun with other source code: {in_words(was, now)}; "
