@@ -9,10 +9,8 @@ from nanobench.errors import UserError
 from nanobench.schema import GPTShape
 from nanobench.worker import model_shape
 
-SHAPE = GPTShape(
-    architecture="own", n_layer=2, n_head=4, n_kv_head=2, n_embd=64, vocab_size=256, block_size=128, n_params=10**5
-)
-COUNTS = ("n_layer", "n_head", "n_kv_head", "n_embd", "vocab_size", "block_size", "n_params")
+SIZES = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "vocab_size": 256, "block_size": 128, "n_params": 10**5}
+SHAPE = GPTShape(architecture="own", **SIZES)
 
 
 @dataclass
@@ -58,7 +56,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("kind", ODD)
 def test_a_size_that_is_no_count_is_named(monkeypatch, name, kind):
     text = line(monkeypatch, lambda: Adapter(replace(SHAPE, **{name: ODD[kind]})))

@@ -68,9 +68,7 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     assert len(run.read_raw()) == 4
 
 
-def test_plots_that_cannot_be_written_cost_neither_the_results_nor_the_document(
-    nanobench_here, small_run, tmp_path, monkeypatch
-):
+def test_plots_that_cannot_be_written_cost_no_results(nanobench_here, small_run, tmp_path, monkeypatch):
     shutil.copytree(small_run[0], tmp_path / "run")
     monkeypatch.setattr(plots, "draw_all", full)
     monkeypatch.chdir(tmp_path)
