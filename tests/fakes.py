@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -197,6 +198,11 @@ def tiny():
 
 def no_adapter():
     return object()
+
+
+def shapeless():
+    inner = tiny()
+    return GPTAdapter(inner.module, replace(inner.shape, n_head="two"))
 
 
 def broken():

@@ -106,6 +106,29 @@ def test_an_unknown_short_name_is_answered_with_the_one_that_was_meant():
         datasheet.named("H200")
 
 
+@pytest.mark.parametrize(("name", "variant"), [("a100", "a100-80gb"), ("v100", "v100-32gb")])
+def test_a_name_without_a_variant_stands_for_the_sxm_device_with_the_most_memory(name, variant):
+    sheet = datasheet.named(name)
+    assert sheet is datasheet.named(variant)
+    others = [SHEETS[key] for key in datasheet.variants(name)]
+    assert sheet.memory_bytes == max(each.memory_bytes for each in others)
+    assert "SXM" in sheet.name
+    assert len(others) == 4
+
+
+def test_a_name_that_only_begins_several_others_is_answered_with_them():
+    with pytest.raises(UserError, match=r"^rtx has several datasheets; give one of rtx-3090, rtx-4090, .*rtx-6000-ada$"):
+        datasheet.named("rtx")
+
+
+def test_short_names_are_taken_before_names_that_stand_for_others():
+    shorter = [sheet.also for sheet in SHEETS.values() if sheet.also]
+    assert len(shorter) == len(set(shorter))
+    assert not set(shorter) & set(SHEETS)
+    with pytest.raises(UserError, match="unknown datasheet ''"):
+        datasheet.named("")
+
+
 # Figures
 
 

@@ -60,6 +60,15 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path):
         pass
 
 
+def test_verify_refuses_a_device_that_a_sweep_holds(nanobench_here, tmp_path):
+    with hold():
+        own = {"NANOBENCH_LOCKS": str(tmp_path / "locks")}
+        refused = nanobench_here("verify", *SMALL[:2], cwd=tmp_path, code=2, env=own)
+    (line,) = refused.stderr.strip().splitlines()
+    assert line.startswith("cpu is held by")
+    assert "--wait" in line
+
+
 def sweep(folder, name, *more):
     asked = ("kv-sweep", *SMALL, "--batch", "1", "--launches", "2", "--out", name, *more)
     everywhere = {**environment(), "NANOBENCH_LOCKS": str(folder / "locks")}

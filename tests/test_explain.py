@@ -603,6 +603,24 @@ def test_a_published_number_that_is_none_is_named(changed, words):
         published.published([{**figure(1, 99.3), **changed}], A100)
 
 
+@pytest.mark.parametrize(("name", "value"), [("batch_size", "0.3"), ("new_tokens", "2.5"), ("prompt_len", "1e9")])
+def test_a_published_count_is_a_whole_number_that_can_be_computed_with(name, value):
+    with pytest.raises(UserError, match=f"{name} '{value}' .* not a whole number up to 1,000,000"):
+        published.published([{**figure(1, 99.3), name: value}], A100)
+
+
+def test_a_preset_with_sizes_that_no_closed_form_knows_has_no_floors_and_says_why(monkeypatch):
+    known = registry.presets()
+    presets = {**known, "nanochat-d12": {**known["nanochat-d12"], "window": 512}}
+    monkeypatch.setattr(registry, "presets", lambda: presets)
+    rows = published.published(figures(), A100)
+    assert {row["reason"] for row in rows} == {"the preset of nanochat-d12 has sizes for which there is no closed form: window"}
+    assert all(row[name] is None for row in rows for name in (*published.FLOORS, "bound_by"))
+    assert all(row["step_s"] > 0 for row in rows)
+    assert [row["speedup"] for row in rows if row["batch_size"] == 93] == [None, pytest.approx(10.73, abs=0.01)]
+    assert all("no minimum time is known: the preset of nanochat-d12" in line for line in views.sentences(rows))
+
+
 def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused():
     bare = {name: value for name, value in figure(1, 1.0).items() if name not in ("unit", "arm")}
     with pytest.raises(UserError, match="lacks arm, unit"):

@@ -1,5 +1,6 @@
 """Runs of earlier protocols: their files load with the values that they had, under today's names of the columns."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from nanobench.records import JUDGED, MEASURED
 from nanobench.results import derive
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import RENAMED, Run
+from nanobench.schema import PROTOCOL
 
 RUNS = sorted((Path(__file__).parent / "runs").iterdir())
 RENAMED_CELLS = {
@@ -83,13 +85,26 @@ def test_what_run_json_says_survives_being_written_again(run):
     assert again.requested == info.requested
 
 
-@pytest.mark.parametrize("command", ["report", "explain", "export"])
-def test_commands_that_read_take_an_old_run(run, command, tmp_path, monkeypatch):
-    folder = tmp_path / run.folder.name
-    for file in run.folder.rglob("*.*"):
-        target = folder / file.relative_to(run.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.read_bytes())
+@pytest.fixture
+def copy(run, tmp_path, monkeypatch):
+    """The name of a copy of the run in the current folder."""
+    shutil.copytree(run.folder, tmp_path / run.folder.name)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, [command, folder.name])
+    return run.folder.name
+
+
+@pytest.mark.parametrize("command", ["report", "explain", "export"])
+def test_commands_that_read_take_an_old_run(copy, command):
+    done = CliRunner().invoke(app, [command, copy])
     assert done.exit_code == 0, done.output
+
+
+def test_an_old_run_is_not_resumed_because_its_code_is_not_known(nanobench_here, run, copy, tmp_path):
+    assert run.info().description.code == {}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    refused = nanobench_here(run.info().command, "--resume", copy, cwd=tmp_path, code=2)
+    (line,) = refused.stderr.strip().splitlines()
+    reason = "kept no hashes of its source code" if run.info().protocol == PROTOCOL else f"by protocol {run.info().protocol},"
+    assert reason in line
+    assert line.endswith("start a new run with --out")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before

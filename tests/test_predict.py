@@ -1,6 +1,7 @@
 """A run predicted for a device that is not here."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -117,6 +118,14 @@ def test_a_device_whose_sheet_is_known_passes_its_own_shares_on():
     plain = prediction.predict(here.SHAPE, here.POINT, "static", here.LIMITS, here.OPERATIONS)
     assert found.decode.total_s <= plain.decode.total_s
     assert math.isclose(found.host_floor_s, plain.host_floor_s)
+
+
+def test_the_variant_that_a_short_name_stands_for_is_said(nanobench_here, tmp_path):
+    run = Path(__file__).parent / "runs" / "protocol-4"
+    text = nanobench_here("predict", run, "--gpu", "a100,h100", cwd=tmp_path, code=0).stdout
+    taken = "a100 is taken as NVIDIA A100 80GB SXM; its variants: a100-40gb, a100-40gb-pcie, a100-80gb, a100-80gb-pcie"
+    assert [line for line in text.splitlines() if "is taken as" in line] == [taken]
+    assert "predicted for NVIDIA A100 80GB SXM" in text
 
 
 @pytest.mark.parametrize(

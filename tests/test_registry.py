@@ -230,6 +230,17 @@ def test_a_module_that_runs_out_of_memory_is_no_mistake_of_the_user(folder):
         registry.find("models", "lab_large:build")
 
 
+# Modules of plug-ins
+
+
+def test_the_module_of_a_plug_in_is_known_without_an_import_and_our_own_members_have_none(plugged):
+    plugged("engines", turbo=None, cached=None)
+    assert registry.module_of("engines", "turbo") == "lab_turbo.engine"
+    assert registry.module_of("engines", "lab_pkg.engines:build") == "lab_pkg.engines"
+    for family, name in (("engines", "cached"), ("engines", "nothing"), ("models", "gpt2-nano"), ("optimizers", "")):
+        assert registry.module_of(family, name) is None
+
+
 # Plug-ins
 
 

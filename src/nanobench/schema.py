@@ -207,7 +207,7 @@ class Trial:
     check: bool = True
     """keep what timed work put out, for the check after the launch"""
     identity: str | None = None
-    """of machine, software, model and threads; results of two identities are never compared"""
+    """of machine, software, model and threads, and of the source code; results of two identities are never mixed"""
     protocol: int = PROTOCOL
 
     @property

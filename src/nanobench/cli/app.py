@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from nanobench.errors import UserError
+from nanobench.errors import UserError, cause
 from nanobench.sweep.config_file import from_toml
 
 INTERRUPTED = 130
@@ -45,6 +45,8 @@ class CommandGroup(TyperGroup):
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            fail(cause(error))
         except CLICK_ERROR as error:
             fail(f"{error.format_message()} ({usage(error)})")
         except (typer.Abort, KeyboardInterrupt):

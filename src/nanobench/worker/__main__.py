@@ -46,7 +46,8 @@ def run(request_path: Path, out: Path, report: Report) -> None:
     record = answer(json.loads(request_path.read_text()), out, report)
     if not distributed.current_world().is_rank_zero:
         return
-    (out / "record.part").write_text(json.dumps(record))
+    # A plug-in's message may have half of a surrogate pair, which no file of text and no terminal takes.
+    (out / "record.part").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8", errors="replace")
     (out / "record.part").rename(out / "record.json")
 
 

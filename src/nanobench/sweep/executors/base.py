@@ -153,7 +153,7 @@ def result(folder: Path, log: Path, code: int, timed_out: str | None) -> WorkerR
 def read_json(path: Path) -> Any:
     """What a worker wrote there; None if nothing, or nothing whole."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 

@@ -1,0 +1,88 @@
+"""The folder of a run where writing fails: one line, exit code 2, and what was on disk stays."""
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from conftest import SMALL
+from nanobench.errors import UserError
+from nanobench.results import store
+from nanobench.views import plots
+
+TINY = (*SMALL, "--model", "fakes:tiny", "--launches", "1")
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.parquet")
+
+
+@pytest.mark.parametrize("out", ["new", "new/deep/er", "here", "here/new"])
+def test_a_folder_that_can_be_written_is_chosen_and_nothing_is_made(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert str(store.choose(out, "kv-sweep")) == out
+    assert str(store.choose("", "kv-sweep")).startswith("results/kv-sweep-")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_becomes_unwritable_is_one_line(small_run, tmp_path):
+    info = store.Run(small_run[0]).info()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run cannot be written: Not a directory.*; give another --out"):
+        store.create(tmp_path / "file" / "run", info)
+
+
+def test_a_file_that_was_not_written_whole_is_not_there(tmp_path):
+    (tmp_path / "cells").write_text("before")
+
+    def write(path):
+        path.write_text("half")
+        full()
+
+    with pytest.raises(OSError, match="No space left"):
+        store.write_atomically(tmp_path / "cells", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    assert (tmp_path / "cells").read_text() == "before"
+
+
+def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nanobench_here, tmp_path, monkeypatch):
+    written, write = [], store.pq.write_table
+
+    def limited(table, path):
+        written.append(path)
+        (full if len(written) > 2 else write)(table, path)  # the first trial and its cells fit
+
+    monkeypatch.setattr(store.pq, "write_table", limited)
+    done = nanobench_here("kv-sweep", *TINY, "--batch", "1,2", "--out", "run", cwd=tmp_path, code=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("the sweep stopped: No space left on device (some.parquet); finished trials are kept in run:")
+    run = store.Run(tmp_path / "run")
+    assert len(list(run.raw.glob("*"))) == 1
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    assert len(run.read_raw()) == 4
+
+
+def test_plots_that_cannot_be_written_cost_no_results(nanobench_here, small_run, tmp_path, monkeypatch):
+    shutil.copytree(small_run[0], tmp_path / "run")
+    monkeypatch.setattr(plots, "draw_all", full)
+    monkeypatch.chdir(tmp_path)
+    done = nanobench_here("kv-sweep", "--resume", "run", "--json", cwd=tmp_path, code=2)
+    assert done.stdout.strip().splitlines()[-1].startswith('{"run"')
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("run/plots cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", "{}", '{"plan": 1, "started_at": 2, "identity": 3}', '{"plan": {}, "started_at": "", "identity": {}}'],
+)
+def test_a_run_json_of_something_else_is_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json is not a run's"):
+        store.Run(tmp_path).info()
