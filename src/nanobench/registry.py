@@ -163,5 +163,8 @@ def source(family: str, name: str) -> str:
     if family == "models" and name in presets():
         return json.dumps(presets()[name])
     search_current_folder()
-    spec = importlib.util.find_spec(name.partition(":")[0]) if ":" in name else None
+    try:
+        spec = importlib.util.find_spec(name.partition(":")[0]) if ":" in name else None
+    except (ImportError, ValueError):
+        spec = None
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin else name

@@ -40,7 +40,8 @@ def calibrate(options: CalibrateOptions) -> None:
     from nanobench.sweep.session import make
 
     console = make_console()
-    sweep = SweepOptions(device=options.device, dtype=options.dtype, threads=options.threads, batch="1")
+    lists = {"dtype": options.dtype, "threads": options.threads}
+    sweep = SweepOptions(device=options.device, batch="1", engine="cached", launches=1, **lists)
     sweep.validate()
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
@@ -67,7 +68,7 @@ def measured(
     before = None if fresh else calibration.kept(identity, setting)
     found = calibration.full(executor, identity, setting, scratch, fresh)
     limits = found.limits
-    console.print(f"[bold]{setting.name} threads[/bold], measured {found.measured_at}", highlight=False)
+    console.print(f"{setting.name} threads, measured {found.measured_at}", style="bold", highlight=False)
     console.print(views.figures(limits), views.over_rows(limits))
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits

@@ -39,7 +39,8 @@ def sweep(options: TimedOptions, name: str) -> None:
     """Plans, measures and shows a run; or continues one; or shows only the plan."""
     from nanobench.results import store
     from nanobench.sweep import autobatch, device_lock
-    from nanobench.sweep.session import device_of, expected_total_s, first_workers, make, measure, new_run, reopen
+    from nanobench.sweep.estimate import expected_total_s
+    from nanobench.sweep.session import device_of, first_workers, make, measure, new_run, reopen
     from nanobench.views import progress
 
     console = make_console()
