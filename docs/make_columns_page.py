@@ -34,7 +34,7 @@ RAW_HEAD = """
 ## raw/*.parquet: one file per launch of a point
 
 Raw files hold what was observed. Every row carries `trial` (the resume key), `identity` (hash of machine, software, model and
-threads), `protocol`, `launch`, `process`, `seed`, `target_ci`, the point, `arm_index` and the arm.
+threads, and of the source code), `protocol`, `launch`, `process`, `seed`, `target_ci`, the point, `arm_index` and the arm.
 
 | column | what |
 |---|---|"""

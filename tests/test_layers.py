@@ -17,6 +17,7 @@ ROOMS = {
     # room: (level, may import torch)
     "errors": (0, False),
     "schema": (0, False),
+    "source_code": (0, False),
     "stats": (0, False),
     "records": (1, False),
     "registry": (1, False),

@@ -1,7 +1,8 @@
 """The two exceptions that nanobench raises on purpose: one ends the command, the other becomes a row of the results."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -21,3 +22,19 @@ def unknown(kind: str, value: str, choices: Iterable[str], where: str = "", fix:
     close = difflib.get_close_matches(value, available, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return UserError(f"unknown {kind} {value!r}{where}{guess} (available: {', '.join(available)}){fix}")
+
+
+def cause(error: OSError) -> str:
+    """What went wrong with a file, in one line: 'No space left on device (run/raw/01.parquet)'."""
+    words = " ".join((error.strerror or str(error)).split())
+    return f"{words} ({error.filename})" if error.filename else words
+
+
+@contextmanager
+def writing(path: object, fix: str = "") -> Iterator[None]:
+    """Turns a file that cannot be written into a UserError; `fix` ends the line."""
+    try:
+        yield
+    except OSError as error:
+        words = cause(error) if str(error.filename) != str(path) else error.strerror
+        raise UserError(f"{path} cannot be written: {words}{fix and '; ' + fix}") from error

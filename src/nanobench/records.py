@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from nanobench.schema import Arm, GPTShape, Point, Trial
+from nanobench.source_code import Source
 
 JsonObject = dict[str, Any]
 """A JSON document, as it crosses the border of a process or a file."""
@@ -263,6 +264,8 @@ class Description:
     models: dict[str, GPTShape] = field(default_factory=dict)
     texts: dict[str, TextTokens] = field(default_factory=dict)
     """tokenizer and path, with a space between -> its tokens"""
+    code: dict[str, Source] = field(default_factory=dict)
+    """`nanobench`, and the module of each plug-in -> its source; empty in runs up to protocol 4"""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Description":
@@ -270,7 +273,8 @@ class Description:
         known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
         models = {name: GPTShape(**shape) for name, shape in data.get("models", {}).items()}
         texts = {name: TextTokens(**tokens) for name, tokens in data.get("texts", {}).items()}
-        return cls(**{"gpus": [], **known, "models": models, "texts": texts})
+        code = {name: Source(**source) for name, source in data.get("code", {}).items()}
+        return cls(**{"gpus": [], **known, "models": models, "texts": texts, "code": code})
 
 
 OUTCOME = "outcome"

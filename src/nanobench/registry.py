@@ -4,9 +4,7 @@ Listing reads file names, docstrings and package metadata. It imports no member.
 """
 
 import ast
-import hashlib
-import importlib.util
-import json
+import importlib
 import os
 import sys
 import tomllib
@@ -158,13 +156,10 @@ def search_current_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def source(family: str, name: str) -> str:
-    """What a member is made from, without an import: a preset's sizes, the hash of a dotted path's file, or the name."""
-    if family == "models" and name in presets():
-        return json.dumps(presets()[name])
-    search_current_folder()
-    try:
-        spec = importlib.util.find_spec(name.partition(":")[0]) if ":" in name else None
-    except (ImportError, ValueError):
-        spec = None
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin else name
+def module_of(family: str, name: str) -> str | None:
+    """The module that a plug-in's build() comes from; None for a built-in member and for an unknown name. Imports nothing."""
+    if name in built_in(family):
+        return None
+    if ":" in name:
+        return name.partition(":")[0]
+    return next((entry.module for entry in plug_ins(family) if entry.name == name), None)

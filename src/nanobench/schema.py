@@ -206,7 +206,7 @@ class Trial:
     nvtx: bool = False
     """name the phases of a trial for Nsight"""
     identity: str | None = None
-    """of machine, software, model and threads; results of two identities are never compared"""
+    """of machine, software, model and threads, and of the source code; results of two identities are never mixed"""
     protocol: int = PROTOCOL
 
     @property

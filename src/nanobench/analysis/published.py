@@ -1,7 +1,7 @@
 """Published results of other people, explained with a datasheet alone. docs/explain.md has the rules."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from nanobench import registry
 from nanobench.analysis.explain import COLUMNS, PUBLISHED, UNCACHED, flatness, mean_cost, of_setting, over, suggestions
@@ -17,8 +17,12 @@ FAR = 10.0
 NEAR = 2.0
 """A published step that is at most this many times above its higher floor is bound by that floor."""
 PUBLISHED_DTYPE = "bfloat16"
+LARGEST_COUNT = 1_000_000
+"""of rows or tokens"""
 ARM_PATHS = {**dict.fromkeys(UNCACHED, "uncached-full-logits"), "cached": "static", "cached-cat": "cat"}
 """Published arm -> one of flops.KV_ACCESS. Copied scripts without a cache compute logits at every position."""
+FLOORS = ("weight_floor_s", "floor_basis", "floor_ratio", "bandwidth_floor_s", "compute_floor_s", "over_floors")
+UNKNOWN = "the preset of {} has sizes for which there is no closed form: {}"
 OF_PUBLISHED = (
     *("source", "hardware", "model", "n_params", "what", "arm", "batch_size", "prompt_len", "new_tokens"),
     *("value", "unit"),
@@ -85,34 +89,58 @@ def number(row: dict[str, str], name: str) -> float:
     return value
 
 
+def count(row: dict[str, str], name: str) -> int:
+    """A whole number of a published row. Raises UserError if it is not from 1 to LARGEST_COUNT."""
+    value = number(row, name)
+    if not value.is_integer() or value > LARGEST_COUNT:
+        raise UserError(f"{name} {row[name]!r} in a table of published figures is not a whole number up to {LARGEST_COUNT:,}")
+    return int(value)
+
+
 def published_row(row: dict[str, str], index: int, sheet: Datasheet) -> CellRow:
-    """A published result with its step time, and the minimum time for its bytes and its FLOPs."""
-    name, dtype = preset(row["model"]), PUBLISHED_DTYPE
-    sizes = {"n_kv_head": registry.presets()[name]["n_head"], **registry.presets()[name]}
-    shape = GPTShape(**sizes, n_params=round(number(row, "n_params")))
-    lengths = {each: round(number(row, each)) for each in ("batch_size", "prompt_len", "new_tokens")}
-    point = replace(Point(model=name, dtype=dtype, device="cuda", threads=1, batch_size=0), **lengths)  # type: ignore[arg-type]
-    passes = KV_ACCESS[ARM_PATHS[row["arm"]]](point)
-    weights = mean_cost(shape, dtype, passes, lambda cost: cost.weight_bytes)
-    moved = mean_cost(shape, dtype, passes, lambda cost: cost.bytes)
-    flops = mean_cost(shape, dtype, passes, lambda cost: cost.flops)
-    rate_tok_s = number(row, "value")
+    """A published result with its step time, and the minimum time for its bytes and its FLOPs.
+
+    The minimum times are None, with the reason, for a model whose sizes the closed forms do not know.
+    """
+    name, rate_tok_s = preset(row["model"]), number(row, "value")
+    lengths = {each: count(row, each) for each in ("batch_size", "prompt_len", "new_tokens")}
+    point = replace(Point(model=name, dtype=PUBLISHED_DTYPE, device="cuda", threads=1, batch_size=0), **lengths)  # type: ignore[arg-type]
+    unknown = sorted({*registry.presets()[name]} - {each.name for each in fields(GPTShape)})
     step_s = lengths["batch_size"] / rate_tok_s
-    peak, rate = sheet.flops.get(dtype), sheet.bytes_per_s or math.inf
-    floors_s = {"bandwidth_floor_s": moved / rate, "compute_floor_s": flops / peak if peak else None}
     return {
         **dict.fromkeys(COLUMNS),
-        **{"run": row["source"], "model": name, "dtype": dtype, "device": "cuda", "threads": None, **lengths},
+        **{"run": row["source"], "model": name, "dtype": PUBLISHED_DTYPE, "device": "cuda", "threads": None, **lengths},
         **vars(Arm(engine=row["arm"])),
         **{"arm": row["arm"], "arm_index": index},
-        **{"status": PUBLISHED, "reason": None, "output_tok_s": rate_tok_s, "step_s": step_s},
+        **{"status": PUBLISHED, "reason": UNKNOWN.format(name, ", ".join(unknown)) if unknown else None},
+        **{"output_tok_s": rate_tok_s, "step_s": step_s},
+        **(dict.fromkeys(FLOORS) if unknown else floors(row, point, step_s, sheet)),
+    }
+
+
+def floors(row: dict[str, str], point: Point, step_s: float, sheet: Datasheet) -> CellRow:
+    """The minimum times of a published step, from a datasheet."""
+    sizes = registry.presets()[point.model]
+    shape = GPTShape(**{"n_kv_head": sizes["n_head"], **sizes}, n_params=round(number(row, "n_params")))
+    passes = KV_ACCESS[ARM_PATHS[row["arm"]]](point)
+    weights = mean_cost(shape, point.dtype, passes, lambda cost: cost.weight_bytes)
+    moved = mean_cost(shape, point.dtype, passes, lambda cost: cost.bytes)
+    flops = mean_cost(shape, point.dtype, passes, lambda cost: cost.flops)
+    peak, rate = sheet.flops.get(point.dtype), sheet.bytes_per_s or math.inf
+    floors_s = {"bandwidth_floor_s": moved / rate, "compute_floor_s": flops / peak if peak else None}
+    return {
         **{"weight_floor_s": weights / rate, "floor_basis": "datasheet", "floor_ratio": step_s * rate / weights, **floors_s},
         "over_floors": step_s / max(floor_s for floor_s in floors_s.values() if floor_s),
     }
 
 
-def published_bound(row: CellRow) -> str:
-    """host if the step is flat and far above both floors; the higher floor if the step is near it; else unexplained."""
+def published_bound(row: CellRow) -> str | None:
+    """host if the step is flat and far above both floors; the higher floor if the step is near it; else unexplained.
+
+    None where the floors are not known.
+    """
+    if row["over_floors"] is None:
+        return None
     if row["is_flat"] and row["over_floors"] > FAR:
         return "host"
     if row["over_floors"] > NEAR:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from nanobench.errors import UserError
+from nanobench.errors import UserError, cause
 from nanobench.sweep.config_file import from_toml
 
 INTERRUPTED = 130
@@ -47,10 +47,10 @@ class CommandGroup(TyperGroup):
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            fail(cause(error))
         except CLICK_ERROR as error:
             fail(f"{error.format_message()} ({usage(error)})")
-        except OSError as error:
-            fail(f"{error.filename or 'input or output'}: {error.strerror or error}; give another path, or free the resource")
         except (typer.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)

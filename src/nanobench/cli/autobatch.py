@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nanobench.cli.app import command, make_console, printer
-from nanobench.errors import UserError
+from nanobench.errors import UserError, writing
 from nanobench.sweep import autobatch as searches
 from nanobench.sweep.batch_search import BatchAnswer, SearchConfig
 from nanobench.sweep.options import AutobatchOptions
@@ -24,13 +24,19 @@ def autobatch(options: AutobatchOptions) -> None:
     from nanobench.views import autobatch as views
 
     options.validate()
+    if options.out:
+        from nanobench.results.store import check_writable
+
+        check_writable(Path(options.out))
     console = make_console()
     point, arm, answer = answered(options, printer(console))
     console.print(views.table(answer))
     for line in views.sentences(answer, arm.label):
         console.print(line, highlight=False, soft_wrap=True)
     if options.out:
-        for written in views.write(answer, f"{point.model}, {arm.label}", Path(options.out)):
+        with writing(Path(options.out), "give another --out; the answer is cached"):
+            paths = views.write(answer, f"{point.model}, {arm.label}", Path(options.out))
+        for written in paths:
             console.print(str(written), highlight=False, soft_wrap=True)
     if options.json:
         typer.echo(json.dumps(answer.to_json()))

@@ -76,6 +76,9 @@ def measured(
     if calibration.disturbed(found):
         waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
         console.print(f"not stored: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
+    elif calibration.kept(identity, setting) is None:
+        file = calibration.file_of(identity, setting)
+        console.print(f"not stored: {file} cannot be written; set another folder in NANOBENCH_CACHE", highlight=False)
     else:
         console.print(f"stored in {calibration.file_of(identity, setting)}", highlight=False, soft_wrap=True)
     return views.as_document(found, setting.name)

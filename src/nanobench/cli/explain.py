@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanobench.cli.app import AsJson, make_console, simple_command
-from nanobench.cli.runs import Results, cells_of, chosen, writing
-from nanobench.errors import UserError
+from nanobench.cli.runs import Results, cells_of, chosen
+from nanobench.errors import UserError, writing
 
 if TYPE_CHECKING:
     from nanobench.records import LaunchRecord

@@ -7,7 +7,8 @@ import typer
 
 from nanobench import errors
 from nanobench.cli.app import simple_command
-from nanobench.cli.runs import Results, all_cells, writing
+from nanobench.cli.runs import Results, all_cells
+from nanobench.errors import writing
 
 FORMATS = ("csv", "json", "md")
 

@@ -6,8 +6,8 @@ import typer
 
 from nanobench import errors
 from nanobench.cli.app import simple_command
-from nanobench.cli.runs import Results, cells_of, chosen, writing
-from nanobench.errors import UserError
+from nanobench.cli.runs import Results, cells_of, chosen
+from nanobench.errors import UserError, writing
 
 
 @simple_command("plot")

@@ -7,13 +7,15 @@ import typer
 
 from nanobench.cli.app import AsJson, make_console, simple_command
 
+GPUS = "short names of datasheets, like h200,a100-80gb; a100 and v100 stand for the SXM variant with the most memory"
+
 
 @simple_command("predict")
 def predict(
     results: Annotated[
         str, typer.Argument(metavar="RESULTS", help="a run's folder, or a folder of runs: the newest is used")
     ] = "results",
-    gpu: Annotated[str, typer.Option(metavar="LIST", help="short names of datasheets, like h200,a100-80gb")] = "",
+    gpu: Annotated[str, typer.Option(metavar="LIST", help=GPUS)] = "",
     dtype: Annotated[str, typer.Option(help="the dtype on that hardware; auto: the dtype of each cell")] = "auto",
     measured: Annotated[str, typer.Option(metavar="DIR", help="where to look for runs on that hardware")] = "results",
     as_json: AsJson = False,
@@ -34,12 +36,14 @@ def predict(
         raise UserError(f"--gpu is missing; give one or more of {', '.join(datasheet.names())}")
     if dtype not in (*DTYPES, "auto"):
         raise errors.unknown("dtype", dtype, (*DTYPES, "auto"))
-    sheets = [datasheet.named(name.strip()) for name in gpu.split(",")]
+    sheets = {name: datasheet.named(name) for name in map(str.strip, gpu.split(","))}
     run = store.find_runs(results)[-1]
     info = run.info()
     cells, here = make_cells(run.read_raw(), info.machine), info.hardware
     console, found = make_console(), []
-    for sheet in sheets:
+    for name, sheet in sheets.items():
+        if name not in datasheet.names():
+            console.print(views.taken_as(name, sheet.name, datasheet.variants(name)), highlight=False, soft_wrap=True)
         runs = [each for each in store.runs_below(measured) if analysis.is_on(each.info(), sheet)]
         seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)

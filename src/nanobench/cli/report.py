@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from nanobench.cli.app import simple_command
-from nanobench.cli.runs import RESULTS, cells_of, chosen, writing
+from nanobench.cli.runs import RESULTS, cells_of, chosen
+from nanobench.errors import writing
 
 
 @simple_command("report")

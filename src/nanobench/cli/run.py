@@ -8,10 +8,10 @@ import typer
 from nanobench import errors
 from nanobench.cli.app import simple_command
 from nanobench.cli.sweep import kv_sweep, train_throughput
-from nanobench.cli.verify import verify
+from nanobench.cli.verify import VerifyOptions, verify
 from nanobench.errors import UserError
 from nanobench.sweep.config_file import from_toml, read_toml
-from nanobench.sweep.options import GateOptions, Options, SweepOptions, TrainOptions, help_of
+from nanobench.sweep.options import Options, SweepOptions, TrainOptions, help_of
 
 
 class Runnable(NamedTuple):
@@ -24,7 +24,7 @@ class Runnable(NamedTuple):
 COMMANDS = {
     "kv-sweep": Runnable(SweepOptions, kv_sweep),
     "train-throughput": Runnable(TrainOptions, train_throughput),
-    "verify": Runnable(GateOptions, verify),
+    "verify": Runnable(VerifyOptions, verify),
 }
 
 
@@ -42,7 +42,7 @@ def run_config(
         raise errors.unknown("command", name, COMMANDS, where=f" in {path}")
     kind, function = COMMANDS[name]
     kept = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
-    if kept and kind is GateOptions:
+    if kept and kind is VerifyOptions:
         raise UserError(f"--{next(iter(kept)).replace('_', '-')} is not for {name}, which keeps no results; remove it")
     confirmed = {"yes": True} if yes else {}
     function.__wrapped__(kind(**{**from_toml(path, kind, name), **kept, **confirmed}))

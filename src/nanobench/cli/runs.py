@@ -1,8 +1,5 @@
 """The runs that a command reads: which ones are chosen, and their cells."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,12 +39,3 @@ def all_cells(results: str) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.concat([cells_of(run) for run in chosen(results)], ignore_index=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a path that cannot be written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -13,6 +13,7 @@ import typer
 
 from nanobench.cli.app import INTERRUPTED, command, exit_if_wrong, make_console, printer
 from nanobench.cli.autobatch import listener
+from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -113,14 +114,20 @@ def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "
     note = [f"no predictions: {info.calibration_note}"] if info.calibration_note else []
     for line in [*sentences, *verdict.disturbances(frame), *note, closing]:
         console.print(line, highlight=False, soft_wrap=True)
-    paths = [run.cells]
+    paths, refusal = [run.cells], None
     if not options.no_plot:
         from nanobench.views import plots
 
-        paths += plots.draw_all(frame, launches, run.plots)
+        try:
+            with writing(run.plots, "draw them elsewhere: copy the run and use nanobench report"):
+                paths += plots.draw_all(frame, launches, run.plots)
+        except UserError as error:
+            refusal = error
     for path in paths:
         console.print(str(path), highlight=False, soft_wrap=True)
     if options.json:
         document = {"run": str(run.folder), "cells": cells, "verdict": sentences, "timed_share": share}
         typer.echo(json.dumps({**document, "paths": [str(path) for path in paths]}))
     exit_if_wrong(cells)
+    if refusal is not None:
+        raise refusal

@@ -2,23 +2,37 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from nanobench.cli.app import command, exit_if_wrong, make_console
-from nanobench.sweep.options import GateOptions
+from nanobench.cli.app import command, exit_if_wrong, make_console, printer
+from nanobench.sweep.options import GateOptions, TimedOptions, same
 
 
-@command(GateOptions, "verify")
-def verify(options: GateOptions) -> None:
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(GateOptions):
+    """What verify accepts."""
+
+    wait: bool = same(TimedOptions, "wait")
+
+
+@command(VerifyOptions, "verify")
+def verify(options: VerifyOptions) -> None:
     """Check the correctness of every arm of a model, without timing; exit 1 if an arm computes something else."""
+    from nanobench.sweep import device_lock
     from nanobench.sweep.session import first_workers, make, measure, new_run
     from nanobench.views import progress
     from nanobench.views import sweep as views
 
+    options.validate()
     console = make_console()
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder, first_workers(options, Path(folder)) as first:
+    with (
+        device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
+        tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
+        first_workers(options, Path(folder)) as first,
+    ):
         plan, description = make(options, first)
         run = new_run(Path(folder), "verify", options, plan, description)
         with progress.Screen(console) as screen:

@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import torch
 
+from nanobench import source_code
 from nanobench.probes import host, nvml
 from nanobench.records import JsonObject
 from nanobench.schema import PROTOCOL
@@ -62,7 +63,7 @@ def state(load: "LoadSample | None" = None) -> JsonObject:
         "available_gib": round(psutil.virtual_memory().available / GIB, 1),
         "swap_used_gib": round(psutil.swap_memory().used / GIB, 1),
         "gpus": [{"name": name, **gpu.state()} for name, gpu in zip(gpus(), gpus_by_nvml(), strict=True)],
-        "commit": commit(),
+        "commit": source_code.git(Path.cwd(), "rev-parse", "HEAD"),
     }
 
 
@@ -129,15 +130,6 @@ def seconds_of(process: psutil.Process) -> float:
     except psutil.Error:
         return 0.0
     return times.user + times.system
-
-
-def commit() -> str | None:
-    """The git commit of the current folder; None outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def cpu_model() -> str:

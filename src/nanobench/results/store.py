@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanobench.errors import UserError
+from nanobench import errors
+from nanobench.errors import UserError, writing
 from nanobench.records import RAW_COLUMNS, JsonObject, LaunchRecord, records_of, rows_of
 from nanobench.results import derive
 from nanobench.results.derive import BY_NAME, CellRow
@@ -112,11 +115,14 @@ class Run:
         try:
             data = json.loads(self.info_file.read_text())
             lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+            return RunInfo.from_json(data, self.info_file).after(lines)
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{self.info_file} cannot be read: {error}") from None
-        return RunInfo.from_json(data, self.info_file).after(lines)
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{self.info_file} is not a run's ({what}); give a folder that a sweep wrote") from None
 
     def append(self, event: JsonObject) -> None:
         """Adds an event to the journal."""
@@ -170,30 +176,56 @@ def cells_schema() -> pa.Schema:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Lets `write` fill a file beside `path` and renames it, so that a reader sees the old file or the new one, never half."""
+    """Lets `write` fill a file beside `path` and renames it, so that a reader sees the old file or the new one, never half.
+
+    Raises OSError where that fails; nothing of it is left.
+    """
     part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    try:
+        write(part)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def choose(out: str, command: str) -> Path:
     """The folder of a new run. Raises UserError where it holds a run already or can't be written; makes nothing yet."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
+    check_writable(folder)
     if (folder / "run.json").exists() or (folder / "raw").exists():
         raise UserError(f"{folder} holds another run; give another --out, or continue that one with --resume {folder}")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out {folder} cannot be written ({there} is no folder that you may write to); give another --out")
     return folder
 
 
+def check_writable(folder: Path) -> None:
+    """Raises UserError where no file can be made in a folder that may not exist yet. Leaves nothing behind."""
+    missing: list[Path] = []
+    try:
+        missing += [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        why = errors.cause(error) if isinstance(error, OSError) else str(error)
+        raise UserError(f"--out {folder} cannot be written: {why}; give another --out") from None
+    finally:
+        for path in missing:
+            with suppress(OSError, ValueError):
+                path.rmdir()
+
+
 def create(folder: Path, info: RunInfo) -> Run:
-    """Makes a run's folder, with run.json in it."""
+    """Makes a run's folder, with run.json in it. Raises UserError where it cannot be written."""
     run = Run(folder)
-    run.raw.mkdir(parents=True, exist_ok=True)
-    run.logs.mkdir(exist_ok=True)
-    write_atomically(run.info_file, lambda path: path.write_text(json.dumps(info.to_json(), indent=2) + "\n"))
+    text = json.dumps(info.to_json(), indent=2) + "\n"
+    with writing(folder, "give another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.info_file, lambda path: path.write_text(text))
+        run.raw.mkdir(exist_ok=True)
+        run.logs.mkdir(exist_ok=True)
     return run
 
 

@@ -24,6 +24,8 @@ class Datasheet:
     power_w: float | None = None
     match: str = ""
     """regular expression for the full name of the device in torch or /proc/cpuinfo"""
+    also: str = ""
+    """a shorter name that stands for this variant of a device"""
     source: str = ""
 
 
@@ -45,7 +47,20 @@ def find(name: str) -> Datasheet | None:
 
 
 def named(name: str) -> Datasheet:
-    """The datasheet of a short name such as `h200`. Raises UserError for an unknown name."""
-    if name not in sheets():
+    """The datasheet of a short name such as `h200`, or of a name without a variant, such as `a100`.
+
+    Raises UserError for an unknown name, and for one whose variants are all that is known.
+    """
+    if name in sheets():
+        return sheets()[name]
+    common = next((sheet for sheet in sheets().values() if sheet.also == name != ""), None)
+    if common is None and variants(name):
+        raise errors.UserError(f"{name} has several datasheets; give one of {', '.join(variants(name))}")
+    if common is None:
         raise errors.unknown("datasheet", name, names())
-    return sheets()[name]
+    return common
+
+
+def variants(name: str) -> list[str]:
+    """The short names that begin with a name and a hyphen, like a100-40gb for a100."""
+    return [key for key in sheets() if key.startswith(f"{name}-")]

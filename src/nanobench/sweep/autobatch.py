@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanobench import registry
+from nanobench import source_code
 from nanobench.errors import UserError
 from nanobench.records import Description, Status
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
 from nanobench.sweep import device_lock, user_cache
 from nanobench.sweep.batch_search import BatchAnswer, BatchTrial, Search, SearchConfig
+from nanobench.sweep.code import code_of
 from nanobench.sweep.executors.base import Executor
 from nanobench.sweep.options import Options
 from nanobench.sweep.values import read_memory_limit
@@ -101,10 +102,11 @@ def keep(path: Path, answer: BatchAnswer) -> None:
 
 
 def file_of(point: Point, arms: tuple[Arm, ...], config: SearchConfig, limit: str) -> Path:
-    """The file of an answer, by everything that decides it: point, arms, search, memory, model and versions."""
+    """The file of an answer, by everything that decides it: point, arms, search, memory, source code and versions."""
     fields = {name: value for name, value in asdict(point).items() if name != "batch_size"}
     facts = {"point": fields, "arms": [asdict(arm) for arm in arms], "wish": asdict(config), "limit": limit}
-    known = {**facts, "model": registry.source("models", point.model), "machine": machine_of(point.device)}
+    code = source_code.files_of(code_of([point], arms))
+    known = {**facts, "code": code, "machine": machine_of(point.device)}
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     return user_cache.folder() / f"autobatch-{PROTOCOL}-{name}.json"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from nanobench import source_code
 from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject, TextTokens
 from nanobench.roofline.flops import rough_flops
@@ -175,9 +176,12 @@ def with_batch_sizes(points: list[Point], arms: tuple[Arm, ...], find: FindBatch
 
 
 def identity_of(point: Point, description: Description) -> str:
-    """Twelve hexadecimal digits that identify the machine, the software, the model's sizes and the threads."""
+    """Twelve hexadecimal digits that identify the machine, the software, the model's sizes and the threads; a hyphen; and eight
+    that identify the source code.
+    """
     facts = (description.identity["hash"], asdict(description.models[point.model]), point.threads)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    machine = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{machine}-{source_code.digest(description.code)}"
 
 
 def refuse_misfits(points: list[Point], shapes: Mapping[str, GPTShape], texts: Mapping[str, TextTokens]) -> None:

@@ -4,18 +4,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from nanobench import errors
 from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject
 from nanobench.results import store
 from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
 from nanobench.results.store import Run
-from nanobench.schema import Plan
+from nanobench.schema import PROTOCOL, Plan
 from nanobench.sweep import device_lock
 from nanobench.sweep import plan as planning
+from nanobench.sweep.code import SameCode, code_of, refuse_resume
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor
 from nanobench.sweep.options import Options, TimedOptions, changed_options
@@ -80,6 +83,8 @@ def make(
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         described_by = executor or local.build("spawn", options.seed, Path(folder))
         description = describe(described_by, request, Path(folder))
+    points, arms = planning.requested(options, description.device)
+    description = replace(description, code=code_of(points, arms, commits=True))
     find = finder(description) if finder else planning.no_batch_search
     return planning.make_plan(options, description, find), description
 
@@ -91,15 +96,16 @@ def device_of(options: TimedOptions) -> str:
 
 
 def reopen(options: TimedOptions, command: str) -> tuple[Run, Plan, Description]:
-    """The run that --resume names, with its own plan. Raises UserError where other options or another machine contradict it."""
+    """The run that --resume names, with its own plan. Raises UserError where options, source code or machine contradict it."""
     run = Run(Path(options.resume))
     info = run.info()
     if info.command != command:
         raise UserError(f"{run.folder} is a run of {info.command}: nanobench {info.command} --resume {run.folder}")
+    if info.protocol != PROTOCOL:
+        measured = f"was measured by protocol {info.protocol}, and this version of nanobench measures by protocol {PROTOCOL}"
+        raise UserError(f"--resume {run.folder} {measured}; start a new run with --out")
     refuse_other_options(run, info, options)
-    keys = {trial.key for trials in info.plan.rounds() for trial in trials}
-    if any(path.stem.rpartition("-")[2] not in keys for path in run.raw.glob("*.parquet")):
-        raise UserError(f"--resume {run.folder} was measured by another version of nanobench; start a new run with --out")
+    refuse_resume(run.folder, info.description.code, code_of(info.plan.points, info.plan.arms))
     refuse_other_machine(run, info)
     return run, info.plan, info.description
 
@@ -138,12 +144,14 @@ def measure(
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
     `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
-    of the first round, if they were started already.
+    of the first round, if they were started already. Raises UserError where the source code changes meanwhile, or a file cannot
+    be written.
     """
     last = time.monotonic()
 
     def make_executor(launch: int) -> Executor:
-        return first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder)
+        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder)
+        return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
 
     def keep_time(progress: Progress) -> None:
         nonlocal last
@@ -152,7 +160,13 @@ def measure(
             run.append(time_event(time.monotonic() - last))
             last = time.monotonic()
 
-    cells = Sweep(run, plan, description, make_executor, keep_time).measure()
-    run.clear_scratch()
-    run.append(finished_event(now()))
+    try:
+        cells = Sweep(run, plan, description, make_executor, keep_time).measure()
+        run.clear_scratch()
+        run.append(finished_event(now()))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        kept = f"finished trials are kept in {run.folder}: solve the problem and continue with --resume"
+        raise UserError(f"the sweep stopped: {errors.cause(error)}; {kept}") from error
     return cells

@@ -98,6 +98,8 @@ def over_floor(row: CellRow) -> str:
 def cause(row: CellRow) -> str:
     """What binds a cell."""
     bound = row["bound_by"]
+    if bound is None and row["status"] == PUBLISHED:
+        return f"no minimum time is known: {row['reason']}"
     if bound is None:
         return "training is not predicted" if row["seq_len"] else "no reason is known without a prediction"
     if row["status"] == PUBLISHED:

@@ -21,6 +21,11 @@ def table(rows: list[CellRow]) -> Fitted:
     return Fitted(make(rows, COLUMNS, title=f"predicted for {rows[0]['gpu']}"))
 
 
+def taken_as(name: str, device: str, variants: list[str]) -> str:
+    """Which variant of a device a name without a variant stands for."""
+    return f"{name} is taken as {device}; its variants: {', '.join(variants)}"
+
+
 def basis(here: str, known: bool) -> str:
     """The assumptions of the predictions."""
     if known:

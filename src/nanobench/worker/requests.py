@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from nanobench import registry
 from nanobench.errors import UserError
 from nanobench.probes import environment, memory
 from nanobench.probes.host import HostProbe
 from nanobench.records import Gate, JsonObject
-from nanobench.schema import GPTShape, Trial
+from nanobench.schema import Trial
 from nanobench.training.data import Corpus
 from nanobench.worker.batch_trial import run_batch_trial
-from nanobench.worker.trial import Report, measure, outcome_of
+from nanobench.worker.model_shape import shape_of
+from nanobench.worker.trial import Report, measure
 
 
 def calibrate(request: JsonObject) -> JsonObject:
@@ -60,28 +60,6 @@ def tokens_of(path: str, tokenizer: str) -> dict[str, int]:
     """The number of tokens in a text, and the largest token. Raises UserError like Corpus.of_text."""
     tokens_N = Corpus.of_text(Path(path), tokenizer).tokens_N
     return {"tokens": len(tokens_N), "largest": int(tokens_N.max())}
-
-
-def shape_of(name: str) -> GPTShape:
-    """A model's sizes; the model is built without weights if its code allows that.
-
-    Raises UserError if a plug-in's build() fails or does not return an Adapter.
-    """
-    build = registry.find("models", name)
-    try:
-        with torch.device("meta"):
-            adapter = build()
-    except Exception:
-        try:
-            adapter = build()
-        except Exception as error:
-            raise UserError(f"model {name!r} cannot be built: {outcome_of(error).reason}") from error
-    missing = [part for part in ("module", "shape", "forward", "make_cache") if not hasattr(adapter, part)]
-    if missing:
-        raise UserError(
-            f"model {name!r} is no Adapter: its build() returns a {type(adapter).__name__} without {', '.join(missing)}"
-        )
-    return adapter.shape
 
 
 def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:

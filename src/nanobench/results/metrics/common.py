@@ -77,7 +77,13 @@ RESULT = (
     Metric("invalid_repetitions", COUNT, LOWER, "timed repetitions that do not count", lambda c: len(c.invalid)),
     Metric("invalid_reasons", TEXT, NEITHER, "recorded causes of the invalid repetitions", status.invalid_reasons),
     Metric("unsteady_launches", COUNT, LOWER, "launches of 30 repetitions or more that never settled", lambda c: c.unsteady),
-    Metric("identity", TEXT, NEITHER, "hash of machine, software, model and threads", lambda c: c.any_launch.identity),
+    Metric(
+        "identity",
+        TEXT,
+        NEITHER,
+        "hash of machine, software, model, threads; of code",
+        lambda c: c.any_launch.identity,
+    ),
     Metric("protocol", COUNT, NEITHER, "version of the way of measuring", lambda c: c.any_launch.protocol),
 )
 RATIOS = (
