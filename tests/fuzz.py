@@ -21,7 +21,20 @@ GARBAGE = [
     "auto,auto", "0,1", "1,1,1", "1.5", "1e3", ",".join(map(str, range(1, 2000))), "a:b:c", ":", "x:", "a.:b", "no.such:build",
 ]  # fmt: skip
 NUMBERS = ["1", "2", "1,3", "1-4*2", "8-24+8", "7", "1000000", "99999999", "auto"]
-PATHS = ["out", "out/deep/er", "file", "file/below", "folder", "run", "broken", "wrong", "nowhere", "/proc/nope", "/dev/null", "."]
+PATHS = [
+    "out",
+    "out/deep/er",
+    "file",
+    "file/below",
+    "folder",
+    "run",
+    "broken",
+    "wrong",
+    "nowhere",
+    "/proc/nope",
+    "/dev/null",
+    ".",
+]
 VALID = {
     "--model": ["gpt2-nano", "fakes:tiny", "gpt2-nano,fakes:tiny", "fakes:broken", "fakes:no_adapter", "json:loads", "gpt2"],
     "--dtype": ["float32", "bfloat16", "float16", "float32,bfloat16", "auto", "float64"],
@@ -53,11 +66,25 @@ VALID = {
     "RESULTS": ["run", "run", ".", "broken", "wrong", "file", "nowhere", "figures.csv"],
 }
 """Option, or metavar of an argument -> values that the command may accept."""
-TOML_KEYS = ["batch", "prompt-len", "prompt_len", "model", "threads", "launches", "timeout", "seed", "quick", "axis", "out", "yes"]
+TOML_KEYS = [
+    "batch",
+    "prompt-len",
+    "prompt_len",
+    "model",
+    "threads",
+    "launches",
+    "timeout",
+    "seed",
+    "quick",
+    "axis",
+    "out",
+    "yes",
+]
 TOML_VALUES = [
-    "1", "0", "-1", "2.5", "nan", "inf", "1e400", "9" * 30, "9" * 5000, "true", '""', '"auto"', '"1-4*2"', "[1, 2]", "[]", "[[1]]",
-    '["gpt2-nano"]', '"gpt2-nano"', "1979-05-27", "{a = 1}", '"\\u0000"', '"out\\u0000"', '"é"', '"[/x]"', "[true]", '"1-1000+1"',
-    "[" * 3000, "= =", '"unclosed',
+    "1", "0", "-1", "2.5", "nan", "inf", "1e400", "9" * 30, "9" * 5000,
+    "true", '""', '"auto"', '"1-4*2"', "[1, 2]", "[]", "[[1]]",
+    '["gpt2-nano"]', '"gpt2-nano"', "1979-05-27", "{a = 1}", '"\\u0000"', '"out\\u0000"', '"é"', '"[/x]"', "[true]",
+    '"1-1000+1"', "[" * 3000, "= =", '"unclosed',
 ]  # fmt: skip
 
 
@@ -88,7 +115,7 @@ def case(seed: int, number: int, processes: bool = False) -> Case:
             words.append(value_of(chance, param.metavar or "", False))
     options = [param for param in params if param.param_type_name == "option"]
     for param in chance.choices(options, k=chance.randint(0, 4)) if options else ():
-        is_number = getattr(param.type, "name", "") in ("integer", "float") or param.metavar == "LIST"
+        is_number = param.metavar in ("LIST", "USD", "W", "N", "SECONDS") or isinstance(param.default, int | float)
         words += [param.opts[0]] if param.is_flag else [param.opts[0], value_of(chance, param.opts[0], is_number)]
     if chance.random() < 0.05:
         words.insert(chance.randrange(len(words) + 1), chance.choice(GARBAGE))

@@ -1,4 +1,4 @@
-"""Fuzzed command lines: a result or one line, and nothing written that was not requested. tests/bench/fuzz_processes.py uses processes."""
+"""Fuzzed command lines: a result or one line, and nothing written that was not requested."""
 
 import sys
 

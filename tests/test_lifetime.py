@@ -26,8 +26,8 @@ def test_a_worker_whose_launcher_has_ended_exits_before_it_loads_torch(tmp_path)
 
 
 def test_a_process_that_is_killed_takes_those_along_that_it_started_in_other_sessions():
-    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '600'], start_new_session=True); print(p.pid, flush=True); p.wait()"
-    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    child = "p = subprocess.Popen(['sleep', '600'], start_new_session=True); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", f"import subprocess; {child}"], stdout=subprocess.PIPE, text=True)
     grandchild = psutil.Process(int(process.stdout.readline()))
     base.end(process)
     assert process.returncode == -9

@@ -158,7 +158,9 @@ def test_an_automatic_memory_limit_may_be_none():
     assert read_memory_limit("auto", None) is None
 
 
-@pytest.mark.parametrize("text", ["4 parsecs", "0GiB", "0.0MB", "-1GiB", "", "GiB", "4GiB please", "1e9", "nan", "0.1B", "2000000TiB"])
+@pytest.mark.parametrize(
+    "text", ["4 parsecs", "0GiB", "0.0MB", "-1GiB", "", "GiB", "4GiB please", "1e9", "nan", "0.1B", "2000000TiB"]
+)
 def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(text):
     message = refusal(read_memory_limit, text, 99)
     assert f"--memory-limit {text!r}" in message

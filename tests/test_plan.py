@@ -237,10 +237,10 @@ def test_a_plan_that_is_large_can_be_confirmed():
 
 
 def test_a_plan_that_would_take_more_than_a_day_is_refused_or_confirmed():
-    asked = {"batch": "1-500*2", "max_seconds": "10000", "launches": 100, "new_tokens": "200"}
-    words = refusal(plan_of, **asked)
+    slow, asked = {**machine(), "matmul_flops_per_s": 1e8}, {"batch": "1-500*2", "max_seconds": "10000"}
+    words = refusal(plan_of, slow, **asked)
     assert re.search(r"this plan takes about [\d,]+ hours, more than 24; give fewer .* --yes$", words)
-    assert plan_of(**asked, yes=True).launches == 100
+    assert plan_of(slow, **asked, yes=True).max_seconds == 10000
 
 
 # What a plan holds

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import fuzz  # noqa: E402
+import fuzz
 
 SRC = Path(fuzz.__file__).parents[1] / "src"
 CODES = (0, 1, 2)
@@ -123,7 +123,7 @@ def main() -> None:
             codes[ended.code] += 1
             longest, silence, broken = max(longest, ended.seconds), max(silence, ended.silence_s), broken + bool(wrong)
             for each in wrong:
-                print(f"case {number}, {ascii(case.words)}: {each}", flush=True)
+                print(f"case {number}, {case.words!a}: {each}", flush=True)
     print(f"{arguments.count} command lines, {broken} with a complaint; exit codes {dict(sorted(codes.items()))}")
     print(f"longest {longest:.1f} s, longest without output {silence:.1f} s")
     sys.exit(1 if broken else 0)

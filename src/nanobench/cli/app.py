@@ -76,7 +76,7 @@ def refuse_undecodable(words: Iterable[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise UserError(f"argument {ascii(word)} is not UTF-8; give names and paths in UTF-8") from None
+            raise UserError(f"argument {word!a} is not UTF-8; give names and paths in UTF-8") from None
 
 
 def printer(console: Console) -> Callable[[str], None]:
