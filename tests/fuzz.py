@@ -10,6 +10,8 @@ import typer
 
 from nanobench.cli import app
 
+SLOW = ("report", "selftest")
+"""Commands that take seconds even if nothing is measured."""
 COMMANDS = typer.main.get_command(app).commands
 MEASURING = ("autobatch", "calibrate", "selftest", "verify")
 """Commands that measure and have no --dry-run."""
@@ -28,6 +30,7 @@ PATHS = [
     "file/below",
     "folder",
     "run",
+    "torn",
     "broken",
     "wrong",
     "nowhere",
@@ -63,7 +66,7 @@ VALID = {
     "FAMILY": ["models", "metrics", "plots", "configs"],
     "NAME": ["speedup_vs_batch", "timeline", "waterfall"],
     "CONFIG": [CONFIG, "file", "folder", "nowhere"],
-    "RESULTS": ["run", "run", ".", "broken", "wrong", "file", "nowhere", "figures.csv"],
+    "RESULTS": ["run", "run", "run", ".", "torn", "broken", "wrong", "file", "nowhere", "figures.csv"],
 }
 """Option, or metavar of an argument -> values that the command may accept."""
 TOML_KEYS = [
@@ -109,6 +112,7 @@ def case(seed: int, number: int, processes: bool = False) -> Case:
     words = [name]
     if name in ("kv-sweep", "train-throughput", "verify", "autobatch"):
         words += ["--model", "gpt2-nano"]
+    words += {"kv-sweep": ["--launches", "1"], "train-throughput": ["--quick"], "selftest": ["--quick"]}.get(name, [])
     params = [param for param in COMMANDS[name].params if "--help" not in param.opts]
     for param in params:
         if param.param_type_name == "argument" and chance.random() < 0.9:
@@ -154,9 +158,12 @@ def prepare(folder: Path, run: Path | None = None) -> None:
     (folder / "text").write_text("To be, or not to be. " * 100)
     (folder / "broken" / "run.json").write_text('{"plan":')
     (folder / "wrong" / "run.json").write_text(json.dumps({"plan": 1, "started_at": 2, "identity": 3}))
+    (folder / "torn" / "raw").mkdir(parents=True)
     (folder / "figures.csv").write_text("model,batch,a\ngpt2,x,\n,,,,,\n")
     if run is not None:
         shutil.copytree(run, folder / "run")
+        shutil.copy(run / "run.json", folder / "torn")
+        (folder / "torn" / "raw" / "01-torn.parquet").write_bytes(b"PAR1, and no more")
 
 
 def tree(folder: Path) -> set[str]:

@@ -38,6 +38,10 @@ def train_throughput(options: TrainOptions) -> None:
 
 def sweep(options: TimedOptions, name: str) -> None:
     """Plans, measures and shows a run; or continues one; or shows only the plan."""
+    from nanobench.sweep.plan import describe_request
+
+    # Before heavy packages are imported: a mistake is answered at once.
+    describe_request(options)
     from nanobench.results import store
     from nanobench.sweep import autobatch, device_lock
     from nanobench.sweep.estimate import expected_total_s
