@@ -6,7 +6,8 @@ left. tests/fuzz.py makes the command lines. tests/test_fuzz.py runs them within
 
 import argparse
 import os
-import selectors
+import pty
+import select
 import subprocess
 import sys
 import tempfile
@@ -43,27 +44,34 @@ class Ended(NamedTuple):
 def run(words: tuple[str, ...], folder: Path, mark: str) -> Ended:
     """Runs a command line in a folder; kills it after MOST_S."""
     own = {"HOME": folder, "TMPDIR": folder / "tmp", "NANOBENCH_CACHE": folder / "cache", "NANOBENCH_LOCKS": folder / "locks"}
+    # What matplotlib keeps about fonts is not nanobench's.
+    own["MPLCONFIGDIR"] = Path(tempfile.gettempdir()) / "fuzz-matplotlib"
     paths = f"{SRC}{os.pathsep}{Path(fuzz.__file__).parent}"
     environment = {**os.environ, **{name: str(path) for name, path in own.items()}, "PYTHONPATH": paths, MARK: mark}
     command = [sys.executable, "-m", "nanobench", *map(os.fsencode, words)]
     start = last = time.monotonic()
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout
-        selector, text, silence = selectors.DefaultSelector(), b"", 0.0
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            ready = selector.select(1.0)
-            silence = max(silence, time.monotonic() - last)
-            chunk = os.read(process.stdout.fileno(), 65536) if ready else b""
-            if ready and not chunk:
-                break
-            if chunk:
-                text, last = text + chunk, time.monotonic()
-            if time.monotonic() - start > MOST_S:
-                process.kill()
-        return Ended(process.wait(), text.decode(errors="replace"), silence, time.monotonic() - start)
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    text, silence = b"", 0.0
+    while (chunk := shown(screen)) != b"":
+        silence = max(silence, time.monotonic() - last)
+        if chunk:
+            text, last = text + chunk, time.monotonic()
+        if time.monotonic() - start > MOST_S:
+            process.kill()
+    os.close(screen)
+    return Ended(process.wait(), text.decode(errors="replace"), silence, time.monotonic() - start)
+
+
+def shown(screen: int) -> bytes | None:
+    """What appears on a terminal within a second; None if nothing does, and b"" after its last process has ended."""
+    if not select.select([screen], [], [], 1.0)[0]:
+        return None
+    try:
+        return os.read(screen, 65536)
+    except OSError:
+        return b""
 
 
 def left(mark: str) -> list[str]:

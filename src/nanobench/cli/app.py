@@ -84,6 +84,12 @@ def printer(console: Console) -> Callable[[str], None]:
     return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
+def announce_worker(console: Console) -> None:
+    """Prints on a terminal that a worker starts: until it has loaded torch, nothing else appears."""
+    if console.is_terminal:
+        console.print("starting a worker, which loads torch; this takes some seconds", style="dim")
+
+
 def fail(message: str) -> NoReturn:
     """One red line on standard error, exit code 2. A message that repeats thousands of characters of an argument is cut."""
     line = " ".join(message.splitlines())

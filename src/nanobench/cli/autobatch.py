@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import UserError, writing
 from nanobench.sweep import autobatch as searches
 from nanobench.sweep.batch_search import BatchAnswer, SearchConfig
 from nanobench.sweep.options import AutobatchOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nanobench.schema import Arm, Point
     from nanobench.sweep.axes import Axes
 
@@ -29,7 +31,7 @@ def autobatch(options: AutobatchOptions) -> None:
 
         check_writable(Path(options.out))
     console = make_console()
-    point, arm, answer = answered(options, printer(console))
+    point, arm, answer = answered(options, console)
     console.print(views.table(answer))
     for line in views.sentences(answer, arm.label):
         console.print(line, highlight=False, soft_wrap=True)
@@ -42,7 +44,7 @@ def autobatch(options: AutobatchOptions) -> None:
         typer.echo(json.dumps(answer.to_json()))
 
 
-def answered(options: AutobatchOptions, say: Callable[[str], None]) -> tuple["Point", "Arm", BatchAnswer]:
+def answered(options: AutobatchOptions, console: "Console") -> tuple["Point", "Arm", BatchAnswer]:
     """The point and arm that the options name, and the answer for them: the cached one, or that of a new search."""
     from nanobench.sweep import device_lock
     from nanobench.sweep.plan import describe_request, requested
@@ -58,6 +60,8 @@ def answered(options: AutobatchOptions, say: Callable[[str], None]) -> tuple["Po
     if answer is None:
         from nanobench.sweep.session import first_workers, make
 
+        announce_worker(console)
+        say = printer(console)
         with device_lock.hold(device, options.wait, say), first_workers(sweep) as executor:
             plan, description = make(sweep, executor, lambda description: lambda point, arms: 1)
             answer = searches.search(plan.points[0], (arm,), config, sweep, executor, description, listener(say))

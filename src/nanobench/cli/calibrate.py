@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, WHAT, Options, SweepOptions, TimedOptions, listed, same
 
@@ -40,6 +40,7 @@ def calibrate(options: CalibrateOptions) -> None:
     from nanobench.sweep.session import make
 
     console = make_console()
+    announce_worker(console)
     lists = {"dtype": options.dtype, "threads": options.threads}
     sweep = SweepOptions(device=options.device, batch="1", engine="cached", launches=1, **lists)
     sweep.validate()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import UserError
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, OUTPUT, WHAT, Options, SweepOptions, TimedOptions, same
@@ -33,6 +33,7 @@ class SelftestOptions:
 @command(SelftestOptions, "selftest", config=False)
 def selftest(options: SelftestOptions) -> None:
     """Check whether this machine is reliable today: measure arms whose true result is known; exit 1 if it is not."""
+    SweepOptions(device=options.device).validate()
     from nanobench.results import status, store
     from nanobench.sweep import device_lock
     from nanobench.sweep import selftest as checks
@@ -40,6 +41,7 @@ def selftest(options: SelftestOptions) -> None:
     from nanobench.views import selftest as views
 
     console, quick = make_console(), options.quick
+    announce_worker(console)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as scratch:
         folder = store.choose(options.out, "selftest") if options.out else Path(scratch)
         with device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)):

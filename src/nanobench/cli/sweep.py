@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import INTERRUPTED, command, exit_if_wrong, make_console, printer
+from nanobench.cli.app import INTERRUPTED, announce_worker, command, exit_if_wrong, make_console, printer
 from nanobench.cli.autobatch import listener
 from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
@@ -50,6 +50,7 @@ def sweep(options: TimedOptions, name: str) -> None:
 
     console = make_console()
     say = printer(console)
+    announce_worker(console)
     if options.dry_run:
         plan, description = reopen(options, name)[1:] if options.resume else make(options)
         console.print(progress.card(plan, description, expected_total_s(plan, description)))

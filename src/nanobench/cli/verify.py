@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from nanobench.cli.app import command, exit_if_wrong, make_console, printer
+from nanobench.cli.app import announce_worker, command, exit_if_wrong, make_console, printer
 from nanobench.sweep.options import GateOptions, TimedOptions, same
 
 
@@ -30,6 +30,7 @@ def verify(options: VerifyOptions) -> None:
     from nanobench.views import sweep as views
 
     console = make_console()
+    announce_worker(console)
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
         tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
