@@ -40,10 +40,10 @@ def calibrate(options: CalibrateOptions) -> None:
     from nanobench.sweep.session import make
 
     console = make_console()
-    announce_worker(console)
-    lists = {"dtype": options.dtype, "threads": options.threads}
-    sweep = SweepOptions(device=options.device, batch="1", engine="cached", launches=1, **lists)
+    device, dtype, threads = options.device, options.dtype, options.threads
+    sweep = SweepOptions(device=device, dtype=dtype, threads=threads, batch="1", engine="cached", launches=1)
     sweep.validate()
+    announce_worker(console)
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
         tempfile.TemporaryDirectory(prefix="nanobench-") as scratch,
