@@ -37,7 +37,7 @@ def selftest(options: SelftestOptions) -> None:
     from nanobench.results import status, store
     from nanobench.sweep import device_lock
     from nanobench.sweep import selftest as checks
-    from nanobench.sweep.session import describe_machine
+    from nanobench.sweep.plan import usable_cores
     from nanobench.views import selftest as views
 
     console, quick = make_console(), options.quick
@@ -45,7 +45,7 @@ def selftest(options: SelftestOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="nanobench-") as scratch:
         folder = store.choose(options.out, "selftest") if options.out else Path(scratch)
         with device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)):
-            cores = describe_machine(options.device).identity["cores"]
+            cores = usable_cores()
             same_cells = sweep(checks.same(options.device, cores, quick), folder / "same", console)
             launches = checks.launches_for(same_cells, min(checks.FOUND)) or checks.MOST_LAUNCHES
             delayed = sweep(checks.delayed(options.device, cores, quick, launches), folder / "delayed", console)
