@@ -68,6 +68,9 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_leaves_nothing(nanobench_he
         (["run", "none.toml"], ["none.toml", "cannot be read"]),
         (["run", "gates.toml", "--out", "x"], ["--out", "verify", "keeps no results", "remove it"]),
         (["run", "gates.toml", "--dry-run"], ["--dry-run", "verify"]),
+        (["selftest", "--device", "../x"], ["unknown device '../x'", "cuda:0"]),
+        (["kv-sweep", "--model", "\udcff"], [r"argument '\udcff' is not UTF-8"]),
+        (["list", "x" * 10_000], ["unknown family 'xxx", " ... ", "configs)"]),
     ],
 )
 def test_other_commands_answer_in_one_line_too(nanobench_here, tmp_path, arguments, words):

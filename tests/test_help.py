@@ -1,13 +1,15 @@
 """What the command line shows before anything is measured: the help in groups, and the lists of names."""
 
+import io
 import re
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from nanobench import registry
 from nanobench.cli import app
-from nanobench.cli.app import GROUPS, HELP
+from nanobench.cli.app import GROUPS, HELP, announce_worker
 from nanobench.cli.list_names import FAMILIES
 
 COMMANDS = [name for names in GROUPS.values() for name in names]
@@ -41,6 +43,13 @@ def test_the_help_of_a_command_says_what_it_does_and_what_each_option_is(name):
     assert re.search(r"\n [A-Z][^\n]+\.\s", text)
     for line in re.findall(r"^│ (--[\w-]+ .*)│$", text, re.MULTILINE):
         assert len(line.split()) > 2, line
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_only_a_terminal_is_told_that_a_worker_loads_torch(is_terminal):
+    console = Console(force_terminal=is_terminal, file=io.StringIO())
+    announce_worker(console)
+    assert ("loads torch" in console.file.getvalue()) is is_terminal
 
 
 def test_list_without_a_family_lists_the_families():

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -93,6 +94,14 @@ def test_auto_stands_beside_values_where_the_device_decides():
         ("1-64*1", "'1-64*1'", "write a rising range"),
         ("1-64*0", "'1-64*0'", "write a rising range"),
         ("1-64+0", "'1-64+0'", "write a rising range"),
+        ("1000001", "1000001", "is above 1,000,000"),
+        ("9" * 5000, "9" * 37 + "... is above 1,000,000", "give a smaller number"),
+        ("1-" + "9" * 5000 + "*2", "9" * 37, "give a smaller number"),
+        ("1-2*" + "9" * 5000, "9" * 37, "give a smaller number"),
+        ("1-1001+1", "'1-1001+1'", "more than 1,000 values; use larger steps"),
+        ("1-1000+1,1001", "lists", "more than 1,000 values; give fewer"),
+        ("²", "'²'", "write 4, or 1,4,8"),
+        ("٣", "'٣'", "write 4, or 1,4,8"),
     ],
 )
 def test_a_bad_list_is_answered_with_its_option_the_bad_value_and_the_mend(text, named, mend):
@@ -149,7 +158,9 @@ def test_an_automatic_memory_limit_may_be_none():
     assert read_memory_limit("auto", None) is None
 
 
-@pytest.mark.parametrize("text", ["4 parsecs", "0GiB", "0.0MB", "-1GiB", "", "GiB", "4GiB please", "1e9", "nan", "0.1B"])
+@pytest.mark.parametrize(
+    "text", ["4 parsecs", "0GiB", "0.0MB", "-1GiB", "", "GiB", "4GiB please", "1e9", "nan", "0.1B", "2000000TiB"]
+)
 def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(text):
     message = refusal(read_memory_limit, text, 99)
     assert f"--memory-limit {text!r}" in message
@@ -161,7 +172,7 @@ def test_a_positive_number_is_read_and_auto_means_the_default():
     assert read_positive("target-ci", "auto", 0.05) == 0.05
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "five", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "five", "", "1000001", "1e300"])
 def test_what_is_no_number_above_0_is_refused_with_an_example(text):
     message = refusal(read_positive, "target-ci", text, 0.05)
     assert f"--target-ci {text!r}" in message
@@ -238,6 +249,10 @@ def test_only_commands_that_time_anything_do_more_than_the_gates():
         (TrainOptions(target_ci="x"), "--target-ci 'x' is not a number above 0"),
         (TrainOptions(dtype="float16"), "dtype 'float16' is not for training"),
         (GateOptions(device="gpu"), "unknown device 'gpu'"),
+        (SweepOptions(seed=-1), "--seed -1 is not between 0 and 2147483647"),
+        (SweepOptions(seed=2**31), "--seed 2147483648 is not between"),
+        (SweepOptions(model="a:b:c"), "model 'a:b:c' is not module:function"),
+        (SweepOptions(engine="a.:b"), "engine 'a.:b' is not module:function"),
         (AutobatchOptions(margin=1.5), "--margin 1.5 is not above 0 and at most 1"),
         (AutobatchOptions(mode="trian"), "unknown mode 'trian'; did you mean 'train'?"),
     ],
@@ -332,6 +347,12 @@ def test_an_empty_toml_file_asks_for_nothing(tmp_path):
         ("timeout = true", ["timeout = True", "float"]),
         ("batch = true", ["batch = True", "str"]),
         ("batch = {from = 1}", ["batch = {'from': 1}", "str"]),
+        ("launches = " + "9" * 5000, ["sweep.toml is not TOML"]),
+        ("batch = " + "[" * 5000, ["sweep.toml is not TOML"]),
+        ("timeout = 1" + "0" * 400, ["is not of type float"]),
+        ('out = "a\\u0000b"', ["out contains a NUL character"]),
+        ('axis = ["batch_size=1\\u0000"]', ["axis contains a NUL character"]),
+        ("#" * 1_000_001, ["is not a file of at most 1,000,000 bytes"]),
     ],
 )
 def test_a_wrong_toml_file_is_answered_with_its_name_the_key_and_the_value(tmp_path, text, fragments):
@@ -347,6 +368,10 @@ def test_a_missing_toml_file_is_answered_with_its_path_and_where_to_look(tmp_pat
     message = refusal(from_toml, tmp_path / "none.toml", SweepOptions, "kv-sweep")
     assert f"{tmp_path / 'none.toml'} cannot be read: No such file" in message
     assert "nanobench list configs" in message
+
+
+def test_a_device_is_no_toml_file():
+    assert "/dev/zero is not a file" in refusal(from_toml, Path("/dev/zero"), SweepOptions, "kv-sweep")
 
 
 def test_a_folder_is_no_toml_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -189,6 +190,57 @@ def test_an_automatic_batch_size_is_asked_for_with_the_arms_and_stands_once():
     assert [point.batch_size for point in plan.points] == [2, 4]
     assert asked == [(0, 2)]
     assert "nanobench autobatch" in refusal(plan_of, kind=TrainOptions, batch="auto")
+
+
+# What is too much for a machine
+
+
+def test_more_ranks_than_cores_are_refused_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert {point.world_size for point in plan_of(kind=TrainOptions, nproc="1,2").points} == {1, 2}
+    for call, *more in ((plan_of, machine()), (lambda **options: describe_request(TrainOptions(device="cpu", **options)),)):
+        words = refusal(call, *more, nproc="2,999999", **({"kind": TrainOptions} if more else {}))
+        assert "--nproc 999999 on cpu: each rank needs its own core; choose at most 2," in words
+    assert "at most 1 ranks" in refusal(plan_of, machine("cuda", ["H100"]), kind=TrainOptions, nproc="2")
+
+
+def test_more_threads_than_the_machine_has_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    describe_request(SweepOptions(threads="1,4,auto"))
+    assert "--threads 5 is more than the 4 cores" in refusal(describe_request, SweepOptions(threads="1,5"))
+
+
+LONG = {"batch": "1-1000+1", "prompt_len": "1-100+1", "new_tokens": "1-100+1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "words", "may_be_confirmed"),
+    [
+        (SweepOptions, LONG, "10,000,000 points x 2 arms = 20,000,000 cells are more than 1,000; give fewer", False),
+        (GateOptions, {**LONG, "yes": True}, "20,000,000 cells are more than 100,000; give fewer", False),
+        (SweepOptions, {"launches": 9999999}, "7 points x 9,999,999 launches = 69,999,993 trials are more than 1,000", False),
+        (SweepOptions, {"launches": 9999999, "quick": True, "batch": "1-999+1"}, "1,998 cells are more than 1,000", True),
+        (TrainOptions, {"launches": 501}, "1,002 trials are more than 1,000; give fewer values or launches", True),
+    ],
+)
+def test_a_plan_that_is_too_large_is_refused_before_it_is_made(monkeypatch, kind, asked, words, may_be_confirmed):
+    monkeypatch.setattr(planning, "combinations", None)
+    message = refusal(describe_request, kind(**asked))
+    assert words in message
+    assert ("or confirm the plan with --yes" in message) is may_be_confirmed
+
+
+def test_a_plan_that_is_large_can_be_confirmed():
+    asked = {"batch": "1-999+1", "model": "gpt2-nano", "launches": 1, "max_seconds": "0.01"}
+    assert "1,998 cells" in refusal(plan_of, **asked)
+    assert len(plan_of(**asked, yes=True).points) == 999
+
+
+def test_a_plan_that_would_take_more_than_a_day_is_refused_or_confirmed():
+    slow, asked = {**machine(), "matmul_flops_per_s": 1e8}, {"batch": "1-500*2", "max_seconds": "10000"}
+    words = refusal(plan_of, slow, **asked)
+    assert re.search(r"this plan takes about [\d,]+ hours, more than 24; give fewer .* --yes$", words)
+    assert plan_of(slow, **asked, yes=True).max_seconds == 10000
 
 
 # What a plan holds

@@ -1,5 +1,6 @@
 """What is requested, as frozen dataclasses: a model's sizes, a point, an arm, a trial. And how an option is declared."""
 
+import functools
 import hashlib
 import json
 import random
@@ -263,6 +264,11 @@ class Plan:
                 random.Random(f"{self.seed} {launch}").shuffle(order)
             yield [self.trial(point, launch) for point in order]
 
+    @functools.cached_property
+    def identity_of(self) -> Mapping[Point, str]:
+        """Point -> its identity."""
+        return dict(zip(self.points, self.identities, strict=False))
+
     def trial(self, point: Point, launch: int) -> Trial:
         """One launch of one point."""
         return Trial(
@@ -277,5 +283,5 @@ class Plan:
             trace=self.trace,
             nvtx=self.nvtx,
             check=self.check,
-            identity=dict(zip(self.points, self.identities, strict=False)).get(point),
+            identity=self.identity_of.get(point),
         )

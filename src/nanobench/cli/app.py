@@ -17,6 +17,7 @@ from nanobench.errors import UserError, cause
 from nanobench.sweep.config_file import from_toml
 
 INTERRUPTED = 130
+MOST_CHARACTERS = 2000
 GROUPS = {
     "Measure": ("kv-sweep", "train-throughput", "autobatch", "verify", "run"),
     "Understand": ("explain", "predict", "cost", "plot", "report", "export"),
@@ -42,6 +43,7 @@ class CommandGroup(TyperGroup):
         """Runs the command and exits."""
         try:
             refuse_ranks()
+            refuse_undecodable(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             fail(str(error))
@@ -68,14 +70,32 @@ def refuse_ranks() -> None:
         raise UserError(f"nanobench starts torchrun itself, once per trial; run it without: train-throughput --nproc {size}")
 
 
+def refuse_undecodable(words: Iterable[str]) -> None:
+    """Raises UserError for an argument that is not UTF-8: it could be neither printed nor stored."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"argument {word!a} is not UTF-8; give names and paths in UTF-8") from None
+
+
 def printer(console: Console) -> Callable[[str], None]:
     """Prints lines of text as they are: no markup, no colours for numbers, no line breaks."""
     return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
+def announce_worker(console: Console) -> None:
+    """Prints on a terminal that a worker starts: until it has loaded torch, nothing else appears."""
+    if console.is_terminal:
+        console.print("starting a worker, which loads torch; this takes some seconds", style="dim")
+
+
 def fail(message: str) -> NoReturn:
-    """One red line on standard error, exit code 2."""
-    typer.secho(" ".join(message.split("\n")), fg="red", err=True)
+    """One red line on standard error, exit code 2. A message that repeats thousands of characters of an argument is cut."""
+    line = " ".join(message.splitlines())
+    if len(line) > MOST_CHARACTERS:
+        line = f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"
+    typer.secho(line, fg="red", err=True)
     sys.exit(2)
 
 
@@ -165,6 +185,6 @@ def exit_if_wrong(cells: Iterable[Mapping[str, Any]]) -> None:
 
 
 def make_console() -> Console:
-    """The terminal in its own width; 120 columns for a pipe or a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    """The terminal in its own width; 120 columns for a pipe or a file. Square brackets and colons in names are no markup."""
+    console = functools.partial(Console, highlight=False, markup=False, emoji=False)
+    return console() if console().is_terminal else console(width=120)

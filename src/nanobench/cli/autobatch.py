@@ -1,20 +1,23 @@
 """The command that searches for a batch size, autobatch, and what a sweep's --batch auto prints of the same search."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import UserError, writing
 from nanobench.sweep import autobatch as searches
 from nanobench.sweep.batch_search import BatchAnswer, SearchConfig
 from nanobench.sweep.options import AutobatchOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nanobench.schema import Arm, Point
+    from nanobench.sweep.axes import Axes
 
 
 @command(AutobatchOptions, "autobatch")
@@ -28,7 +31,7 @@ def autobatch(options: AutobatchOptions) -> None:
 
         check_writable(Path(options.out))
     console = make_console()
-    point, arm, answer = answered(options, printer(console))
+    point, arm, answer = answered(options, console)
     console.print(views.table(answer))
     for line in views.sentences(answer, arm.label):
         console.print(line, highlight=False, soft_wrap=True)
@@ -41,21 +44,24 @@ def autobatch(options: AutobatchOptions) -> None:
         typer.echo(json.dumps(answer.to_json()))
 
 
-def answered(options: AutobatchOptions, say: Callable[[str], None]) -> tuple["Point", "Arm", BatchAnswer]:
+def answered(options: AutobatchOptions, console: "Console") -> tuple["Point", "Arm", BatchAnswer]:
     """The point and arm that the options name, and the answer for them: the cached one, or that of a new search."""
     from nanobench.sweep import device_lock
-    from nanobench.sweep.plan import requested
+    from nanobench.sweep.plan import describe_request, requested
 
     sweep = options.as_sweep()
-    sweep.validate()
+    refuse_lists(sweep.axes)
+    describe_request(sweep)
     device = device_lock.guess(options.device)
     config = SearchConfig(options.margin, options.total_batch or None, options.most, options.max_seconds)
-    point, arm = the_only(*requested(sweep, device))
+    (point,), (arm,) = requested(sweep, device)
     path = searches.file_of(point, (arm,), config, options.memory_limit)
     answer = None if options.fresh else searches.cached(path)
     if answer is None:
         from nanobench.sweep.session import first_workers, make
 
+        announce_worker(console)
+        say = printer(console)
         with device_lock.hold(device, options.wait, say), first_workers(sweep) as executor:
             plan, description = make(sweep, executor, lambda description: lambda point, arms: 1)
             answer = searches.search(plan.points[0], (arm,), config, sweep, executor, description, listener(say))
@@ -74,14 +80,8 @@ def listener(say: Callable[[str], None]) -> searches.Listener:
     return searches.Listener(searching=say, tried=lambda trial: say(views.line(trial)), found=found)
 
 
-def the_only(points: Sequence["Point"], arms: Sequence["Arm"]) -> tuple["Point", "Arm"]:
-    """The one point and arm. Raises UserError where a list requests several."""
-    if len(points) > 1 or len(arms) > 1:
-        several = sorted({*differing(points), *differing(arms)})
+def refuse_lists(axes: "Axes") -> None:
+    """Raises UserError where a list has several values."""
+    several = sorted(field for field, values in axes.items() if len(values) > 1)
+    if several:
         raise UserError(f"autobatch searches for one batch size at a time; give one value for {', '.join(several)}")
-    return points[0], arms[0]
-
-
-def differing(configs: Sequence[object]) -> list[str]:
-    """The fields whose values differ."""
-    return [name for name in vars(configs[0]) if len({getattr(config, name) for config in configs}) > 1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, WHAT, Options, SweepOptions, TimedOptions, listed, same
 
@@ -40,8 +40,10 @@ def calibrate(options: CalibrateOptions) -> None:
     from nanobench.sweep.session import make
 
     console = make_console()
-    sweep = SweepOptions(device=options.device, dtype=options.dtype, threads=options.threads, batch="1")
+    device, dtype, threads = options.device, options.dtype, options.threads
+    sweep = SweepOptions(device=device, dtype=dtype, threads=threads, batch="1", engine="cached", launches=1)
     sweep.validate()
+    announce_worker(console)
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
         tempfile.TemporaryDirectory(prefix="nanobench-") as scratch,
@@ -67,7 +69,7 @@ def measured(
     before = None if fresh else calibration.kept(identity, setting)
     found = calibration.full(executor, identity, setting, scratch, fresh)
     limits = found.limits
-    console.print(f"[bold]{setting.name} threads[/bold], measured {found.measured_at}", highlight=False)
+    console.print(f"{setting.name} threads, measured {found.measured_at}", style="bold", highlight=False)
     console.print(views.figures(limits), views.over_rows(limits))
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits

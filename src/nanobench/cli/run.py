@@ -11,7 +11,7 @@ from nanobench.cli.sweep import kv_sweep, train_throughput
 from nanobench.cli.verify import VerifyOptions, verify
 from nanobench.errors import UserError
 from nanobench.sweep.config_file import from_toml, read_toml
-from nanobench.sweep.options import Options, SweepOptions, TrainOptions
+from nanobench.sweep.options import Options, SweepOptions, TrainOptions, help_of
 
 
 class Runnable(NamedTuple):
@@ -33,6 +33,7 @@ def run_config(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="a TOML file, or the name of one in configs/")],
     out: Annotated[str, typer.Option(metavar="DIR", help="folder of this run; default: a new one in results/")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help=help_of(Options, "yes"))] = False,
 ) -> None:
     """Run the sweep that a TOML file describes."""
     path = config_path(config)
@@ -40,10 +41,11 @@ def run_config(
     if name not in COMMANDS:
         raise errors.unknown("command", name, COMMANDS, where=f" in {path}")
     kind, function = COMMANDS[name]
-    given = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
-    if given and kind is VerifyOptions:
-        raise UserError(f"--{next(iter(given)).replace('_', '-')} is not for {name}, which keeps no results; remove it")
-    function.__wrapped__(kind(**{**from_toml(path, kind, name), **given}))
+    kept = {key: value for key, value in (("out", out), ("dry_run", dry_run)) if value}
+    if kept and kind is VerifyOptions:
+        raise UserError(f"--{next(iter(kept)).replace('_', '-')} is not for {name}, which keeps no results; remove it")
+    confirmed = {"yes": True} if yes else {}
+    function.__wrapped__(kind(**{**from_toml(path, kind, name), **kept, **confirmed}))
 
 
 def config_path(config: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import command, make_console, printer
+from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import UserError
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, OUTPUT, WHAT, Options, SweepOptions, TimedOptions, same
@@ -33,17 +33,19 @@ class SelftestOptions:
 @command(SelftestOptions, "selftest", config=False)
 def selftest(options: SelftestOptions) -> None:
     """Check whether this machine is reliable today: measure arms whose true result is known; exit 1 if it is not."""
+    SweepOptions(device=options.device).validate()
     from nanobench.results import status, store
     from nanobench.sweep import device_lock
     from nanobench.sweep import selftest as checks
-    from nanobench.sweep.session import describe_machine
+    from nanobench.sweep.plan import usable_cores
     from nanobench.views import selftest as views
 
     console, quick = make_console(), options.quick
+    announce_worker(console)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as scratch:
         folder = store.choose(options.out, "selftest") if options.out else Path(scratch)
         with device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)):
-            cores = describe_machine(options.device).identity["cores"]
+            cores = usable_cores()
             same_cells = sweep(checks.same(options.device, cores, quick), folder / "same", console)
             launches = checks.launches_for(same_cells, min(checks.FOUND)) or checks.MOST_LAUNCHES
             delayed = sweep(checks.delayed(options.device, cores, quick, launches), folder / "delayed", console)

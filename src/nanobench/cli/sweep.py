@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import INTERRUPTED, command, exit_if_wrong, make_console, printer
+from nanobench.cli.app import INTERRUPTED, announce_worker, command, exit_if_wrong, make_console, printer
 from nanobench.cli.autobatch import listener
 from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
@@ -38,13 +38,19 @@ def train_throughput(options: TrainOptions) -> None:
 
 def sweep(options: TimedOptions, name: str) -> None:
     """Plans, measures and shows a run; or continues one; or shows only the plan."""
+    from nanobench.sweep.plan import describe_request
+
+    # Before heavy packages are imported: a mistake is answered at once.
+    describe_request(options)
     from nanobench.results import store
     from nanobench.sweep import autobatch, device_lock
-    from nanobench.sweep.session import device_of, expected_total_s, first_workers, make, measure, new_run, reopen
+    from nanobench.sweep.estimate import expected_total_s
+    from nanobench.sweep.session import device_of, first_workers, make, measure, new_run, reopen
     from nanobench.views import progress
 
     console = make_console()
     say = printer(console)
+    announce_worker(console)
     if options.dry_run:
         plan, description = reopen(options, name)[1:] if options.resume else make(options)
         console.print(progress.card(plan, description, expected_total_s(plan, description)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from nanobench.cli.app import command, exit_if_wrong, make_console, printer
+from nanobench.cli.app import announce_worker, command, exit_if_wrong, make_console, printer
 from nanobench.sweep.options import GateOptions, TimedOptions, same
 
 
@@ -21,13 +21,16 @@ class VerifyOptions(GateOptions):
 @command(VerifyOptions, "verify")
 def verify(options: VerifyOptions) -> None:
     """Check the correctness of every arm of a model, without timing; exit 1 if an arm computes something else."""
+    from nanobench.sweep.plan import describe_request
+
+    describe_request(options)
     from nanobench.sweep import device_lock
     from nanobench.sweep.session import first_workers, make, measure, new_run
     from nanobench.views import progress
     from nanobench.views import sweep as views
 
-    options.validate()
     console = make_console()
+    announce_worker(console)
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
         tempfile.TemporaryDirectory(prefix="nanobench-") as folder,

@@ -1,5 +1,6 @@
 """The axes of a sweep: every field of a point or an arm with the values requested for it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
@@ -35,6 +36,8 @@ AXES = {
 AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
 """Fields that accept `auto`."""
 NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int}
+NAME = r"[^\W\d]\w*"
+"""A name of Python."""
 FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
 """Field -> the family whose members it names."""
 CHOICES: dict[str, Iterable[str]] = {
@@ -79,11 +82,18 @@ def check_names(axes: Axes) -> None:
     """Raises UserError for a model, engine, ... that does not exist, and for a value that is not one of the choices."""
     for field, family in FAMILIES.items():
         for name in without_auto(axes, field):
+            refuse_malformed_path(field, name)
             registry.check(family, name)
     for field, choices in CHOICES.items():
         for name in without_auto(axes, field):
             if name not in choices:
                 raise errors.unknown(field.replace("_", " "), name, choices)
+
+
+def refuse_malformed_path(field: str, name: str) -> None:
+    """Raises UserError for a dotted path that is not module:function."""
+    if ":" in name and not re.fullmatch(rf"{NAME}(\.{NAME})*:{NAME}", name):
+        raise UserError(f"{field} {name!r} is not module:function; write it like my_pkg.my_mod:build")
 
 
 def without_auto(axes: Axes, field: str) -> list[str]:

@@ -4,6 +4,8 @@ It doubles the batch until one runs out of memory, then halves the range between
 failed. How a batch size is tried is up to the caller.
 """
 
+import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -35,7 +37,16 @@ class SearchConfig:
         """The largest valid batch up to this one; 0 where there is none."""
         if self.total_batch is None:
             return batch_size
-        return max((n for n in range(1, batch_size + 1) if self.total_batch % (n * ranks) == 0), default=0)
+        if self.total_batch % ranks:
+            return 0
+        return max((n for n in divisors(self.total_batch // ranks) if n <= batch_size), default=0)
+
+
+@functools.cache
+def divisors(number: int) -> tuple[int, ...]:
+    """The divisors of a number, in no order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return (*small, *(number // n for n in small))
 
 
 @dataclass(frozen=True)

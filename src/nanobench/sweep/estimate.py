@@ -1,14 +1,52 @@
-"""How long a launch of a point will take, from a rough matmul rate."""
+"""How large a plan is, counted before it is expanded; and how long it will take, from a rough matmul rate."""
 
 import math
+from dataclasses import fields
 
+from nanobench.errors import UserError
 from nanobench.records import Description
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import Arm, Plan, Point
+from nanobench.sweep.axes import Axes
 
+UNCONFIRMED, MOST = 1_000, 100_000
+"""Cells, and trials, of a plan: so many need no --yes; more than so many are refused."""
+UNCONFIRMED_HOURS = 24
+ROUND_START_S = 3.0
+"""The import of torch, once per round."""
 START_S = 0.5
 LEAST_TOKEN_S = 0.002
 """A generated token never takes less than this."""
+
+
+def refuse_large(axes: Axes, launches: int, confirmed: bool) -> None:
+    """Raises UserError for a plan with too many cells or trials. It only multiplies numbers of values: no point is made."""
+    points, arms = combinations(axes, Point), combinations(axes, Arm)
+    for what, factor, unit in (("cells", arms, "arms"), ("trials", launches, "launches")):
+        size, limit = points * factor, MOST if confirmed else UNCONFIRMED
+        if size > limit:
+            fix = "" if size > MOST else ", or confirm the plan with --yes"
+            counted = f"{points:,} points x {factor:,} {unit} = {size:,} {what}"
+            raise UserError(f"{counted} are more than {limit:,}; give fewer values or launches{fix}")
+
+
+def combinations(axes: Axes, kind: type) -> int:
+    """How many points, or arms, the axes have, if no two values mean the same."""
+    return math.prod(len(axes[field.name]) for field in fields(kind) if field.name in axes)
+
+
+def refuse_long(total_s: float, confirmed: bool) -> None:
+    """Raises UserError for a plan that would take more than a day."""
+    hours = total_s / 3600
+    if hours > UNCONFIRMED_HOURS and not confirmed:
+        fix = "give fewer or smaller values or fewer launches, or confirm the plan with --yes"
+        raise UserError(f"this plan takes about {hours:,.0f} hours, more than {UNCONFIRMED_HOURS}; {fix}")
+
+
+def expected_total_s(plan: Plan, description: Description) -> float:
+    """The approximate duration of a whole sweep: an import per round, and every launch of every point."""
+    first, later = (sum(expected_s(plan, point, launch, description) for point in plan.points) for launch in (1, 2))
+    return plan.launches * ROUND_START_S + first + (plan.launches - 1) * later
 
 
 def expected_s(plan: Plan, point: Point, launch: int, description: Description) -> float:

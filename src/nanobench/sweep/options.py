@@ -19,12 +19,12 @@ from nanobench.schema import (
     option,
 )
 from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
-from nanobench.sweep.values import read_memory_limit, read_positive
+from nanobench.sweep.values import MOST, read_memory_limit, read_positive
 
 MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
 CALIBRATIONS = ("auto", "fresh", "off")
-MOST_SECONDS = 1e6
+MOST_SEED = 2**31 - 1
 NOT_IN_TRAINING = {
     "dtype": {"float16": "its gradients vanish without loss scaling; choose bfloat16"},
     "compile_mode": {"freeze": "it treats the weights as constants; choose default"},
@@ -94,6 +94,7 @@ class Options:
     timeout: float = option(1800.0, "seconds after its start until a worker is stopped", MEASURING)
     isolation: str = option("forkserver", "how a worker starts: forkserver or spawn", MEASURING)
     seed: int = option(0, "seed of weights, prompts and orders", MEASURING)
+    yes: bool = option(False, "measure a plan of more than 1,000 cells or trials, or of more than 24 hours", MEASURING)
     json: bool = option(False, "print one JSON document as the last line", OUTPUT)
 
     @cached_property
@@ -111,8 +112,10 @@ class Options:
             raise errors.unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:0"))
         if self.isolation not in ISOLATIONS:
             raise errors.unknown("isolation", self.isolation, ISOLATIONS)
-        if not 0 < self.timeout <= MOST_SECONDS:
-            raise UserError(f"--timeout {self.timeout:g} is not between 0 and {MOST_SECONDS:g}; give seconds, like 600")
+        if not 0 < self.timeout <= MOST:
+            raise UserError(f"--timeout {self.timeout:g} is not between 0 and {MOST:,}; give seconds, like 600")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UserError(f"--seed {self.seed} is not between 0 and {MOST_SEED}; give another one")
         read_memory_limit(self.memory_limit, None)
 
     def timing(self, defaults: Defaults) -> Timing:
@@ -221,6 +224,11 @@ def same(kind: type, name: str, help: str = "") -> Any:
     return option(of.default, help or of.metadata["help"], of.metadata["panel"])
 
 
+def help_of(kind: type, name: str) -> str:
+    """The help of an option."""
+    return str(next(each for each in fields(kind) if each.name == name).metadata["help"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutobatchOptions:
     """What autobatch accepts: one point without its batch size, and one arm."""
@@ -260,12 +268,13 @@ class AutobatchOptions:
             raise errors.unknown("mode", self.mode, MODES)
         if not 0 < self.margin <= 1:
             raise UserError(f"--margin {self.margin:g} is not above 0 and at most 1; give a share, like 0.85")
-        if self.most < 1:
-            raise UserError(f"--most {self.most} is below 1; give the largest batch to try, like 4096")
-        if self.total_batch < 0:
-            raise UserError(f"--total-batch {self.total_batch} is below 0; give rows of an optimizer step, like 512, or 0")
-        if self.max_seconds <= 0:
-            raise UserError(f"--max-seconds {self.max_seconds:g} is not above 0; give seconds, like 600")
+        if not 1 <= self.most <= MOST:
+            raise UserError(f"--most {self.most} is not between 1 and {MOST:,}; give the largest batch to try, like 4096")
+        if not 0 <= self.total_batch <= MOST:
+            fix = "give rows of an optimizer step, like 512, or 0"
+            raise UserError(f"--total-batch {self.total_batch} is not between 0 and {MOST:,}; {fix}")
+        if not 0 < self.max_seconds <= MOST:
+            raise UserError(f"--max-seconds {self.max_seconds:g} is not between 0 and {MOST:,}; give seconds, like 600")
 
     def as_sweep(self) -> Options:
         """The sweep over this one point and arm."""

@@ -14,7 +14,8 @@ from nanobench.records import Description, JsonObject, TextTokens
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import SYNTHETIC, Arm, GPTShape, Plan, Point
 from nanobench.sweep.axes import Axes
-from nanobench.sweep.options import Defaults, Options
+from nanobench.sweep.estimate import expected_total_s, refuse_large, refuse_long
+from nanobench.sweep.options import CPU, Defaults, Options
 from nanobench.sweep.values import read_memory_limit
 
 FindBatch = Callable[[Point, tuple[Arm, ...]], int]
@@ -24,6 +25,10 @@ FindBatch = Callable[[Point, tuple[Arm, ...]], int]
 def describe_request(options: Options) -> JsonObject:
     """What a worker must describe before a plan can be made. Raises UserError for everything that is wrong on any machine."""
     options.validate()
+    refuse_large(options.axes, options.timing(CPU).launches, options.yes)
+    refuse_too_many_threads(options.axes)
+    if options.device == "cpu":
+        refuse_too_many_ranks(options.device, most_ranks(options.axes), 0)
     return {
         "device": options.device,
         "models": {kind: models_on(defaults, options.axes) for kind, defaults in options.defaults.items()},
@@ -114,7 +119,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
     shapes = description.models
     refuse_misfits(points, shapes, description.texts)
     ordered = sorted(points, key=lambda point: rough_flops(point, shapes[point.model]))
-    return Plan(
+    plan = Plan(
         points=tuple(ordered),
         identities=tuple(identity_of(point, description) for point in ordered),
         arms=arms,
@@ -131,6 +136,8 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         check=timing.check,
         calibration=timing.calibration,
     )
+    refuse_long(expected_total_s(plan, description), options.yes)
+    return plan
 
 
 def refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
@@ -142,9 +149,19 @@ def refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
 
 
 def refuse_too_many_ranks(device: str, ranks: int, gpus: int) -> None:
-    """Raises UserError for more ranks than GPUs, and for several ranks on one named GPU."""
+    """Raises UserError for more ranks than cores or GPUs, and for several ranks on one named GPU."""
+    if device_kind(device) == "cpu" and ranks > usable_cores():
+        cores = f"at most {usable_cores()}, the number of cores that this process may use"
+        raise UserError(f"--nproc {ranks} on {device}: each rank needs its own core; choose {cores}")
     if device_kind(device) == "cuda" and ranks > 1 and (ranks > gpus or ":" in device):
         raise UserError(f"--nproc {ranks} on {device}: each rank needs its own GPU; choose cuda and at most {gpus} ranks")
+
+
+def refuse_too_many_threads(axes: Axes) -> None:
+    """Raises UserError for more threads than the machine has cores."""
+    cores, threads = os.cpu_count() or 1, max((n for n in axes["threads"] if isinstance(n, int)), default=1)
+    if threads > cores:
+        raise UserError(f"--threads {threads} is more than the {cores} cores of this machine; choose at most {cores}")
 
 
 def refuse_nvtx(device: str, nvtx: bool) -> None:

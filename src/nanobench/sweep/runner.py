@@ -98,7 +98,8 @@ class Sweep:
         self.took_s: dict[Point, float] = {}
         self.limits_now: dict[Setting, Limits] = {}
         self.pace = 1.0
-        self.done, self.total = 0, plan.launches * len(plan.points)
+        self.trials = [trial for trials in plan.rounds() for trial in trials]
+        self.done, self.total = 0, len(self.trials)
 
     def keep(self, launches: list[LaunchRecord]) -> None:
         """Adds launches to those that decide what is tried next."""
@@ -259,7 +260,7 @@ class Sweep:
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
-        trials = [trial for trials in self.plan.rounds() for trial in trials][self.done :]
         return sum(
-            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description)) for t in trials
+            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description))
+            for t in self.trials[self.done :]
         )

@@ -19,7 +19,6 @@ from nanobench.schema import PROTOCOL, Plan
 from nanobench.sweep import device_lock
 from nanobench.sweep import plan as planning
 from nanobench.sweep.code import SameCode, code_of, refuse_resume
-from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor
 from nanobench.sweep.options import Options, TimedOptions, changed_options
@@ -113,7 +112,7 @@ def reopen(options: TimedOptions, command: str) -> tuple[Run, Plan, Description]
 
 def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None:
     """Raises UserError where an option contradicts those that a run began with."""
-    free = ("resume", "json", "no_plot", "dry_run", "wait")
+    free = ("resume", "json", "no_plot", "dry_run", "wait", "yes")
     other = [name for name, value in changed_options(options).items() if name not in free and info.requested.get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
@@ -133,12 +132,6 @@ def refuse_other_machine(run: Run, info: RunInfo) -> None:
     ]
     if changed:
         raise UserError(f"--resume {run.folder} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")
-
-
-def expected_total_s(plan: Plan, description: Description) -> float:
-    """About how long the whole sweep takes: an import per round, and every launch of every point."""
-    launches = range(1, plan.launches + 1)
-    return sum(3.0 + sum(expected_s(plan, point, launch, description) for point in plan.points) for launch in launches)
 
 
 def measure(

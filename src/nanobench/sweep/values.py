@@ -6,6 +6,10 @@ from nanobench.errors import UserError
 
 Value = str | int
 MOST_VALUES = 1000
+"""Values that one LIST can have."""
+MOST = 1_000_000
+"""The largest number that an option accepts, for counts and for seconds."""
+MOST_MEMORY_BYTES = 2**60
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -14,25 +18,40 @@ def read_list(name: str, text: str, kind: type) -> list[Value]:
 
     Raises UserError that names the part that is wrong.
     """
-    values: list[Value] = []
+    values: dict[Value, None] = {}
     for part in (part.strip() for part in text.split(",")):
         if not part:
             raise UserError(f"{name} {text!r} contains an empty value; write values between commas, like 1,4,8")
-        values.extend([part] if kind is str or part == "auto" else read_numbers(name, part))
-    return list(dict.fromkeys(values))
+        values |= dict.fromkeys([part] if kind is str or part == "auto" else read_numbers(name, part))
+        if len(values) > MOST_VALUES:
+            raise UserError(f"{name} lists more than {MOST_VALUES:,} values; give fewer, or use larger steps")
+    return list(values)
 
 
 def read_numbers(name: str, part: str) -> list[int]:
     """One part of a LIST of whole numbers from 1 up: a number, a doubling range 1-64*2, or a stepping range 8-64+8."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+)([*+])(\d+))?", part)
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+)([*+])([0-9]+))?", part)
     if not match:
         raise UserError(
             f"{name} {part!r} is not a whole number; write 4, or 1,4,8, or a range: 1-64*2 (doubling), 8-64+8 (stepping)"
         )
-    first, last, sign, step = match.groups()
-    if int(first) < 1:
+    first, last, step = (None if digits is None else read_digits(name, digits) for digits in match.group(1, 2, 4))
+    if not first:
         raise UserError(f"{name} {part} is below 1; give whole numbers from 1 up")
-    return [int(first)] if last is None else read_range(f"{name} {part!r}", int(first), int(last), sign, int(step))
+    return [first] if last is None or step is None else read_range(f"{name} {part!r}", first, last, match[3], step)
+
+
+def read_digits(name: str, digits: str) -> int:
+    """A whole number up to MOST. The digits are counted first, because Python refuses to read thousands of them."""
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > len(str(MOST)) or int(digits) > MOST:
+        raise UserError(f"{name} {shortened(digits)} is above {MOST:,}; give a smaller number")
+    return int(digits)
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """A text of at most so many characters: its end is replaced by dots."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def read_range(what: str, first: int, last: int, sign: str, step: int) -> list[int]:
@@ -45,18 +64,18 @@ def read_range(what: str, first: int, last: int, sign: str, step: int) -> list[i
         numbers.append(value)
         value = value * step if sign == "*" else value + step
     if len(numbers) > MOST_VALUES:
-        raise UserError(f"{what} has more than {MOST_VALUES} values; use larger steps")
+        raise UserError(f"{what} has more than {MOST_VALUES:,} values; use larger steps")
     return numbers
 
 
 def read_positive(name: str, text: str, auto: float) -> float:
-    """A number above 0, or `auto` where the text is 'auto'."""
+    """A number above 0 and up to MOST, or `auto` where the text is 'auto'."""
     try:
         value = auto if text == "auto" else float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--{name} {text!r} is not a number above 0; write one, like {auto:g}")
+    if not 0 < value <= MOST:
+        raise UserError(f"--{name} {text!r} is not a number above 0 and up to {MOST:,}; write one, like {auto:g}")
     return value
 
 
@@ -68,6 +87,6 @@ def read_memory_limit(text: str, auto: int | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
     limit = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
-    if not limit:
+    if not 0 < limit <= MOST_MEMORY_BYTES:
         raise UserError(f"--memory-limit {text!r} is not a size; write 4GiB, 500MiB, or none")
     return limit

@@ -23,6 +23,7 @@ MEDIAN_SHARE, SIGMA, MIN_LENGTH = 0.35, 0.6, 8
 IGNORED = -1
 """The target of a position that does not contribute to the loss."""
 SYNTHETIC_TOKENS = 1 << 20
+MOST_TEXT_BYTES = 100_000_000
 T = TypeVar("T")
 
 
@@ -90,6 +91,9 @@ class Corpus:
     def of_text(cls, path: Path, tokenizer: str) -> "Corpus":
         """The tokens of a text file. Raises UserError for a file that cannot be read or is too short."""
         try:
+            # A device or a pipe can have no end.
+            if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= MOST_TEXT_BYTES):
+                raise UserError(f"{path} is not a file of at most {MOST_TEXT_BYTES:,} bytes; give a text, or {SYNTHETIC}")
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}; give a text file, or {SYNTHETIC}") from None

@@ -14,8 +14,6 @@ import torch.distributed as dist
 T = TypeVar("T")
 TIMEOUT = timedelta(days=12)
 """Timeout of collectives: longer than any --timeout. A rank that died is noticed at once."""
-LAUNCHER = "NANOBENCH_LAUNCHER"
-"""Environment variable with the PID of the launcher; a rank ends when the launcher has ended."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +94,10 @@ def launch(size: int, arguments: list[str]) -> None:
     from torch.distributed import run
 
     os.setsid()
-    os.environ[LAUNCHER] = str(os.getpid())
     if sys.platform == "linux":
         # Use the loopback interface: the host name may resolve to an address that is not reachable.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     run.main(["--standalone", "--max-restarts=0", f"--nproc-per-node={size}", "-m", "nanobench.worker", *arguments])
-
-
-def is_orphan() -> bool:
-    """Whether the launcher ended before this rank called `die_with_parent`."""
-    return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
 
 
 def abort(folder: Path, status: str, reason: str | None) -> NoReturn:

@@ -6,7 +6,6 @@ repetitions and waits for the answer, so the parent never updates its display du
 """
 
 import argparse
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -15,6 +14,12 @@ import signal
 import sys
 from pathlib import Path
 from typing import IO
+
+from nanobench.worker import lifetime
+
+if __name__ == "__main__":
+    # Before torch is imported: that takes seconds, in which the process that started this one may end.
+    lifetime.end_with_launcher()
 
 from nanobench.probes import memory
 from nanobench.records import JsonObject
@@ -59,9 +64,9 @@ def serve(channel: Channel) -> None:
             continue
         redirect_output(Path(request["log"]))
         preload(Path(request["request"]))
-        child = os.fork()
+        server, child = os.getpid(), os.fork()
         if child == 0:
-            die_with_parent()
+            lifetime.end_with_parent(server)
             run(Path(request["request"]), Path(request["out"]), channel.report)
             sys.stdout.flush()
             os._exit(0)
@@ -76,12 +81,6 @@ def preload(request_path: Path) -> None:
     trial = request.get("trial") or request.get("batch_trial")
     if trial and (trial["point"]["seq_len"] or any(arm["compile_mode"] != "off" for arm in trial["arms"])):
         importlib.import_module("torch._dynamo")
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent ends for any reason. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def redirect_output(log: Path) -> None:
@@ -104,21 +103,15 @@ def main() -> None:
     arguments = parser.parse_args()
     faulthandler.enable()
     if arguments.ranks > 1:
-        die_with_parent()
+        os.environ[lifetime.LAUNCHER] = str(os.getpid())
         return distributed.launch(arguments.ranks, [str(arguments.request), str(arguments.out), "--channel"])
     memory.keep_freed()
     if not distributed.current_world().is_rank_zero:
-        die_with_parent()
-        if distributed.is_orphan():
-            return None
         os.dup2(2, 1)
         return run(arguments.request, arguments.out, lambda progress: None)
     if not (arguments.serve or arguments.channel):
         return run(arguments.request, arguments.out, lambda progress: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    if distributed.is_orphan():
-        return None
     # Unbuffered: the server and its child read the same pipe in turns.
     channel = Channel(os.fdopen(0, "rb", buffering=0), os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
 from nanobench.records import JsonObject, Status
 
 Progress = Callable[[JsonObject], None]
@@ -60,6 +62,8 @@ def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess
         "PYTHONHASHSEED": str(generator.randrange(2**32)),
         "NANOBENCH_PADDING": "x" * generator.randrange(4096),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        # The worker ends when this process has ended.
+        "NANOBENCH_LAUNCHER": str(os.getpid()),
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as errors:
@@ -70,6 +74,22 @@ def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess
             stdout=subprocess.PIPE,
             stderr=errors,
         )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kills a worker that still runs and everything that it started, and waits for its end."""
+    if process.poll() is None:
+        kill_with_descendants(process.pid)
+    process.wait()
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kills a process and everything that it started: ranks have sessions of their own, so no process group holds them all."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @dataclass
@@ -112,7 +132,7 @@ def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress
         try:
             message = line.receive(deadline)
         except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
+            kill_with_descendants(pid)
             limit = f"no answer within {timeout_s:g} s" if started else f"no start within {START_TIMEOUT_S:g} s"
             timed_out = timed_out or limit
             deadline = time.monotonic() + 60.0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from nanobench.records import JsonObject
-from nanobench.sweep.executors.base import Executor, Progress, WorkerPipe, WorkerResult, follow, start
+from nanobench.sweep.executors.base import Executor, Progress, WorkerPipe, WorkerResult, end, follow, start
 
 
 class Local:
@@ -36,14 +36,12 @@ class Local:
         try:
             return follow(pipe, folder, log, timeout_s, progress)
         finally:
-            pipe.process.kill()
-            pipe.process.wait()
+            end(pipe.process)
 
     def close(self) -> None:
         """See Executor.close."""
         if self.server is not None:
-            self.server.process.kill()
-            self.server.process.wait()
+            end(self.server.process)
             self.server = None
 
 
