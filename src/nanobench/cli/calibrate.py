@@ -69,12 +69,13 @@ def measured(
     limits = found.limits
     console.print(f"[bold]{setting.name} threads[/bold], measured {found.measured_at}", highlight=False)
     console.print(views.figures(limits), views.over_rows(limits))
+    for line in views.unresolved(limits):
+        console.print(line, highlight=False, soft_wrap=True)
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits
         console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
-    if calibration.disturbed(found):
-        waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
-        console.print(f"not stored: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
+    if reason := calibration.why_not_kept(found):
+        console.print(f"not stored: {reason}; see nanobench env, and measure again on an idle machine", highlight=False)
     else:
         console.print(f"stored in {calibration.file_of(identity, setting)}", highlight=False, soft_wrap=True)
     return views.as_document(found, setting.name)
