@@ -79,7 +79,9 @@ def test_a_part_without_operations_needs_no_dispatch_and_one_with_them_does():
     lost = NotResolved("noise")
     assert without_dispatch([3.0, 3.0, 3.0], lost, 0) == Duration(3.0, 0.0)
     assert without_dispatch([3.0, 3.0, 3.0], Duration(0.5, 0.25), 2) == Duration(2.0, 0.5)
-    assert without_dispatch([3.0, 3.0, 3.0], lost, 2) == NotResolved("the dispatch that its time includes is not resolved: noise")
+    assert without_dispatch([3.0, 3.0, 3.0], lost, 2) == NotResolved(
+        "the dispatch that its time includes is not resolved: noise"
+    )
 
 
 def test_a_limit_is_an_amount_per_second_or_the_seconds_and_has_a_reason_otherwise():

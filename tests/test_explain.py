@@ -625,7 +625,9 @@ def test_a_limit_that_was_not_resolved_is_the_reason_and_another_calibration_the
     made = [a_cell(machine=Machine({"tiny": SHAPE}, {"cpu float32 1": Limits(tuple(limits()))}))]
     rows = explained(a_row(operations_per_step=3, prediction_note="the limit 'operation' has no value: noise"), made=made)
     (line,) = views.unknown(rows, {}, "nanobench kv-sweep")
-    assert line.endswith("in 1 of 1 cells (cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep")
+    assert line.endswith(
+        "in 1 of 1 cells (cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep"
+    )
 
 
 @pytest.mark.parametrize(

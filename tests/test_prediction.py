@@ -119,7 +119,9 @@ def test_on_a_gpu_only_the_slower_side_is_uncertain():
 
 
 def without(*kinds):
-    return Limits(tuple(each for each in limits().found if each.kind not in kinds), tuple(Unresolved(k, "noise") for k in kinds))
+    return Limits(
+        tuple(each for each in limits().found if each.kind not in kinds), tuple(Unresolved(k, "noise") for k in kinds)
+    )
 
 
 def test_a_kind_that_was_not_resolved_counts_at_the_rate_of_another_and_is_uncertain():

@@ -102,7 +102,7 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
 
 
 def best_matmul(limits: Limits) -> float:
-    """The largest rate of matmuls, or of the kind that stands in for them. Needs limits from which something can be predicted."""
+    """The largest rate of matmuls, or of the kind that stands in for them. Needs limits that can be predicted from."""
     return limits.best(limits.source("matmul") or "matmul")
 
 

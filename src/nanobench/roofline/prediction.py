@@ -120,10 +120,10 @@ def total(times: Iterable[Time]) -> Time:
     return sum(times, Time())
 
 
-def timed(cause: str, seconds: float, reading: Reading) -> Time:
-    """Seconds by a cause (a field of Time) that follow from one limit."""
-    notes = frozenset([reading.note] if reading.note and seconds else [])
-    return replace(Time(uncertain_s=seconds * reading.uncertainty, notes=notes), **{cause: seconds})
+def by_one_limit(time: Time, limit: Reading) -> Time:
+    """A time that follows from one limit, with the uncertainty of this limit."""
+    notes = frozenset([limit.note] if limit.note and time.total_s else [])
+    return replace(time, uncertain_s=time.total_s * limit.uncertainty, notes=notes)
 
 
 def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> Reading:
@@ -134,7 +134,7 @@ def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> Reading:
 def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
     dispatch = operation_s(shape, dtype, limits)
-    host = timed("host_s", operations * dispatch.value, dispatch)
+    host = by_one_limit(Time(host_s=operations * dispatch.value), dispatch)
     device = device_time(shape, dtype, one, limits)
     if not overlaps:
         return host + device
@@ -163,7 +163,7 @@ def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
 
 def moving_time(moved_bytes: float, rate: Reading) -> Time:
     """The time to move bytes at a rate."""
-    return timed("bandwidth_s", moved_bytes / rate.value, rate)
+    return by_one_limit(Time(bandwidth_s=moved_bytes / rate.value), rate)
 
 
 def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
@@ -177,7 +177,8 @@ def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, row
     is_weight_bound = more_rows.value > rate.value * ROWS_FACTOR / 2
     read, best = limits.reading("read").value, limits.best(limits.source("matmul") or "matmul")
     is_bandwidth = is_weight_bound or moved_bytes / read > flops / best
-    return timed("bandwidth_s" if is_bandwidth else "compute_s", flops / rate.value, rate)
+    seconds = flops / rate.value
+    return by_one_limit(Time(bandwidth_s=seconds) if is_bandwidth else Time(compute_s=seconds), rate)
 
 
 def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:
