@@ -644,9 +644,36 @@ def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
 
 
 def test_an_engine_without_a_path_is_named():
-    rows = explained(a_row(predicted_e2e_s=1.0), a_row(arm=Arm(engine="fakes:slow"), operations_per_step=3))
+    bare = a_row(arm=Arm(engine="fakes:slow"), operations_per_step=3, prediction_note="the engine has no attribute kv_access")
+    (line,) = views.unknown(explained(a_row(predicted_e2e_s=1.0), bare), {}, "nanobench kv-sweep")
+    assert line == "nothing is predicted in 1 of 2 cells (fakes:slow): the engine has no attribute kv_access"
+
+
+def test_a_limit_that_was_not_resolved_is_the_reason_and_another_calibration_the_fix():
+    made = [a_cell(machine=Machine({"tiny": SHAPE}, {"cpu float32 1": Limits(tuple(limits()))}))]
+    rows = explained(a_row(operations_per_step=3, prediction_note="the limit 'operation' has no value: noise"), made=made)
     (line,) = views.unknown(rows, {}, "nanobench kv-sweep")
-    assert line.startswith("nothing is predicted in 1 of 2 cells (fakes:slow): their engines have no attribute path")
+    assert line.endswith(
+        "in 1 of 1 cells (cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep"
+    )
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "note", "column", "words"),
+    [
+        (None, None, "2 ms", ""),
+        (0.12, None, "2 ms ±12 %", ""),
+        (0.5, None, "2 ms ±50 %", "; the prediction is uncertain (±50 %)"),
+        (1.5, "argmax counts at the rate of copy", "2 ms within 2.5x", "; the prediction is uncertain (within 2.5x); argmax"),
+        (0.1, "argmax counts at the rate of copy", "2 ms ±10 %", "; argmax counts at the rate of copy"),
+    ],
+)
+def test_an_uncertain_prediction_says_how_uncertain_it_is(uncertainty, note, column, words):
+    row = only(a_row(predicted_tpot_s=2e-3, prediction_uncertainty=uncertainty, prediction_note=note, bound_by="host"))
+    assert views.predicted_tpot(row) == column
+    assert views.doubt_of_prediction(row).startswith(words)
+    assert bool(words) == bool(views.doubt_of_prediction(row))
+    assert views.doubt_of_prediction(row) in views.because(row)
 
 
 def test_where_all_is_predicted_or_nothing_was_measured_nothing_is_missing():

@@ -10,7 +10,7 @@ from nanobench.results.metrics import roofline
 from nanobench.results.run_context import Machine, Setting
 from nanobench.roofline import flops, prediction
 from nanobench.roofline.datasheet import Datasheet
-from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.limits import Limit, Limits, Unresolved
 from nanobench.roofline.prediction import Operations
 from nanobench.schema import Arm, GPTShape, Point, Trial
 
@@ -117,9 +117,11 @@ COLUMNS = (
     roofline.predicted_e2e_s,
     roofline.prediction_error,
     roofline.predicted_speedup,
+    roofline.prediction_uncertainty,
     roofline.bound_by,
     roofline.host_floor_s,
 )
+WITHOUT_DISPATCH = Limits(LIMITS.found[:-1], (Unresolved("operation", "noise"),))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,7 @@ COLUMNS = (
         replace(MACHINE, shapes={}),
         replace(MACHINE, limits={}),
         replace(MACHINE, limits={Setting("cpu", "float32", 2).name: LIMITS}),
+        replace(MACHINE, limits={NAME: WITHOUT_DISPATCH}),
     ],
 )
 @pytest.mark.parametrize("column", COLUMNS)
@@ -148,3 +151,40 @@ def test_of_a_device_without_peaks_no_share_of_them_is_known_and_the_prediction_
     cell = cached(machine=replace(MACHINE, sheet=sheet))
     assert column(cell) is None
     assert roofline.prediction_error(cell) == pytest.approx(0.0)
+
+
+def with_limits(*found, unresolved=()):
+    return cached(machine=replace(MACHINE, limits={NAME: Limits(found, unresolved)}))
+
+
+def test_the_uncertainty_is_that_of_the_step_and_nothing_needs_a_note():
+    cell = with_limits(*(replace(limit, spread=0.2) for limit in LIMITS.found))
+    assert roofline.prediction_uncertainty(cell) == pytest.approx(0.1)
+    assert roofline.prediction_note(cell) is None
+
+
+def test_a_limit_that_was_not_resolved_is_named_beside_the_prediction():
+    cell = with_limits(*(each for each in LIMITS.found if each.kind != "argmax"), unresolved=(Unresolved("argmax", "noise"),))
+    assert roofline.predicted_tpot_s(cell) == pytest.approx(roofline.predicted_tpot_s(cached()))
+    assert roofline.prediction_uncertainty(cell) > 0
+    assert roofline.prediction_note(cell) == "argmax counts at the rate of copy: noise"
+
+
+@pytest.mark.parametrize(
+    ("known", "note"),
+    [
+        ({"machine": Machine({"m": SHAPE})}, "there is no calibration"),
+        ({"machine": replace(MACHINE, limits={NAME: WITHOUT_DISPATCH})}, "the limit 'operation' has no value: noise"),
+        ({"machine": replace(MACHINE, shapes={})}, "the sizes of the model are not known"),
+        ({"path": "magic"}, f"the engine has no attribute kv_access that is one of {', '.join(flops.KV_ACCESS)}"),
+    ],
+)
+def test_where_nothing_is_predicted_the_reason_is_known(known, note):
+    assert roofline.prediction_note(cached(**known)) == note
+
+
+def test_a_cell_whose_operations_were_not_counted_says_so():
+    trial = Trial(point=POINT, arms=(UNCACHED,), launch=1, seed=0, target_ci=0.05, max_seconds=1.0)
+    record = ArmRecord(arm=UNCACHED, outcome=Outcome(status=Status.OK, kv_access="uncached"))
+    (cell,) = make_cells([LaunchRecord.of(trial, 0, record)], MACHINE)
+    assert roofline.prediction_note(cell) == "its operations were not counted"

@@ -1,6 +1,7 @@
 """A run predicted for a device that is not here."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,9 @@ from nanobench.analysis import predict
 from nanobench.errors import UserError
 from nanobench.roofline import prediction
 from nanobench.roofline.datasheet import Datasheet
-from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.limits import Limit, Limits, Unresolved
 from nanobench.schema import Arm
+from nanobench.views import predict as views
 
 THERE = Datasheet("There", bytes_per_s=1e12, flops={"float32": 1e13, "bfloat16": 1e14})
 LIMITS = Limits(
@@ -109,6 +111,35 @@ def test_a_sheet_without_what_is_needed_gives_one_line(sheet):
 def test_a_run_without_a_calibration_gives_one_line():
     with pytest.raises(UserError, match="--calibration auto"):
         predict.rows(here.cells(machine=here.Machine()), THERE, None, None)
+
+
+def machine(*found, unresolved=()):
+    return here.Machine({"m": here.SHAPE}, {here.NAME: Limits(found, unresolved)})
+
+
+def test_a_run_whose_calibration_resolved_too_little_says_what():
+    lost = machine(*here.LIMITS.found[:-1], unresolved=(Unresolved("operation", "noise"),))
+    with pytest.raises(UserError, match="nothing to predict for There: the limit 'operation' has no value: noise; measure"):
+        predict.rows(here.cells(machine=lost), THERE, None, None)
+
+
+def test_limits_that_are_uncertain_here_are_uncertain_there():
+    spread = machine(*(replace(limit, spread=0.5) for limit in here.LIMITS.found))
+    rows = predict.rows(here.cells(machine=spread), THERE, None, None)
+    assert [row["prediction_uncertainty"] for row in rows] == pytest.approx([0.25, 0.25])
+    (line,) = views.doubts(rows)
+    assert "may take 1.25x as long or as short (median; at most 1.25x)" in line
+    assert line.endswith("the assumptions about There come on top")
+
+
+@pytest.mark.parametrize("lost", ["read", "matmul", "argmax"])
+def test_a_limit_that_was_not_resolved_here_is_named_there(lost):
+    kept = [limit for limit in here.LIMITS.found if limit.kind != lost]
+    rows = predict.rows(here.cells(machine=machine(*kept, unresolved=(Unresolved(lost, "noise"),))), THERE, None, None)
+    assert all(0 < row["predicted_tpot_s"] < math.inf for row in rows)
+    # `read` only classifies: no time depends on it.
+    assert [bool(row["prediction_note"]) for row in rows] == [lost != "read"] * 2
+    assert len(list(views.doubts(rows))) == 1 + (lost != "read")
 
 
 def test_a_device_whose_sheet_is_known_passes_its_own_shares_on():

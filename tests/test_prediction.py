@@ -6,7 +6,7 @@ import pytest
 
 from nanobench.roofline import flops, prediction
 from nanobench.roofline.flops import Pass
-from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.limits import Limit, Limits, Unresolved
 from nanobench.roofline.prediction import Operations, Time
 from nanobench.schema import GPTShape, Point
 
@@ -87,3 +87,57 @@ def test_faster_limits_never_predict_a_longer_time():
     usual = predict().call.total_s
     assert all(predict(**{kind: 10 * RATES[kind]}).call.total_s <= usual for kind in RATES if kind != "operation")
     assert predict(operation=RATES["operation"] / 10).call.total_s < usual
+
+
+def spread(spreads):
+    """Limits with these spreads, and 0 for the others."""
+    return Limits(tuple(Limit(kind, value, spreads.get(kind, 0.0)) for kind, value in RATES.items()))
+
+
+def test_a_prediction_is_as_uncertain_as_its_limits_by_their_share_of_the_time():
+    first, step, _ = flops.static(POINT)
+    found = prediction.predict(SHAPE, POINT, "static", spread({"operation": 0.4, "lm_head": 1.0}), OPERATIONS)
+    head_s = 2.0 * 3 * 8 * 100 / 2e6
+    assert found.uncertainty == pytest.approx((0.2 * 10e-3 + 0.5 * head_s) / (10e-3 + expected_s(step)))
+    assert found.prefill.uncertainty == pytest.approx((0.2 * 20e-3 + 0.5 * head_s) / (20e-3 + expected_s(first)))
+    assert predict().uncertainty == 0
+
+
+def test_limits_that_are_all_wrong_by_a_factor_leave_a_time_between_its_bounds():
+    spreads = dict.fromkeys(RATES, 0.5)
+    found = prediction.predict(SHAPE, POINT, "static", spread(spreads), OPERATIONS)
+    assert found.uncertainty == pytest.approx(0.25)
+    slower = predict(**{kind: value * 1.25 if kind == "operation" else value / 1.25 for kind, value in RATES.items()})
+    assert slower.tpot_s == pytest.approx(found.tpot_s * (1 + found.uncertainty))
+
+
+def test_on_a_gpu_only_the_slower_side_is_uncertain():
+    gpu, limits = replace(POINT, device="cuda"), spread({"operation": 0.4})
+    slow_host = prediction.predict(SHAPE, gpu, "static", limits, Operations(prefill=2e6, step=1e6))
+    slow_device = prediction.predict(SHAPE, gpu, "static", limits, Operations(prefill=0, step=0))
+    assert (slow_host.uncertainty, slow_device.uncertainty) == (pytest.approx(0.2), 0)
+
+
+def without(*kinds):
+    return Limits(
+        tuple(each for each in limits().found if each.kind not in kinds), tuple(Unresolved(k, "noise") for k in kinds)
+    )
+
+
+def test_a_kind_that_was_not_resolved_counts_at_the_rate_of_another_and_is_uncertain():
+    found = prediction.predict(SHAPE, POINT, "static", without("argmax"), OPERATIONS)
+    logits = flops.cost(SHAPE, "float32", flops.static(POINT)[1]).logits_bytes
+    assert found.tpot_s == pytest.approx(predict(argmax=5e6).tpot_s)
+    assert found.uncertainty == pytest.approx(3 * logits / 5e6 / found.tpot_s)
+    assert found.notes == ["argmax counts at the rate of copy: noise"]
+
+
+def test_a_kind_that_is_not_used_is_not_missed():
+    assert prediction.predict(SHAPE, POINT, "static", without("copy"), OPERATIONS) == predict()
+    assert prediction.predict(SHAPE, POINT, "cat", without("copy"), OPERATIONS).notes
+
+
+def test_nothing_is_predicted_from_nothing():
+    for lost in (("operation",), ("matmul", "lm_head", "attention"), ("read", "copy", "elementwise", "argmax")):
+        with pytest.raises(KeyError):
+            prediction.predict(SHAPE, POINT, "static", without(*lost), OPERATIONS)

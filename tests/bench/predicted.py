@@ -6,25 +6,30 @@ python tests/bench/predicted.py DIR
 
 import sys
 
+import numpy as np
+
 import nanobench
 
 
 def main() -> None:
-    """Prints a row per cell, the median error and the share of cells within 30 %."""
+    """Prints a row per cell, the median error, and the shares of cells within 30 % and within the stated uncertainty."""
     cells = nanobench.load(sys.argv[1]).dropna(subset=["prediction_error"])
-    print("| model | arm | batch | step, ms | predicted, ms | error | speedup | predicted | naive | bound by | status |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|")
+    print("| model | arm | batch | step, ms | predicted, ms | ± | error | speedup | predicted | naive | bound by | status |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|")
     for _, cell in cells.iterrows():
         ratios = [
             f"{cell[name]:.2f}x" if cell["arm_index"] else "" for name in ("speedup", "predicted_speedup", "naive_speedup")
         ]
         print(
             f"| {cell['model']} | {cell['arm']} | {cell['batch_size']} | {1e3 * cell['tpot_s']:.3g} "
-            f"| {1e3 * cell['predicted_tpot_s']:.3g} | {cell['prediction_error']:+.0%} | {' | '.join(ratios)} "
+            f"| {1e3 * cell['predicted_tpot_s']:.3g} | {cell['prediction_uncertainty']:.0%} "
+            f"| {cell['prediction_error']:+.0%} | {' | '.join(ratios)} "
             f"| {cell['bound_by']} | {cell['status']} |"
         )
-    errors = cells["prediction_error"].abs()
+    errors, factors = cells["prediction_error"].abs(), np.exp(np.log1p(cells["prediction_error"]).abs())
+    inside = (factors <= 1 + cells["prediction_uncertainty"]).sum()
     print(f"\nmedian error {errors.median():.0%}; {(errors <= 0.3).sum()} of {len(cells)} cells within 30 %")
+    print(f"median uncertainty {cells['prediction_uncertainty'].median():.0%}; {inside} of {len(cells)} cells within it")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ COLUMNS = (
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
     *("speedup", "speedup_lo", "speedup_hi", "speedup_basis", "speedup_status", "speedup_reason", "speedup_widening"),
     *("predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "predicted_speedup", "naive_speedup", "prediction_error"),
+    *("prediction_uncertainty", "prediction_note"),
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
 )
@@ -204,7 +205,7 @@ def faster_dtype(cell: Cell) -> str | None:
     width, sheet, now = DTYPE_BYTES[cell.point.dtype], cell.machine.sheet, cell.machine.limits_of_run(cell.point)
     for dtype in (dtype for dtype in DTYPES if DTYPE_BYTES[dtype] < width):
         other = cell.machine.limits_of_run(replace(cell.point, dtype=dtype))
-        if now and other:
+        if now and other and "matmul" in now.by_kind and "matmul" in other.by_kind:
             if other.best("matmul") > now.best("matmul"):
                 return dtype
         elif sheet and sheet.flops.get(dtype, 0) > sheet.flops.get(cell.point.dtype, math.inf):

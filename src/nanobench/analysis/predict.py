@@ -2,9 +2,11 @@
 
 If the datasheet of this machine is known, each measured limit is a share of it, and the other device is assumed to reach the
 same share of its own. If it is not known, the other device is assumed to reach its full rates: the predicted time is a lower
-bound. The dispatch of an operation is assumed to cost as much as on this host.
+bound. The dispatch of an operation is assumed to cost as much as on this host. The uncertainty of a prediction is that of the
+limits of this machine; that of these assumptions is not known and comes on top.
 """
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
@@ -32,9 +34,11 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.arm_index))
     predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
     if not predictions:
+        limits = [cell.machine.limits_of(cell.point) for cell in ordered]
+        reason = next((reason for each in limits if each and (reason := each.missing())), None)
+        why = reason or "no cell has a calibration, a profile and a dtype that its datasheet has"
         raise UserError(
-            f"nothing to predict for {sheet.name}: no cell has a calibration, a profile and a dtype that its datasheet has; "
-            "measure again with: nanobench kv-sweep --calibration auto"
+            f"nothing to predict for {sheet.name}: {why}; measure again with: nanobench kv-sweep --calibration auto"
         )
     references = {cell.point: prediction for cell, prediction in predictions if cell.is_reference}
     found = []
@@ -54,11 +58,19 @@ def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: 
         "predicted_output_tok_s": cell.point.batch_size * cell.point.new_tokens / call_s,
         "predicted_ttft_s": found.prefill.total_s,
         "predicted_tpot_s": found.tpot_s,
+        "prediction_uncertainty": found.uncertainty,
+        "prediction_note": "; ".join(found.notes) or None,
         "predicted_speedup": speedup,
         "predicted_bound_by": found.decode.bound_by if found.steps else found.prefill.bound_by,
         "measured_output_tok_s": there,
         "prediction_error": None if there is None else cell.point.batch_size * cell.point.new_tokens / call_s / there - 1,
     }
+
+
+def uncertainties(rows: list[CellRow]) -> tuple[float, float]:
+    """The median and the largest uncertainty of some predictions. Needs at least one."""
+    known = [row["prediction_uncertainty"] for row in rows]
+    return statistics.median(known), max(known)
 
 
 def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
@@ -71,20 +83,27 @@ def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
 
 
 def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Prediction | None:
-    """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype."""
+    """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype, and if
+    limits are missing.
+    """
     point = cell.point
     there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
     limits = cell.machine.limits_of(point)
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
-    if cell.shape is None or limits is None or cell.kv_access is None or prefill is None:
+    if cell.shape is None or limits is None or limits.missing() or cell.kv_access is None or prefill is None:
         return None
     if sheet.bytes_per_s is None or there_point.dtype not in sheet.flops:
         return None
     here = cell.machine.sheet or Datasheet("unknown")
-    read = sheet.bytes_per_s * share(limits.at("read"), here.bytes_per_s)
-    peak = sheet.flops[there_point.dtype] * share(limits.best("matmul"), here.flops.get(point.dtype))
-    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype)))
+    read = sheet.bytes_per_s * share(limits.reading("read").value, here.bytes_per_s)
+    peak = sheet.flops[there_point.dtype] * share(best_matmul(limits), here.flops.get(point.dtype))
+    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype)), limits.unresolved)
     return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0))
+
+
+def best_matmul(limits: Limits) -> float:
+    """The largest rate of matmuls, or of the kind that stands in for them. Needs limits that can be predicted from."""
+    return limits.best(limits.source("matmul") or "matmul")
 
 
 def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterator[Limit]:
@@ -92,12 +111,12 @@ def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterato
 
     A matmul over few rows takes as long as reading its weights.
     """
-    per_byte = 2.0 / DTYPE_BYTES[dtype]
+    per_byte, here_read, here_peak = 2.0 / DTYPE_BYTES[dtype], limits.reading("read").value, best_matmul(limits)
     for limit in limits.found:
         if limit.kind in ("matmul", "lm_head", "attention"):
-            value = min(peak * min(1.0, limits.best(limit.kind) / limits.best("matmul")), limit.rows * per_byte * read)
+            value = min(peak * min(1.0, limits.best(limit.kind) / here_peak), limit.rows * per_byte * read)
         elif limit.kind in ("read", "copy", "elementwise", "argmax"):
-            value = read * min(1.0, limit.value / limits.at("read"))
+            value = read * min(1.0, limit.value / here_read)
         else:
             value = limit.value
         yield replace(limit, value=value)

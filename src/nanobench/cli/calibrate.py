@@ -71,12 +71,13 @@ def measured(
     limits = found.limits
     console.print(f"{setting.name} threads, measured {found.measured_at}", style="bold", highlight=False)
     console.print(views.figures(limits), views.over_rows(limits))
+    for line in views.unresolved(limits):
+        console.print(line, highlight=False, soft_wrap=True)
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits
         console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
-    if calibration.disturbed(found):
-        waited = f"tasks waited for a core in {found.pressure_fraction:.0%} of the time"
-        console.print(f"not stored: {waited}; see nanobench env, and measure again on an idle machine", highlight=False)
+    if reason := calibration.why_not_kept(found):
+        console.print(f"not stored: {reason}; see nanobench env, and measure again on an idle machine", highlight=False)
     elif calibration.kept(identity, setting) is None:
         file = calibration.file_of(identity, setting)
         console.print(f"not stored: {file} cannot be written; set another folder in NANOBENCH_CACHE", highlight=False)

@@ -48,6 +48,8 @@ def predict(
         seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
         console.print(views.table(rows))
+        for line in views.doubts(rows):
+            console.print(line, highlight=False, soft_wrap=True)
         found += rows
     known = datasheet.find(here) is not None
     console.print(views.basis(here or "this machine", known), highlight=False, soft_wrap=True)

@@ -84,10 +84,10 @@ class Cell:
 
     @cached_property
     def prediction(self) -> Prediction | None:
-        """How long a call should take; None without a calibration, a profile or a known KV access."""
+        """How long a call should take; None without a calibration, a profile or a known KV access, or if limits are missing."""
         limits = self.machine.limits_of(self.point)
         prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
-        if self.shape is None or limits is None or self.kv_access is None or prefill is None:
+        if self.shape is None or limits is None or limits.missing() or self.kv_access is None or prefill is None:
             return None
         return predict(self.shape, self.point, self.kv_access, limits, Operations(prefill, step or 0.0))
 

@@ -45,7 +45,7 @@ class DriftCheck:
 
     def to_json(self) -> JsonObject:
         """As plain values."""
-        return {"point": asdict(self.point), "before": to_json(self.before), "after": to_json(self.after)}
+        return {"point": asdict(self.point), "before": self.before.to_json(), "after": self.after.to_json()}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: JsonObject) -> "Calibration":
-        """The calibration whose `to_json` this is; up to protocol 4 drift checks were called looks."""
+        """The calibration whose `to_json` this is; up to protocol 4 drift checks were called looks.
+
+        Raises AttributeError, KeyError or TypeError for what is no calibration.
+        """
         checks = data.get("drift_checks") or list(data.get("looks", {}).values())
         return cls(
             Limits.from_json(data["limits"]),
@@ -72,7 +75,7 @@ class Calibration:
     def to_json(self) -> JsonObject:
         """As plain values, without drift checks."""
         return {
-            "limits": to_json(self.limits),
+            "limits": self.limits.to_json(),
             "pressure_fraction": self.pressure_fraction,
             "measured_at": self.measured_at,
         }
@@ -80,11 +83,6 @@ class Calibration:
     def checked(self, check: DriftCheck) -> "Calibration":
         """With one more drift check."""
         return replace(self, drift_checks=(*self.drift_checks, check))
-
-
-def to_json(limits: Limits) -> list[JsonObject]:
-    """Limits as plain values."""
-    return [asdict(limit) for limit in limits.found]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ A roofline (Williams et al. 2009, "Roofline: An Insightful Visual Performance Mo
 the calibration measured at that number of rows. On a CPU a call returns when its work is done, so the times of dispatch and
 work add up. A GPU works in parallel with its host, and the slower of the two determines the time of each pass. Nothing here
 is fitted to a measured cell.
+
+A prediction is as uncertain as the limits that it uses: the mean of their uncertainties, each weighted with its share of the
+predicted time. This is the case that all limits are wrong in the same direction, as on a machine that changes its speed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanobench.roofline import flops
 from nanobench.roofline.flops import Pass
-from nanobench.roofline.limits import Limits
+from nanobench.roofline.limits import Limits, Reading
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 ROWS_FACTOR = 4
@@ -28,11 +31,20 @@ class Time:
     """memory traffic"""
     compute_s: float = 0.0
     """arithmetic"""
+    uncertain_s: float = 0.0
+    """by how many seconds the total may be wrong, because the limits are uncertain"""
+    notes: frozenset[str] = frozenset()
+    """for which unresolved limits another one stands in"""
 
     @property
     def total_s(self) -> float:
         """The sum of the three."""
         return self.host_s + self.bandwidth_s + self.compute_s
+
+    @property
+    def uncertainty(self) -> float:
+        """The total lies between total / (1 + uncertainty) and total * (1 + uncertainty), as far as the limits decide it."""
+        return self.uncertain_s / self.total_s if self.total_s else 0.0
 
     @property
     def bound_by(self) -> str:
@@ -41,7 +53,13 @@ class Time:
         return max(parts, key=lambda name: parts[name])
 
     def __add__(self, other: "Time") -> "Time":
-        return Time(self.host_s + other.host_s, self.bandwidth_s + other.bandwidth_s, self.compute_s + other.compute_s)
+        return Time(
+            self.host_s + other.host_s,
+            self.bandwidth_s + other.bandwidth_s,
+            self.compute_s + other.compute_s,
+            self.uncertain_s + other.uncertain_s,
+            self.notes | other.notes,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,17 +91,27 @@ class Prediction:
         """Mean seconds per decode step; None for a call without decode steps."""
         return self.decode.total_s / self.steps if self.steps else None
 
+    @property
+    def uncertainty(self) -> float:
+        """That of the time of a step; of the prefill for a call without decode steps."""
+        return (self.decode if self.steps else self.prefill).uncertainty
+
+    @property
+    def notes(self) -> list[str]:
+        """For which unresolved limits another one stands in."""
+        return sorted(self.call.notes)
+
 
 def predict(shape: GPTShape, point: Point, kv_access: str, limits: Limits, operations: Operations) -> Prediction:
     """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS).
 
-    Raises KeyError for an unknown `kv_access`, and for limits without a kind that is needed.
+    Raises KeyError for an unknown `kv_access`, and for limits that lack what a prediction needs (`Limits.missing`).
     """
     first, *others = flops.KV_ACCESS[kv_access](point)
     overlaps = point.device != "cpu"
     prefill = pass_time(shape, point.dtype, first, limits, operations.prefill, overlaps)
     times = {each: pass_time(shape, point.dtype, each, limits, operations.step, overlaps) for each in set(others)}
-    floor_s = operations.step * operation_s(shape, point.dtype, limits)
+    floor_s = operations.step * operation_s(shape, point.dtype, limits).value
     return Prediction(prefill, total(times[each] for each in others), len(others), floor_s)
 
 
@@ -92,18 +120,26 @@ def total(times: Iterable[Time]) -> Time:
     return sum(times, Time())
 
 
-def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> float:
+def by_one_limit(time: Time, limit: Reading) -> Time:
+    """A time that follows from one limit, with the uncertainty of this limit."""
+    notes = frozenset([limit.note] if limit.note and time.total_s else [])
+    return replace(time, uncertain_s=time.total_s * limit.uncertainty, notes=notes)
+
+
+def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> Reading:
     """Dispatch time per operation in seconds, in a pass that reads all weights of the model."""
-    return limits.at("operation", set_bytes=shape.read_params * DTYPE_BYTES[dtype])
+    return limits.reading("operation", set_bytes=shape.read_params * DTYPE_BYTES[dtype])
 
 
 def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
-    host = Time(host_s=operations * operation_s(shape, dtype, limits))
+    dispatch = operation_s(shape, dtype, limits)
+    host = by_one_limit(Time(host_s=operations * dispatch.value), dispatch)
     device = device_time(shape, dtype, one, limits)
     if not overlaps:
         return host + device
-    return host if host.total_s > device.total_s else device
+    slower = host if host.total_s > device.total_s else device
+    return replace(slower, notes=host.notes | device.notes)
 
 
 def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
@@ -118,11 +154,16 @@ def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
             matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix_bytes),
             matmul_time(limits, "lm_head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
             matmul_time(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, kv_bytes),
-            Time(bandwidth_s=cache_copy_bytes(one, shape, dtype) / limits.at("copy")),
-            Time(bandwidth_s=cost.elementwise_bytes / limits.at("elementwise", rows, matrix_bytes)),
-            Time(bandwidth_s=cost.logits_bytes / limits.at("argmax")),
+            moving_time(cache_copy_bytes(one, shape, dtype), limits.reading("copy")),
+            moving_time(cost.elementwise_bytes, limits.reading("elementwise", rows, matrix_bytes)),
+            moving_time(cost.logits_bytes, limits.reading("argmax")),
         )
     )
+
+
+def moving_time(moved_bytes: float, rate: Reading) -> Time:
+    """The time to move bytes at a rate."""
+    return by_one_limit(Time(bandwidth_s=moved_bytes / rate.value), rate)
 
 
 def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, rows: int, set_bytes: float) -> Time:
@@ -131,11 +172,13 @@ def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, row
     It counts as bandwidth if the bytes would take longer at the best read rate than the operations at the best matmul rate, or
     if ROWS_FACTOR times the rows take less than ROWS_FACTOR / 2 times the time. Else it counts as compute.
     """
-    rate = limits.at(kind, rows, set_bytes)
-    seconds = flops / rate
-    is_weight_bound = limits.at(kind, ROWS_FACTOR * rows, set_bytes) > rate * ROWS_FACTOR / 2
-    is_bandwidth = is_weight_bound or moved_bytes / limits.at("read") > flops / limits.best("matmul")
-    return Time(bandwidth_s=seconds) if is_bandwidth else Time(compute_s=seconds)
+    rate = limits.reading(kind, rows, set_bytes)
+    more_rows = limits.reading(kind, ROWS_FACTOR * rows, set_bytes)
+    is_weight_bound = more_rows.value > rate.value * ROWS_FACTOR / 2
+    read, best = limits.reading("read").value, limits.best(limits.source("matmul") or "matmul")
+    is_bandwidth = is_weight_bound or moved_bytes / read > flops / best
+    seconds = flops / rate.value
+    return by_one_limit(Time(bandwidth_s=seconds) if is_bandwidth else Time(compute_s=seconds), rate)
 
 
 def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:

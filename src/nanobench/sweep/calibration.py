@@ -26,13 +26,17 @@ def file_of(identity: str, setting: Setting) -> Path:
 
 
 def kept(identity: str, setting: Setting) -> Calibration | None:
-    """A calibration of this machine; None where there is none that can be read."""
-    found = user_cache.read(file_of(identity, setting))
-    return None if found is None else Calibration.from_json(found)
+    """A calibration of this machine; None where there is none that can be read and predicted from."""
+    document = user_cache.read(file_of(identity, setting))
+    try:
+        found = None if document is None else Calibration.from_json(document)
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return None if found is None or found.limits.missing() else found
 
 
 def full(executor: Executor, identity: str, setting: Setting, scratch: Path, fresh: bool) -> Calibration:
-    """The calibration kept for this machine, or a new one, which is kept unless something disturbed it.
+    """The calibration kept for this machine, or a new one, which is kept if it can be used again (`why_not_kept`).
 
     Raises UserError where the worker fails.
     """
@@ -40,14 +44,17 @@ def full(executor: Executor, identity: str, setting: Setting, scratch: Path, fre
     if found is None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         found = replace(measured(executor, setting, scratch, brief=False), measured_at=stamp)
-        if not disturbed(found):
+        if why_not_kept(found) is None:
             user_cache.write(file_of(identity, setting), found.to_json())
     return found
 
 
-def disturbed(calibration: Calibration) -> bool:
-    """Whether tasks waited for a core so much of the time that the limits are not those of the machine alone."""
-    return (calibration.pressure_fraction or 0.0) > MOST_PRESSURE
+def why_not_kept(calibration: Calibration) -> str | None:
+    """Why a calibration is not used again: tasks waited for a core, or nothing can be predicted from it; None if it is."""
+    waited = calibration.pressure_fraction or 0.0
+    if waited > MOST_PRESSURE:
+        return f"tasks waited for a core in {waited:.0%} of the time"
+    return calibration.limits.missing()
 
 
 def measured(executor: Executor, setting: Setting, scratch: Path, brief: bool) -> Calibration:

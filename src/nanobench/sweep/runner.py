@@ -142,10 +142,13 @@ class Sweep:
                 if setting.name not in self.info.calibrations:
                     found = calibration.full(executor, identity, setting, self.run.scratch, fresh)
                     self.note(calibration_event(setting.name, found))
+                    if reason := found.limits.missing():
+                        self.note(no_calibration_event(f"{setting.name}: {reason}"))
                 self.limits_now[setting] = calibration.measured(executor, setting, self.run.scratch, brief=True).limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
-                self.note(no_calibration_event(str(error)))
+                if setting.name not in self.info.calibrations:
+                    self.note(no_calibration_event(str(error)))
 
     def check_drift(self, trial: Trial, executor: Executor) -> None:
         """Keeps how the limits stood before and after a trial."""

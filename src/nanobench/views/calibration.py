@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Iterator
 
 from rich.table import Table
 
@@ -61,14 +61,29 @@ def over_rows(limits: Limits) -> Table:
     return table
 
 
+def unresolved(limits: Limits) -> Iterator[str]:
+    """Which limits have no value: a line per kind, with the reason of the first."""
+    lost: dict[str, list[str]] = defaultdict(list)
+    for each in limits.unresolved:
+        lost[each.kind].append(each.reason)
+    for kind, reasons in lost.items():
+        of = len(reasons) + sum(limit.kind == kind for limit in limits.found)
+        yield f"not resolved: {kind} in {len(reasons)} of {format.count(of, 'measurement')}: {reasons[0]}"
+    if reason := limits.missing():
+        yield f"nothing can be predicted: {reason}"
+
+
 def moved(before: Limits, now: Limits) -> str:
-    """By how much passes take longer or shorter than in an earlier calibration, the largest change first."""
-    (rows, set_bytes), ratio = max(before.pass_changes([now]).ratios.items(), key=lambda change: abs(math.log(change[1])))
+    """By how much passes take longer or shorter than in an earlier calibration: the largest change."""
+    changes = before.pass_changes([now]).ratios
+    if not changes:
+        return "change since then: not known, because no pass was resolved"
+    (rows, set_bytes), ratio = max(changes.items(), key=lambda change: abs(math.log(change[1])))
     change = format.signed_percent(ratio - 1)
     return f"largest change since then: a pass of {format.count(rows, 'row')} over {format.size(set_bytes)} takes {change}"
 
 
 def as_document(calibration: Calibration, name: str) -> JsonObject:
-    """A calibration with the units of its values."""
-    limits = [{**asdict(limit), "unit": KINDS[limit.kind]} for limit in calibration.limits.found]
+    """A calibration with the units of its values; one that was not resolved is null, with its reason."""
+    limits = [{**limit, "unit": KINDS.get(limit["kind"])} for limit in calibration.limits.to_json()]
     return {"setting": name, "measured_at": calibration.measured_at, "limits": limits}

@@ -14,7 +14,6 @@ from nanobench.analysis.explain import PUBLISHED
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, Factor, Waterfall
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.derive import CellRow
-from nanobench.roofline.flops import KV_ACCESS
 from nanobench.views import console as tables
 from nanobench.views import format
 from nanobench.views.cell_table import SPEEDUP_STATUS, STATUS, Column, cell_name, make, speedup_text, value, varying
@@ -25,7 +24,7 @@ COLUMNS = (
     value("step", "step_s", "s"),
     Column("speedup\n[95 %]", speedup_text, needs="speedup"),
     replace(SPEEDUP_STATUS, drop=0),
-    value("predicted\nTPOT", "predicted_tpot_s", drop=8),
+    Column("predicted\nTPOT", lambda row: predicted_tpot(row), needs="predicted_tpot_s", drop=8),
     Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="prediction_error"),
     Column("predicted\nspeedup\n(reached)", lambda row: reached(row, "predicted"), needs="predicted_speedup"),
     Column("naive\nspeedup\n(reached)", lambda row: reached(row, "naive"), needs="naive_speedup", drop=7),
@@ -40,6 +39,8 @@ COLUMNS = (
     STATUS,
 )
 EXCLUDED_MARK = "*"
+LARGE_UNCERTAINTY = 0.3
+"""A sentence states the uncertainty of a prediction from here on; the table and --json always have it."""
 PARTS = {"bandwidth": "moving bytes takes", "compute": "multiplying takes"}
 
 
@@ -47,6 +48,19 @@ PARTS = {"bandwidth": "moving bytes takes", "compute": "multiplying takes"}
 def fitting(rows: list[CellRow], console: Console) -> Iterator[Table | str]:
     """The table as wide as the console allows, and which of its columns that leaves out."""
     return tables.fitting(make(rows, COLUMNS), console)
+
+
+def predicted_tpot(row: CellRow) -> str:
+    """2.37 ms ±12 %: the predicted time of a step, and how far the limits leave it open."""
+    return f"{format.text(row['predicted_tpot_s'], 's')} {uncertainty(row)}".rstrip()
+
+
+def uncertainty(row: CellRow) -> str:
+    """±12 %, or from 100 % on as a factor: within 2.5x; empty without a prediction."""
+    share = row["prediction_uncertainty"]
+    if share is None:
+        return ""
+    return f"±{format.percent(share)}" if share < 1 else f"within {format.times(1 + share)}"
 
 
 def reached(row: CellRow, by: str) -> str | None:
@@ -69,7 +83,7 @@ def because(row: CellRow) -> str:
     where = " and ".join(filter(None, (over_batch(row), over_floor(row))))
     suggestions = f"; try {either(row['suggestions'])}" if row["suggestions"] else ""
     separator = "; " if row["status"] == PUBLISHED else ": "
-    return doubt + separator.join(filter(None, (where, cause(row)))) + suggestions
+    return doubt + separator.join(filter(None, (where, cause(row)))) + doubt_of_prediction(row) + suggestions
 
 
 def either(suggestions: list[str]) -> str:
@@ -114,6 +128,15 @@ def cause(row: CellRow) -> str:
     if row["operations_per_step"] is None:
         work = "the host's dispatching takes"
     return f"{PARTS.get(bound, work)} {format.percent(row['bound_share'])} of the predicted time"
+
+
+def doubt_of_prediction(row: CellRow) -> str:
+    """How uncertain a prediction is, if much, and for what another limit stands in; empty otherwise."""
+    if row["bound_by"] is None or row["prediction_uncertainty"] is None:
+        return ""
+    is_large = row["prediction_uncertainty"] > LARGE_UNCERTAINTY
+    parts = [f"the prediction is uncertain ({uncertainty(row)})" if is_large else "", row["prediction_note"]]
+    return "".join(f"; {part}" for part in parts if part)
 
 
 def published_cause(row: CellRow) -> str:
@@ -224,10 +247,9 @@ def unknown(rows: list[CellRow], requested: Mapping[str, Any], command: str) -> 
         yield f"nothing is predicted: this run has no calibration and no operation counts; measure again: {command}"
     else:
         arms = ", ".join(dict.fromkeys(row["arm"] for row in bare))
-        why = "no calibration or no operation counts; measure again: " + command
-        if all(row["kv_access"] is None for row in bare):
-            why = f"their engines have no attribute path that is one of {', '.join(KV_ACCESS)}"
-        yield f"nothing is predicted in {len(bare)} of {len(cells)} cells ({arms}): {why}"
+        why = "; ".join(dict.fromkeys(filter(None, (row["prediction_note"] for row in bare)))) or "the reason is not known"
+        fix = "" if all(row["kv_access"] is None for row in bare) else f"; measure again: {command}"
+        yield f"nothing is predicted in {len(bare)} of {len(cells)} cells ({arms}): {why}{fix}"
 
 
 # All of it

@@ -1,5 +1,8 @@
 """Predictions for another device on the terminal. Each figure that was not measured says so."""
 
+from collections.abc import Iterator
+
+from nanobench.analysis.predict import uncertainties
 from nanobench.results.derive import CellRow
 from nanobench.views import format
 from nanobench.views.cell_table import Column, make, value
@@ -37,3 +40,13 @@ def basis(here: str, known: bool) -> str:
         f"predicted from the datasheet's full rates, because there is no datasheet of {here}: times are lower bounds; "
         "dispatch costs what it costs this host"
     )
+
+
+def doubts(rows: list[CellRow]) -> Iterator[str]:
+    """How uncertain the limits of this machine leave the predictions, and for which limits another one stands in."""
+    middle, most = uncertainties(rows)
+    yield (
+        f"the limits of this machine are uncertain: steps may take {format.times(1 + middle)} as long or as short (median; "
+        f"at most {format.times(1 + most)}); the assumptions about {rows[0]['gpu']} come on top"
+    )
+    yield from dict.fromkeys(row["prediction_note"] for row in rows if row["prediction_note"])

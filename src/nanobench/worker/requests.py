@@ -33,7 +33,7 @@ def calibrate(request: JsonObject) -> JsonObject:
     limits = (measure.brief if request["brief"] else measure.calibrate)(device, request["dtype"])
     waited_s = probe.after()["pressure_s"]
     pressure = None if waited_s is None else waited_s / (time.perf_counter() - start)
-    return {"limits": [asdict(limit) for limit in limits], "pressure_fraction": pressure}
+    return {"limits": limits.to_json(), "pressure_fraction": pressure}
 
 
 def describe(request: JsonObject) -> JsonObject:

@@ -43,6 +43,29 @@ def predicted_e2e_s(cell: Cell) -> float | None:
     return cell.prediction.call.total_s if cell.prediction else None
 
 
+def prediction_uncertainty(cell: Cell) -> float | None:
+    """By how much the limits leave the predicted time of a step open, of the prefill for a single token."""
+    return cell.prediction.uncertainty if cell.prediction else None
+
+
+def prediction_note(cell: Cell) -> str | None:
+    """Why there is no prediction, or which limits it lacks; None for a prediction from resolved limits."""
+    if cell.prediction:
+        return "; ".join(cell.prediction.notes) or None
+    limits = cell.machine.limits_of(cell.point)
+    if cell.point.trains:
+        return "training is not predicted"
+    if limits is None:
+        return "there is no calibration"
+    if reason := limits.missing():
+        return reason
+    if cell.shape is None:
+        return "the sizes of the model are not known"
+    if cell.kv_access is None:
+        return f"the engine has no attribute kv_access that is one of {', '.join(flops.KV_ACCESS)}"
+    return "its operations were not counted"
+
+
 def prediction_error(cell: Cell) -> float | None:
     """Measured over predicted, minus 1: per step where there are steps, else of the whole call."""
     if cell.prediction is None:
@@ -128,6 +151,14 @@ METRICS = (
     Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of a step, mean over the growing lengths", predicted_tpot_s),
     Metric("predicted_e2e_s", SECONDS, NEITHER, "roofline of the prefill and all steps", predicted_e2e_s),
     Metric("prediction_error", RATIO, NEITHER, "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token", prediction_error),
+    Metric(
+        "prediction_uncertainty",
+        RATIO,
+        LOWER,
+        "u: predicted_tpot_s / (1 + u) to predicted_tpot_s * (1 + u), as far as the limits of the calibration decide it",
+        prediction_uncertainty,
+    ),
+    Metric("prediction_note", TEXT, NEITHER, "why nothing is predicted, or which limits were not resolved", prediction_note),
     Metric("predicted_speedup", RATIO, NEITHER, "predicted_e2e_s of the reference over this arm's", predicted_speedup),
     Metric(
         "naive_speedup",

@@ -1,9 +1,9 @@
 """The attainable limits of this machine: memory, and the parts of passes of synthetic GPT-2s from 32 to 1,024 wide.
 
 A calibration takes about a minute. Every size is measured twice, some seconds apart, because machines change their speed.
+What the timings do not show is an unresolved limit with a reason; noise never raises an error.
 """
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,18 +14,25 @@ from nanobench.probes import profiler
 from nanobench.probes.clock import Clock, make_clock
 from nanobench.roofline import flops
 from nanobench.roofline.flops import Pass
-from nanobench.roofline.limits import Limit, Limits
+from nanobench.roofline.limits import Limit, Limits, Unresolved
 from nanobench.schema import DTYPE_BYTES
-from nanobench.stats import intervals
 from nanobench.worker.calibration.model import STEP_CONTEXT, InstrumentedModel, PassTiming, Size
+from nanobench.worker.calibration.samples import (
+    NO_TIME,
+    Duration,
+    NotResolved,
+    duration,
+    per_operation,
+    rate,
+    resolve,
+    without_dispatch,
+)
 
 MIB = 1 << 20
 LARGE_BYTES = 256 * MIB
 """More than any cache holds."""
 TRANSFERS = 5
 """Timed repetitions of a memory limit."""
-MIN_DEVICE_SHARE = 0.1
-"""The minimum share of a part's time that remains after its dispatch is subtracted."""
 MIN_ELEMENTWISE_ROWS = 16
 """With fewer rows, norms and additions take as long as with one."""
 DISPATCH_SIZE = Size(32, 4, 64, (1,), ())
@@ -40,56 +47,54 @@ BRIEF_SIZES = (Size(128, 4, 64, (1,), ()), Size(640, 2, 32_768, (1, 4), ()), Siz
 """The sizes of a drift check: one each for dispatch, memory and matmuls."""
 
 
-def calibrate(device: torch.device, dtype: str) -> list[Limit]:
+def calibrate(device: torch.device, dtype: str) -> Limits:
     """All limits of a device at a dtype, with torch's current number of threads."""
     with torch.inference_mode():
         first_passes = brief_limits(device, dtype)
         sizes = [*SIZES, *reversed(SIZES)]
         limits = [limit for size in sizes for limit in limits_at_start(first_passes, size, device, dtype)]
-        return [*memory(device), *limits, *first_passes]
+        return Limits.of([*memory(device), *limits, *first_passes.found, *first_passes.unresolved])
 
 
-def brief(device: torch.device, dtype: str) -> list[Limit]:
+def brief(device: torch.device, dtype: str) -> Limits:
     """A drift check: the times of passes of three small networks, in about a second."""
     with torch.inference_mode():
         return brief_limits(device, dtype)
 
 
-def limits_at_start(first_passes: list[Limit], size: Size, device: torch.device, dtype: str) -> list[Limit]:
+def limits_at_start(first_passes: Limits, size: Size, device: torch.device, dtype: str) -> list[Limit | Unresolved]:
     """The limits of one size, corrected for the drift of the machine since `first_passes` were measured."""
-    passes = brief_limits(device, dtype)
-    limits = list(limits_of(InstrumentedModel(size, device, dtype)))
-    corrected = Limits((*passes, *limits)).moved([Limits(tuple(first_passes))])
-    return list(corrected.found[len(passes) :])
+    changes = brief_limits(device, dtype).pass_changes([first_passes])
+    corrected = Limits.of(limits_of(InstrumentedModel(size, device, dtype))).changed(changes)
+    return [*corrected.found, *corrected.unresolved]
 
 
-def brief_limits(device: torch.device, dtype: str) -> list[Limit]:
+def brief_limits(device: torch.device, dtype: str) -> Limits:
     """The times of whole passes of BRIEF_SIZES."""
-    return [limit for size in BRIEF_SIZES for limit in pass_limits(InstrumentedModel(size, device, dtype))]
+    return Limits.of(limit for size in BRIEF_SIZES for limit in pass_limits(InstrumentedModel(size, device, dtype)))
 
 
-def pass_limits(model: InstrumentedModel) -> Iterator[Limit]:
+def pass_limits(model: InstrumentedModel) -> Iterator[Limit | Unresolved]:
     """The times of whole passes of one size."""
     works = [(rows, model.cached_step(rows)) for rows in model.size.batches]
     works += [(rows * tokens, model.full_pass(rows, tokens)) for rows, tokens in model.size.prompts]
     for rows, work in works:
-        timing = model.time_pass(work)
-        yield Limit("pass", timing.total_s, timing.spreads["total"], rows, model.weight_bytes)
+        yield duration("pass", resolve(model.time_pass(work).total_s), rows, model.weight_bytes)
 
 
-def memory(device: torch.device) -> Iterator[Limit]:
+def memory(device: torch.device) -> Iterator[Limit | Unresolved]:
     """Rates of reading and copying memory; on CUDA also of a transfer from the host, and the time of a synchronization."""
     clock = make_clock(device)
     source = torch.ones(LARGE_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    yield rate("read", LARGE_BYTES, transfer_times(clock, source.sum))
-    yield rate("copy", 2 * LARGE_BYTES, transfer_times(clock, lambda: target.copy_(source)))
+    yield transfer_rate("read", LARGE_BYTES, transfer_times(clock, source.sum))
+    yield transfer_rate("copy", 2 * LARGE_BYTES, transfer_times(clock, lambda: target.copy_(source)))
     if device.type == "cuda":
         host = torch.empty(64 * MIB, dtype=torch.uint8).pin_memory()
         on_device = torch.empty_like(host, device=device)
-        yield rate("host_to_device", 64 * MIB, transfer_times(clock, lambda: on_device.copy_(host, non_blocking=True)))
-        waits = transfer_times(clock, lambda: None)
-        yield Limit("sync", statistics.median(waits), intervals.relative_iqr(waits) or 0.0)
+        times = transfer_times(clock, lambda: on_device.copy_(host, non_blocking=True))
+        yield transfer_rate("host_to_device", 64 * MIB, times)
+        yield duration("sync", resolve(transfer_times(clock, lambda: None)))
 
 
 def transfer_times(clock: Clock, work: Callable[[], Any]) -> list[float]:
@@ -104,28 +109,29 @@ def transfer_times(clock: Clock, work: Callable[[], Any]) -> list[float]:
     return seconds[1:]
 
 
-def rate(kind: str, amount: int, seconds: list[float]) -> Limit:
-    """The rate of a transfer: `amount` bytes over the median of the times."""
-    return Limit(kind, amount / statistics.median(seconds), intervals.relative_iqr(seconds) or 0.0, set_bytes=amount)
+def transfer_rate(kind: str, amount: int, samples_s: list[float]) -> Limit | Unresolved:
+    """The rate of a transfer of `amount` bytes."""
+    return rate(kind, amount, resolve(samples_s), set_bytes=amount)
 
 
-def limits_of(model: InstrumentedModel) -> Iterator[Limit]:
+def limits_of(model: InstrumentedModel) -> Iterator[Limit | Unresolved]:
     """The limits that the passes of one size show.
 
     The time of a dispatch comes from a pass of one row: on a CPU the time outside of all parts, on CUDA the host's time.
     """
-    on_cpu, size, operation_s = not model.clock.enqueues, model.size, 0.0
-    context = STEP_CONTEXT
+    on_cpu, size, context = not model.clock.enqueues, model.size, STEP_CONTEXT
+    operation: Duration | NotResolved = NO_TIME
     works = [(model.cached_step(rows), Pass(rows, 1, context, 1, kv_read=context, kv_written=1)) for rows in size.batches]
     works += [(model.full_pass(rows, tokens), Pass(rows, tokens, tokens, 1)) for rows, tokens in size.prompts]
     for work, one in works:
         timing = model.time_pass(work)
         operations: Counter[str | None] = model.count_operations(work) if on_cpu else Counter()
         if one.rows == one.tokens == 1 and (size.is_dispatch_only or on_cpu):
-            seconds, count = (timing.rest_s, operations[None]) if on_cpu else (timing.host_s, kernel_launches(model, work))
-            operation_s = seconds / count
-            yield Limit("operation", operation_s, timing.spreads["total"], 1, model.weight_bytes)
-        yield from part_rates(model, one, timing, {part: count * operation_s for part, count in operations.items()})
+            samples_s, count = (timing.rest_s, operations[None]) if on_cpu else (timing.host_s, kernel_launches(model, work))
+            operation = per_operation(samples_s, count)
+            yield duration("operation", operation, 1, model.weight_bytes)
+        if not size.is_dispatch_only:
+            yield from part_rates(model, one, timing, operation, operations)
 
 
 def kernel_launches(model: InstrumentedModel, work: Callable[[], Any]) -> int:
@@ -133,10 +139,14 @@ def kernel_launches(model: InstrumentedModel, work: Callable[[], Any]) -> int:
     return profiler.count(work, model.device).operations
 
 
-def part_rates(model: InstrumentedModel, one: Pass, timing: PassTiming, dispatch_s: dict[str | None, float]) -> Iterator[Limit]:
+def part_rates(
+    model: InstrumentedModel,
+    one: Pass,
+    timing: PassTiming,
+    operation: Duration | NotResolved,
+    operations: Counter[str | None],
+) -> Iterator[Limit | Unresolved]:
     """The rates of the parts of one pass, and of the norms and additions between them, without the time of their dispatch."""
-    if model.size.is_dispatch_only:
-        return
     shape = model.adapter.shape
     cost = flops.cost(shape, model.dtype, one)
     head_flops, rows = 2.0 * one.rows * one.logits_positions * shape.head_params, one.rows * one.tokens
@@ -149,9 +159,8 @@ def part_rates(model: InstrumentedModel, one: Pass, timing: PassTiming, dispatch
     }
     for kind, (amount, place, set_bytes) in amounts.items():
         if kind != "argmax" or one.rows == max(model.size.batches):
-            part_s = timing.parts[kind]
-            seconds = max(part_s * MIN_DEVICE_SHARE, part_s - dispatch_s.get(kind, 0.0))
-            yield Limit(kind, amount / seconds, timing.spreads[kind], place, int(set_bytes))
-    between_s = timing.rest_s - dispatch_s.get(None, 0.0)
-    if rows >= MIN_ELEMENTWISE_ROWS and between_s > 0:
-        yield Limit("elementwise", cost.elementwise_bytes / between_s, timing.spreads["total"], rows, int(matrix_bytes))
+            part = without_dispatch(timing.parts_s.get(kind, []), operation, operations[kind])
+            yield rate(kind, amount, part, place, int(set_bytes))
+    if rows >= MIN_ELEMENTWISE_ROWS:
+        between = without_dispatch(timing.rest_s, operation, operations[None])
+        yield rate("elementwise", cost.elementwise_bytes, between, rows, int(matrix_bytes))

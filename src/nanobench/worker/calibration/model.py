@@ -4,8 +4,6 @@ A part that is timed alone is faster than the same part in a model: caches are w
 is filled first, so that the time between two events is the device's time and not the host's.
 """
 
-import statistics
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,10 +23,11 @@ from nanobench.probes import profiler
 from nanobench.probes.clock import make_clock
 from nanobench.samplers import greedy
 from nanobench.schema import DTYPE_BYTES, Point
-from nanobench.stats import intervals
 
 MIN_PASSES, PASSES_S = 3, 0.1
 """A pass is repeated at least so many times, and for at least so many seconds."""
+MAX_PASSES = 2000
+"""A pass is repeated at most so many times, even if the clock stands still."""
 STEP_CONTEXT, PROMPT = 64, 4
 """Positions that a step attends to, and positions that are filled before the first step."""
 PARTS = ("matmul", "lm_head", "attention", "argmax")
@@ -56,20 +55,18 @@ class Size:
 
 @dataclass(frozen=True)
 class PassTiming:
-    """Median times of a pass and of its parts, in seconds."""
+    """The timings of some passes and of their parts, in seconds; one of each per pass."""
 
-    host_s: float
+    host_s: list[float]
     """until the call returned"""
-    total_s: float
+    total_s: list[float]
     """until the device was done"""
-    parts: dict[str, float]
-    spreads: dict[str, float]
-    """relative interquartile ranges of the parts and of `total`"""
+    parts_s: dict[str, list[float]]
 
     @property
-    def rest_s(self) -> float:
-        """The time outside of all parts."""
-        return max(0.0, self.total_s - sum(self.parts.values()))
+    def rest_s(self) -> list[float]:
+        """The time outside of all parts; negative if the clock was wrong."""
+        return [total_s - sum(each[number] for each in self.parts_s.values()) for number, total_s in enumerate(self.total_s)]
 
 
 class InstrumentedModel:
@@ -159,19 +156,14 @@ class InstrumentedModel:
             self.counting = False
 
     def time_pass(self, work: Callable[[], Any]) -> PassTiming:
-        """The median times of some passes, after one warm-up."""
+        """The timings of some passes, after one warm-up."""
         self.time_once(work)
-        passes, start = [self.time_once(work)], time.perf_counter()
-        while len(passes) < MIN_PASSES or time.perf_counter() - start < PASSES_S:
+        passes, start = [self.time_once(work)], self.clock.now()
+        while len(passes) < MIN_PASSES or (self.clock.now() - start < PASSES_S and len(passes) < MAX_PASSES):
             passes.append(self.time_once(work))
-        parts = {kind: [parts[kind] for _, _, parts in passes] for kind in passes[0][2]}
-        totals = [total for _, total, _ in passes]
-        return PassTiming(
-            statistics.median(host for host, _, _ in passes),
-            statistics.median(totals),
-            {kind: statistics.median(seconds) for kind, seconds in parts.items()},
-            {kind: intervals.relative_iqr(times) or 0.0 for kind, times in [*parts.items(), ("total", totals)]},
-        )
+        hosts_s, totals_s, parts = zip(*passes, strict=True)
+        kinds = dict.fromkeys(kind for each in parts for kind in each)
+        return PassTiming([*hosts_s], [*totals_s], {kind: [each.get(kind, 0.0) for each in parts] for kind in kinds})
 
     def time_once(self, work: Callable[[], Any]) -> tuple[float, float, dict[str, float]]:
         """Seconds of one pass: until the call returned, until the device was done, and by part."""
