@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 
 from nanobench import registry
@@ -87,6 +88,14 @@ def test_a_size_that_may_be_missing_is_a_count_all_the_same(monkeypatch, name, k
 )
 def test_sizes_that_contradict_each_other_and_odd_names_are_named(monkeypatch, sizes, words):
     assert words in line(monkeypatch, lambda: Adapter(replace(SHAPE, **sizes)))
+
+
+def test_whole_numbers_of_numpy_are_taken_as_such(monkeypatch):
+    shape = replace(SHAPE, n_layer=np.int64(2), n_params=np.int32(10**5))
+    monkeypatch.setattr(registry, "find", lambda family, name: lambda: Adapter(shape))
+    found = model_shape.shape_of("lab:build")
+    assert found == SHAPE
+    assert {type(found.n_layer), type(found.n_params)} == {int}
 
 
 @pytest.mark.parametrize("shape", [None, "gpt2", {"n_layer": 2}, vars(SHAPE), GPTShape])

@@ -1,7 +1,8 @@
 """The sizes of a model, built without weights where that is possible, and checked before any cost is computed from them."""
 
+import operator
 from dataclasses import fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -55,8 +56,15 @@ def problem(adapter: Any) -> str | None:
 
 
 def sizes_of(shape: GPTShape) -> dict[str, Any]:
-    """The sizes by name."""
-    return {each.name: getattr(shape, each.name) for each in fields(GPTShape)}
+    """The sizes by name; whole numbers of NumPy and others as Python's own."""
+    found = {each.name: getattr(shape, each.name) for each in fields(GPTShape)}
+    whole = {name: operator.index(value) for name, value in found.items() if is_whole(value)}
+    return {**found, **whole}
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value stands for a whole number. True and False do not."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def wrong_size(sizes: dict[str, Any]) -> str | None:
