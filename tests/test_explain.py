@@ -831,7 +831,7 @@ def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, wi
         for head in ("batch", "arm", "speedup", "bound by", "status"):
             assert head in heads
         assert ("try" in " ".join(notes)) == ("try" not in heads)
-        if width >= 140:
+        if width >= 150:
             assert "try" in heads
 
 
