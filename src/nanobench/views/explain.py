@@ -51,16 +51,16 @@ def fitting(rows: list[CellRow], console: Console) -> Iterator[Table | str]:
 
 
 def predicted_tpot(row: CellRow) -> str:
-    """2.37 ms ±12 %: the predicted time of a step, and how far the limits leave it open."""
+    """2.37 ms ±12%: the predicted time of a step, and how far the limits leave it open."""
     return f"{format.text(row['predicted_tpot_s'], 's')} {uncertainty(row)}".rstrip()
 
 
 def uncertainty(row: CellRow) -> str:
-    """±12 %, or from 100 % on as a factor: within 2.5x; empty without a prediction."""
+    """±12%, or from 100 % on as a factor: within 2.5x; empty without a prediction."""
     share = row["prediction_uncertainty"]
     if share is None:
         return ""
-    return f"±{format.percent(share)}" if share < 1 else f"within {format.times(1 + share)}"
+    return f"±{100 * share:.0f}%" if share < 0.995 else f"within {format.times(1 + share)}"
 
 
 def reached(row: CellRow, by: str) -> str | None:
