@@ -37,10 +37,12 @@ CHEATS = {
     "slow_clock": "it replaced time.perf_counter",
     "no_sync": "it replaced torch.cuda.synchronize",
     "other_weights": NOT_THE_CHOICE,
-    "shared_weights": NOT_THE_CHOICE,
+    "shared_weights": "it changed what all arms share: weights of the model",
     "skipped_rows": NOT_THE_CHOICE,
     "early_stop": "was not written",
     "constants": NOT_THE_CHOICE,
+    "sabotage": "it changed what all arms share: hooks of the model",
+    "fewer_threads": "it changed what all arms share: torch's number of threads",
 }
 
 
@@ -64,6 +66,12 @@ def test_a_memory_of_prompts_does_not_help(nanobench_here, tmp_path):
     assert cell["status"] in MEASURED
     assert cell["checked_calls"] >= 2
     assert cell["speedup"] < 2
+
+
+def test_no_prompt_can_be_seen_before_its_call(nanobench_here, tmp_path):
+    """Base prompts lie apart from the tensor that a call reads, and the number that is added to them is drawn in the clock."""
+    nanobench_here("kv-sweep", *ONE, "--batch", 2, "--engine", "uncached,zoo:peek", cwd=tmp_path, code=0)
+    assert cells_of(tmp_path).loc["zoo:peek", "status"] in MEASURED
 
 
 def test_a_prefill_that_does_all_the_work_shows_in_the_time_to_the_first_token(nanobench_here, tmp_path):
@@ -159,7 +167,7 @@ def outputs(repetitions, calls=1, rows=2, tokens=3):
     kept = Outputs()
     for block in range(repetitions):
         new_BN = torch.full((rows, tokens), block, dtype=torch.int32)
-        kept.keep([Output(block, call, calls, 100 + block, new_BN) for call in range(calls)])
+        kept.keep([Output(block, call, calls, 100 + block, 7, new_BN) for call in range(calls)])
     return kept
 
 
@@ -195,7 +203,7 @@ def test_the_choice_holds_the_first_the_last_and_one_inside_a_repetition():
         assert len(chosen) == 20
     long = Point(**{**vars(POINT), "prompt_len": 400})
     assert len(output_check.choose(kept, long, random.Random(0))) == output_check.LEAST_CALLS
-    few = [Output(0, 0, 1, 0, torch.zeros(2, 4))]
+    few = [Output(0, 0, 1, 0, 0, torch.zeros(2, 4))]
     assert output_check.choose(few, POINT, random.Random(0)) == few
 
 

@@ -462,3 +462,46 @@ class FirstRow(GPTAdapter):
 def first_row():
     inner = build_gpt2(**TINY)
     return FirstRow(inner.module, inner.shape)
+
+
+class Peek(Cached):
+    """Reads the prompts of later calls from the storage of the first, and generates all of them at once."""
+
+    calls, known = 0, None
+
+    def prefill(self, prompt_BT):
+        self.calls += 1
+        storage = torch.empty(0, dtype=torch.long).set_(prompt_BT.untyped_storage())
+        if self.calls > HONEST_CALLS and storage.numel() > prompt_BT.numel():
+            raise AssertionError("other prompts can be seen")
+        super().prefill(prompt_BT)
+
+
+class Sabotage(Cached):
+    """Honest, but a hook on the model that all arms share slows down the others."""
+
+    running = False
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.adapter.module.register_forward_hook(lambda *_: None if self.running else time.sleep(0.001))
+
+    def prefill(self, prompt_BT):
+        self.running = True
+        super().prefill(prompt_BT)
+
+    def step(self):
+        super().step()
+        self.running = self.length < self.max_len - 1
+        return 1
+
+
+class FewerThreads(Cached):
+    """Leaves torch with another number of threads for the arms after it."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+peek, sabotage, fewer_threads = map(engine, (Peek, Sabotage, FewerThreads))

@@ -16,6 +16,7 @@ import torch
 from nanobench.errors import Skip
 from nanobench.probes import compilation, memory
 from nanobench.probes.leftovers import Leftovers
+from nanobench.probes.shared_state import SharedState
 from nanobench.records import ArmRecord, JsonObject, Outcome, Repetition, Status
 from nanobench.schema import Trial
 from nanobench.training import distributed
@@ -42,6 +43,7 @@ class Arms:
         self.steady: dict[int, list[Repetition]] = {index: [] for index in range(len(trial.arms))}
         self.running = os.open(out / "running" if world.is_rank_zero else os.devnull, os.O_WRONLY | os.O_CREAT, 0o644)
         self.reported_at = 0.0
+        self.shared_state: SharedState | None = None
 
     def guard(self, index: int, work: Callable[[], Any], limited: bool = True) -> Any:
         """Runs an arm's work under the memory limit. An exception becomes the outcome of this arm and ends only this arm; so
@@ -52,10 +54,10 @@ class Arms:
             with memory.limited(limit_of(self.trial) if limited else None):
                 result = work()
             self.leftovers.claim(index)
-            replaced = self.leftovers.replaced()
-            if replaced is None:
+            wrong = self.tampered()
+            if wrong is None:
                 return result
-            outcome = Outcome(status=Status.WRONG, reason=f"it replaced {replaced}, which times depend on")
+            outcome = Outcome(status=Status.WRONG, reason=wrong)
         except Exception as error:
             outcome = outcome_of(error)
             if outcome.status is Status.ERROR:
@@ -64,6 +66,13 @@ class Arms:
             distributed.abort(self.out, outcome.status, outcome.reason)
         self.end(index, outcome)
         return None
+
+    def tampered(self) -> str | None:
+        """What the work just done has changed that other arms or the clock depend on, or None."""
+        if replaced := self.leftovers.replaced():
+            return f"it replaced {replaced}, which times depend on"
+        changed = self.shared_state.changed() if self.shared_state else None
+        return f"it changed what all arms share: {changed}" if changed else None
 
     def end(self, index: int, outcome: Outcome) -> None:
         """Records an arm's outcome and frees its memory."""

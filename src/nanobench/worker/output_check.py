@@ -119,7 +119,7 @@ def sample_of(outputs: list[Output], point: Point, vocab_size: int, chosen: rand
 def prompt_of(output: Output, point: Point, vocab_size: int) -> Tensor:
     """The prompts [B, T] of a call."""
     prompts_CBT = fresh_prompts(output.prompt_seed, output.call + 1, point.batch_size, point.prompt_len, vocab_size)
-    return prompts_CBT[output.call % len(prompts_CBT)]
+    return (prompts_CBT[output.call % len(prompts_CBT)] + output.shift) % vocab_size
 
 
 def name_of(output: Output, row: int) -> str:

@@ -20,6 +20,7 @@ from nanobench.probes.clock import Clock
 from nanobench.probes.host import process_age_s
 from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.probes.leftovers import Leftovers
+from nanobench.probes.shared_state import SharedState
 from nanobench.records import ArmRecord, Gate, Repetition, Verdict
 from nanobench.schema import Arm, Trial
 from nanobench.stats import intervals
@@ -79,6 +80,7 @@ def measure(
             distributed.abort(out, outcome.status, outcome.reason)
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     leftovers.claim(NO_ARM)
+    arms.shared_state = SharedState(context.adapter.module)
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode(context.inference):

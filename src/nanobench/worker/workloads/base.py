@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nanobench.models.base import Adapter
 from nanobench.probes.clock import Clock
 from nanobench.records import Gate, Outcome, Repetition
 from nanobench.schema import Arm
@@ -77,6 +78,8 @@ class TrialContext(Protocol):
 
     inference: bool
     """whether no gradients are needed"""
+    adapter: Adapter
+    """the model of all arms; in training each has a copy"""
 
     def ready(self, gated: bool) -> None:
         """Called before the first arm is built. `gated`: an earlier launch has gated the arms."""

@@ -1,10 +1,10 @@
 """Generation: a prefill of the prompt and a decode of `new_tokens`, timed from prompt to last token."""
 
 import contextlib
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from secrets import randbelow
 from typing import Any
 
 import torch
@@ -46,13 +46,13 @@ class Generate(Timed):
         nvtx: bool = False,
         keeps_outputs: bool = True,
     ) -> None:
-        self.prompt_BT = reference.prompt_BT
+        self.prompt_BT = self.input_BT = reference.prompt_BT
         super().__init__(arm, clock, self.prompt_BT.device, nvtx)
         self.adapter, self.reference, self.point = adapter, reference, point
         self.sampler = registry.find("samplers", arm.sampler)()
         self.keeps_outputs = keeps_outputs
         self.peaks_bytes: dict[str, int] = {}
-        self.prompts = [self.prompt_BT]
+        self.shifts: list[int] = []
         self.block: Block | None = None
         self.pool_CBT: Tensor | None = None
         self.copies_CBN: Tensor | None = None
@@ -73,6 +73,9 @@ class Generate(Timed):
         sdpa.check_device(self.arm.attention, self.device.type)
         with sdpa.use_backend(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
+        with torch.inference_mode(False):
+            # Like the gate's prompt no inference tensor: a compiled function would be compiled again for the other kind.
+            self.input_BT = torch.empty_like(self.prompt_BT)
         tokens_BN = self.engine.tokens_BN
         if type(tokens_BN) is not Tensor:
             raise TypeError(f"the engine's tokens_BN is a {type(tokens_BN).__name__}; it must be a preallocated torch.Tensor")
@@ -138,16 +141,15 @@ class Generate(Timed):
     def lay_out(self, block: Block | None) -> None:
         """See Workload.lay_out. Poisons the output, and makes room for the copies. In no block the gate's prompt is read."""
         self.keep_outputs()
-        point, self.block, self.prompts = self.point, block, [self.prompt_BT]
+        point, self.block, self.pool_CBT, self.shifts = self.point, block, None, []
         if block is not None:
             vocab_size = self.adapter.shape.vocab_size
             prompts_CBT = fresh_prompts(block.prompt_seed, self.calls, point.batch_size, point.prompt_len, vocab_size)
-            if self.pool_CBT is None or len(self.pool_CBT) != len(prompts_CBT):
-                self.pool_CBT = torch.empty_like(prompts_CBT, device=self.device)
-            # The same addresses in every block: an output that is remembered by the address of its prompt is wrong.
-            self.prompts = list(self.pool_CBT.copy_(prompts_CBT))
+            self.pool_CBT = prompts_CBT.to(self.device)
             if self.keeps_outputs:
                 self.copies_CBN = self.new_BN.new_empty((self.calls, *self.new_BN.shape))
+        else:
+            self.input_BT.copy_(self.prompt_BT)
         self.new_BN.fill_(POISON)
 
     def clock_stopped(self) -> None:
@@ -157,7 +159,7 @@ class Generate(Timed):
         self.copies_CBN[-1].copy_(self.new_BN)
         self.row, self.logits_V = None, None
         if type(self.logits_BV) is Tensor:
-            self.row = secrets.randbelow(self.point.batch_size)
+            self.row = randbelow(self.point.batch_size)
             self.logits_V = self.logits_BV[self.row].to("cpu", torch.float32, copy=True)
 
     def keep_outputs(self) -> None:
@@ -168,10 +170,20 @@ class Generate(Timed):
             raise RuntimeError("the engine's tokens_BN is another tensor than at its start; it must be preallocated")
         calls, tokens_CBN = len(self.copies_CBN), self.copies_CBN.to("cpu", torch.int32)
         number, seed = self.block.number, self.block.prompt_seed
-        outputs = [Output(number, call, calls, seed, tokens_CBN[call].clone()) for call in range(calls)]
+        outputs = [Output(number, call, calls, seed, self.shifts[call], tokens_CBN[call].clone()) for call in range(calls)]
         outputs[-1] = replace(outputs[-1], row=self.row, logits_V=self.logits_V)
         self.outputs.keep(outputs)
         self.copies_CBN = None
+
+    def draw_prompt(self, base_BT: Tensor) -> None:
+        """Makes the prompt of a call from its base and a number that nobody knows before: an arm cannot work ahead.
+
+        It costs the clock some microseconds, the same in every arm. The prompt always lies at the same address.
+        """
+        vocab_size = self.adapter.shape.vocab_size
+        self.shifts.append(randbelow(vocab_size))
+        torch.add(base_BT, self.shifts[-1], out=self.input_BT)
+        self.input_BT.remainder_(vocab_size)
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
         """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
@@ -183,7 +195,9 @@ class Generate(Timed):
             if call and self.copies_CBN is not None:
                 self.copies_CBN[call - 1].copy_(self.new_BN)
             with self.nvtx_range("prefill"):
-                engine.prefill(self.prompts[call % len(self.prompts)])
+                if self.pool_CBT is not None:
+                    self.draw_prompt(self.pool_CBT[call % len(self.pool_CBT)])
+                engine.prefill(self.input_BT)
             generated, steps = 1, 0
             if timestamped:
                 timestamps.append(clock.timestamp())

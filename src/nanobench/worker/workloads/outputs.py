@@ -24,6 +24,8 @@ class Output:
     calls: int
     """calls of the repetition"""
     prompt_seed: int
+    shift: int
+    """what was added to every token of the call's base prompt, modulo the vocabulary"""
     tokens_BN: Tensor
     row: int | None = None
     """a random row, for the last call of a repetition of an engine that shows logits"""

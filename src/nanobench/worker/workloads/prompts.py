@@ -1,4 +1,7 @@
-"""The prompts of timed calls: other random tokens for every call, the same for all arms of a block."""
+"""The base prompts of timed calls: other random tokens for every call, the same for all arms of a block.
+
+Inside the clock each call adds a random number to all tokens of its base prompt.
+"""
 
 import torch
 from torch import Tensor

@@ -151,7 +151,8 @@ class Train(Timed):
     def record_state(self) -> tuple[torch.Tensor, dict[str, Any]] | None:
         """Weights and optimizer state on the host; None where there is no memory for them."""
         self.recording = None
-        state = self.trainer.optimizer.state_dict()["state"]
+        # Not the method of a plug-in's own class, which would tell it that this repetition is recorded.
+        state = torch.optim.Optimizer.state_dict(self.trainer.optimizer)["state"]
         try:
             return self.weights(), tree_map_only(torch.Tensor, lambda each: memory.shared(each.detach().cpu()), state)
         except (OSError, RuntimeError, MemoryError):
