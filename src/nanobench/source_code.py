@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -28,7 +27,7 @@ PACKAGE = Path(__file__).parent
 READERS = ("analysis", "cli", "results", "views")
 """Rooms that only read what was measured. Every command derives its numbers from the raw files again."""
 SUFFIXES = (".py", ".toml")
-STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+STANDARD_LIBRARY = str(Path(os.__file__).parent)
 LOADERS = (
     (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
     (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),

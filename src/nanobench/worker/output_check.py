@@ -21,10 +21,12 @@ from nanobench.records import JsonObject
 from nanobench.schema import REFERENCE_DTYPE, Point, Trial
 from nanobench.worker.workloads.generate import load
 from nanobench.worker.workloads.outputs import Output, Outputs
-from nanobench.worker.workloads.prompts import fresh_prompts
+from nanobench.worker.workloads.prompts import fresh_prompts, poison
 from nanobench.worker.workloads.train import Training
 
 LEAST_CALLS, MOST_CALLS = 5, 32
+TAIL, LEAST_TAIL = 8, 4
+"""A row whose last TAIL tokens are the poison was not written; with fewer than LEAST_TAIL that might be chance."""
 TOKENS = 512
 """Tokens of the pass that checks an arm, unless LEAST_CALLS calls need more."""
 
@@ -51,7 +53,7 @@ def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random
         calls = choose(list(outputs), point, chosen)
         adapter = adapter or reference_of(point, trial.seed)
         vocab_size = adapter.shape.vocab_size
-        wrong = not_written(outputs, vocab_size)
+        wrong = not_written(outputs, point, vocab_size)
         if wrong is None:
             sample = sample_of(calls, point, vocab_size, chosen)
             name = request["arm"]["sampler"]
@@ -92,14 +94,20 @@ def choose(outputs: list[Output], point: Point, chosen: random.Random) -> list[O
     return [outputs[index] for index in sorted(picked)]
 
 
-def not_written(outputs: Outputs, vocab_size: int) -> str | None:
-    """The first of all calls that has a position without a token, in words."""
+def not_written(outputs: Outputs, point: Point, vocab_size: int) -> str | None:
+    """The first of all calls with a row that ends in what was there before the repetition, or that has a number that is no token."""
+    seed, poison_BN = None, torch.empty(0)
     for output in outputs:
-        bad_BN = (output.tokens_BN < 0) | (output.tokens_BN >= vocab_size)
-        if bad_BN.any():
-            row, token = (int(each) for each in bad_BN.nonzero()[0])
-            missing = f"{int(bad_BN.sum())} of {bad_BN.numel()}"
-            return f"{name_of(output, row)}: token {token + 1} was not written ({missing} are missing)"
+        if output.prompt_seed != seed:
+            seed = output.prompt_seed
+            poison_BN = poison(seed, point.batch_size, point.new_tokens, vocab_size)
+        tokens_BN = output.tokens_BN
+        outside_B = ((tokens_BN < 0) | (tokens_BN >= vocab_size)).any(dim=1)
+        untouched_B = (tokens_BN == poison_BN)[:, -TAIL:].all(dim=1)
+        if outside_B.any():
+            return f"{name_of(output, int(outside_B.nonzero()[0]))}: a number that is no token"
+        if point.new_tokens >= LEAST_TAIL and untouched_B.any():
+            return f"{name_of(output, int(untouched_B.nonzero()[0]))}: its last tokens were not written"
     return None
 
 

@@ -25,8 +25,8 @@ from nanobench.records import Gate, Outcome, Repetition, Verdict
 from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
 from nanobench.worker.workloads.base import Block
-from nanobench.worker.workloads.outputs import POISON, Output, Outputs
-from nanobench.worker.workloads.prompts import fresh_prompts
+from nanobench.worker.workloads.outputs import Output, Outputs
+from nanobench.worker.workloads.prompts import fresh_prompts, poison
 from nanobench.worker.workloads.timed import Timed
 
 PROFILED_STEPS = 8
@@ -146,11 +146,12 @@ class Generate(Timed):
             vocab_size = self.adapter.shape.vocab_size
             prompts_CBT = fresh_prompts(block.prompt_seed, self.calls, point.batch_size, point.prompt_len, vocab_size)
             self.pool_CBT = prompts_CBT.to(self.device)
+            self.new_BN.copy_(poison(block.prompt_seed, point.batch_size, point.new_tokens, vocab_size))
             if self.keeps_outputs:
                 self.copies_CBN = self.new_BN.new_empty((self.calls, *self.new_BN.shape))
         else:
             self.input_BT.copy_(self.prompt_BT)
-        self.new_BN.fill_(POISON)
+            self.new_BN.zero_()
 
     def clock_stopped(self) -> None:
         """See Timed.clock_stopped: the output of the last call is copied, and the last logits of a random row."""

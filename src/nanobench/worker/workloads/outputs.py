@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-POISON = -1
-"""Written over the positions of generated tokens before each repetition, so that what was not written shows."""
 MOST_BYTES = 64 << 20
 """Bytes of all outputs that an arm keeps; beyond, random ones between the first and the last are dropped."""
 

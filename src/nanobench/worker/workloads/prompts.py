@@ -6,6 +6,8 @@ Inside the clock each call adds a random number to all tokens of its base prompt
 import torch
 from torch import Tensor
 
+POISON = 0x5EED
+"""What the seed of the poison differs by from that of the prompts."""
 MOST = 1024
 """Different prompts of one repetition, at most; further calls read them again."""
 
@@ -17,3 +19,11 @@ def fresh_prompts(seed: int, calls: int, rows: int, length: int, vocab_size: int
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randint(vocab_size, (rows, length), generator=generator) for _ in range(min(calls, MOST))])
+
+
+def poison(seed: int, rows: int, length: int, vocab_size: int) -> Tensor:
+    """Random tokens [rows, length] on the host, to be written over the output before a repetition: what is not written shows.
+
+    They are possible tokens, because an honest engine may read positions that it has not written yet.
+    """
+    return torch.randint(vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed ^ POISON))
