@@ -95,7 +95,7 @@ def choose(outputs: list[Output], point: Point, chosen: random.Random) -> list[O
 
 
 def not_written(outputs: Outputs, point: Point, vocab_size: int) -> str | None:
-    """The first of all calls with a row that ends in what was there before the repetition, or that has a number that is no token."""
+    """The first call with a row that ends in what was there before the repetition, or that has a number that is no token."""
     seed, poison_BN = None, torch.empty(0)
     for output in outputs:
         if output.prompt_seed != seed:
