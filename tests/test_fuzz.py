@@ -1,5 +1,6 @@
 """Fuzzed command lines: a result or one line, and nothing written that was not requested."""
 
+import os
 import sys
 
 import pytest
@@ -63,10 +64,12 @@ def complaints(case, done, elsewhere):
         yield f"wrote {sorted(elsewhere)}"
 
 
+MANY = int(os.environ.get("NANOBENCH_FUZZ_LINES", "150"))
+"""Cases of the slow test; 1,000 take about ten minutes."""
 QUICK = [number for number in range(60) if fuzz.case(SEED, number).words[0] not in fuzz.SLOW]
 
 
-@pytest.mark.parametrize("numbers", [QUICK, pytest.param(range(1000), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("numbers", [QUICK, pytest.param(range(MANY), marks=pytest.mark.slow)], ids=len)
 def test_fuzzed_command_lines_get_a_result_or_one_line(answer, numbers):
     answers = [(number, *answer(number)) for number in numbers]
     assert [(n, case.words, each) for n, case, *rest in answers for each in complaints(case, *rest)] == []
