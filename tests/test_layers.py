@@ -14,7 +14,6 @@ import nanobench
 
 PACKAGE = Path(nanobench.__file__).parent
 ROOMS = {
-    # room: (level, may import torch)
     "errors": (0, False),
     "schema": (0, False),
     "source_code": (0, False),
@@ -39,7 +38,8 @@ ROOMS = {
     "__main__": (6, False),
     "__init__": (6, False),
 }
-"""Every file and folder of the package is a room. A room imports only rooms of lower levels."""
+"""Room -> its level, and whether it may import torch. Every file and folder of the package is a room, and a room imports only
+rooms of lower levels."""
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "pyarrow", "numpy"}
 
 

@@ -9,13 +9,18 @@ from conftest import SMALL
 from fakes import TINY
 from nanobench import registry
 from nanobench.gates import outputs as output_gate
+from nanobench.gates.generation import Reference
 from nanobench.gates.outputs import Sample
 from nanobench.models.gpt2 import build as build_gpt2
+from nanobench.probes.clock import HostClock
 from nanobench.records import MEASURED
 from nanobench.results import store
 from nanobench.samplers.temperature import Temperature
-from nanobench.schema import Point
+from nanobench.schema import Arm, Point
 from nanobench.worker import output_check
+from nanobench.worker.workloads import generate
+from nanobench.worker.workloads.base import Block
+from nanobench.worker.workloads.generate import Generate
 from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.prompts import fresh_prompts
 
@@ -62,7 +67,11 @@ def test_a_cheat_is_wrong_without_numbers_and_exits_1(nanobench_here, tmp_path, 
 
 def test_a_memory_of_prompts_does_not_help(nanobench_here, tmp_path):
     nanobench_here("kv-sweep", *ONE, "--batch", 2, "--engine", "uncached,zoo:memo_by_content", cwd=tmp_path, code=0)
-    cell = cells_of(tmp_path).loc["zoo:memo_by_content"]
+    cells = cells_of(tmp_path)
+    cell = cells.loc["zoo:memo_by_content"]
+    nanobench_here("report", "run", cwd=tmp_path, code=0)
+    number = int(cells["checked_calls"].sum())
+    assert f"checked what {number} timed calls" in (tmp_path / "run" / "report.md").read_text()
     assert cell["status"] in MEASURED
     assert cell["checked_calls"] >= 2
     assert cell["speedup"] < 2
@@ -152,6 +161,8 @@ def test_no_honest_training_arm_is_accused(nanobench_here, tmp_path, asked):
 def test_without_the_check_nothing_is_checked_and_the_row_says_so(nanobench_here, tmp_path):
     nanobench_here("kv-sweep", *ONE, "--batch", 2, "--no-check", "--engine", "uncached,zoo:idle_after", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path)
+    nanobench_here("report", "run", cwd=tmp_path, code=0)
+    assert "the outputs of timed work were not checked" in (tmp_path / "run" / "report.md").read_text()
     assert cells["checked_calls"].isna().all()
     assert set(cells["status"]) <= set(MEASURED)
 
@@ -161,6 +172,23 @@ def test_prompts_differ_from_call_to_call_and_the_first_are_the_same_for_any_num
     assert torch.equal(some, more[:3])
     assert len({tuple(prompt.flatten().tolist()) for prompt in more}) == 5
     assert not torch.equal(fresh_prompts(8, 1, 2, 50, 1000)[0], some[0])
+
+
+def test_a_prompt_is_its_base_and_a_number_that_the_seed_does_not_tell():
+    point = Point(**{**vars(POINT), "model": "zoo:lively"})
+    adapter = generate.load(point, seed=0)
+    with torch.inference_mode():
+        arm = Generate(adapter, Reference(adapter, point, 0), point, Arm(engine="cached"), HostClock())
+        arm.build()
+        for number in range(4):
+            arm.lay_out(Block(number, timestamped=False, prompt_seed=7))
+            arm.time("steady", number, Block(number, timestamped=False, prompt_seed=7))
+            base_BT = fresh_prompts(7, 1, point.batch_size, point.prompt_len, adapter.shape.vocab_size)[0]
+            assert torch.equal(
+                arm.engine.tokens_BN[:, : point.prompt_len], (base_BT + arm.shifts[0]) % adapter.shape.vocab_size
+            )
+        arm.keep_outputs()
+    assert len({output.shift for output in arm.outputs}) > 1
 
 
 def outputs(repetitions, calls=1, rows=2, tokens=3):

@@ -131,10 +131,21 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         else "no ratio was measured",
         *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
+        checked_outputs(cells),
         *([f"{format.percent(timed_share)} of the wall time went into timed repetitions and warm-up"] if timed_share else []),
         timestamp_overhead(cells),
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
+
+
+def checked_outputs(cells: pd.DataFrame) -> str:
+    """How many timed calls or steps had their outputs checked by a second process after their launch."""
+    checked = cells["checked_calls"].dropna()
+    if not checked.sum():
+        return "the outputs of timed work were not checked"
+    unchecked = int(cells.loc[cells["status"].isin(MEASURED), "checked_calls"].isna().sum())
+    known = f"a second process checked what {int(checked.sum())} timed calls or steps put out"
+    return known + (f", in {format.count(unchecked, 'cell')} none" if unchecked else "")
 
 
 def to_csv(cells: pd.DataFrame) -> str:
