@@ -294,31 +294,28 @@ class NoSync(Cached):
         torch.cuda.synchronize = lambda *_: None
 
 
-class OtherWeights(Cached):
-    """After the gate it runs a copy of the model with fewer bits in its weights."""
-
-    calls = 0
-
-    def prefill(self, prompt_BT):
-        self.calls += 1
-        if self.calls == HONEST_CALLS:
-            self.adapter = copy.deepcopy(self.adapter)
-            for parameter in self.adapter.module.parameters():
-                parameter.copy_((parameter * 20).round() / 20)
-        super().prefill(prompt_BT)
-
-
 class SharedWeights(Cached):
-    """The same with the model of all arms, in place."""
+    """After the gate, it takes bits from the weights of the model that all arms share."""
 
     calls = 0
 
     def prefill(self, prompt_BT):
         self.calls += 1
         if self.calls == HONEST_CALLS:
-            for parameter in self.adapter.module.parameters():
+            for parameter in self.own_module().parameters():
                 parameter.copy_((parameter * 20).round() / 20)
         super().prefill(prompt_BT)
+
+    def own_module(self):
+        return self.adapter.module
+
+
+class OtherWeights(SharedWeights):
+    """The same with a copy of the model, which the others do not see."""
+
+    def own_module(self):
+        self.adapter = copy.deepcopy(self.adapter)
+        return self.adapter.module
 
 
 class SkippedRows(Cached):
