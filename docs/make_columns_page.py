@@ -35,7 +35,8 @@ RAW_HEAD = """
 ## raw/*.parquet: one file per launch of a point
 
 Raw files hold what was observed. Every row carries `trial` (the resume key), `identity` (hash of machine, software, model and
-threads, and of the source code), `protocol`, `launch`, `process`, `seed`, `target_ci`, the point, `arm_index` and the arm.
+threads, and of the source code), `protocol`, `launch`, `process`, `seed`, `target_ci`, `extra` (beyond the
+planned launches), the point, `arm_index` and the arm.
 
 | column | what |
 |---|---|"""

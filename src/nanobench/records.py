@@ -230,6 +230,10 @@ class LaunchRecord:
     arm: Arm
     repetitions: tuple[Repetition, ...] = ()
     outcome: Outcome
+    extra: bool = False
+    """beyond the planned launches"""
+    set_aside: bool = False
+    """disturbed, and replaced by an extra launch: its timed repetitions are left out; see `results/set_aside.py`"""
 
     @classmethod
     def of(cls, trial: Trial, process: int, record: ArmRecord) -> "LaunchRecord":
@@ -247,6 +251,7 @@ class LaunchRecord:
             arm=record.arm,
             repetitions=record.repetitions,
             outcome=record.outcome,
+            extra=trial.extra,
         )
 
     @property

@@ -207,6 +207,8 @@ class Trial:
     """name the phases of a trial for Nsight"""
     check: bool = True
     """keep what timed work put out, for the check after the launch"""
+    extra: bool = False
+    """a launch beyond the planned ones"""
     identity: str | None = None
     """of machine, software, model and threads, and of the source code; results of two identities are never mixed"""
     protocol: int = PROTOCOL
@@ -242,6 +244,12 @@ class Plan:
     nvtx: bool = False
     check: bool = True
     calibration: str = "auto"
+    extra_launches: bool = False
+    """launch disturbed and imprecise points again after the planned launches"""
+    max_minutes: float | None = None
+    """of the sweep, after which no launch begins but those of the first round; None: half of the planned launches' time more"""
+    adaptive: bool = False
+    """the batch sizes are candidates, of which the sweep chooses what to measure"""
     identities: tuple[str, ...] = ()
     """one per point, in their order"""
 
@@ -253,16 +261,19 @@ class Plan:
         return cls(**{**data, "points": points, "arms": arms, "identities": tuple(data.get("identities", ()))})
 
     def rounds(self) -> Iterator[list[Trial]]:
-        """The trials of each round of launches.
-
-        The first round runs the points in rising cost, so that running out of memory is found early; later rounds run them in
-        random order.
-        """
+        """The trials of each planned round of launches."""
         for launch in range(1, self.launches + 1):
-            order = list(self.points)
-            if launch > 1:
-                random.Random(f"{self.seed} {launch}").shuffle(order)
-            yield [self.trial(point, launch) for point in order]
+            yield [self.trial(point, launch) for point in self.order(launch)]
+
+    def order(self, launch: int) -> list[Point]:
+        """The points in the order of a round.
+
+        The first round runs them in rising cost, so that running out of memory is found early; later rounds in random order.
+        """
+        points = list(self.points)
+        if launch > 1:
+            random.Random(f"{self.seed} {launch}").shuffle(points)
+        return points
 
     @functools.cached_property
     def identity_of(self) -> Mapping[Point, str]:
@@ -283,5 +294,6 @@ class Plan:
             trace=self.trace,
             nvtx=self.nvtx,
             check=self.check,
+            extra=launch > self.launches,
             identity=self.identity_of.get(point),
         )

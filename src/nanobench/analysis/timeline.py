@@ -10,6 +10,7 @@ import pandas as pd
 from nanobench.records import MEASURED, LaunchRecord, Repetition
 from nanobench.results.cell import by_point_and_arm
 from nanobench.results.repetitions import arm_of, point_of, seconds, steady
+from nanobench.results.set_aside import counted
 from nanobench.schema import Point
 
 KINDS = ("steady", "sustained", "sample")
@@ -33,6 +34,8 @@ def moments(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> pd.DataFra
     `cell` is the index of the cell, `at_s` counts from the launch's first timed repetition, `counts` says whether a
     repetition went into the cell's figures. Empty where no repetition says when it began.
     """
+    launches = list(launches)
+    aside = {process_of(each) for each in counted(launches) if each.set_aside}
     launches_of = by_point_and_arm(launches)
     starts = starts_of(launch for found in launches_of.values() for launch in found)
     found = []
@@ -40,9 +43,9 @@ def moments(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> pd.DataFra
         for launch in launches_of.get((point_of(cell), arm_of(cell)), []):
             start = starts.get(process_of(launch))
             if start and launch.finished:
-                counted = {id(each) for each in steady(launch)}
+                counts = set() if process_of(launch) in aside else {id(each) for each in steady(launch)}
                 shown = (each for each in launch.repetitions if each.kind in KINDS and (each.started_at or 0) >= start.at_s)
-                found += [{"cell": index, "counts": id(each) in counted, **moment(launch, each, start)} for each in shown]
+                found += [{"cell": index, "counts": id(each) in counts, **moment(launch, each, start)} for each in shown]
     return pd.DataFrame(found).sort_values("at_s", kind="stable", ignore_index=True) if found else pd.DataFrame()
 
 

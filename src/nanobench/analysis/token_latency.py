@@ -8,11 +8,12 @@ import pandas as pd
 from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results.cell import by_point_and_arm
 from nanobench.results.repetitions import arm_of, point_of, split_calls, steady
+from nanobench.results.set_aside import counted
 
 
 def quartiles_s(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> dict[Hashable, np.ndarray]:
     """Index of a measured cell -> quartiles [3, new_tokens - 1] over its timestamped calls of the gaps between tokens."""
-    launches_of = by_point_and_arm(launches)
+    launches_of = by_point_and_arm(counted(launches))
     found: dict[Hashable, np.ndarray] = {}
     for index, cell in cells[cells["status"].isin(MEASURED) & cells["new_tokens"].gt(1)].iterrows():
         repetitions = (each for launch in launches_of.get((point_of(cell), arm_of(cell)), []) for each in steady(launch))

@@ -29,8 +29,8 @@ def varying(cells: pd.DataFrame, setting: tuple) -> list[tuple[str, object]]:
 
 
 def sentences(cells: pd.DataFrame) -> list[str]:
-    """All of it: the conclusions, the precision of absolute figures, and at last what is not concluded and why."""
-    return [*conclusions(cells), *precision(cells), *not_concluded(cells)]
+    """All of it: the conclusions, how precise ratios and absolute figures are, and at last what is not concluded and why."""
+    return [*conclusions(cells), *precision(cells), *launched_again(cells), *not_concluded(cells)]
 
 
 # Concluded
@@ -109,13 +109,15 @@ def ratio_text(row: pd.Series) -> str:
 
 # Precision
 def precision(cells: pd.DataFrame) -> list[str]:
-    """How precise the absolute figures are, and what disturbed them."""
+    """How precise ratios and absolute figures are, and what disturbed the latter."""
     measured = cells[cells["status"].isin(MEASURED)]
     widths = half_widths(measured)
     if measured.empty:
         return []
     figures = "absolute figures have no interval, from one repetition each" if widths.empty else ""
-    figures = figures or f"absolute figures are within {percent(widths.max())}"
+    ratios = relative_half_widths(cells[is_concluded(cells)], "speedup").dropna()
+    both = f"ratios are within {percent(ratios.max())}, absolute figures" if len(ratios) else "absolute figures are"
+    figures = figures or f"{both} within {percent(widths.max())}"
     disturbed = measured[~measured["status"].isin(JUDGED)]
     if disturbed.empty:
         return [figures]
@@ -125,21 +127,36 @@ def precision(cells: pd.DataFrame) -> list[str]:
 
 def half_widths(measured: pd.DataFrame) -> pd.Series:
     """Half the width of each throughput's interval, as a share of the throughput; without those that have none."""
-    found = [
-        (measured[f"{name}_hi"].astype(float) - measured[f"{name}_lo"].astype(float)) / 2 / measured[name].astype(float)
-        for name in THROUGHPUTS
-    ]
-    return pd.concat(found).dropna()
+    return pd.concat([relative_half_widths(measured, name) for name in THROUGHPUTS]).dropna()
+
+
+def relative_half_widths(cells: pd.DataFrame, name: str) -> pd.Series:
+    """The same of one column."""
+    value, low, high = (cells[column].astype(float) for column in (name, f"{name}_lo", f"{name}_hi"))
+    return (high - low) / 2 / value
+
+
+def launched_again(cells: pd.DataFrame) -> list[str]:
+    """How many launches were added to the planned ones, and how many disturbed ones they replace."""
+    points = cells.groupby(POINT_FIELDS, sort=False, dropna=False)[["launches_extra", "launches_set_aside"]].max()
+    extra, aside = (int(points[name].sum()) for name in points)
+    if not extra:
+        return []
+    where = count(int(points["launches_extra"].gt(0).sum()), "point")
+    replaced = f"; they replace {aside} disturbed ones, whose times are kept and do not count" if aside else ""
+    return [f"{count(extra, 'launch', 'launches')} added at {where}{replaced}"]
 
 
 def percent(share: float) -> str:
-    """12 %, or 0.85 % where it is small."""
+    """12 %, or 0.85 % where it is small. Above 100 % the number says nothing more."""
+    if share > 1:
+        return "more than 100 %"
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
 
 
-def count(number: int, noun: str) -> str:
-    """1 cell, 2 cells."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """1 cell, 2 cells, 3 launches."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 # Not concluded

@@ -18,6 +18,7 @@ from nanobench.analysis.verdict import SETTING
 from nanobench.records import JUDGED, MEASURED, LaunchRecord
 from nanobench.results.cell import Cell, by_point_and_arm
 from nanobench.results.repetitions import arm_of, call_times, mean_logs, paired_logs, point_of, steady
+from nanobench.results.set_aside import counted
 from nanobench.results.speedup_status import Bias, bias_of
 from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
@@ -100,7 +101,7 @@ def product(ratios: list[intervals.Interval | None]) -> float | None:
 
 def waterfalls(cells: pd.DataFrame, launches: Iterable[LaunchRecord]) -> list[Waterfall]:
     """One per run and setting that has two arms of the chain at one batch size."""
-    launches_of = by_point_and_arm(launches)
+    launches_of = by_point_and_arm(counted(launches))
     names = [name for name in ("run", *SETTING) if name in cells]
     found = (waterfall(group[names].to_dict("records")[0], group, launches_of) for _, group in cells.groupby(names, sort=False))
     return [each for each in found if each]

@@ -60,12 +60,12 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     from nanobench.analysis.crossover import crossovers
     from nanobench.analysis.explain import explained
     from nanobench.analysis.waterfall import waterfalls
-    from nanobench.results.cell import make_cells
+    from nanobench.results import derive
     from nanobench.results.store import records
     from nanobench.views import explain
 
     cells, launches, info = in_order(cells_of(run)), run.read_raw(), run.info()
-    made = make_cells(launches, info.machine)
+    made = derive.cells_of(launches, info.machine)
     rows = explained(records(cells), made, info.description.identity.get("cores"))
     pays, factors = crossovers(rows, made), waterfalls(cells, launches)
     document: Document = {

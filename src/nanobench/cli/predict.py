@@ -27,7 +27,7 @@ def predict(
     from nanobench.analysis import predict as analysis
     from nanobench.errors import UserError
     from nanobench.results import store
-    from nanobench.results.cell import make_cells
+    from nanobench.results.derive import cells_of
     from nanobench.roofline import datasheet
     from nanobench.schema import DTYPES
     from nanobench.views import predict as views
@@ -39,7 +39,7 @@ def predict(
     sheets = {name: datasheet.named(name) for name in map(str.strip, gpu.split(","))}
     run = store.find_runs(results)[-1]
     info = run.info()
-    cells, here = make_cells(run.read_raw(), info.machine), info.hardware
+    cells, here = cells_of(run.read_raw(), info.machine), info.hardware
     console, found = make_console(), []
     for name, sheet in sheets.items():
         if name not in datasheet.names():

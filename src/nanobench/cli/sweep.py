@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ def sweep(options: TimedOptions, name: str) -> None:
         if not options.resume:
             run = new_run(folder, name, options, plan, description)
         total = plan.launches * len(plan.points)
-        with interruptible(run, name, total) as check_interrupt, progress.Screen(console) as screen:
+        with interruptible(run, name, total, console) as check_interrupt, progress.Screen(console) as screen:
 
             def watch(seen: "Progress") -> None:
                 check_interrupt()
@@ -76,8 +76,8 @@ def sweep(options: TimedOptions, name: str) -> None:
 
 
 @contextmanager
-def interruptible(run: "Run", name: str, total: int) -> Iterator[Callable[[], None]]:
-    """On Ctrl-C or SIGTERM prints what is saved and how to continue, and exits with 130.
+def interruptible(run: "Run", name: str, total: int, console: "Console") -> Iterator[Callable[[], None]]:
+    """On Ctrl-C or SIGTERM prints the results so far, what is saved and how to continue, and exits with 130.
 
     A KeyboardInterrupt that is raised in a callback gets lost. The function that this yields raises it again.
     """
@@ -96,6 +96,8 @@ def interruptible(run: "Run", name: str, total: int) -> Iterator[Callable[[], No
         yield check_interrupt
     except KeyboardInterrupt:
         saved = len(list(run.raw.glob("*.parquet")))
+        with suppress(KeyboardInterrupt):
+            show_finished(run, console)
         typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench {name} --resume {run.folder}")
         sys.exit(INTERRUPTED)
     finally:
@@ -103,25 +105,43 @@ def interruptible(run: "Run", name: str, total: int) -> Iterator[Callable[[], No
             signal.signal(number, handler)
 
 
-def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "Console") -> None:
-    """Prints the result, draws the plots, and exits with 1 where an arm was wrong."""
+def show_finished(run: "Run", console: "Console") -> None:
+    """Prints the results of the trials that finished; nothing without one."""
+    from nanobench.results import derive
+
+    launches = run.read_raw()
+    if launches:
+        show(run, derive.derive(launches, run.info().machine), console)
+
+
+def show(run: "Run", cells: "list[CellRow]", console: "Console") -> list[str]:
+    """Prints the table, the conclusions and what limits them. Returns the conclusions."""
     from nanobench.analysis import verdict
-    from nanobench.results import derive, store
+    from nanobench.results import store
     from nanobench.views import sweep as views
 
-    launches, frame, info = run.read_raw(), store.frame(run, cells), run.info()
-    sentences, share = verdict.sentences(frame), derive.timed_share(launches, info.wall_s)
+    info, sentences = run.info(), verdict.sentences(store.frame(run, cells))
     console.print(views.result_table(cells))
-    note = [f"no predictions: {info.calibration_note}"] if info.calibration_note else []
-    for line in [*sentences, *note]:
+    notes = [f"no further launches: {info.stopped}"] if info.stopped else []
+    notes += [f"no predictions: {info.calibration_note}"] if info.calibration_note else []
+    for line in [*sentences, *notes]:
         console.print(line, highlight=False, soft_wrap=True)
+    return sentences
+
+
+def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "Console") -> None:
+    """Prints the result, draws the plots, and exits with 1 where an arm was wrong."""
+    from nanobench.results import derive, store
+
+    launches, sentences = run.read_raw(), show(run, cells, console)
+    share = derive.timed_share(launches, run.info().wall_s)
     paths, refusal = [run.cells], None
     if not options.no_plot:
         from nanobench.views import plots
 
         try:
             with writing(run.plots, "draw them elsewhere: copy the run and use nanobench report"):
-                paths += plots.draw_all(frame, launches, run.plots)
+                paths += plots.draw_all(store.frame(run, cells), launches, run.plots)
         except UserError as error:
             refusal = error
     for path in paths:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nanobench.records import MEASURED, LaunchRecord
+from nanobench.results import set_aside
 from nanobench.results.cell import Cell, make_cells
 from nanobench.results.metrics import checks, common, generation, roofline, training
 from nanobench.results.metrics.metric import Metric
@@ -31,7 +32,12 @@ TIMED_KINDS = ("first_call", "warmup", "steady")
 
 def derive(launches: Iterable[LaunchRecord], machine: Machine | None = None) -> list[CellRow]:
     """The cells of a run's launches, in the order of point and arm; what rests on a calibration is null without one."""
-    return corrected(in_order([row_of(cell) for cell in make_cells(launches, machine)]))
+    return corrected(in_order([row_of(cell) for cell in cells_of(launches, machine)]))
+
+
+def cells_of(launches: Iterable[LaunchRecord], machine: Machine | None = None) -> list[Cell]:
+    """The cells of a run's launches, without the times of those that are set aside."""
+    return make_cells(set_aside.counted(launches), machine)
 
 
 def in_order(cells: list[CellRow]) -> list[CellRow]:

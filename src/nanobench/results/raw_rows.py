@@ -21,6 +21,7 @@ HEAD_COLUMNS = {
     "seed": int,
     "target_ci": float,
     "arm_index": int,
+    "extra": bool,
 }
 RAW_COLUMNS: dict[str, object] = {
     **HEAD_COLUMNS,
@@ -48,6 +49,7 @@ def _record_of(rows: list[RawRow]) -> LaunchRecord:
     last = rows[-1]
     assert last["kind"] == OUTCOME
     head: dict[str, Any] = {name: last.get(name) for name in HEAD_COLUMNS}
+    head["extra"] = bool(head["extra"])
     return LaunchRecord(
         **head,
         point=Point(**_part(Point, last)),

@@ -36,6 +36,10 @@ class RunInfo:
     """by the name of their setting"""
     calibration_note: str | None = None
     """why there is no calibration"""
+    planned_s: float | None = None
+    """seconds of measuring when the planned launches were finished"""
+    stopped: str | None = None
+    """why no more launches follow, where some would have been of use"""
 
     @classmethod
     def from_json(cls, data: JsonObject, path: object = "run.json") -> "RunInfo":
@@ -104,12 +108,26 @@ class RunInfo:
             return replace(self, calibrations={**self.calibrations, facts["setting"]: checked})
         if event == "no_calibration":
             return replace(self, calibration_note=facts["reason"])
+        if event == "planned":
+            return replace(self, planned_s=facts["wall_s"])
+        if event == "stopped":
+            return replace(self, stopped=facts["reason"])
         return self
 
 
 def time_event(wall_s: float) -> JsonObject:
     """So many more seconds of measuring."""
     return {"event": "time", "wall_s": wall_s}
+
+
+def planned_event(wall_s: float) -> JsonObject:
+    """The planned launches are finished, after so many seconds of measuring."""
+    return {"event": "planned", "wall_s": wall_s}
+
+
+def stopped_event(reason: str | None) -> JsonObject:
+    """No launch follows, and why not where one would have been of use."""
+    return {"event": "stopped", "reason": reason}
 
 
 def finished_event(at: str) -> JsonObject:

@@ -199,6 +199,19 @@ def launches_needed(
     return None
 
 
+def launches_for_width(means: Sequence[float], half: float, most: int) -> int | None:
+    """The smallest number of launches, at least as many as given and at most `most`, whose 95 % t interval is expected within
+    +-`half` (of a log) with the spread of these launch means; None where `most` are too few, or for less than two means.
+
+    Stein 1945: a number of launches that follows from the variance of the first ones, not from their mean, moves no estimate.
+    """
+    if len(means) < 2:
+        return None
+    spread = float(np.std(means, ddof=1))
+    counts = range(len(means), most + 1)
+    return next((n for n in counts if stats.t.isf(TAIL, n - 1) * spread / math.sqrt(n) <= half), None)
+
+
 def median(values: Sequence[float]) -> float | None:
     """The median; None without values."""
     return float(np.median(values)) if len(values) else None

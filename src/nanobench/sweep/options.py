@@ -19,7 +19,7 @@ from nanobench.schema import (
     option,
 )
 from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
-from nanobench.sweep.values import MOST, read_memory_limit, read_positive
+from nanobench.sweep.values import MOST, read_memory_limit, read_minutes, read_positive
 
 MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
@@ -58,6 +58,9 @@ class Timing:
     trace: bool = False
     nvtx: bool = False
     check: bool = True
+    extra_launches: bool = False
+    max_minutes: float | None = None
+    adaptive: bool = False
     calibration: str = "off"
 
 
@@ -142,6 +145,15 @@ class TimedOptions(Options):
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
+    max_minutes: str = option(
+        "auto",
+        "minutes until no launch begins after the first round; auto: the planned launches, and half their time more for"
+        " disturbed and imprecise points; planned: the planned launches alone",
+        MEASURING,
+    )
+    adaptive: bool = option(
+        False, "batch sizes are candidates: measure the ends, then where the curve bends, and interpolate the others", MEASURING
+    )
     quick: bool = option(False, "runs one launch; intervals then cover variation within one process only", MEASURING)
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
@@ -168,6 +180,9 @@ class TimedOptions(Options):
             trace=self.trace,
             nvtx=self.nvtx,
             check=not self.no_check,
+            extra_launches=self.max_minutes != "planned" and not self.quick,
+            max_minutes=None if self.max_minutes in ("auto", "planned") else read_minutes(self.max_minutes),
+            adaptive=self.adaptive,
         )
 
 

@@ -135,6 +135,9 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         nvtx=timing.nvtx,
         check=timing.check,
         calibration=timing.calibration,
+        extra_launches=timing.extra_launches,
+        max_minutes=timing.max_minutes,
+        adaptive=timing.adaptive,
     )
     refuse_long(expected_total_s(plan, description), options.yes)
     return plan

@@ -7,7 +7,7 @@ are skipped, and an arm that crashed its process costs the other arms only a sec
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -16,16 +16,23 @@ from nanobench.records import ArmRecord, Description, Gate, JsonObject, LaunchRe
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.results.run_context import DriftCheck, Setting
-from nanobench.results.run_info import calibration_event, drift_check_event, no_calibration_event
+from nanobench.results.run_info import (
+    calibration_event,
+    drift_check_event,
+    no_calibration_event,
+    planned_event,
+    stopped_event,
+)
 from nanobench.results.store import Run
 from nanobench.roofline.limits import Limits
 from nanobench.schema import Arm, Plan, Point, Trial
-from nanobench.sweep import calibration, output_check
+from nanobench.sweep import calibration, output_check, schedule
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult
 
 FINAL = (Status.WRONG, Status.SKIPPED, Status.OOM, Status.TIMEOUT)
 """Outcomes that another launch would only repeat."""
+LAST_LAUNCH = 10_000
 ArmGroup = tuple[Arm, ...]
 """Arms that run in one process."""
 
@@ -46,6 +53,10 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 MakeExecutor = Callable[[int], Executor]
+
+
+class TimeIsUp(Exception):
+    """No further launch begins."""
 
 
 class Split(NamedTuple):
@@ -98,8 +109,8 @@ class Sweep:
         self.took_s: dict[Point, float] = {}
         self.limits_now: dict[Setting, Limits] = {}
         self.pace = 1.0
-        self.trials = [trial for trials in plan.rounds() for trial in trials]
-        self.done, self.total = 0, len(self.trials)
+        self.done, self.ahead = 0, [trial for trials in plan.rounds() for trial in trials]
+        self.before_s, self.began = self.info.wall_s, time.monotonic()
 
     def keep(self, launches: list[LaunchRecord]) -> None:
         """Adds launches to those that decide what is tried next."""
@@ -109,22 +120,67 @@ class Sweep:
 
     def measure(self) -> list[CellRow]:
         """Runs what is missing and returns the cells. Whatever interrupts it, the finished trials are on disk."""
-        for launch, trials in enumerate(self.plan.rounds(), start=1):
-            executor: Executor | None = None
-            try:
-                for trial in trials:
-                    if self.run.raw_file(trial).exists():
-                        self.done += 1
-                        continue
-                    if executor is None:
-                        executor = self.make_executor(launch)
-                        self.calibrate(executor)
-                    self.finish(trial, executor)
-            finally:
-                if executor is not None:
-                    executor.close()
+        try:
+            for launch, trials in self.rounds():
+                self.measure_round(launch, trials)
+        except TimeIsUp as stop:
+            self.note(stopped_event(str(stop)))
         self.cells = self.run.write_cells(derive.derive(self.launches, self.machine))
         return self.cells
+
+    def rounds(self) -> Iterator[tuple[int, Iterable[Trial]]]:
+        """The trials of each round: the planned ones, then what is launched again."""
+        plan = self.plan
+        yield 1, schedule.first_round(plan, lambda: self.cells)
+        chosen = [point for point in plan.points if point in {each.point for each in self.launches}]
+        self.ahead = [trial for trial in self.ahead if trial.point in chosen]
+        for launch in range(2, plan.launches + 1):
+            yield launch, schedule.later_round(plan, launch, chosen, self.cells)
+        if self.info.finished_at:
+            return
+        if self.info.planned_s is None:
+            self.note(planned_event(self.spent_s()))
+        for launch in range(1 + max((each.launch for each in self.launches), default=plan.launches), LAST_LAUNCH):
+            found = schedule.needs(plan, self.launches)
+            if not found.points:
+                self.note(stopped_event("; ".join(found.reasons) or None))
+                return
+            self.ahead = [plan.trial(point, launch) for point in found.points]
+            yield launch, self.ahead
+
+    def measure_round(self, launch: int, trials: Iterable[Trial]) -> None:
+        """Runs the trials of one round that are missing, with workers of its own."""
+        executor: Executor | None = None
+        try:
+            for trial in trials:
+                if self.run.raw_file(trial).exists():
+                    self.count(trial)
+                    continue
+                self.refuse_late(trial)
+                if executor is None:
+                    executor = self.make_executor(launch)
+                    self.calibrate(executor)
+                self.finish(trial, executor)
+        finally:
+            if executor is not None:
+                executor.close()
+
+    def refuse_late(self, trial: Trial) -> None:
+        """Raises TimeIsUp for a trial that would end after the sweep's time; never in the first round."""
+        limited = trial.extra or (trial.launch > 1 and self.plan.max_minutes is not None)
+        limit_s = schedule.limit_s(self.plan, self.info.planned_s or 0.0)
+        if limited and self.spent_s() + self.took_s.get(trial.point, 0.0) > limit_s:
+            again = "more --max-minutes give more launches"
+            raise TimeIsUp(f"time is up after {self.spent_s() / 60:.1f} minutes, in launch {trial.launch}; {again}")
+
+    def spent_s(self) -> float:
+        """Seconds of measuring so far, over all sessions."""
+        return self.before_s + time.monotonic() - self.began
+
+    def count(self, trial: Trial) -> None:
+        """Counts a trial as done."""
+        self.done += 1
+        self.ahead = [each for each in self.ahead if each.key != trial.key]
 
     def note(self, event: JsonObject) -> None:
         """Adds an event to the run's journal."""
@@ -174,7 +230,7 @@ class Sweep:
         self.took_s[trial.point] = time.monotonic() - start
         expected = expected_s(self.plan, trial.point, trial.launch, self.description)
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
-        self.done += 1
+        self.count(trial)
         self.show(trial, None)
 
     def derived_again(self, point: Point) -> list[CellRow]:
@@ -259,11 +315,11 @@ class Sweep:
 
     def show(self, trial: Trial, report: JsonObject | None) -> None:
         """Shows the progress to `watch`."""
-        self.watch(Progress(trial.launch, trial, self.done, self.total, self.left_s(), report, self.cells))
+        total = self.done + len(self.ahead)
+        self.watch(Progress(trial.launch, trial, self.done, total, self.left_s(), report, self.cells))
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
         return sum(
-            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description))
-            for t in self.trials[self.done :]
+            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description)) for t in self.ahead
         )

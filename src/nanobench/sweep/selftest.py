@@ -96,7 +96,15 @@ def delayed(device: str, cores: int, quick: bool, launches: int) -> SweepOptions
 def sweep(device: str, cores: int, **options: Any) -> SweepOptions:
     """A sweep over the smallest built-in model."""
     few = str(min(cores, MOST_THREADS))
-    return SweepOptions(model="gpt2-nano", device=device, threads=few, new_tokens=str(NEW_TOKENS), calibration="off", **options)
+    return SweepOptions(
+        model="gpt2-nano",
+        device=device,
+        threads=few,
+        new_tokens=str(NEW_TOKENS),
+        calibration="off",
+        max_minutes="planned",
+        **options,
+    )
 
 
 def spread(cells: Cells) -> Spread:

@@ -79,6 +79,17 @@ def read_positive(name: str, text: str, auto: float) -> float:
     return value
 
 
+def read_minutes(text: str) -> float:
+    """A number of minutes above 0. Raises UserError for another text."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 < minutes <= MOST:
+        raise UserError(f"--max-minutes {text!r} is not auto, planned or a number above 0, up to {MOST:,}; give one, like 10")
+    return minutes
+
+
 def read_memory_limit(text: str, auto: int | None) -> int | None:
     """Bytes of 4GiB, 500MB and so on; None for 'none'; `auto` where the text is 'auto'."""
     if text == "auto":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanobench.analysis.verdict import stated, timestamp_overhead
+from nanobench.analysis.verdict import launched_again, stated, timestamp_overhead
 from nanobench.records import MEASURED
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
@@ -124,6 +124,7 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
+        *extra_launches(info, cells),
         f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within +-{plan.target_ci:.0%}",
         *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
@@ -136,6 +137,12 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         timestamp_overhead(cells),
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
+
+
+def extra_launches(info: RunInfo, cells: pd.DataFrame) -> list[str]:
+    """The launches beyond the planned ones, and why no more followed."""
+    stopped = [f"no further launches: {info.stopped}"] if info.stopped else []
+    return [*launched_again(cells), *stopped]
 
 
 def checked_outputs(cells: pd.DataFrame) -> str:

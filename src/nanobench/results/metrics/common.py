@@ -76,6 +76,16 @@ RESULT = (
     ),
     Metric("launches_ok", COUNT, NEITHER, "launches that finished", lambda c: sum(each.finished for each in c.launches)),
     Metric("launches_failed", COUNT, NEITHER, "launches that failed", lambda c: sum(not each.finished for each in c.launches)),
+    Metric(
+        "launches_extra", COUNT, NEITHER, "launches beyond the planned ones", lambda c: sum(each.extra for each in c.launches)
+    ),
+    Metric(
+        "launches_set_aside",
+        COUNT,
+        NEITHER,
+        "disturbed launches that extra ones replace: their times do not count",
+        lambda c: sum(each.set_aside for each in c.launches),
+    ),
     Metric("failures", TEXT, NEITHER, "reasons of the launches that failed", formulas.failures),
     Metric("repetitions", COUNT, NEITHER, "valid timed repetitions over all launches", lambda c: len(c.steady)),
     Metric("pairs", COUNT, NEITHER, "pairs behind the speedup, over all launches", lambda c: sum(map(len, c.speedup_logs))),

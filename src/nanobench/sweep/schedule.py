@@ -1,0 +1,220 @@
+"""Which launches a sweep runs: the planned rounds, then further launches of the points that gain from them.
+
+The number of launches of a point follows from recorded disturbances and from the spread of its planned launches, never from
+the value of a ratio: see docs/decisions/0032-extra-launches.md.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.results import speedup_status, status
+from nanobench.results.cell import Cell
+from nanobench.results.derive import CellRow, cells_of
+from nanobench.results.metrics.formulas import rate
+from nanobench.results.repetitions import point_of
+from nanobench.results.set_aside import is_disturbed
+from nanobench.schema import Plan, Point, Trial
+from nanobench.stats import intervals
+from nanobench.stats import curve as curves
+
+LEAST_LAUNCHES = 3
+"""Planned launches of a sweep that launches points again: fewer do not show a spread between launches."""
+MOST = 3
+"""No point has more than this many times the planned launches."""
+EXTRA_TIME = 0.5
+"""Extra launches take at most this share of the planned launches' time, where --max-minutes does not say more."""
+PERMANENT = 0.75
+"""Where so many of the latest trials were disturbed, the disturbance is permanent, and a launch more would meet it too."""
+LATEST = 4
+"""The latest trials are those of the last round, at least so many."""
+CURVE_ERROR = 0.015
+"""Log by which an interpolated speedup or throughput may be wrong, where --adaptive chooses no further batch size."""
+CALLS = rate("calls")
+Launches = Mapping[int, Sequence[LaunchRecord]]
+"""Number of a launch of one point -> its arms."""
+
+
+class Needs(NamedTuple):
+    """The points that gain from another launch, the least precise first, and why others do not."""
+
+    points: list[Point]
+    reasons: list[str]
+
+
+class Need(NamedTuple):
+    """What a point lacks."""
+
+    width: float
+    """the largest half-width of its arms' conclusions, as a share; infinite where an arm has no interval"""
+    disturbed: bool
+    """whether fewer launches than planned were undisturbed"""
+    launches: int | None
+    """that its conclusions need to be as precise as wanted; None where the most that are allowed are too few"""
+
+
+# Rounds
+def first_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterator[Trial]:
+    """The trials of the first round. An adaptive sweep chooses each from the cells that the ones before left."""
+    if not plan.adaptive:
+        yield from (plan.trial(point, 1) for point in plan.order(1))
+        return
+    for _ in plan.points:
+        point = next_point(plan, cells())
+        if point is None:
+            return
+        yield plan.trial(point, 1)
+
+
+def later_round(plan: Plan, launch: int, chosen: Sequence[Point], cells: Sequence[CellRow]) -> list[Trial]:
+    """The trials of a further planned round: in random order, or with the least precise first where the time is limited."""
+    points = [point for point in plan.order(launch) if point in chosen]
+    if plan.max_minutes is not None:
+        points.sort(key=lambda point: -width_at(point, cells))
+    return [plan.trial(point, launch) for point in points]
+
+
+def width_at(point: Point, cells: Sequence[CellRow]) -> float:
+    """The half-width of the least precise ratio at a point, as a share; infinite where one has no interval."""
+    here = [cell for cell in cells if cell["arm_index"] and point_of(cell) == point]
+    known = [(cell["speedup_lo"], cell["speedup_hi"], cell["speedup"]) for cell in here if cell["speedup_status"] in MEASURED]
+    return max((math.inf if low is None else (high - low) / 2 / value for low, high, value in known), default=0.0)
+
+
+def limit_s(plan: Plan, planned_s: float) -> float:
+    """Seconds after which no extra launch begins, given what the planned ones took."""
+    return plan.max_minutes * 60 if plan.max_minutes is not None else (1 + EXTRA_TIME) * planned_s
+
+
+# Extra launches
+def needs(plan: Plan, launches: Sequence[LaunchRecord]) -> Needs:
+    """The points to launch again now. Without any, the sweep is finished."""
+    if not plan.extra_launches or plan.gate_only or plan.launches < LEAST_LAUNCHES:
+        return Needs([], [])
+    by_point: dict[Point, dict[int, list[LaunchRecord]]] = defaultdict(lambda: defaultdict(list))
+    for each in launches:
+        by_point[each.point][each.launch].append(each)
+    found = {point: need for point, own in by_point.items() if (need := need_of(plan, own))}
+    disturbed, latest = latest_disturbed(by_point)
+    permanent = disturbed >= PERMANENT * latest
+    counts = {point: len(by_point[point]) for point in found}
+    again = [
+        point
+        for point, need in found.items()
+        if counts[point] < MOST * plan.launches
+        and ((need.disturbed and not permanent) or (need.launches is not None and need.launches > counts[point]))
+    ]
+    return Needs(
+        sorted(again, key=lambda point: -found[point].width), list(refusals(plan, found, permanent, (disturbed, latest)))
+    )
+
+
+def refusals(plan: Plan, found: Mapping[Point, Need], permanent: bool, latest: tuple[int, int]) -> Iterator[str]:
+    """Why some points are not launched again although they are disturbed or imprecise."""
+    if permanent and any(need.disturbed for need in found.values()):
+        yield f"{latest[0]} of the last {latest[1]} trials were disturbed, so disturbed launches are not replaced"
+    beyond = sum(need.launches is None for need in found.values())
+    if beyond:
+        reach = f"would not reach intervals within +-{plan.target_ci:.0%} with {MOST * plan.launches} launches"
+        yield f"{beyond} of {len(found)} points {reach}"
+
+
+def need_of(plan: Plan, launches: Launches) -> Need | None:
+    """What one point lacks; None where no arm was measured."""
+    finished = {number: found for number, found in launches.items() if any(each.finished for each in found)}
+    undisturbed = sum(not is_disturbed(found) for found in finished.values())
+    cells = [cell for cell in cells_of(each for found in finished.values() for each in found) if concludes(plan, cell)]
+    if not cells:
+        return None
+    needed = [launches_needed(plan, cell) for cell in cells]
+    known = None if None in needed else max(each for each in needed if each is not None)
+    return Need(max(map(half_width, cells)), undisturbed < plan.launches, known)
+
+
+def concludes(plan: Plan, cell: Cell) -> bool:
+    """Whether conclusions rest on a cell: on its ratio, or on its throughput where the sweep has one arm."""
+    if len(plan.arms) == 1:
+        return bool(cell.steady)
+    found = speedup_status.judge(cell)
+    return found is not None and found.status in JUDGED
+
+
+def half_width(cell: Cell) -> float:
+    """Of the interval that conclusions rest on, as a share of its value; infinite without one."""
+    found = status.calls_per_s(cell) if cell.is_reference else speedup_status.speedup(cell)
+    width = intervals.relative_half_width(found)
+    return math.inf if width is None else width
+
+
+def launches_needed(plan: Plan, cell: Cell) -> int | None:
+    """Launches of which the interval is expected to be as narrow as wanted, by the spread of the first ones that count; None
+    where the most that are allowed are too few.
+
+    What the interval allows for unlike disturbances does not become less with more launches.
+    """
+    found = speedup_status.judge(cell)
+    bias = max(found.bias.below, found.bias.above) if found else 0.0
+    first = first_means(cell, plan.launches)
+    return intervals.launches_for_width(first, math.log1p(plan.target_ci) - bias, MOST * plan.launches)
+
+
+def first_means(cell: Cell, count: int) -> list[float]:
+    """The mean log ratio, or the log of the throughput, of the first launches that count."""
+    if cell.is_reference:
+        return [math.log(CALLS(found)) for _, found in sorted(cell.untimestamped_by_launch.items())][:count]
+    return intervals.launch_means(cell.speedup_logs)[:count]
+
+
+def latest_disturbed(by_point: Mapping[Point, Launches]) -> tuple[int, int]:
+    """How many of the latest trials that finished were disturbed, and how many these are."""
+    trials = [(number, found) for own in by_point.values() for number, found in own.items() if any(e.finished for e in found)]
+    trials.sort(key=lambda pair: -pair[0])
+    latest = [is_disturbed(found) for _, found in islice(trials, max(LATEST, len(by_point)))]
+    return sum(latest), len(latest)
+
+
+# Adaptive
+def next_point(plan: Plan, cells: Sequence[CellRow]) -> Point | None:
+    """The candidate at which some curve over batch sizes is known least; None where all are known well enough.
+
+    A batch size at which an arm failed ends that arm's curve: it and larger ones are no candidates of it.
+    """
+    settings: dict[Point, list[Point]] = defaultdict(list)
+    for point in plan.points:
+        settings[replace(point, batch_size=0)].append(point)
+    for setting, points in settings.items():
+        sizes = sorted(point.batch_size for point in points)
+        size = next_size(sizes, [cell for cell in cells if replace(point_of(cell), batch_size=0) == setting])
+        if size is not None:
+            return replace(setting, batch_size=size)
+    return None
+
+
+def next_size(sizes: Sequence[int], cells: Sequence[CellRow]) -> int | None:
+    """The batch size to measure next in one setting."""
+    measured = {cell["batch_size"] for cell in cells}
+    arms: dict[int, dict[int, CellRow]] = defaultdict(dict)
+    for cell in cells:
+        arms[cell["arm_index"]][cell["batch_size"]] = cell
+    compared = [own for index, own in sorted(arms.items()) if index or len(arms) == 1] or [{}]
+    for own in compared:
+        failed = [size for size, cell in own.items() if cell["status"] not in MEASURED]
+        candidates = [size for size in sizes if size < min(failed, default=math.inf)]
+        known = {size: found for size, cell in own.items() if size in candidates and (found := known_at(cell))}
+        size = curves.next_size([known], candidates, CURVE_ERROR) if candidates else None
+        if size is not None and size not in measured:
+            return size
+    return None
+
+
+def known_at(cell: CellRow) -> curves.Known | None:
+    """The log of a cell's ratio, or of its throughput, with its standard error; None where the cell has none."""
+    name = "speedup" if cell["arm_index"] else ("train_tok_s" if cell["seq_len"] else "output_tok_s")
+    value, low, high = cell[name], cell[f"{name}_lo"], cell[f"{name}_hi"]
+    if value is None:
+        return None
+    return curves.Known(math.log(value), math.log(high / low) / 4 if low else 0.0)
