@@ -1,0 +1,88 @@
+"""How many of 24 batch sizes an adaptive sweep measures, and how far the curve that it interpolates is from the truth.
+
+    python tests/bench/adaptive_curve.py [RUNS] [FOLDER]       about two minutes for 50 simulated curves per family
+
+Prints tables in Markdown. Nothing is measured: tests/curve_families.py makes the curves and their noise. With FOLDER, the
+curves of each recorded run below it (`cells.parquet`) are swept again from a part of their batch sizes.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import curve_families as families
+from nanobench.stats import curve
+from nanobench.stats.curve import Known
+
+FIRST_SEED = 10_000
+"""Other curves than those that the constants were chosen with."""
+TOLERANCE = 0.015
+CANDIDATES = {"1, 5, 9, ..., 93": families.EVERY_FOURTH, "1, 2, 3, ..., 24": families.EVERY}
+
+
+def row(name: str, noise: float, candidates: tuple[int, ...], most: int | None, runs: int) -> str:
+    """One line of a table."""
+    found = []
+    for seed in range(FIRST_SEED, FIRST_SEED + runs):
+        random = np.random.default_rng(seed)
+        truth = families.FAMILIES[name](random)
+        found.append(families.swept(truth, noise, random, candidates, TOLERANCE, most))
+    measured = np.array([len(each.measured) for each in found])
+    deviation = np.array([each.deviation for each in found])
+    covered = np.mean([each.covered for each in found])
+    reach, full = (np.median([getattr(each, key) for each in found]) for key in ("reach", "full"))
+    middle, high = np.percentile(deviation, (50, 95))
+    counts = f"{measured.mean():.1f} ({measured.max()})"
+    within = np.mean(deviation <= math.log(1.03))
+    return f"| {name} | {counts} | {middle:.1%} | {high:.1%} | {within:.0%} | {covered:.0%} | {reach:.1%} | {full:.1%} |"
+
+
+def recorded(folder: Path) -> None:
+    """Sweeps recorded curves again: what would have been measured, and how far the rest is from what was."""
+    print("\n| recorded curve | batch sizes | measured | largest deviation | within its interval |\n|---|--:|--:|--:|--:|")
+    for path in sorted(folder.rglob("cells.parquet")):
+        cells = pd.read_parquet(path)
+        for (model, arm), rows in cells[cells["speedup"].notna()].groupby(["model", "arm"]):
+            widths = np.log(rows["speedup_hi"] / rows["speedup_lo"]) / 2 / curve.NORMAL
+            every = {
+                size: Known(math.log(value), sd)
+                for size, value, sd in zip(rows["batch_size"], rows["speedup"], widths, strict=True)
+            }
+            if len(every) > curve.LEAST:
+                print(recorded_row(f"{path.parent.name}: {model}, {arm}", every))
+
+
+def recorded_row(name: str, every: dict[int, Known]) -> str:
+    """One line of that table, for the tolerance at which half of the batch sizes are measured."""
+    known: dict[int, Known] = {}
+    while (size := curve.next_size([known], list(every), TOLERANCE, len(every) - len(every) // 2)) is not None:
+        known[size] = every[size]
+    made = curve.interpolate(known, [size for size in every if size not in known])
+    deviations = [abs(math.log(each.value) - every[size].log) for size, each in made.items()]
+    inside = sum(each.low <= math.exp(every[size].log) <= each.high for size, each in made.items())
+    return f"| {name} | {len(every)} | {sorted(known)} | {max(deviations):.1%} | {inside} of {len(made)} |"
+
+
+def main() -> None:
+    """Prints the tables."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    for noise in (0.0, 0.005, 0.01, 0.02):
+        for words, candidates in CANDIDATES.items():
+            for most in (None, 6):
+                print(f"\nBatch sizes {words}; noise {noise:.1%}; {f'at most {most} measured' if most else 'no limit'}\n")
+                print("| curve | measured of 24 (most) | largest deviation, median | 95 % of runs | runs within 3 % ", end="")
+                print("| intervals contain the truth | widest half-width, median | full sweep |")
+                print("|---|--:|--:|--:|--:|--:|--:|--:|")
+                for name in families.FAMILIES:
+                    print(row(name, noise, candidates, most, runs), flush=True)
+    if len(sys.argv) > 2:
+        recorded(Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
