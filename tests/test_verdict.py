@@ -216,6 +216,34 @@ def test_disturbed_absolute_figures_are_counted_with_their_causes():
     ]
 
 
+def test_ratios_and_absolute_figures_are_each_as_precise_as_their_worst():
+    rows = [*pair(1, 2.0, 1.9, 2.1), *pair(4, 2.0, 1.6, 2.4), *pair(8, 2.0, 0.5, 3.5)]
+    rows[5] |= {"speedup_status": "unstable"}
+    rows[0] |= {"output_tok_s": 100.0, "output_tok_s_lo": 95.0, "output_tok_s_hi": 105.0}
+    assert verdict.precision(frame(rows)) == ["ratios are within 20 %, absolute figures within 5 %"]
+    rows[0] |= {"output_tok_s_lo": 10.0, "output_tok_s_hi": 1000.0}
+    assert verdict.precision(frame(rows)) == ["ratios are within 20 %, absolute figures uncertain by more than 100 %"]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([(0, 0), (0, 0)], []),
+        ([(1, 0), (0, 0)], ["1 launch added at 1 point"]),
+        (
+            [(2, 1), (1, 2)],
+            ["3 launches added at 2 points; they replace 3 disturbed ones, whose times are kept and do not count"],
+        ),
+    ],
+)
+def test_added_launches_are_counted_once_per_point(found, words):
+    rows = [*pair(1, 2.0, 1.9, 2.1), *pair(4, 2.0, 1.6, 2.4)]
+    for number, (extra, aside) in enumerate(found):
+        for cell in rows[2 * number : 2 * number + 2]:
+            cell |= {"launches_extra": extra, "launches_set_aside": aside}
+    assert verdict.launched_again(frame(rows)) == words
+
+
 def test_absolute_figures_of_one_repetition_have_no_interval():
     assert verdict.precision(measured((None, "ok", None))) == ["absolute figures have no interval, from one repetition each"]
 

@@ -116,13 +116,18 @@ def precision(cells: pd.DataFrame) -> list[str]:
         return []
     figures = "absolute figures have no interval, from one repetition each" if widths.empty else ""
     ratios = relative_half_widths(cells[is_concluded(cells)], "speedup").dropna()
-    both = f"ratios are within {percent(ratios.max())}, absolute figures" if len(ratios) else "absolute figures are"
-    figures = figures or f"{both} within {percent(widths.max())}"
+    both = f"ratios are {within(ratios.max())}, absolute figures" if len(ratios) else "absolute figures are"
+    figures = figures or f"{both} {within(widths.max())}"
     disturbed = measured[~measured["status"].isin(JUDGED)]
     if disturbed.empty:
         return [figures]
     words = causes_of(disturbed["disturbed_by"])
     return [f"{figures}, and not reliable in {len(disturbed)} of {count(len(measured), 'cell')}: {words}"]
+
+
+def within(share: float) -> str:
+    """Within 12 %. Above 100 % the number says nothing more."""
+    return f"within {percent(share)}" if share <= 1 else "uncertain by more than 100 %"
 
 
 def half_widths(measured: pd.DataFrame) -> pd.Series:
@@ -148,9 +153,7 @@ def launched_again(cells: pd.DataFrame) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """12 %, or 0.85 % where it is small. Above 100 % the number says nothing more."""
-    if share > 1:
-        return "more than 100 %"
+    """12 %, or 0.85 % where it is small."""
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
 
 

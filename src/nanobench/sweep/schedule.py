@@ -19,8 +19,8 @@ from nanobench.results.metrics.formulas import rate
 from nanobench.results.repetitions import point_of
 from nanobench.results.set_aside import is_disturbed
 from nanobench.schema import Plan, Point, Trial
-from nanobench.stats import intervals
 from nanobench.stats import curve as curves
+from nanobench.stats import intervals
 
 LEAST_LAUNCHES = 3
 """Planned launches of a sweep that launches points again: fewer do not show a spread between launches."""
@@ -35,6 +35,8 @@ LATEST = 4
 CURVE_ERROR = 0.015
 """Log by which an interpolated speedup or throughput may be wrong, where --adaptive chooses no further batch size."""
 CALLS = rate("calls")
+CHOSEN, LEAST_SIZES = 0.25, 5
+"""The share of the candidates that --adaptive measures at most, and how many it may measure of a few."""
 Launches = Mapping[int, Sequence[LaunchRecord]]
 """Number of a launch of one point -> its arms."""
 
@@ -205,7 +207,8 @@ def next_size(sizes: Sequence[int], cells: Sequence[CellRow]) -> int | None:
         failed = [size for size, cell in own.items() if cell["status"] not in MEASURED]
         candidates = [size for size in sizes if size < min(failed, default=math.inf)]
         known = {size: found for size, cell in own.items() if size in candidates and (found := known_at(cell))}
-        size = curves.next_size([known], candidates, CURVE_ERROR) if candidates else None
+        most = max(LEAST_SIZES, round(CHOSEN * len(candidates)))
+        size = curves.next_size([known], candidates, CURVE_ERROR, most) if candidates else None
         if size is not None and size not in measured:
             return size
     return None

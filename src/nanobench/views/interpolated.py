@@ -58,8 +58,11 @@ COLUMNS = (
 
 
 def curve(rows: list[CellRow]) -> CellTable:
-    """One row per candidate batch size and arm, from `analysis.interpolated.curve`: what is known there, and from where."""
-    return make(rows, COLUMNS)
+    """One row per candidate batch size and arm, from `analysis.interpolated.curve`: what is known there, and from where.
+
+    Without those of which nothing is known.
+    """
+    return make([row for row in rows if source(row)], COLUMNS)
 
 
 def curve_table(rows: list[CellRow]) -> Fitted:

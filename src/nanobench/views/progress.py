@@ -40,7 +40,7 @@ def card(plan: Plan, description: Description, expected_s: float) -> Panel:
     grid.add_row("device", f"{device}: {machine}, {spread(plan, 'threads')} threads, torch {identity['torch']}")
     grid.add_row("points", points_of(plan))
     grid.add_row("arms", ", ".join(arm.label for arm in plan.arms) + " (ratios refer to the first)")
-    cells = format.count(len(plan.points) * len(plan.arms), "cell")
+    cells = ("at most " if plan.adaptive else "") + format.count(len(plan.points) * len(plan.arms), "cell")
     launches = format.count(plan.launches, "launch")
     grid.add_row(
         "cells",
@@ -50,8 +50,15 @@ def card(plan: Plan, description: Description, expected_s: float) -> Panel:
     grid.add_row(
         "limits", f"memory {limit}, {format.duration(plan.timeout_s)} per worker, {plan.max_seconds:g} s timed per launch"
     )
-    grid.add_row("expected", f"about {format.duration(expected_s)}")
+    grid.add_row("expected", f"{'less than' if plan.adaptive else 'about'} {format.duration(expected_s)}{more_time(plan)}")
     return Panel(grid, title="nanobench", expand=False)
+
+
+def more_time(plan: Plan) -> str:
+    """What may change how long a sweep takes."""
+    if plan.max_minutes is not None:
+        return f", no launch begins after {plan.max_minutes:g} min"
+    return ", up to half of it more for disturbed or imprecise points" if plan.extra_launches else ""
 
 
 def trains(plan: Plan) -> bool:

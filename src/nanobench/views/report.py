@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from nanobench.analysis.interpolated import curve
 from nanobench.analysis.verdict import launched_again, stated, timestamp_overhead
 from nanobench.records import MEASURED
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import GPTShape
-from nanobench.views import format, reliability, sweep
+from nanobench.views import format, interpolated, reliability, sweep
 from nanobench.views.cell_table import in_order, varying
 from nanobench.views.markdown import escaped, pairs, render, words
 from nanobench.views.plots import PLOTS
@@ -42,6 +43,7 @@ def markdown(
         ("", [f"- {sentence}" for sentence in sentences]),
         ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
+        ("Curve", curve_section(info, cells)),
         ("Not measured", not_measured(cells)),
         ("How reliable is this run?", reliability.lines(info.description, cells)),
         ("Plots", "\n\n".join(image(path, folder) for path in plots if path.suffix == ".png").splitlines()),
@@ -58,6 +60,14 @@ def markdown(
 def table(cells: pd.DataFrame) -> str:
     """The cells as a Markdown table: their setting, their results and their status."""
     return "\n".join(render(sweep.results(in_order(records(cells)))))
+
+
+def curve_section(info: RunInfo, cells: pd.DataFrame) -> list[str]:
+    """All candidate batch sizes of an adaptive sweep, measured or interpolated; empty for another sweep."""
+    if not info.plan.adaptive:
+        return []
+    rows = records(curve(cells, [point.batch_size for point in info.plan.points]))
+    return [*filter(None, [interpolated.sentence(rows)]), "", *render(interpolated.curve(rows))]
 
 
 def what_was_run(info: RunInfo, cells: pd.DataFrame) -> dict[str, str]:
