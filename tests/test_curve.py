@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curve_families as families
-from nanobench.stats import curve
 from nanobench.stats.curve import Known, interpolate, next_size
 
 fixed = settings(derandomize=True, deadline=None, database=None, max_examples=30)
@@ -233,6 +232,24 @@ def test_too_few_sizes_for_a_step_leave_a_wide_interval():
     assert all(each.reach > 0.5 * each.deviation for each in found)
 
 
-def test_the_default_of_a_standard_error_is_none():
-    assert Known(1.0) == Known(1.0, 0.0)
-    assert curve.LEAST == 3
+# What was measured
+
+
+def test_the_interval_of_a_value_gives_its_standard_error():
+    assert Known.of(4.0, 4.0 * math.exp(-1.96 * 0.02), 4.0 * math.exp(1.96 * 0.02)) == pytest.approx(
+        (math.log(4), 0.02), rel=1e-4
+    )
+    assert interpolate({1: Known.of(2, 1.9, 2.1), 8: Known.of(3, 2.9, 3.1), 9: Known.of(4, 3.9, 4.1)}, [8])[8].low == (
+        pytest.approx(2.9, rel=1e-3)
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, None), (math.nan, math.nan), (0.0, 5.0), (-1.0, 5.0)])
+def test_without_bounds_the_standard_error_is_not_known(low, high):
+    assert Known.of(4.0, low, high) == Known(math.log(4), 0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_value_that_has_no_log_is_refused(value):
+    with pytest.raises(ValueError, match="must be above 0"):
+        Known.of(value, None, None)

@@ -48,11 +48,8 @@ def recorded(folder: Path) -> None:
     for path in sorted(folder.rglob("cells.parquet")):
         cells = pd.read_parquet(path)
         for (model, arm), rows in cells[cells["speedup"].notna()].groupby(["model", "arm"]):
-            widths = np.log(rows["speedup_hi"] / rows["speedup_lo"]) / 2 / curve.NORMAL
-            every = {
-                size: Known(math.log(value), sd)
-                for size, value, sd in zip(rows["batch_size"], rows["speedup"], widths, strict=True)
-            }
+            columns = (rows[name] for name in ("batch_size", "speedup", "speedup_lo", "speedup_hi"))
+            every = {size: Known.of(*values) for size, *values in zip(*columns, strict=True)}
             if len(every) > curve.LEAST:
                 print(recorded_row(f"{path.parent.name}: {model}, {arm}", every))
 

@@ -1,15 +1,15 @@
 """The curves of a sweep at all its candidate batch sizes: as measured, or interpolated with the uncertainty of that."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from nanobench.analysis.cost import TAILS, in_order
 from nanobench.analysis.verdict import SETTING, THROUGHPUTS, is_concluded
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.derive import CellRow
-from nanobench.stats.curve import LEAST, NORMAL, Known, interpolate
+from nanobench.stats.curve import LEAST, Known, interpolate
 
 VALUES = ("speedup", *THROUGHPUTS)
 COLUMNS = [name + tail for name in VALUES for tail in TAILS]
@@ -58,22 +58,19 @@ def between(cells: pd.DataFrame, name: str, sizes: Sequence[int]) -> dict[int, d
     if len(known) < LEAST:
         return {}
     neighbours = {size: pair for size in sizes if (pair := neighbours_of(size, cells.index.tolist())) and {*pair} <= {*known}}
-    # A standard error that is not known must not be 0 in the choice of other errors, so bounds beside it are left out.
-    filled = {size: each._replace(sd=np.nan_to_num(each.sd)) for size, each in known.items()}
     found = {}
-    for size, estimate in interpolate(filled, list(neighbours)).items():
-        bounded = all(np.isfinite(known[each].sd) for each in neighbours[size])
-        bounds = (estimate.low, estimate.high) if bounded else (np.nan, np.nan)
+    for size, estimate in interpolate(known, list(neighbours)).items():
+        bounded = all(known[each].sd for each in neighbours[size])
+        bounds = (estimate.low, estimate.high) if bounded else (math.nan, math.nan)
         found[size] = dict(zip((name + tail for tail in TAILS), (estimate.value, *bounds), strict=True))
     return found
 
 
-def reliable(cells: pd.DataFrame, name: str) -> Mapping[int, Known]:
-    """What enters the curve of a value: concluded ratios, reliable absolute figures. `sd` is NaN for a value without bounds."""
+def reliable(cells: pd.DataFrame, name: str) -> dict[int, Known]:
+    """What enters the curve of a value, by batch size: concluded ratios, or reliable absolute figures."""
     kept = cells[(is_concluded(cells) if name == "speedup" else cells["status"].isin(JUDGED)) & cells[name].gt(0)]
-    value, low, high = (kept[name + tail].astype(float) for tail in TAILS)
-    errors = np.log(high / low.where(low > 0)) / 2 / NORMAL
-    return {int(size): Known(float(np.log(value[size])), float(errors[size])) for size in kept.index}
+    columns = (kept[name + tail].astype(float) for tail in TAILS)
+    return {int(size): Known.of(*values) for size, *values in zip(kept.index, *columns, strict=True)}
 
 
 def neighbours_of(size: int, measured: Sequence[int]) -> tuple[int, int] | None:

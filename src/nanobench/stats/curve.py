@@ -39,6 +39,18 @@ class Known(NamedTuple):
     sd: float = 0.0
     """standard error of that log; 0 if it is not known"""
 
+    @classmethod
+    def of(cls, value: float, low: float | None, high: float | None) -> "Known":
+        """A value and its 95 % interval. Its standard error is not known if a bound is missing, NaN or not above 0.
+
+        Raises ValueError if the value is not above 0.
+        """
+        if not value > 0:
+            raise ValueError(f"a speedup or throughput must be above 0, not {value}")
+        if low is None or high is None or not 0 < low <= high:
+            return cls(math.log(value))
+        return cls(math.log(value), math.log(high / low) / 2 / NORMAL)
+
 
 class Estimate(NamedTuple):
     """An interpolated speedup or throughput, with its 95 % interval, in the unit of the measured values."""
