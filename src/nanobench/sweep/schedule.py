@@ -218,6 +218,4 @@ def known_at(cell: CellRow) -> curves.Known | None:
     """The log of a cell's ratio, or of its throughput, with its standard error; None where the cell has none."""
     name = "speedup" if cell["arm_index"] else ("train_tok_s" if cell["seq_len"] else "output_tok_s")
     value, low, high = cell[name], cell[f"{name}_lo"], cell[f"{name}_hi"]
-    if value is None:
-        return None
-    return curves.Known(math.log(value), math.log(high / low) / 4 if low else 0.0)
+    return curves.Known.of(value, low, high) if value else None
