@@ -8,6 +8,9 @@ if their signs differ (Harten and Osher 1987, "Uniformly High-Order Accurate Non
 where the measured values are, and it never leaves the triangle of the chord and the two neighbouring chords, prolonged.
 A convex or concave curve lies in that triangle too (Burkard, Hamacher and Rote 1991, "Sandwich Approximation of Univariate
 Convex Functions"). Three properties of the measured values say how far a value may be off; see `uncertainty`.
+
+Steps at many batch sizes, as of rows that are padded to a multiple of 8, cannot be seen from a few sizes: there the intervals
+are too narrow.
 """
 
 import math
@@ -29,6 +32,10 @@ CURVATURE = 0.06
 """What an unseen second derivative may be, over the range of the curve: a saturating curve has at most 0.1."""
 MOST_RANGE = 1.2
 """A curve that covers a wider range is not more curved: where times add up, the second derivative is at most 1/4."""
+
+RIPPLE = 0.01
+"""Standard deviation of a curve from a smooth one, in the middle of a gap of a factor of 2 or more. Curves that are predicted
+from the measured limits of a CPU, which differ with the number of rows, deviate by about this from their interpolation."""
 
 
 class Known(NamedTuple):
@@ -67,7 +74,9 @@ class Uncertainty(NamedTuple):
     noise: np.ndarray
     """from the noise of the measured values"""
     error: np.ndarray
-    """from the interpolation itself"""
+    """from the interpolation itself: what more measured sizes reduce"""
+    ripple: np.ndarray
+    """from ripples of the curve that few sizes cannot show"""
 
 
 def next_size(
@@ -77,8 +86,9 @@ def next_size(
 
     `curves`: what is measured so far, one mapping from batch size to value per arm. Both ends come first, then the candidate
     in the middle, in log batch; so a curve is never trusted from two sizes. Then comes the candidate with the largest
-    standard error of interpolation, until every one is at most `tolerance` (a log: with 0.015, a 95 % interval reaches 3 %
-    to each side), or at most the noise there, which would hide it. Remove a size whose measurement failed from `candidates`.
+    standard error of interpolation (without RIPPLE), until every one is at most `tolerance` (a log; with 0.015, the curve is
+    within 3 % in most cases), or at most the noise there, which would hide it. A size whose measurement failed must not be
+    a candidate any more.
     Raises ValueError if `tolerance` or a candidate is not above 0.
     """
     sizes = sorted(set(candidates))
@@ -114,7 +124,7 @@ def interpolate(curve: Mapping[int, Known], at: Sequence[int]) -> dict[int, Esti
     if beyond := [size for size in at if not min(curve) <= size <= max(curve)]:
         raise ValueError(f"batch size {beyond[0]} is outside the measured {min(curve)} to {max(curve)}")
     found = uncertainty(curve, at)
-    reach = NORMAL * np.hypot(found.noise, found.error)
+    reach = NORMAL * np.sqrt(found.noise**2 + found.error**2 + found.ripple**2)
     bounds = np.exp([found.log, found.log - reach, found.log + reach])
     return {size: Estimate(*map(float, bounds[:, n])) for n, size in enumerate(at)}
 
@@ -127,7 +137,7 @@ def uncertainty(curve: Mapping[int, Known], at: Sequence[int]) -> Uncertainty:
       a step lies before with probability t, and the standard deviation is J * sqrt(t * (1 - t)).
     * Several steps: the surprises of all gaps but the largest. One step is local; after several, any gap may have one.
 
-    Noise makes all of these larger. What it adds on average, to first order, is subtracted.
+    Noise makes all of these larger. What it adds on average, to first order, is subtracted. RIPPLE comes on top of them.
     """
     sizes = sorted(curve)
     x, places = np.log(np.array(sizes, dtype=float)), np.log(np.array(at, dtype=float))
@@ -145,7 +155,8 @@ def uncertainty(curve: Mapping[int, Known], at: Sequence[int]) -> Uncertainty:
     unseen = CURVATURE * min(MOST_RANGE, float(np.ptp(y))) * width**2 / 2 * share * (1 - share)
     elsewhere2 = float(np.mean(np.sort(surprises2)[:-1])) * share * (1 - share)
     error = np.sqrt(BEND**2 * room2 + unseen**2 + surprise2 * share * (1 - share) + elsewhere2)
-    return Uncertainty(found[: len(at)], np.sqrt(noise[: len(at)]), error)
+    ripple = RIPPLE * 2 * np.sqrt(share * (1 - share) * np.minimum(1.0, width / math.log(2)))
+    return Uncertainty(found[: len(at)], np.sqrt(noise[: len(at)]), error, ripple)
 
 
 def gaps_of(x: np.ndarray, places: np.ndarray) -> np.ndarray:
