@@ -223,7 +223,7 @@ def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanoben
     assert "4 cells" in again.stdout
 
 
-def test_control_c_says_what_is_saved_and_how_to_go_on(tmp_path):
+def test_control_c_shows_the_results_so_far_what_is_saved_and_how_to_go_on(tmp_path):
     asked = ("kv-sweep", *SMALL, "--batch", "1,2,3", "--launches", "3", "--out", "run")
     sweep = subprocess.Popen(
         [sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
@@ -238,6 +238,8 @@ def test_control_c_says_what_is_saved_and_how_to_go_on(tmp_path):
     out, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
     assert "--resume run" in out.strip().splitlines()[-1]
+    assert "speedup" in out
+    assert any(line.startswith("absolute figures are") or line.startswith("ratios are") for line in out.splitlines())
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
 
@@ -265,6 +267,21 @@ def test_a_dry_run_prints_the_card_and_writes_nothing(nanobench_here, tmp_path):
 def test_quick_takes_its_interval_from_within_one_process(nanobench_here, tmp_path):
     nanobench_here("kv-sweep", *SMALL, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0)
     assert set(cells_of(tmp_path / "run")["speedup_basis"].dropna()) == {"pairs of one process"}
+
+
+def test_an_adaptive_sweep_shows_what_was_measured_and_what_is_interpolated(nanobench_here, tmp_path):
+    asked = ("--batch", "1-6+1", "--launches", "1", "--adaptive", "--json", "--out", "run")
+    done = nanobench_here("kv-sweep", *SMALL, *asked, cwd=tmp_path, code=0)
+    document = json.loads(done.stdout.strip().splitlines()[-1])
+    measured = {cell["batch_size"] for cell in document["cells"]}
+    assert {1, 6} < measured
+    assert len(measured) <= 5
+    assert {row["batch_size"] for row in document["curve"]} == set(range(1, 7))
+    assert {row["batch_size"] for row in document["curve"] if row["measured"]} == measured
+    assert any(f"{len(measured)} of 6 batch sizes measured" in sentence for sentence in document["verdict"])
+    nanobench_here("report", "run", cwd=tmp_path, code=0)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert f"## Curve\n\n{len(measured)} of 6 batch sizes measured" in report
 
 
 def test_a_model_of_the_users_own_in_the_current_folder(nanobench_here, tmp_path):
