@@ -86,3 +86,14 @@ def test_a_run_json_of_something_else_is_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"run\.json is not a run's"):
         store.Run(tmp_path).info()
+
+
+def test_runs_are_found_below_a_folder_and_not_inside_of_other_runs(small_run, tmp_path, monkeypatch):
+    for name in ("b/second", "first", "first/inside"):
+        (tmp_path / name).mkdir(parents=True)
+        shutil.copy(small_run[0] / "run.json", tmp_path / name)
+    assert sorted(run.folder for run in store.find_runs(tmp_path)) == [tmp_path / "b" / "second", tmp_path / "first"]
+    assert [run.folder for run in store.find_runs(tmp_path / "first")] == [tmp_path / "first"]
+    monkeypatch.setattr(store, "MOST_FOLDERS", 1)
+    with pytest.raises(UserError, match="more than 1 folders below it; give a folder that a sweep wrote"):
+        store.find_runs(tmp_path)

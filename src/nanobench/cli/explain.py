@@ -41,7 +41,9 @@ def explain(
 
 def runs(results: str) -> list["Run"]:
     """The chosen runs. Raises UserError where there is none, and where RESULTS is a table of published figures."""
-    if results and tables(results) and not list(Path(results).glob("**/run.json")):
+    from nanobench.results import store
+
+    if results and tables(results) and not store.runs_below(results):
         raise UserError(
             f"{results} has published figures and no run; name the device they were measured on, like --gpu a100-80gb"
         )

@@ -43,6 +43,8 @@ def arrow_type(kind: Any) -> pa.DataType:
     return next((ARROW[base] for base in (bool, str, int, float) if issubclass(options[0], base)), pa.string())
 
 
+MOST_FOLDERS = 20_000
+"""Folders that are searched for runs: more are no folder of results."""
 RENAMED = {
     "marks_s": "token_times_s",
     "marked": "timestamped",
@@ -241,10 +243,15 @@ def find_runs(path: str | Path) -> list[Run]:
 
 
 def runs_below(path: str | Path) -> list[Run]:
-    """The same, without complaint where there is none."""
-    path = Path(path)
-    folders = [path] if (path / "run.json").exists() else {file.parent for file in path.glob("**/run.json")}
-    return sorted((Run(folder) for folder in folders), key=Run.started_at)
+    """The same, without complaint where there is none. Raises UserError for a folder with too many folders below it."""
+    found: list[Run] = []
+    for number, (folder, below, files) in enumerate(os.walk(path)):
+        if number > MOST_FOLDERS:
+            raise UserError(f"{path} has more than {MOST_FOLDERS:,} folders below it; give a folder that a sweep wrote")
+        if "run.json" in files:
+            found.append(Run(Path(folder)))
+            below.clear()
+    return sorted(found, key=Run.started_at)
 
 
 def load(path: str | Path) -> "pd.DataFrame":
