@@ -55,6 +55,8 @@ class Need(NamedTuple):
     """the largest half-width of its arms' conclusions, as a share; infinite where an arm has no interval"""
     disturbed: bool
     """whether fewer launches than planned were undisturbed"""
+    counting: int
+    """launches that count"""
     launches: int | None
     """that its conclusions need to be as precise as wanted; None where the most that are allowed are too few"""
 
@@ -103,16 +105,14 @@ def needs(plan: Plan, launches: Sequence[LaunchRecord]) -> Needs:
     found = {point: need for point, own in by_point.items() if (need := need_of(plan, own))}
     disturbed, latest = latest_disturbed(by_point)
     permanent = disturbed >= PERMANENT * latest
-    counts = {point: len(by_point[point]) for point in found}
     again = [
         point
         for point, need in found.items()
-        if counts[point] < MOST * plan.launches
-        and ((need.disturbed and not permanent) or (need.launches is not None and need.launches > counts[point]))
+        if len(by_point[point]) < MOST * plan.launches
+        and ((need.disturbed and not permanent) or (need.launches is not None and need.launches > need.counting))
     ]
-    return Needs(
-        sorted(again, key=lambda point: -found[point].width), list(refusals(plan, found, permanent, (disturbed, latest)))
-    )
+    again.sort(key=lambda point: -found[point].width)
+    return Needs(again, list(refusals(plan, found, permanent, (disturbed, latest))))
 
 
 def refusals(plan: Plan, found: Mapping[Point, Need], permanent: bool, latest: tuple[int, int]) -> Iterator[str]:
@@ -134,7 +134,8 @@ def need_of(plan: Plan, launches: Launches) -> Need | None:
         return None
     needed = [launches_needed(plan, cell) for cell in cells]
     known = None if None in needed else max(each for each in needed if each is not None)
-    return Need(max(map(half_width, cells)), undisturbed < plan.launches, known)
+    counting = min(len(cell.steady_by_launch) for cell in cells)
+    return Need(max(map(half_width, cells)), undisturbed < plan.launches, counting, known)
 
 
 def concludes(plan: Plan, cell: Cell) -> bool:
