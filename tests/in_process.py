@@ -22,7 +22,7 @@ from nanobench.worker import __main__ as worker
 from nanobench.worker.workloads import timed
 
 TESTS = Path(__file__).parent
-PLUGINS = ("fakes", "zoo", "virtual_device")
+PLUGINS = ("fakes", "zoo", "zoo_beside", "virtual_device")
 """Modules that every request imports anew, because they count calls."""
 
 

@@ -117,7 +117,7 @@ TRAIN = (
     0.2,
 )
 TRAINING_CHEATS = {
-    ("fakes:tiny", "zoo:skipping"): "no weight changed in timed repetition",
+    ("fakes:tiny", "zoo:skipping"): "no weight changed, or a parameter was frozen, in timed repetition",
     ("fakes:tiny", "zoo:reusing"): "of a timed repetition off by",
     ("zoo:first_row", "adamw"): "loss of a timed repetition off by",
 }
@@ -262,12 +262,13 @@ def test_greedy_tokens_pass_and_one_other_does_not(reference):
     assert wrong.startswith("row 3: token 21 is not the reference's choice")
 
 
-def test_the_last_logits_must_be_the_references(reference):
+def test_the_logits_that_were_kept_must_be_the_references(reference):
     """A row that only repeats what an untrained model repeats has the right tokens and the wrong logits."""
     sample = generated(reference, lambda logits_BV, _: logits_BV.argmax(-1, keepdim=True), rows=2)
-    logits_RV = reference.forward(torch.cat((sample.prompt_RT, sample.tokens_RN[:, :-1]), dim=1))[:, -1]
-    for shift, words in ((0.0, None), (0.1, "row 1: logits of the last token off by 0.1")):
-        kept = Sample(sample.prompt_RT, sample.tokens_RN, sample.names, [None, logits_RV[1] + shift])
+    sequence_RT, place = torch.cat((sample.prompt_RT, sample.tokens_RN[:, :-1]), dim=1), 4
+    logits_V = reference.module(sequence_RT[:, : sample.prompt_RT.shape[1] + place], last_only=True)[1].flatten()
+    for shift, words in ((0.0, None), (0.1, "row 1: logits of token 5 off by 0.1")):
+        kept = Sample(sample.prompt_RT, sample.tokens_RN, sample.names, [None, (place, logits_V + shift)])
         wrong = output_gate.judge(reference, None, kept, "float32", None)
         assert wrong is None if words is None else wrong.startswith(words)
 

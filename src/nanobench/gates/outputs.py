@@ -1,7 +1,7 @@
 """The check of timed outputs: one uncached teacher-forced pass over prompt and output judges every generated token.
 
-The logits of the last token, where they were kept, must be the reference's within the tolerance. An untrained model repeats
-itself, so tokens alone might be guessed.
+The logits of a random token of a row, where they were kept, must be the reference's within the tolerance. An untrained model
+repeats itself, so tokens alone might be guessed.
 A greedy token must be the reference's choice within the tolerance. A sampled token must be possible under the sampler's
 probabilities, and all tokens together must be as frequent as these probabilities say: the place of a token in the cumulative
 distribution, made continuous by a random number, is uniform (the randomized probability integral transform: Dunn & Smyth 1996,
@@ -32,13 +32,13 @@ MIN_P_VALUE = 1e-7
 class Sample:
     """Rows of timed outputs: prompts [R, T], generated tokens [R, N], and where each row comes from, in words.
 
-    `last_logits` has the logits [V] of each row's last token, or None where they are not known.
+    `logits` has a place in each row and the logits [V] of the token there, or None where none are known.
     """
 
     prompt_RT: Tensor
     tokens_RN: Tensor
     names: list[str]
-    last_logits: list[Tensor | None] = field(default_factory=list)
+    logits: list[tuple[int, Tensor] | None] = field(default_factory=list)
 
 
 def judge(adapter: Adapter, sampler: Sampler | None, sample: Sample, dtype: str, gate_tolerance: float | None) -> str | None:
@@ -51,16 +51,17 @@ def judge(adapter: Adapter, sampler: Sampler | None, sample: Sample, dtype: str,
     floor = FLOOR[dtype] * logits_RNV.abs().max().item()
     slack = SLACK * min(max(gate_tolerance or 0.0, floor), MOST_TOLERANCE * floor)
     wrong = judge_greedy(logits_RNV, sample, slack) if sampler is None else judge_sampled(logits_RNV, sampler, sample, slack)
-    return wrong or judge_last_logits(logits_RNV[:, -1], sample, slack)
+    return wrong or judge_logits(logits_RNV, sample, slack)
 
 
-def judge_last_logits(logits_RV: Tensor, sample: Sample, slack: float) -> str | None:
-    """What is wrong with the logits of the last tokens, or None."""
-    for row, logits_V in enumerate(sample.last_logits):
-        if logits_V is not None:
-            error = (logits_V.to(logits_RV) - logits_RV[row]).abs().max().item()
+def judge_logits(logits_RNV: Tensor, sample: Sample, slack: float) -> str | None:
+    """What is wrong with the logits that were kept, or None."""
+    for row, kept in enumerate(sample.logits):
+        if kept is not None:
+            place, logits_V = kept
+            error = (logits_V.to(logits_RNV) - logits_RNV[row, place]).abs().max().item()
             if not error <= slack:
-                return f"{sample.names[row]}: logits of the last token off by {error:.2g} (tolerance {slack:.2g})"
+                return f"{sample.names[row]}: logits of token {place + 1} off by {error:.2g} (tolerance {slack:.2g})"
     return None
 
 

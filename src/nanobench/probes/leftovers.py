@@ -3,6 +3,7 @@
 Code in the same process can hide from this; see docs/checked.md for what is promised and what is not.
 """
 
+import ctypes
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ MIN_RUNNING = 0.3
 """A thread is still running if it has a core for this share of the window."""
 MIN_CHILD_S = 0.05
 """CPU time of a child process that counts as work."""
+PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2)"""
 TASKS = Path("/proc/self/task")
 TIMERS = ("perf_counter", "perf_counter_ns", "time", "monotonic", "thread_time", "process_time")
 CLOCK_METHODS = ("now", "sync", "timestamp", "resolve")
@@ -44,6 +47,7 @@ class Leftovers:
         self.originals: list[tuple[Any, str, Callable[..., Any]]] = [
             (owner, name, getattr(owner, name)) for owner, name in guarded(clock)
         ]
+        adopt_orphans()
         self.owner_of_thread = dict.fromkeys(thread_ids(), -1)
         self.owner_of_child = dict.fromkeys(child_cpu_s(), -1)
 
@@ -80,6 +84,12 @@ class Leftovers:
             if owner >= 0 and cpu_s > MIN_CHILD_S:
                 found[owner] = f"a process that it started used {cpu_s:.2g} s of CPU time"
         return found
+
+
+def adopt_orphans() -> None:
+    """A process whose parent ends becomes a child of this one, and not of init: it stays in sight. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def describe(owner: Any) -> str:

@@ -89,7 +89,7 @@ class Arms:
         for index in self.live:
             still = next((each.repetition for each in self.steady[index] if each.weights_moved is False), None)
             if still is not None:
-                found.setdefault(index, f"no weight changed in timed repetition {still + 1}")
+                found.setdefault(index, f"no weight changed, or a parameter was frozen, in timed repetition {still + 1}")
             cores = cores_used(self.steady[index])
             if point.device == "cpu" and point.world_size == 1 and cores > MOST_CORES * point.threads:
                 found.setdefault(index, f"it used {cores:.2g} cores, but the point has {point.threads} threads")

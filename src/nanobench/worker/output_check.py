@@ -120,7 +120,7 @@ def sample_of(outputs: list[Output], point: Point, vocab_size: int, chosen: rand
         tokens.append(output.tokens_BN[row].long())
         names.append(name_of(output, row))
     device = torch.device(point.device)
-    logits = [output.logits_V for output in outputs]
+    logits = [None if each.logits_V is None else (each.place or 0, each.logits_V) for each in outputs]
     return Sample(torch.stack(prompts).to(device), torch.stack(tokens).to(device), names, logits)
 
 

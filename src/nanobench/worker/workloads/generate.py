@@ -29,6 +29,8 @@ from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.prompts import fresh_prompts, poison
 from nanobench.worker.workloads.timed import Timed
 
+NEVER = 1 << 31
+"""A token that no call reaches."""
 PROFILED_STEPS = 8
 """Decode steps per profile, at most."""
 
@@ -58,8 +60,8 @@ class Generate(Timed):
         self.copies_CBN: Tensor | None = None
         self.outputs = Outputs()
         self.row: int | None = None
+        self.place: int | None = None
         self.logits_V: Tensor | None = None
-        self.logits_BV: Tensor | None = None
         self.steps_per_call = 0
 
     def prepare(self, known: Gate | None) -> Gate:
@@ -154,14 +156,9 @@ class Generate(Timed):
             self.new_BN.zero_()
 
     def clock_stopped(self) -> None:
-        """See Timed.clock_stopped: the output of the last call is copied, and the last logits of a random row."""
-        if self.copies_CBN is None:
-            return
-        self.copies_CBN[-1].copy_(self.new_BN)
-        self.row, self.logits_V = None, None
-        if type(self.logits_BV) is Tensor:
-            self.row = randbelow(self.point.batch_size)
-            self.logits_V = self.logits_BV[self.row].to("cpu", torch.float32, copy=True)
+        """See Timed.clock_stopped: the output of the last call is copied."""
+        if self.copies_CBN is not None:
+            self.copies_CBN[-1].copy_(self.new_BN)
 
     def keep_outputs(self) -> None:
         """Keeps the output of each call of the last repetition. Raises RuntimeError if the engine has changed its tokens."""
@@ -172,7 +169,9 @@ class Generate(Timed):
         calls, tokens_CBN = len(self.copies_CBN), self.copies_CBN.to("cpu", torch.int32)
         number, seed = self.block.number, self.block.prompt_seed
         outputs = [Output(number, call, calls, seed, self.shifts[call], tokens_CBN[call].clone()) for call in range(calls)]
-        outputs[-1] = replace(outputs[-1], row=self.row, logits_V=self.logits_V)
+        if self.logits_V is not None:
+            logits_V = self.logits_V.to("cpu", torch.float32, copy=True)
+            outputs[-1] = replace(outputs[-1], row=self.row, place=self.place, logits_V=logits_V)
         self.outputs.keep(outputs)
         self.copies_CBN = None
 
@@ -189,7 +188,7 @@ class Generate(Timed):
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
         """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
 
-        Between two calls the output of the first is copied on the device.
+        Between two calls the output of the first is copied on the device; in the last call the logits of a random token are.
         """
         clock, engine, new_tokens = self.clock, self.engine, self.point.new_tokens
         for call in range(self.calls):
@@ -199,16 +198,33 @@ class Generate(Timed):
                 if self.pool_CBT is not None:
                     self.draw_prompt(self.pool_CBT[call % len(self.pool_CBT)])
                 engine.prefill(self.input_BT)
+            kept = self.draw_place() if call == self.calls - 1 else NEVER
             generated, steps = 1, 0
+            if kept < generated:
+                kept = self.keep_logits(generated - 1)
             if timestamped:
                 timestamps.append(clock.timestamp())
             with self.nvtx_range("decode"):
                 while generated < new_tokens:
                     new = engine.step()
                     generated, steps = generated + new, steps + 1
+                    if kept < generated:
+                        kept = self.keep_logits(generated - 1)
                     if timestamped:
                         timestamps.extend([clock.timestamp()] * new)
-            self.steps_per_call, self.logits_BV = steps, engine.logits_BV
+            self.steps_per_call = steps
+
+    def draw_place(self) -> int:
+        """The token whose logits are kept; drawn inside the clock, so that no arm can know it. NEVER where none are."""
+        self.row = self.place = self.logits_V = None
+        return NEVER if self.copies_CBN is None else randbelow(self.point.new_tokens)
+
+    def keep_logits(self, place: int) -> int:
+        """Copies the logits of the newest token of a random row, on the device, where the engine shows them. Returns NEVER."""
+        if type(logits_BV := self.engine.logits_BV) is Tensor:
+            self.row, self.place = randbelow(self.point.batch_size), place
+            self.logits_V = logits_BV[self.row].clone()
+        return NEVER
 
     def save_outputs(self, path: Path) -> bool:
         """See Workload.save_outputs."""

@@ -27,8 +27,10 @@ class Output:
     tokens_BN: Tensor
     row: int | None = None
     """a random row, for the last call of a repetition of an engine that shows logits"""
+    place: int | None = None
+    """a random token of that row; the first is 0"""
     logits_V: Tensor | None = None
-    """the logits of that row's last token"""
+    """its logits"""
 
     @property
     def nbytes(self) -> int:

@@ -126,7 +126,7 @@ class Train(Timed):
         counts = reduce(add, (step.counts for step in steps), TokenCounts(0, 0, 0, 0))
         timed = self.run(work, block, kind=kind, repetition=repetition, **vars(counts))
         loss = sum(self.world.all_gather(losses[-1].item()))
-        moved = None if block is None else self.weight_norms() != self.norms
+        moved = None if block is None else self.weight_norms() != self.norms and not self.is_frozen()
         timed = replace(timed, loss=loss if math.isfinite(loss) else None, weights_moved=moved)
         if self.before is not None:
             numbers = [self.first_number + place for place in places]
@@ -143,6 +143,10 @@ class Train(Timed):
     def weight_norms(self) -> list[float]:
         """The L2 norm of each parameter; they are the same bits only if no weight has changed."""
         return [float(norm) for norm in torch._foreach_norm([each.detach() for each in self.trainer.parameters])]
+
+    def is_frozen(self) -> bool:
+        """Whether a parameter gets no gradient any more: the backward pass would do less."""
+        return not all(each.requires_grad for each in self.trainer.parameters)
 
     def weights(self) -> torch.Tensor:
         """All weights in one vector on the host, outside the private memory of the process."""
