@@ -266,7 +266,7 @@ def test_the_logits_that_were_kept_must_be_the_references(reference):
     """A row that only repeats what an untrained model repeats has the right tokens and the wrong logits."""
     sample = generated(reference, lambda logits_BV, _: logits_BV.argmax(-1, keepdim=True), rows=2)
     sequence_RT, place = torch.cat((sample.prompt_RT, sample.tokens_RN[:, :-1]), dim=1), 4
-    logits_V = reference.module(sequence_RT[:, : sample.prompt_RT.shape[1] + place], last_only=True)[1].flatten()
+    logits_V = reference.forward(sequence_RT)[1, sample.prompt_RT.shape[1] - 1 + place]
     for shift, words in ((0.0, None), (0.1, "row 1: logits of token 5 off by 0.1")):
         kept = Sample(sample.prompt_RT, sample.tokens_RN, sample.names, [None, (place, logits_V + shift)])
         wrong = output_gate.judge(reference, None, kept, "float32", None)
