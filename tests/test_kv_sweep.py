@@ -214,7 +214,7 @@ def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanoben
     sweep.wait()
     before = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
     assert len(before) == 1
-    nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", "--resume", "run", "--no-plot", cwd=tmp_path, code=0)
     after = {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")}
     assert len(after) == 2
     assert {name: after[name] for name in before} == before
@@ -222,7 +222,7 @@ def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanoben
     assert len(cells) == 4
     assert set(cells["launches_ok"]) == {1}
     assert not list(tmp_path.glob("**/*.part"))
-    again = nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    again = nanobench_here("kv-sweep", "--resume", "run", "--no-plot", cwd=tmp_path, code=0)
     assert {path.name: path.stat().st_mtime_ns for path in raw.glob("*.parquet")} == after
     assert "4 cells" in again.stdout
 
