@@ -33,6 +33,14 @@ def few_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """A report is its text alone: drawing its figures takes seconds, and the tests of figures draw them."""
+    from nanobench.views import plots
+
+    monkeypatch.setattr(plots, "draw_all", lambda *arguments: [])
+
+
 def own_locks():
     """Tests run side by side on one device, each process with locks of its own."""
     return f"{tempfile.gettempdir()}/nanobench-locks-{os.getpid()}"

@@ -19,6 +19,7 @@ from nanobench.cli import app
 from nanobench.probes import environment, memory
 from nanobench.sweep.executors import base, local
 from nanobench.worker import __main__ as worker
+from nanobench.worker import batch_trial
 from nanobench.worker.workloads import timed
 
 TESTS = Path(__file__).parent
@@ -64,10 +65,11 @@ def restored(cache):
     kept = {name: sys.modules.pop(name) for name in PLUGINS if name in sys.modules}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
-        # The limit holds for the whole process; half a second per description and per warm-up is for real ones.
+        # The limit holds for the whole process; half seconds per description, warm-up and batch size are for real ones.
         patch.setattr(memory, "limited", lambda limit_bytes: contextlib.nullcontext())
         patch.setattr(environment, "BUSY_S", 0.0)
         patch.setattr(timed, "WARMUP_S", 0.01)
+        patch.setattr(batch_trial, "TIMED_S", 0.01)
         try:
             yield
         finally:

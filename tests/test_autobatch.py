@@ -146,21 +146,9 @@ def test_an_answer_survives_json_with_the_keys_of_earlier_versions(tmp_path):
 SMALL = ("--model", "fakes:tiny", "--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB")
 
 
-@pytest.fixture(scope="module")
-def command(nanobench, tmp_path_factory):
-    """Runs the command with a cache of its own."""
-    kept = tmp_path_factory.mktemp("kept")
-
-    def run(*arguments, code=0):
-        return nanobench("autobatch", *arguments, cwd=kept, code=code, env={"NANOBENCH_CACHE": str(kept)})
-
-    run.folder = kept
-    return run
-
-
 @pytest.fixture
 def command_here(nanobench_here, tmp_path):
-    """The same in this process, where no memory is limited."""
+    """Runs the command with a cache of its own in this process, where no memory is limited."""
 
     def run(*arguments, code=0):
         return nanobench_here("autobatch", *arguments, cwd=tmp_path, code=code, env={"NANOBENCH_CACHE": str(tmp_path / "kept")})
@@ -194,14 +182,16 @@ def test_the_command_answers_and_remembers(command_here, mode):
     assert other["batch_size"] == 4
 
 
-def test_what_was_found_is_found_without_torch(command):
+def test_what_was_found_is_found_without_torch(command_here):
     asked = (*SMALL, "--most", 1, "--json")
-    command(*asked)
+    command_here(*asked)
     code = f"import sys; sys.argv = {['nanobench', 'autobatch', *map(str, asked)]}\nfrom nanobench.cli import app\n"
     code += "try:\n app()\nexcept SystemExit: pass\nprint(bool({'torch', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)))"
-    own = {**environment(), "NANOBENCH_CACHE": str(command.folder)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=command.folder, env=own, capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "False"
+    own = {**environment(), "NANOBENCH_CACHE": str(command_here.folder / "kept")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=command_here.folder, env=own, capture_output=True, text=True)
+    found, loaded = done.stdout.strip().splitlines()[-2:]
+    assert json.loads(found)["cached"]
+    assert loaded == "False"
 
 
 WIDE = """
@@ -214,38 +204,28 @@ def build():
 
 
 @pytest.mark.slow
-def test_real_memory_runs_out_and_what_is_named_trains(nanobench, tmp_path):
-    """In a sweep under the same limit the recommended batch trains, and one clearly above the failed one finds no memory: how
-    memory lies in fragments is chance, and decides by a few rows.
+def test_a_sweep_finds_a_batch_size_that_trains_all_its_arms_in_real_memory(nanobench, tmp_path):
+    """--batch auto is looked for where it is not kept, for all arms together, and stands beside others. Under the same limit a
+    batch clearly above the one that failed finds no memory: how memory lies in fragments is chance, and decides by a few rows.
     """
     (tmp_path / "wide.py").write_text(WIDE)
-    asked = ("--model", "wide:build", "--seq-len", 256, "--threads", 1, "--memory-limit", "600MiB")
+    asked = ("--model", "wide:build", "--seq-len", 256, "--threads", 1, "--memory-limit", "850MiB", "--checkpointing")
+    more = ("--launches", "1", "--max-seconds", "0.1", "--no-plot", "--json", "--out")
     own = {"NANOBENCH_CACHE": str(tmp_path / "kept")}
-    found = document(nanobench("autobatch", *asked, "--margin", 0.8, "--json", cwd=tmp_path, code=0, env=own))
-    assert found["bounded_by"] == "memory"
-    above = found["failed_batch_size"] * 3 // 2
-    batches = f"{found['batch_size']},{above}"
-    run = ("train-throughput", *asked, "--batch", batches, "--launches", 1, "--max-seconds", 0.1, "--no-plot", "--out", "run")
-    cells = {cell["batch_size"]: cell["status"] for cell in document(nanobench(*run, "--json", cwd=tmp_path, code=0))["cells"]}
-    assert cells[found["batch_size"]] in MEASURED
-    assert cells[above] == "oom"
 
+    def swept(arms, batches, out):
+        done = nanobench("train-throughput", *asked, arms, "--batch", batches, *more, out, cwd=tmp_path, code=0, env=own)
+        return {(cell["checkpointing"], cell["batch_size"]): cell["status"] for cell in document(done)["cells"]}
 
-@pytest.mark.slow
-def test_a_sweep_takes_the_batch_size_that_is_found(nanobench, tmp_path):
-    """--batch auto is looked for where it is not kept, for all arms together, and stands beside others."""
-    (tmp_path / "wide.py").write_text(WIDE)
-    asked = ("--model", "wide:build", "--seq-len", 256, "--threads", 1, "--batch", "1,auto", "--memory-limit", "850MiB")
-    more = ("--checkpointing", "off,checkpointed", "--launches", "1", "--max-seconds", "0.1", "--no-plot", "--out", "run")
-    own = {"NANOBENCH_CACHE": str(tmp_path / "kept")}
-    done = nanobench("train-throughput", *asked, *more, "--json", cwd=tmp_path, code=0, env=own)
+    cells = swept("off,checkpointed", "1,auto", "run")
     (kept,) = (tmp_path / "kept").glob("autobatch-*.json")
-    cells, found = document(done)["cells"], json.loads(kept.read_text())["batch_size"]
-    assert found > 1
-    for arm in ("off", "checkpointed"):
-        seen = {cell["batch_size"]: cell["status"] for cell in cells if cell["checkpointing"] == arm}
-        assert set(seen) == {1, found}
-        assert set(seen.values()) <= set(MEASURED)
+    found = json.loads(kept.read_text())
+    assert found["bounded_by"] == "memory"
+    assert found["batch_size"] > 1
+    assert set(cells) == {(arm, batch) for arm in ("off", "checkpointed") for batch in (1, found["batch_size"])}
+    assert set(cells.values()) <= set(MEASURED)
+    above = found["failed_batch_size"] * 3 // 2
+    assert swept("off", above, "above") == {("off", above): "oom"}
 
 
 @pytest.mark.parametrize(
@@ -272,9 +252,10 @@ def test_a_mistake_gets_one_line(command_here, asked, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_model_that_fits_no_row_gets_one_line(command):
-    (command.folder / "wide.py").write_text(WIDE)
-    done = command("--model", "wide:build", "--seq-len", 256, "--threads", 1, "--memory-limit", "300MiB", code=2)
+def test_a_model_that_fits_no_row_gets_one_line(nanobench, tmp_path):
+    (tmp_path / "wide.py").write_text(WIDE)
+    asked = ("--model", "wide:build", "--seq-len", 256, "--threads", 1, "--memory-limit", "300MiB")
+    done = nanobench("autobatch", *asked, cwd=tmp_path, code=2, env={"NANOBENCH_CACHE": str(tmp_path / "kept")})
     assert re.search("batch 1 .*memory", done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -161,7 +161,7 @@ def test_a_plug_in_that_changes_between_two_launches_is_not_mixed_into_one_run(n
     )
     assert list(run.raw.glob("*.parquet")) == [first]
     (here / "lab_kernels.py").write_text("edits = False\n")
-    sweep(nanobench_here, here, "--resume", "run")
+    sweep(nanobench_here, here, "--resume", "run", "--no-plot")
     assert len(list(run.raw.glob("*.parquet"))) == 2
 
 

@@ -69,37 +69,29 @@ def test_verify_refuses_a_device_that_a_sweep_holds(nanobench_here, tmp_path):
     assert "--wait" in line
 
 
-def sweep(folder, name, *more):
-    asked = ("kv-sweep", *SMALL, "--batch", "1", "--launches", "2", "--out", name, *more)
-    everywhere = {**environment(), "NANOBENCH_LOCKS": str(folder / "locks")}
-    command = [sys.executable, "-m", "nanobench", *asked]
-    return subprocess.Popen(command, cwd=folder, env=everywhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
-def test_of_two_sweeps_at_once_the_second_refuses_or_waits_and_they_never_measure_at_once(tmp_path):
-    first = sweep(tmp_path, "first")
-    while not (tmp_path / "first" / "raw").exists():
-        assert first.poll() is None
+def test_a_sweep_waits_for_the_device_holds_it_while_it_measures_and_a_third_is_refused(nanobench_here, tmp_path):
+    asked = ("kv-sweep", *SMALL, "--batch", 1, "--launches", 1, "--max-seconds", 3, "--target-ci", 1e-4)
+    locks = {"NANOBENCH_LOCKS": str(tmp_path / "locks")}
+    with hold():
+        command = [sys.executable, "-m", "nanobench", *map(str, asked), "--wait", "--out", "waiting"]
+        own = {**environment(), **locks, "PYTHONUNBUFFERED": "1"}
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert "waiting" in sweep.stdout.readline()
+        released_at = time.time()
+    while not (tmp_path / "waiting" / "raw").exists():
+        assert sweep.poll() is None
         time.sleep(0.05)
-    refused = sweep(tmp_path, "refused")
-    waiting = sweep(tmp_path, "waiting", "--wait", "--launches", "1")
-    _, error = refused.communicate(timeout=60)
-    assert refused.returncode == 2
-    assert len(error.strip().splitlines()) == 1
-    assert f"pid {first.pid}" in error
-    assert "--out first" in error
-    assert "--wait" in error
+    refused = nanobench_here(*asked, "--out", "refused", cwd=tmp_path, code=2, env=locks).stderr
+    with hold(wait=True):
+        held_at = time.time()
+    assert len(refused.strip().splitlines()) == 1
+    assert f"pid {sweep.pid}" in refused
+    assert "--out waiting" in refused
+    assert "--wait" in refused
     assert not (tmp_path / "refused").exists()
-    out, _ = waiting.communicate(timeout=300)
-    assert first.wait() == 0
-    assert waiting.returncode == 0, out
-    assert "waiting" in out
-    ends = [each.started_at + each.wall_s for each in repetitions_of(tmp_path / "first")]
-    begins = [each.started_at for each in repetitions_of(tmp_path / "waiting")]
-    assert max(ends) < min(begins)
-
-
-def repetitions_of(folder):
-    launches = store.Run(folder).read_raw()
-    return [each for launch in launches for each in launch.repetitions if each.started_at is not None]
+    out, error = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, out + error
+    measured = [each for launch in store.Run(tmp_path / "waiting").read_raw() for each in launch.repetitions if each.started_at]
+    assert released_at < min(each.started_at for each in measured)
+    assert max(each.started_at + each.wall_s for each in measured) < held_at

@@ -4,14 +4,17 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from dataclasses import asdict
 
 import psutil
 import pytest
 
 from conftest import environment
-from nanobench.sweep.executors import base
+from nanobench.schema import Arm, Point, Trial
+from nanobench.sweep.executors import base, local
 
 MARK = "NANOBENCH_TEST_MARK"
 
@@ -44,6 +47,11 @@ class Family:
         command = [sys.executable, "-m", "nanobench", *map(str, arguments)]
         own = {**environment(), MARK: self.mark}
         self.cli = subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.pid = self.cli.pid
+
+    def ended(self):
+        """Waits for the end of the command line."""
+        self.cli.wait(timeout=1)
 
     def members(self):
         """Role -> processes that run."""
@@ -56,12 +64,12 @@ class Family:
 
     def role(self, process):
         words = process.cmdline()
-        if process.pid == self.cli.pid:
+        if process.pid == self.pid:
             return "cli"
         if "nanobench.worker" not in words:
             return "other"
         if "--serve" in words:
-            return "server" if process.ppid() == self.cli.pid else "worker"
+            return "server" if process.ppid() == self.pid else "worker"
         return "launcher" if "--ranks=2" in words else "rank"
 
     def wait_for(self, role, ready=lambda process: True, count=1):
@@ -79,13 +87,61 @@ class Family:
         deadline = time.monotonic() + 60
         while any(left := self.members().values()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.cli.wait(timeout=1)
+        self.ended()
         return [process for processes in left for process in processes]
+
+
+HANGING = Trial(
+    point=Point(
+        model="fakes:hanging_rank",
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        batch_size=2,
+        seq_len=32,
+        phase="pretrain",
+        data="synthetic",
+        optimizer="adamw",
+        world_size=2,
+    ),
+    arms=(Arm(),),
+    launch=1,
+    seed=0,
+    target_ci=0.05,
+    max_seconds=0.05,
+)
+
+
+class Ranks(Family):
+    """Two ranks that a thread of this process follows, as the command line does."""
+
+    def __init__(self, folder, mark):
+        self.mark, self.pid, self.result = mark, os.getpid(), None
+        self.follower = threading.Thread(target=self.follow, args=(folder,))
+        self.follower.start()
+
+    def follow(self, folder):
+        executor = local.build("forkserver", 0, folder / "cache")
+        request = {"trial": asdict(HANGING), "gates": {}}
+        self.result = executor.run(request, folder / "run", folder / "log", 600.0, lambda report: None)
+
+    def ended(self):
+        self.follower.join(timeout=60)
+        assert not self.follower.is_alive()
+
+
+def kill(running):
+    """Kills what is left of a family."""
+    for processes in running.members().values():
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    running.ended()
 
 
 def hangs(folder):
     """Whether a file says that an arm is running: from then on nothing changes."""
-    return lambda process: any(path.stat().st_size for path in folder.glob("run/scratch/*/*/running"))
+    return lambda process: any(path.stat().st_size for path in folder.glob("run/**/running"))
 
 
 @pytest.fixture
@@ -99,11 +155,17 @@ def family(tmp_path):
 
     yield start
     for each in started:
-        for processes in each.members().values():
-            for process in processes:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        each.cli.wait()
+        kill(each)
+
+
+@pytest.fixture
+def ranks(tmp_path, monkeypatch):
+    """Two ranks that hang, without the command line."""
+    for name, value in {**environment(), MARK: uuid.uuid4().hex}.items():
+        monkeypatch.setenv(name, value)
+    running = Ranks(tmp_path, os.environ[MARK])
+    yield running
+    kill(running)
 
 
 TRAINING = ("train-throughput", "--model", "fakes:hanging_rank", "--nproc", 2, "--batch", 2, "--seq-len", 32)
@@ -112,19 +174,26 @@ GENERATION += ("--prompt-len", 8, "--new-tokens", 4)
 
 
 @pytest.mark.slow
-def test_ranks_that_only_begin_to_load_torch_end_too(family):
-    running = family(*TRAINING)
-    running.wait_for("rank")
-    running.members()["launcher"][0].kill()
-    assert running.wait_for_the_end() == []
+def test_ranks_that_only_begin_to_load_torch_end_too(ranks):
+    ranks.wait_for("rank")
+    ranks.members()["launcher"][0].kill()
+    assert ranks.wait_for_the_end() == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["cli", "launcher", "rank"])
-def test_no_rank_outlives_its_launcher_its_peer_or_the_command_line(family, tmp_path, victim):
+@pytest.mark.parametrize("victim", ["launcher", "rank"])
+def test_no_rank_outlives_its_launcher_or_its_peer(ranks, tmp_path, victim):
+    ranks.wait_for("rank", hangs(tmp_path), count=2)
+    sorted(ranks.members()[victim], key=lambda process: process.pid)[0].kill()
+    assert ranks.wait_for_the_end() == []
+    assert ranks.result.status == "error"
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_the_command_line(family, tmp_path):
     running = family(*TRAINING)
     running.wait_for("rank", hangs(tmp_path), count=2)
-    sorted(running.members()[victim], key=lambda process: process.pid)[0].kill()
+    running.cli.kill()
     assert running.wait_for_the_end() == []
 
 

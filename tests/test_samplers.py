@@ -129,7 +129,7 @@ def test_a_nucleus_of_one_token_is_that_token(name, vocab):
 
 def test_over_a_large_vocabulary_both_top_p_samplers_draw_alike():
     ranks_V = torch.arange(50_257, dtype=torch.float32)
-    logits_BV = (-1.1 * torch.log1p(ranks_V)).expand(2000, -1)
+    logits_BV = (-1.1 * torch.log1p(ranks_V)).expand(1000, -1)
     chances_V = build("top-p-sort").probabilities(logits_BV[:1].double())[0]
     groups_V = torch.log2(ranks_V + 1).long()
     expected = torch.zeros(17, dtype=torch.double).index_add_(0, groups_V, chances_V)

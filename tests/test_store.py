@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     assert len(list(run.raw.glob("*"))) == 1
     assert not list(tmp_path.rglob("*.part"))
     monkeypatch.undo()
-    nanobench_here("kv-sweep", "--resume", "run", cwd=tmp_path, code=0)
+    nanobench_here("kv-sweep", "--resume", "run", "--no-plot", cwd=tmp_path, code=0)
     assert len(run.read_raw()) == 4
 
 

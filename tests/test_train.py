@@ -95,7 +95,7 @@ def test_generation_has_no_columns_here_and_training_none_there(trained, small_r
     assert trains["loss_last"].notna().all()
 
 
-def test_both_kinds_of_run_load_together(trained, small_run, nanobench, tmp_path):
+def test_both_kinds_of_run_load_together(trained, small_run):
     cells = pd.concat([store.load(trained[0]), store.load(small_run[0])])
     assert cells["prompt_len"].dtype == cells["seq_len"].dtype == "int64"
 
@@ -156,10 +156,10 @@ def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench
     assert "wrong" in done.stdout
 
 
-def test_a_text_is_trained_on(nanobench, tmp_path):
+def test_a_text_is_trained_on(nanobench_here, tmp_path):
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog. " * 40)
     asked = (*SMALL[:6], "--batch", 8, "--data", "text", "--max-seconds", 1, "--launches", 1, "--no-plot", "--out", "run")
-    nanobench("train-throughput", *asked, cwd=tmp_path, code=0)
+    nanobench_here("train-throughput", *asked, cwd=tmp_path, code=0)
     (cell,) = pd.read_parquet(tmp_path / "run" / "cells.parquet").to_dict("records")
     assert (cell["data"], cell["tokenizer"]) == ("text", "bytes")
     assert cell["loss_last"] < cell["loss_first"]

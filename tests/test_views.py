@@ -742,7 +742,7 @@ def test_the_formats_offered_are_those_that_exist():
     assert set(export.FORMATS) == set(views.EXPORTS)
 
 
-def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch):
+def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch, no_plots):
     for name, day in (("old", "02"), ("new", "03"), ("older", "01")):
         few = {"batches": (1,), "prompts": (8,), "launches": 1, "arms": ARMS[:2]}
         make_run(tmp_path / "results" / name, started_at=f"2026-01-{day}T00:00:00+00:00", **few)

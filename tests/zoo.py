@@ -142,6 +142,8 @@ class WorkWhenRead(BlackBox):
 
     def prefill(self, prompt_BT):
         self.pending = prompt_BT
+        # Otherwise a repetition would be thousands of calls, all of which are worked off when they are read.
+        time.sleep(0.002)
 
     @property
     def tokens_BN(self):
