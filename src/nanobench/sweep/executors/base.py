@@ -185,7 +185,7 @@ def first_failed_rank(log: Path) -> tuple[str, int] | None:
     the other ranks with SIGTERM.
     """
     text = log.read_text(errors="replace").rstrip() if log.exists() else ""
-    if "Failures:" not in text or not text.endswith("=" * 60):
+    if "Failures:" not in text or not text.endswith("=" * 20):
         return None
     deaths = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", text[text.rfind("Failures:") :])
     by_signal = [(rank, int(code)) for rank, code in deaths if int(code) < 0 and int(code) != -signal.SIGTERM]
