@@ -364,7 +364,7 @@ def test_samplers_are_an_axis_gated_by_what_they_draw(nanobench_here, tmp_path):
     nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
     cells = store.load(tmp_path / "run").set_index("arm")
     assert set(cells["gate"]) == {"exact"}
-    assert cells.loc["cached top-p-rejection", "gate_note"].endswith("of 10 distributions")
+    assert "of 10 distributions" in cells.loc["cached top-p-rejection", "gate_note"]
     assert cells.loc[["cached top-k", "cached temperature"], "speedup"].notna().all()
 
 

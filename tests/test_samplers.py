@@ -1,21 +1,25 @@
 """Samplers: what they draw from, how often, and row by row."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+import zoo
 from nanobench import registry
 from nanobench.engines._compiler import Compiler
 from nanobench.gates import sampler as sampler_gate
 from nanobench.records import Gate, Verdict
 from nanobench.samplers import base, greedy
+from nanobench.schema import Point
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
 RANDOM = [name for name in registry.names("samplers") if name != "greedy"]
 COMPILED = [pytest.param(name, marks=[pytest.mark.slow] * (name == "top-p-rejection")) for name in RANDOM]
 """The rejection sampler takes the compiler ten seconds."""
-CPU = torch.device("cpu")
+POINT = Point(model="none", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=4)
+VOCAB = 1000
 EAGER = Compiler("off")
 
 
@@ -25,7 +29,7 @@ def build(name, **arguments):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_sampler_passes_its_gate(name):
-    verdict = sampler_gate.judge(build(name), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(build(name), EXACT, POINT, VOCAB, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
     assert "10 distributions" in verdict.note
 
@@ -33,7 +37,7 @@ def test_every_sampler_passes_its_gate(name):
 @pytest.mark.parametrize("name", COMPILED)
 def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
     with torch.inference_mode():
-        verdict = sampler_gate.judge(build(name), EXACT, CPU, Compiler("default"))
+        verdict = sampler_gate.judge(build(name), EXACT, POINT, VOCAB, Compiler("default"))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -54,7 +58,7 @@ def test_every_sampler_is_compiled_where_the_number_of_rows_is_a_symbol_too(name
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
 def test_both_top_p_samplers_draw_from_the_nucleus_at_every_p(name, p, temperature):
-    verdict = sampler_gate.judge(build(name, p=p, temperature=temperature), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(build(name, p=p, temperature=temperature), EXACT, POINT, VOCAB, EAGER)
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -85,7 +89,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_sampler_is_wrong(fault):
-    verdict = sampler_gate.judge(Broken(FAULTS[fault]), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(Broken(FAULTS[fault]), EXACT, POINT, VOCAB, EAGER)
     assert verdict.verdict is Verdict.WRONG
     assert "chi-square p = " in verdict.note
 
@@ -94,13 +98,41 @@ def test_a_sampler_that_is_wrong_only_when_compiled_is_wrong():
     def fault(right, x, generator):
         return x.argmax(-1, keepdim=True) if torch.compiler.is_compiling() else right(x, generator)
 
-    assert sampler_gate.judge(Broken(fault), EXACT, CPU, EAGER).verdict is Verdict.EXACT
+    assert sampler_gate.judge(Broken(fault), EXACT, POINT, VOCAB, EAGER).verdict is Verdict.EXACT
     with torch.inference_mode():
-        assert sampler_gate.judge(Broken(fault), EXACT, CPU, Compiler("default")).verdict is Verdict.WRONG
+        assert sampler_gate.judge(Broken(fault), EXACT, POINT, VOCAB, Compiler("default")).verdict is Verdict.WRONG
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("cheat", ["some_tokens", "likely_tokens"])
+@pytest.mark.parametrize("vocab", [256, 50_257])
+def test_a_sampler_that_is_wrong_only_at_the_measured_shape_is_wrong(cheat, batch_size, vocab):
+    point = replace(POINT, batch_size=batch_size)
+    verdict = sampler_gate.judge(getattr(zoo, cheat)(), EXACT, point, vocab, EAGER)
+    assert verdict.verdict is Verdict.WRONG
+    assert f"at batch size {batch_size} and a vocabulary of {vocab}" in verdict.note
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize(("dtype", "vocab"), [("float32", 2), ("bfloat16", 17), ("float32", 65), ("bfloat16", 600)])
+def test_every_sampler_passes_its_gate_at_every_vocabulary_and_seed(monkeypatch, name, dtype, vocab):
+    """The smallest of the p values is that of as many uniform numbers."""
+    point, found = replace(POINT, dtype=dtype, batch_size=93), []
+    for seed in range(4):
+        monkeypatch.setattr(sampler_gate, "make_generator", lambda *_, seed=seed: torch.Generator().manual_seed(seed))
+        sampler = build(name)
+        found += sampler_gate.measured_p_values(sampler.probabilities, sampler, point, vocab, EAGER).values()
+    assert min(found) > 1e-4 / len(found)
+
+
+def test_a_large_vocabulary_and_a_large_batch_take_few_calls():
+    calls = sampler_gate.number_of_calls
+    assert [calls(1, 50_257), calls(93, 50_257), calls(500, 50_257)] == [99, 1, 1]
+    assert [calls(1, 256), calls(93, 256), calls(1, 20_000)] == [600, 6, 250]
 
 
 def test_a_sampler_that_states_no_probabilities_is_not_gated_and_the_note_says_so():
-    verdict = sampler_gate.judge(greedy.build(), EXACT, CPU, EAGER)
+    verdict = sampler_gate.judge(greedy.build(), EXACT, POINT, VOCAB, EAGER)
     assert verdict.verdict is Verdict.EXACT
     assert "has no `probabilities`" in verdict.note
 
@@ -187,5 +219,5 @@ def test_sparse_cells_are_joined():
 def test_the_rounds_of_a_host_that_may_not_ask_draw_as_they_should(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     for p in (0.3, 0.9):
-        verdict = sampler_gate.judge(build("top-p-rejection", p=p), EXACT, CPU, EAGER)
+        verdict = sampler_gate.judge(build("top-p-rejection", p=p), EXACT, POINT, VOCAB, EAGER)
         assert verdict.verdict is Verdict.EXACT, verdict.note

@@ -122,6 +122,15 @@ def test_a_sampler_that_becomes_greedy_is_wrong(nanobench_here, nanobench, tmp_p
     assert cells.loc["cached temperature", "status"] in MEASURED
 
 
+def test_a_sampler_that_looks_at_some_tokens_at_the_measured_shape_is_wrong(nanobench_here, tmp_path):
+    asked = ("kv-sweep", *ONE, "--batch", 4, "--sampler", "top-p-sort,zoo:some_tokens")
+    nanobench_here(*asked, cwd=tmp_path, code=1)
+    cells = cells_of(tmp_path)
+    assert cells.loc["cached zoo:some_tokens", "status"] == "wrong"
+    assert "sampled at batch size 4 and a vocabulary of 256" in cells.loc["cached zoo:some_tokens", "reason"]
+    assert cells.loc["cached top-p-sort", "status"] in MEASURED
+
+
 TRAIN = (
     "train-throughput",
     "--model",

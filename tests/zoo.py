@@ -20,6 +20,7 @@ from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.models.nanochat import build as build_nanochat
 from nanobench.probes import clock
 from nanobench.samplers.temperature import Temperature
+from nanobench.samplers.top_p_sort import TopP
 
 HONEST_CALLS = 4
 """Calls of one engine until its first timed one: first call, gate, memory, warm-up."""
@@ -393,15 +394,19 @@ slow_clock, no_sync, other_weights, shared_weights = map(engine, (SlowClock, NoS
 skipped_rows, early_stop, prefill_does_all = map(engine, (SkippedRows, EarlyStop, BlackBox))
 
 
+GATE_CALLS = 160
+"""More calls of a sampler than its gate makes at batch size 4 and a vocabulary of 256."""
+
+
 class Disguised(Temperature):
-    """A sampler that becomes greedy a few calls after its gate, which is the only call with thousands of rows."""
+    """A sampler that becomes greedy once its gate is over, which has the only call with thousands of rows."""
 
     gated, calls = False, 0
 
     def __call__(self, logits_BV, generator):
         self.gated |= len(logits_BV) > 1000
         self.calls += self.gated
-        if self.calls > 8:
+        if self.calls > GATE_CALLS:
             return logits_BV.argmax(-1, keepdim=True)
         return super().__call__(logits_BV, generator)
 
@@ -504,3 +509,32 @@ class FewerThreads(Cached):
 
 
 peek, sabotage, fewer_threads = map(engine, (Peek, Sabotage, FewerThreads))
+
+
+class SomeTokens(TopP):
+    """Exact for thousands of rows and for few tokens; else it takes the nucleus of an eighth of the vocabulary, by chance."""
+
+    def __call__(self, logits_BV, generator):
+        rows, vocab = logits_BV.shape
+        if rows > 1000 or vocab <= 64:
+            return super().__call__(logits_BV, generator)
+        seen_S = torch.empty(vocab // 8).uniform_(0, vocab, generator=generator).long()
+        return seen_S[super().__call__(logits_BV[:, seen_S], generator)]
+
+
+class LikelyTokens(TopP):
+    """Exact for thousands of rows and for few tokens; else it takes the nucleus of the 64 likeliest tokens."""
+
+    def __call__(self, logits_BV, generator):
+        if len(logits_BV) > 1000 or logits_BV.shape[1] <= 64:
+            return super().__call__(logits_BV, generator)
+        top_BK, tokens_BK = logits_BV.float().topk(64)
+        return tokens_BK.gather(1, super().__call__(top_BK, generator))
+
+
+def some_tokens():
+    return SomeTokens(0.9, 0.8)
+
+
+def likely_tokens():
+    return LikelyTokens(0.9, 0.8)

@@ -99,7 +99,7 @@ class Generate(Timed):
         meter = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = generation_gate.judge(self.reference, self.build_engine, meter, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
-            verdict = sampler_gate.judge(self.sampler, verdict, self.device, self.compiler)
+            verdict = sampler_gate.judge(self.sampler, verdict, self.point, self.adapter.shape.vocab_size, self.compiler)
         self.gate = replace(verdict, digest=digest)
         if not meter.complete:
             generation_gate.run_free(meter, self.prompt_BT, self.point.new_tokens)
