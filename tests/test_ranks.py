@@ -61,18 +61,8 @@ def test_scaling_is_drawn_with_what_it_is_over_one_rank(scaled):
         plots.figure("scaling_vs_ranks", cells[cells["world_size"].eq(1)], [])
 
 
-GRAPHS_ALONE = """
-from fakes import tiny as build
-from nanobench import schema
-
-schema.COMPILE_MODES["default"] = {"backend": "aot_eager"}
-"""
-"""A model with which a compiled arm is captured and differentiated as ever, and run as torch runs it: kernels take a minute."""
-
-
 def test_compiled_ranks_do_what_a_plain_loop_does(nanobench, tmp_path):
-    (tmp_path / "captured.py").write_text(GRAPHS_ALONE)
-    asked = ("--nproc", 2, "--compile-mode", "default", "--model", "captured:build")
+    asked = ("--nproc", 2, "--compile-mode", "default", "--model", "fakes:tiny")
     nanobench("train-throughput", *TINY, *asked, cwd=tmp_path, code=0)
     (cell,) = cells_of(tmp_path).to_dict("records")
     assert cell["status"] in MEASURED

@@ -156,16 +156,6 @@ def test_an_arm_that_trains_on_something_else_is_wrong_and_never_timed(nanobench
     assert "wrong" in done.stdout
 
 
-@pytest.mark.slow
-def test_a_compiled_step_is_compiled_with_kernels_and_gated(nanobench, tmp_path):
-    asked = ("--model", "fakes:tiny", *SMALL[2:], "--batch", 2, "--compile-mode", "default", "--no-plot", "--out", "run")
-    nanobench("train-throughput", *asked, cwd=tmp_path, code=0)
-    (cell,) = store.load(tmp_path / "run").to_dict("records")
-    assert cell["status"] in MEASURED
-    assert (cell["gate"], cell["compiled_graphs"]) == ("exact", 1)
-    assert cell["compile_s"] > 1
-
-
 def test_a_text_is_trained_on(nanobench_here, tmp_path):
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog. " * 40)
     asked = (*SMALL[:6], "--batch", 8, "--data", "text", "--max-seconds", 1, "--launches", 1, "--no-plot", "--out", "run")
