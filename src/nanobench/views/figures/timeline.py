@@ -164,7 +164,8 @@ def marks(seen: pd.DataFrame) -> list[Line2D]:
     if not timed["valid"].all():
         found.append(Line2D([], [], **INVALID, label="invalid, does not count"))
     if (timed["valid"] & ~timed["counts"]).any():
-        found.append(Line2D([], [], color="0.3", marker="o", **UNSETTLED, label="before it settled, or set aside: does not count"))
+        label = "before it settled or set aside, does not count"
+        found.append(Line2D([], [], color="0.3", marker="o", **UNSETTLED, label=label))
     return found
 
 
