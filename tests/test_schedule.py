@@ -17,6 +17,8 @@ from nanobench.sweep.runner import Sweep
 
 ARMS = (Arm(engine="uncached"), Arm(engine="cached"))
 TRIAL_S = 10.0
+LAUNCHED = [0]
+"""The launch that a scripted machine runs."""
 
 
 class Clock:
@@ -39,6 +41,7 @@ class Machine:
     def run(self, request, folder, log, timeout_s, progress):
         trial = Trial.from_json(request["trial"])
         self.asked.append(trial)
+        LAUNCHED[0] = trial.launch
         self.clock.now += TRIAL_S
         ratio = self.ratio(trial.point, trial.launch)
         share = 0.5 if self.disturbed(trial.point, trial.launch) else 0.99
@@ -254,6 +257,14 @@ def test_a_point_that_was_never_measured_is_not_launched_again(measure):
     script = {"fails": lambda point, arm: point.batch_size == 4}
     _, machine, info = measure(script=script)
     assert {batch: set(found) for batch, found in launches_at(machine).items()} == {1: {1, 2, 3, 4, 5}, 4: {1}}
+    assert info.stopped is None
+
+
+def test_an_arm_that_ran_out_of_time_in_an_extra_launch_ends_the_launches_of_its_point(measure):
+    """Another launch would only repeat it, so the sweep must not try it for ever."""
+    script = {"ratio": wobble(0.05), "fails": lambda point, arm: point.batch_size == 4 and LAUNCHED[0] > 5}
+    _, machine, info = measure(script=script, max_minutes=1000.0)
+    assert {batch: max(found) for batch, found in launches_at(machine).items()} == {1: 8, 4: 6}
     assert info.stopped is None
 
 

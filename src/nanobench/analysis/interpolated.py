@@ -9,6 +9,8 @@ from nanobench.analysis.cost import TAILS, in_order
 from nanobench.analysis.verdict import SETTING, THROUGHPUTS, is_concluded
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.derive import CellRow
+from nanobench.results.store import records
+from nanobench.schema import Plan
 from nanobench.stats.curve import LEAST, Known, interpolate
 
 VALUES = ("speedup", *THROUGHPUTS)
@@ -32,6 +34,11 @@ def curve(cells: pd.DataFrame, candidates: Sequence[int]) -> pd.DataFrame:
     rows = [row for _, found in groups for row in of_arm(found, sizes, [*by, *ARM])]
     made = pd.DataFrame(rows, columns=[*by, "batch_size", *ARM, "measured", *STATUSES, *COLUMNS])
     return in_order(made.astype({**dict.fromkeys(COLUMNS, float), "measured": bool}))
+
+
+def of_run(cells: pd.DataFrame, plan: Plan) -> list[CellRow]:
+    """The rows of `curve` over the candidates of a run's plan; none for a plan that is not adaptive."""
+    return records(curve(cells, [point.batch_size for point in plan.points])) if plan.adaptive else []
 
 
 def of_arm(cells: pd.DataFrame, sizes: Sequence[int], head: list[str]) -> list[CellRow]:

@@ -17,12 +17,10 @@ from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from rich.console import Console
 
     from nanobench.results.derive import CellRow
     from nanobench.results.store import Run
-    from nanobench.schema import Plan
     from nanobench.sweep.runner import Progress
 
 
@@ -118,35 +116,25 @@ def show_finished(run: "Run", console: "Console") -> None:
 
 def show(run: "Run", cells: "list[CellRow]", console: "Console") -> list[str]:
     """Prints the table, the conclusions and what limits them. Returns the conclusions."""
-    from nanobench.analysis import verdict
+    from nanobench.analysis import interpolated, verdict
     from nanobench.results import store
-    from nanobench.views import interpolated
+    from nanobench.views import interpolated as curves
     from nanobench.views import sweep as views
 
     info, frame = run.info(), store.frame(run, cells)
     sentences = verdict.sentences(frame)
     console.print(views.result_table(cells))
-    if info.plan.adaptive:
-        rows = curve_rows(frame, info.plan)
-        console.print(interpolated.curve_table(rows))
-        sentences += filter(None, [interpolated.sentence(rows)])
-    notes = [f"no further launches: {info.stopped}"] if info.stopped else []
-    notes += [f"no predictions: {info.calibration_note}"] if info.calibration_note else []
-    for line in [*sentences, *notes]:
+    if rows := interpolated.of_run(frame, info.plan):
+        console.print(curves.curve_table(rows))
+        sentences += filter(None, [curves.sentence(rows)])
+    for line in [*sentences, *info.notes]:
         console.print(line, highlight=False, soft_wrap=True)
     return sentences
 
 
-def curve_rows(frame: "DataFrame", plan: "Plan") -> "list[CellRow]":
-    """The curves of an adaptive sweep at all its candidate batch sizes."""
-    from nanobench.analysis.interpolated import curve
-    from nanobench.results.store import records
-
-    return records(curve(frame, [point.batch_size for point in plan.points]))
-
-
 def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "Console") -> None:
     """Prints the result, draws the plots, and exits with 1 where an arm was wrong."""
+    from nanobench.analysis import interpolated
     from nanobench.results import derive, store
 
     launches, info, sentences = run.read_raw(), run.info(), show(run, cells, console)
@@ -164,8 +152,8 @@ def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "
         console.print(str(path), highlight=False, soft_wrap=True)
     if options.json:
         document = {"run": str(run.folder), "cells": cells, "verdict": sentences, "timed_share": share}
-        if info.plan.adaptive:
-            document["curve"] = curve_rows(store.frame(run, cells), info.plan)
+        if rows := interpolated.of_run(store.frame(run, cells), info.plan):
+            document["curve"] = rows
         typer.echo(json.dumps({**document, "paths": [str(path) for path in paths]}))
     exit_if_wrong(cells)
     if refusal is not None:

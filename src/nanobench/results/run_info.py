@@ -84,6 +84,12 @@ class RunInfo:
         """What predictions rest on."""
         return Machine.of(self.description.models, self.calibrations, self.hardware)
 
+    @property
+    def notes(self) -> list[str]:
+        """Why launches or predictions are missing, where they are."""
+        known = {"no further launches": self.stopped, "no predictions": self.calibration_note}
+        return [f"{what}: {why}" for what, why in known.items() if why]
+
     def after(self, lines: Iterable[str]) -> "RunInfo":
         """With what the lines of a journal say. A line that is not whole ends it."""
         info = self

@@ -30,9 +30,6 @@ from nanobench.sweep import calibration, output_check, schedule
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult
 
-FINAL = (Status.WRONG, Status.SKIPPED, Status.OOM, Status.TIMEOUT)
-"""Outcomes that another launch would only repeat."""
-LAST_LAUNCH = 10_000
 ArmGroup = tuple[Arm, ...]
 """Arms that run in one process."""
 
@@ -132,21 +129,19 @@ class Sweep:
         """The trials of each round: the planned ones, then what is launched again."""
         plan = self.plan
         yield 1, schedule.first_round(plan, lambda: self.cells)
-        chosen = [point for point in plan.points if point in {each.point for each in self.launches}]
+        chosen = {each.point for each in self.launches}
         self.ahead = [trial for trial in self.ahead if trial.point in chosen]
         for launch in range(2, plan.launches + 1):
-            yield launch, schedule.later_round(plan, launch, chosen, self.cells)
+            yield launch, schedule.later_round(plan, launch, self.launches)
         if self.info.finished_at:
             return
         if self.info.planned_s is None:
             self.note(planned_event(self.spent_s()))
-        for launch in range(1 + max((each.launch for each in self.launches), default=plan.launches), LAST_LAUNCH):
-            found = schedule.needs(plan, self.launches)
-            if not found.points:
-                self.note(stopped_event("; ".join(found.reasons) or None))
-                return
+        while (found := schedule.needs(plan, self.launches)).points:
+            launch = 1 + max(each.launch for each in self.launches)
             self.ahead = [plan.trial(point, launch) for point in found.points]
             yield launch, self.ahead
+        self.note(stopped_event("; ".join(found.reasons) or None))
 
     def measure_round(self, launch: int, trials: Iterable[Trial]) -> None:
         """Runs the trials of one round that are missing, with workers of its own."""
@@ -174,7 +169,7 @@ class Sweep:
             raise TimeIsUp(f"time is up after {self.spent_s() / 60:.1f} minutes, in launch {trial.launch}; {again}")
 
     def spent_s(self) -> float:
-        """Seconds of measuring so far, over all sessions."""
+        """Seconds of measuring so far, those before --resume included."""
         return self.before_s + time.monotonic() - self.began
 
     def count(self, trial: Trial) -> None:
@@ -293,7 +288,7 @@ class Sweep:
 
     def is_final(self, point: Point, arm: Arm) -> bool:
         """Whether an earlier launch ended in a way that another would only repeat."""
-        return any(each.outcome.status in FINAL for each in self.launches_of[arm][point])
+        return schedule.is_final(self.launches_of[arm][point])
 
     def ran_out_below(self, point: Point, arm: Arm) -> Outcome | None:
         """Why an arm need not be tried: it ran out of memory at a smaller batch of the same point."""

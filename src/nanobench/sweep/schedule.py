@@ -6,12 +6,12 @@ the value of a ratio: see docs/decisions/0032-extra-launches.md.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
-from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.records import JUDGED, MEASURED, LaunchRecord, Status
 from nanobench.results import speedup_status, status
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow, cells_of
@@ -34,6 +34,8 @@ LATEST = 4
 """The latest trials are those of the last round, at least so many."""
 CURVE_ERROR = 0.015
 """Log by which an interpolated speedup or throughput may be wrong, where --adaptive chooses no further batch size."""
+FINAL = (Status.WRONG, Status.SKIPPED, Status.OOM, Status.TIMEOUT)
+"""Outcomes that another launch would only repeat."""
 CALLS = rate("calls")
 CHOSEN, LEAST_SIZES = 0.25, 5
 """The share of the candidates that --adaptive measures at most, and how many it may measure of a few."""
@@ -51,8 +53,8 @@ class Needs(NamedTuple):
 class Need(NamedTuple):
     """What a point lacks."""
 
-    width: float
-    """the largest half-width of its arms' conclusions, as a share; infinite where an arm has no interval"""
+    cells: list[Cell]
+    """on which conclusions rest"""
     disturbed: bool
     """whether fewer launches than planned were undisturbed"""
     counting: int
@@ -74,19 +76,16 @@ def first_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterator[
         yield plan.trial(point, 1)
 
 
-def later_round(plan: Plan, launch: int, chosen: Sequence[Point], cells: Sequence[CellRow]) -> list[Trial]:
-    """The trials of a further planned round: in random order, or with the least precise first where the time is limited."""
+def later_round(plan: Plan, launch: int, launches: Sequence[LaunchRecord]) -> list[Trial]:
+    """The trials of a further planned round over the points of the first: in random order, or with the least precise first
+    where the time is limited.
+    """
+    chosen = {each.point for each in launches}
     points = [point for point in plan.order(launch) if point in chosen]
     if plan.max_minutes is not None:
-        points.sort(key=lambda point: -width_at(point, cells))
+        widths = widths_of(filter(lambda cell: concludes(plan, cell), cells_of(launches)))
+        points.sort(key=lambda point: -widths.get(point, 0.0))
     return [plan.trial(point, launch) for point in points]
-
-
-def width_at(point: Point, cells: Sequence[CellRow]) -> float:
-    """The half-width of the least precise ratio at a point, as a share; infinite where one has no interval."""
-    here = [cell for cell in cells if cell["arm_index"] and point_of(cell) == point]
-    known = [(cell["speedup_lo"], cell["speedup_hi"], cell["speedup"]) for cell in here if cell["speedup_status"] in MEASURED]
-    return max((math.inf if low is None else (high - low) / 2 / value for low, high, value in known), default=0.0)
 
 
 def limit_s(plan: Plan, planned_s: float) -> float:
@@ -111,7 +110,8 @@ def needs(plan: Plan, launches: Sequence[LaunchRecord]) -> Needs:
         if len(by_point[point]) < MOST * plan.launches
         and ((need.disturbed and not permanent) or (need.launches is not None and need.launches > need.counting))
     ]
-    again.sort(key=lambda point: -found[point].width)
+    widths = widths_of(cell for need in found.values() for cell in need.cells)
+    again.sort(key=lambda point: -widths[point])
     return Needs(again, list(refusals(plan, found, permanent, (disturbed, latest))))
 
 
@@ -126,16 +126,22 @@ def refusals(plan: Plan, found: Mapping[Point, Need], permanent: bool, latest: t
 
 
 def need_of(plan: Plan, launches: Launches) -> Need | None:
-    """What one point lacks; None where no arm was measured."""
+    """What one point lacks; None where no arm can be measured again."""
     finished = {number: found for number, found in launches.items() if any(each.finished for each in found)}
     undisturbed = sum(not is_disturbed(found) for found in finished.values())
-    cells = [cell for cell in cells_of(each for found in finished.values() for each in found) if concludes(plan, cell)]
+    made = cells_of(each for found in launches.values() for each in found)
+    cells = [cell for cell in made if concludes(plan, cell) and not is_final(cell.launches + cell.reference_launches)]
     if not cells:
         return None
     needed = [launches_needed(plan, cell) for cell in cells]
     known = None if None in needed else max(each for each in needed if each is not None)
     counting = min(len(cell.steady_by_launch) for cell in cells)
-    return Need(max(map(half_width, cells)), undisturbed < plan.launches, counting, known)
+    return Need(cells, undisturbed < plan.launches, counting, known)
+
+
+def is_final(launches: Iterable[LaunchRecord]) -> bool:
+    """Whether a launch ended in a way that another would only repeat."""
+    return any(each.outcome.status in FINAL for each in launches)
 
 
 def concludes(plan: Plan, cell: Cell) -> bool:
@@ -144,6 +150,14 @@ def concludes(plan: Plan, cell: Cell) -> bool:
         return bool(cell.steady)
     found = speedup_status.judge(cell)
     return found is not None and found.status in JUDGED
+
+
+def widths_of(cells: Iterable[Cell]) -> dict[Point, float]:
+    """Point -> the largest half-width of its cells."""
+    found: dict[Point, float] = defaultdict(float)
+    for cell in cells:
+        found[cell.point] = max(found[cell.point], half_width(cell))
+    return found
 
 
 def half_width(cell: Cell) -> float:
@@ -199,18 +213,19 @@ def next_point(plan: Plan, cells: Sequence[CellRow]) -> Point | None:
 
 def next_size(sizes: Sequence[int], cells: Sequence[CellRow]) -> int | None:
     """The batch size to measure next in one setting."""
-    measured = {cell["batch_size"] for cell in cells}
     arms: dict[int, dict[int, CellRow]] = defaultdict(dict)
     for cell in cells:
         arms[cell["arm_index"]][cell["batch_size"]] = cell
     compared = [own for index, own in sorted(arms.items()) if index or len(arms) == 1] or [{}]
     for own in compared:
         failed = [size for size, cell in own.items() if cell["status"] not in MEASURED]
-        candidates = [size for size in sizes if size < min(failed, default=math.inf)]
-        known = {size: found for size, cell in own.items() if size in candidates and (found := known_at(cell))}
+        known = {
+            size: found for size, cell in own.items() if size < min(failed, default=math.inf) and (found := known_at(cell))
+        }
+        candidates = [size for size in sizes if size in known or (size not in own and size < min(failed, default=math.inf))]
         most = max(LEAST_SIZES, round(CHOSEN * len(candidates)))
         size = curves.next_size([known], candidates, CURVE_ERROR, most) if candidates else None
-        if size is not None and size not in measured:
+        if size is not None:
             return size
     return None
 

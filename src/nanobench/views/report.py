@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanobench.analysis.interpolated import curve
+from nanobench.analysis.interpolated import of_run
 from nanobench.analysis.verdict import launched_again, stated, timestamp_overhead
 from nanobench.records import MEASURED
 from nanobench.results.run_info import RunInfo
@@ -64,10 +64,8 @@ def table(cells: pd.DataFrame) -> str:
 
 def curve_section(info: RunInfo, cells: pd.DataFrame) -> list[str]:
     """All candidate batch sizes of an adaptive sweep, measured or interpolated; empty for another sweep."""
-    if not info.plan.adaptive:
-        return []
-    rows = records(curve(cells, [point.batch_size for point in info.plan.points]))
-    return [*filter(None, [interpolated.sentence(rows)]), "", *render(interpolated.curve(rows))]
+    rows = of_run(cells, info.plan)
+    return [*filter(None, [interpolated.sentence(rows)]), "", *render(interpolated.curve(rows))] if rows else []
 
 
 def what_was_run(info: RunInfo, cells: pd.DataFrame) -> dict[str, str]:
@@ -134,7 +132,8 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
     gates = ", ".join(f"{number} {verdict}" for verdict, number in cells["gate"].value_counts().items())
     return [
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
-        *extra_launches(info, cells),
+        *launched_again(cells),
+        *info.notes,
         f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within +-{plan.target_ci:.0%}",
         *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
@@ -147,12 +146,6 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         timestamp_overhead(cells),
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
-
-
-def extra_launches(info: RunInfo, cells: pd.DataFrame) -> list[str]:
-    """The launches beyond the planned ones, and why no more followed."""
-    stopped = [f"no further launches: {info.stopped}"] if info.stopped else []
-    return [*launched_again(cells), *stopped]
 
 
 def checked_outputs(cells: pd.DataFrame) -> str:
