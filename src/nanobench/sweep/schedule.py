@@ -130,7 +130,7 @@ def need_of(plan: Plan, launches: Launches) -> Need | None:
     finished = {number: found for number, found in launches.items() if any(each.finished for each in found)}
     undisturbed = sum(not is_disturbed(found) for found in finished.values())
     made = cells_of(each for found in launches.values() for each in found)
-    cells = [cell for cell in made if concludes(plan, cell) and not is_final(cell.launches + cell.reference_launches)]
+    cells = [cell for cell in made if concludes(plan, cell) and not is_final([*cell.launches, *cell.reference_launches])]
     if not cells:
         return None
     needed = [launches_needed(plan, cell) for cell in cells]
@@ -218,11 +218,9 @@ def next_size(sizes: Sequence[int], cells: Sequence[CellRow]) -> int | None:
         arms[cell["arm_index"]][cell["batch_size"]] = cell
     compared = [own for index, own in sorted(arms.items()) if index or len(arms) == 1] or [{}]
     for own in compared:
-        failed = [size for size, cell in own.items() if cell["status"] not in MEASURED]
-        known = {
-            size: found for size, cell in own.items() if size < min(failed, default=math.inf) and (found := known_at(cell))
-        }
-        candidates = [size for size in sizes if size in known or (size not in own and size < min(failed, default=math.inf))]
+        end = min((size for size, cell in own.items() if cell["status"] not in MEASURED), default=math.inf)
+        known = {size: found for size, cell in own.items() if size < end and (found := known_at(cell))}
+        candidates = [size for size in sizes if size in known or (size not in own and size < end)]
         most = max(LEAST_SIZES, round(CHOSEN * len(candidates)))
         size = curves.next_size([known], candidates, CURVE_ERROR, most) if candidates else None
         if size is not None:
