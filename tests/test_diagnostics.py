@@ -75,6 +75,12 @@ def test_every_busy_process_is_named_with_its_share_of_a_core():
         "ffmpeg (pid 41) takes 150% of a core",
         "python (pid 42) takes 12% of a core",
     ]
+    assert {problem.fix for problem in problems} == {"stop that process or wait until it ends; or measure with --threads 6"}
+
+
+def test_a_machine_with_one_core_is_not_told_to_use_fewer_threads():
+    (problem,) = diagnostics.of_busy_processes(1, {"busy": [{"name": "make", "pid": 4, "cores": 1.0}]})
+    assert problem.fix == "stop that process or wait until it ends"
 
 
 def test_a_high_load_is_a_problem_where_no_process_explains_it():

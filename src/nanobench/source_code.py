@@ -193,6 +193,20 @@ def imports_of(node: ast.AST, package: str) -> Iterator[str]:
         yield from (each.value for each in node.args[:1] if isinstance(each, ast.Constant) and isinstance(each.value, str))
 
 
+# Files that a model is read from
+def of_location(path: Path) -> Source:
+    """The files of a checkpoint: the path itself, or what lies in the folder."""
+    files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
+    return Source({str(each): hash_of(each, stat.st_size, stat.st_mtime_ns) for each in files for stat in [each.stat()]})
+
+
+@lru_cache(maxsize=256)
+def hash_of(path: Path, size: int, changed_ns: int) -> str:
+    """The first 12 digits of a file's SHA-256, read again only where its size or its time of change is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 # git
 def commit_of(files: list[Path]) -> tuple[str | None, bool | None]:
     """The commit of the repository that tracks the first file, and whether any file differs from it; None if untracked."""

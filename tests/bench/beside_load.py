@@ -2,7 +2,7 @@
 
     python tests/bench/beside_load.py sweep DIR [RUNS]     default sweeps, RUNS (3) idle and beside each load, by turns
     python tests/bench/beside_load.py same DIR             40 A/A contrasts beside each load
-    python tests/bench/beside_load.py delay DIR            10 contrasts of an arm that is 5 % slower, beside each load
+    python tests/bench/beside_load.py delay DIR            10 contrasts of an arm that is 5 % slower, beside each load, on one thread
 
 The loads: a busy loop on one core; and `stress-ng --vm 1 --vm-bytes 1G` (Debian: apt-get install stress-ng). Prints tables in
 Markdown. DIR keeps the runs; one that is finished there is not measured again.
@@ -26,7 +26,7 @@ SMALL = ["--model", "gpt2-nano", "--calibration", "off", "--no-plot", "--max-min
 SAME = [*SMALL, "--engine", f"uncached,{COPY}", "--batch", "1,2,4,8", "--prompt-len", "4-40+4", "--new-tokens", "2"]
 SAME += ["--launches", "3", "--max-seconds", "0.5"]
 DELAY = [*SMALL, "--engine", f"{UNDELAYED},{DELAYED}", "--batch", "1,2,4,8,16", "--prompt-len", "8,24", "--new-tokens", "4"]
-DELAY += ["--max-seconds", "1.2"]
+DELAY += ["--max-seconds", "1.2", "--threads", "1"]
 
 
 @contextmanager

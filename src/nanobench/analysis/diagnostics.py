@@ -1,5 +1,6 @@
 """Problems of the machine: each with its effect on results and the fix. Nothing is changed here."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,12 +42,7 @@ def of_the_host(identity: Mapping[str, Any], state: Mapping[str, Any]) -> Iterat
             "threads wait for each other at every operation; times become several times longer and scatter",
             f"export OMP_NUM_THREADS={cores}, or --threads {cores}",
         )
-    for process in state["busy"]:
-        yield Problem(
-            f"{process['name']} (pid {process['pid']}) takes {process['cores']:.0%} of a core",
-            "the main thread loses its core; cells become unstable and intervals wide",
-            "stop that process or wait until it ends",
-        )
+    yield from of_busy_processes(cores, state)
     if not state["busy"] and state["load_1m"] > BUSY_LOAD * cores:
         yield Problem(
             f"load average {state['load_1m']:.1f} on {cores} cores",
@@ -77,6 +73,18 @@ def of_the_host(identity: Mapping[str, Any], state: Mapping[str, Any]) -> Iterat
             f"{state['available_gib']:g} of {identity['memory_gib']} GiB of memory available",
             "the kernel reclaims pages during repetitions; large batches run out of memory early",
             "stop the processes that use the memory",
+        )
+
+
+def of_busy_processes(cores: int, state: Mapping[str, Any]) -> Iterator[Problem]:
+    """Other programs that use the cores. Threads on the cores that they leave do not wait for each other."""
+    left = max(1, cores - math.ceil(sum(process["cores"] for process in state.get("busy", ()))))
+    fewer = f"; or measure with --threads {left}" if left < cores else ""
+    for process in state.get("busy", ()):
+        yield Problem(
+            f"{process['name']} (pid {process['pid']}) takes {process['cores']:.0%} of a core",
+            "threads lose their cores and wait for each other; absolute figures become unstable and intervals wide",
+            f"stop that process or wait until it ends{fewer}",
         )
 
 

@@ -1,7 +1,10 @@
 """GPT-2: learned positions, LayerNorm before each block, GELU, biases everywhere, the head tied to the embedding.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Three arguments give variants: fewer KV heads than
+heads (grouped-query attention), no biases, and the exact GELU instead of the paper's approximation by tanh.
 """
+
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,47 +16,60 @@ from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a network differs from the paper's."""
+
+    bias: bool = True
+    """of matmuls and norms"""
+    gelu: str = "tanh"
+    """torch's approximation of GELU: tanh or none"""
+
+
 class SelfAttention(Attention):
     """Attention with one joint projection to queries, keys and values."""
 
-    def __init__(self, shape: GPTShape, layer: int) -> None:
+    def __init__(self, shape: GPTShape, layer: int, variant: Variant) -> None:
         super().__init__(shape, layer)
-        self.n_head = shape.n_head
-        self.qkv = Linear(shape.n_embd, 3 * shape.n_embd)
-        self.out = Linear(shape.n_embd, shape.n_embd)
+        self.head_dim = shape.head_dim
+        self.widths = (shape.n_embd, shape.n_kv_head * shape.head_dim, shape.n_kv_head * shape.head_dim)
+        self.qkv = Linear(shape.n_embd, sum(self.widths), bias=variant.bias)
+        self.out = Linear(shape.n_embd, shape.n_embd, bias=variant.bias)
 
     def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
-        q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in self.qkv(x_BTC).chunk(3, dim=2))
+        parts = self.qkv(x_BTC).split(self.widths, dim=2)
+        q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
 
 
 class Block(nn.Module):
     """Pre-norm block: attention and an MLP of four times the width, each with a residual connection."""
 
-    def __init__(self, shape: GPTShape, layer: int) -> None:
+    def __init__(self, shape: GPTShape, layer: int, variant: Variant) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(shape.n_embd)
-        self.attention = SelfAttention(shape, layer)
-        self.norm_2 = nn.LayerNorm(shape.n_embd)
-        self.up = Linear(shape.n_embd, 4 * shape.n_embd)
-        self.down = Linear(4 * shape.n_embd, shape.n_embd)
+        self.gelu = variant.gelu
+        self.norm_1 = nn.LayerNorm(shape.n_embd, bias=variant.bias)
+        self.attention = SelfAttention(shape, layer, variant)
+        self.norm_2 = nn.LayerNorm(shape.n_embd, bias=variant.bias)
+        self.up = Linear(shape.n_embd, 4 * shape.n_embd, bias=variant.bias)
+        self.down = Linear(4 * shape.n_embd, shape.n_embd, bias=variant.bias)
 
     def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
         x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, mask_TS)
-        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate="tanh"))
+        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate=self.gelu))
 
 
 class GPT2(GPT):
     """The whole network: `forward` returns hidden states, `logits` maps them to the vocabulary."""
 
-    def __init__(self, shape: GPTShape) -> None:
+    def __init__(self, shape: GPTShape, variant: Variant) -> None:
         super().__init__()
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.position_embedding = embedding(shape.block_size, shape.n_embd)
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
-        self.norm = nn.LayerNorm(shape.n_embd)
+        self.blocks = nn.ModuleList(Block(shape, layer, variant) for layer in range(shape.n_layer))
+        self.norm = nn.LayerNorm(shape.n_embd, bias=variant.bias)
         with torch.device("meta"):
             self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
         self.apply(initialise)
@@ -80,24 +96,40 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def count_params(n_layer: int, n_embd: int, vocab_size: int, block_size: int) -> int:
-    """Parameters, the tied head counted once. Per layer: 12 C^2 of weights and 13 C of biases and norms."""
-    return (vocab_size + block_size) * n_embd + n_layer * (12 * n_embd**2 + 13 * n_embd) + 2 * n_embd
+def count_params(shape: GPTShape, variant: Variant) -> int:
+    """Parameters, the tied head counted once. Per layer of a GPT-2 as in the paper: 12 C^2 of weights, 13 C of biases and norms."""
+    width, norms = shape.n_embd, 1 + variant.bias
+    biases = shape.qkv_width + 6 * width if variant.bias else 0
+    layers = shape.block_params + shape.n_layer * (biases + 2 * norms * width)
+    return (shape.vocab_size + shape.block_size) * width + layers + norms * width
 
 
-def build(*, n_layer: int, n_head: int, n_embd: int, vocab_size: int, block_size: int) -> GPTAdapter:
-    """A GPT-2 with random weights from torch's current seed."""
+def build(
+    *,
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    vocab_size: int,
+    block_size: int,
+    n_kv_head: int | None = None,
+    bias: bool = True,
+    gelu: str = "tanh",
+) -> GPTAdapter:
+    """A GPT-2 with random weights from torch's current seed. `gelu` is `tanh` or `none`."""
+    variant, n_kv_head = Variant(bias, gelu), n_kv_head or n_head
+    qkv_width = (n_head + 2 * n_kv_head) * (n_embd // n_head)
     shape = GPTShape(
         architecture="gpt2",
         n_layer=n_layer,
         n_head=n_head,
-        n_kv_head=n_head,
+        n_kv_head=n_kv_head,
         n_embd=n_embd,
         vocab_size=vocab_size,
         block_size=block_size,
-        n_params=count_params(n_layer, n_embd, vocab_size, block_size),
-        matmul_params=vocab_size * n_embd + n_layer * 12 * n_embd**2,
+        n_params=1,
+        matmul_params=n_embd * (vocab_size + n_layer * (qkv_width + 9 * n_embd)),
         lookup_params=block_size * n_embd,
     )
+    shape = replace(shape, n_params=count_params(shape, variant))
     with torch.no_grad():
-        return GPTAdapter(GPT2(shape), shape)
+        return GPTAdapter(GPT2(shape, variant), shape)

@@ -1,13 +1,13 @@
 """The axes of a sweep: every field of a point or an arm with the values requested for it."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from nanobench import errors, registry
 from nanobench.errors import UserError
+from nanobench.registry import spec
 from nanobench.schema import ATTENTIONS, CHECKPOINTING, COMPILE_MODES, DTYPES, OPTIMIZER_KERNELS, PHASES, Arm, Point
-from nanobench.sweep.values import Value, read_list
+from nanobench.sweep.values import Value, at_commas, read_list
 
 Axes = Mapping[str, list[Value]]
 """Field of Point or Arm -> the values requested, where `auto` is left to the device."""
@@ -36,8 +36,6 @@ AXES = {
 AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
 """Fields that accept `auto`."""
 NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int}
-NAME = r"[^\W\d]\w*"
-"""A name of Python."""
 FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
 """Field -> the family whose members it names."""
 CHOICES: dict[str, Iterable[str]] = {
@@ -72,7 +70,8 @@ def split_axis(text: str) -> tuple[str, str]:
 
 def read_axis(field: str, flag: str, text: str) -> list[Value]:
     """The values of one field."""
-    values = read_list(flag, text, int if field in NUMBERS else str)
+    split = spec.split if field in FAMILIES else at_commas
+    values = read_list(flag, text, int if field in NUMBERS else str, split)
     if "auto" in values and field not in AUTOMATIC:
         raise UserError(f"{flag} does not accept auto (auto works for: {', '.join(AUTOMATIC)}); write the values")
     return values
@@ -82,18 +81,11 @@ def check_names(axes: Axes) -> None:
     """Raises UserError for a model, engine, ... that does not exist, and for a value that is not one of the choices."""
     for field, family in FAMILIES.items():
         for name in without_auto(axes, field):
-            refuse_malformed_path(field, name)
             registry.check(family, name)
     for field, choices in CHOICES.items():
         for name in without_auto(axes, field):
             if name not in choices:
                 raise errors.unknown(field.replace("_", " "), name, choices)
-
-
-def refuse_malformed_path(field: str, name: str) -> None:
-    """Raises UserError for a dotted path that is not module:function."""
-    if ":" in name and not re.fullmatch(rf"{NAME}(\.{NAME})*:{NAME}", name):
-        raise UserError(f"{field} {name!r} is not module:function; write it like my_pkg.my_mod:build")
 
 
 def without_auto(axes: Axes, field: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The source code of a sweep: it belongs to the identity of the trials, and stays the same until the run is complete."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ SHOWN = 3
 """So many changed files are named in a message."""
 
 
-def code_of(points: Iterable[Point], arms: Iterable[Arm], commits: bool = False) -> dict[str, Source]:
-    """The source of nanobench, and of each plug-in that some points and arms name; with their commits if that is requested."""
+def code_of(points: Collection[Point], arms: Iterable[Arm], commits: bool = False) -> dict[str, Source]:
+    """The source of nanobench, of each plug-in that some points and arms name, and the files that their models are read from;
+    with their commits if that is requested.
+    """
     members = {
         *((family, name) for point in points for family, name in (("models", point.model), ("optimizers", point.optimizer))),
         *((family, name) for arm in arms for family, name in (("engines", arm.engine), ("samplers", arm.sampler))),
@@ -24,7 +26,9 @@ def code_of(points: Iterable[Point], arms: Iterable[Arm], commits: bool = False)
     modules = {module for family, name in members if (module := registry.module_of(family, name))}
     plug_ins = sorted(module for module in modules if module.partition(".")[0] != "nanobench")
     found = {module: source_code.of_module(module, commits) for module in plug_ins}
-    return {"nanobench": source_code.of_nanobench(commits), **found}
+    locations = {path for point in points if (path := registry.location_of("models", point.model))}
+    read = {str(path): source_code.of_location(path) for path in sorted(locations)}
+    return {"nanobench": source_code.of_nanobench(commits), **found, **read}
 
 
 def refuse_resume(folder: Path, was: SourceCode, now: SourceCode) -> None:

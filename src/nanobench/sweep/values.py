@@ -1,6 +1,7 @@
 """The values of options: what is written as text, read as numbers, names and sizes."""
 
 import re
+from collections.abc import Callable
 
 from nanobench.errors import UserError
 
@@ -13,13 +14,18 @@ MOST_MEMORY_BYTES = 2**60
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def read_list(name: str, text: str, kind: type) -> list[Value]:
-    """The values of a LIST in the given order, each once; `auto` stays as it is.
+def at_commas(text: str) -> list[str]:
+    """The parts of a LIST of values without commas."""
+    return text.split(",")
+
+
+def read_list(name: str, text: str, kind: type, split: Callable[[str], list[str]] = at_commas) -> list[Value]:
+    """The values of a LIST in the given order, each once; `auto` stays as it is. `split` gives its parts.
 
     Raises UserError that names the part that is wrong.
     """
     values: dict[Value, None] = {}
-    for part in (part.strip() for part in text.split(",")):
+    for part in (part.strip() for part in split(text)):
         if not part:
             raise UserError(f"{name} {text!r} contains an empty value; write values between commas, like 1,4,8")
         values |= dict.fromkeys([part] if kind is str or part == "auto" else read_numbers(name, part))

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from nanobench.analysis import diagnostics
 from nanobench.records import MEASURED, Description
 from nanobench.results.repetitions import point_of
 from nanobench.schema import GPTShape, Plan
@@ -51,6 +52,8 @@ def card(plan: Plan, description: Description, expected_s: float) -> Panel:
         "limits", f"memory {limit}, {format.duration(plan.timeout_s)} per worker, {plan.max_seconds:g} s timed per launch"
     )
     grid.add_row("expected", f"{'less than' if plan.adaptive else 'about'} {format.duration(expected_s)}{more_time(plan)}")
+    for problem in diagnostics.of_busy_processes(identity["cores"], description.state):
+        grid.add_row("warning", f"{problem.what}: {problem.effect}; {problem.fix}")
     return Panel(grid, title="nanobench", expand=False)
 
 

@@ -32,6 +32,8 @@ def shape_of(name: str) -> GPTShape:
     except Exception:
         try:
             adapter = build()
+        except UserError as error:
+            raise UserError(f"model {name!r}: {error}") from error
         except Exception as error:
             raise UserError(f"model {name!r} cannot be built: {outcome_of(error).reason}") from error
     try:

@@ -1,0 +1,254 @@
+"""Finds a member of a family by what is written: a file of this package, a plug-in's entry point, or `package.module:build`.
+
+Listing reads file names, docstrings and package metadata. It imports no member. `spec.py` says how members are written.
+"""
+
+import ast
+import importlib
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, isfunction, signature
+from pathlib import Path
+from typing import Any
+
+from nanobench.errors import UserError, unknown
+from nanobench.registry import spec
+from nanobench.registry.spec import Spec
+
+PACKAGE = Path(__file__).parent.parent
+PACKAGES = {
+    "models": "models",
+    "engines": "engines",
+    "samplers": "samplers",
+    "optimizers": "optimizers",
+    "executors": "sweep.executors",
+}
+"""Family -> the package of its members, one file each. `base` and files that start with an underscore are no members."""
+GIVEN = {
+    "models": ("location",),
+    "engines": ("adapter", "sampler", "point", "compiler"),
+    "samplers": (),
+    "optimizers": ("parameters", "fused"),
+    "executors": ("isolation", "seed", "cache"),
+}
+"""Family -> the parameters of build() that nanobench gives."""
+BUILT_IN = "built in"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a family as `nanobench list` shows it."""
+
+    name: str
+    what: str
+    """one line that says what it is"""
+    origin: str = BUILT_IN
+    """where it comes from: built in, or the distribution of a plug-in"""
+
+
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """The built-in models: name -> sizes, with the file that builds them under `architecture`."""
+    return tomllib.loads((PACKAGE / "models" / "presets.toml").read_text())
+
+
+@cache
+def sources() -> Mapping[str, Mapping[str, str]]:
+    """The models that are read from a location: name -> the file that reads them, what a location is, and what they are."""
+    return tomllib.loads((PACKAGE / "models" / "sources.toml").read_text())
+
+
+def parse(family: str, text: str) -> Spec:
+    """A member of a family from its text. Raises UserError for what cannot be read."""
+    return spec.parse(text, sources() if family == "models" else ())
+
+
+def names(family: str) -> list[str]:
+    """All names of a family, models in the order of their presets, plug-ins last. Imports no member."""
+    return list(dict.fromkeys([*built_in(family), *(entry.name for entry in plug_ins(family))]))
+
+
+def built_in(family: str) -> list[str]:
+    """The names of our own members, which no plug-in can take."""
+    if family == "models":
+        return list(presets())
+    stems = (path.stem for path in folder_of(family).glob("*.py"))
+    return sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_") and stem != "base")
+
+
+def plug_ins(family: str) -> list[EntryPoint]:
+    """The entry points that installed distributions declare for a family."""
+    return list(entry_points(group=f"nanobench.{family}"))
+
+
+def folder_of(family: str) -> Path:
+    """The folder of a family's own members."""
+    return PACKAGE.joinpath(*PACKAGES[family].split("."))
+
+
+def members(family: str) -> list[Member]:
+    """All members of a family with a line about each. Imports none of them."""
+    own = [Member(name, describe(family, name)) for name in built_in(family)]
+    read = [Member(f"{name}:{each['location']}", each["what"]) for name, each in sources().items() if family == "models"]
+    taken = {member.name for member in own}
+    return [*own, *read, *(describe_plug_in(entry) for entry in plug_ins(family) if entry.name not in taken)]
+
+
+def describe(family: str, name: str) -> str:
+    """One line about a built-in member: the sizes of a model's preset, or the first line of the file's docstring."""
+    if family != "models":
+        return first_line(folder_of(family) / f"{name.replace('-', '_')}.py")
+    sizes = presets()[name]
+    heads = f"{sizes['n_head']} heads"
+    if "n_kv_head" in sizes:
+        heads += f", {sizes['n_kv_head']} KV heads"
+    return (
+        f"{sizes['architecture']}: {sizes['n_layer']} layers, {heads}, width {sizes['n_embd']}, "
+        f"vocabulary {sizes['vocab_size']}, {sizes['block_size']} positions"
+    )
+
+
+def describe_plug_in(entry: EntryPoint) -> Member:
+    """A plug-in: the first line of its module's docstring where the file is part of the distribution, or its dotted path."""
+    if entry.dist is None:
+        return Member(entry.name, entry.value, "plug-in")
+    path = Path(str(entry.dist.locate_file(entry.module.replace(".", "/"))))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    try:
+        what = next((first_line(file) for file in files if file.is_file()), "")
+    except (OSError, SyntaxError, ValueError) as error:
+        what = f"cannot be loaded: {one_line(error)}"
+    return Member(entry.name, what or entry.value, f"{entry.dist.name} {entry.dist.version}")
+
+
+def first_line(path: Path) -> str:
+    """The first line of a Python file's docstring, read without an import."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+
+
+def check(family: str, text: str) -> None:
+    """Raises UserError unless the member exists. `module:function` is checked when it is imported."""
+    found = parse(family, text)
+    if found.is_function or found.location is not None or found.name in names(family):
+        return
+    if family == "models" and found.name in sources():
+        raise UserError(f"model {text!r} names no location; write it like {found.name}:{sources()[found.name]['location']}")
+    fix = "; your own model: --model my_pkg.my_mod:build" if family == "models" else ""
+    raise unknown(family.removesuffix("s"), found.name, names(family), fix=fix)
+
+
+def find(family: str, text: str) -> Callable[..., Any]:
+    """The build() of a family's member, imported now, with the arguments that its text gives.
+
+    Raises UserError for an unknown name, a module that cannot be imported, and an argument that build() does not have.
+    """
+    check(family, text)
+    found = parse(family, text)
+    build, given = build_of(family, found), dict(found.arguments)
+    refuse_unknown_arguments(family, found, build)
+    if family == "models" and found.name in built_in(family):
+        given = {**sizes_of(found.name), **given}
+    if found.location is not None:
+        return partial(build, found.location, **given)
+    return partial(build, **given) if given else build
+
+
+def sizes_of(name: str) -> dict[str, Any]:
+    """The arguments of a preset."""
+    return {key: value for key, value in presets()[name].items() if key != "architecture"}
+
+
+def build_of(family: str, found: Spec) -> Callable[..., Any]:
+    """The build() behind a text, without its arguments."""
+    if found.is_function:
+        return function(found.name)
+    if found.location is not None:
+        return importlib.import_module(f"nanobench.models.{sources()[found.name]['file']}").build
+    if found.name not in built_in(family):
+        return load_plug_in(family, found.name)
+    if family == "models":
+        return importlib.import_module(f"nanobench.models.{presets()[found.name]['architecture']}").build
+    return importlib.import_module(f"nanobench.{PACKAGES[family]}.{found.name.replace('-', '_')}").build
+
+
+def load_plug_in(family: str, name: str) -> Callable[..., Any]:
+    """The build() of a plug-in. Raises UserError where it cannot be imported or called."""
+    entry = next(entry for entry in plug_ins(family) if entry.name == name)
+    whose = f"plug-in {name!r} ({describe_plug_in(entry).origin}, {entry.value})"
+    try:
+        build = entry.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"{whose} cannot be loaded: {one_line(error)}; correct or uninstall it") from error
+    if not callable(build):
+        raise UserError(f"{whose} is a {type(build).__name__}, not a function; correct or uninstall it")
+    return build
+
+
+def function(path: str) -> Callable[..., Any]:
+    """The function behind `package.module:function`. Modules in the current folder are found too.
+
+    A MemoryError is no mistake of the user: under a memory limit it means that the model does not fit.
+    """
+    module_name, _, attribute = path.partition(":")
+    search_current_folder()
+    try:
+        module = importlib.import_module(module_name)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path!r} cannot be imported: {one_line(error)}; give module:function, importable from {os.getcwd()}"
+        ) from error
+    if not callable(getattr(module, attribute, None)):
+        own = [name for name, value in vars(module).items() if isfunction(value) and value.__module__ == module_name]
+        raise UserError(f"{module_name} has no function {attribute!r} (available: {', '.join(own[:8]) or 'none'})")
+    return getattr(module, attribute)
+
+
+def refuse_unknown_arguments(family: str, found: Spec, build: Callable[..., Any]) -> None:
+    """Raises UserError for an argument that build() does not have."""
+    try:
+        parameters = signature(build).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters):
+        return
+    named = [each.name for each in parameters if each.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    own = [name for name in named if name not in GIVEN[family]]
+    for name in found.arguments:
+        if name not in own:
+            raise unknown("argument", name, own, where=f" of {family.removesuffix('s')} {found.name!r}")
+
+
+def one_line(error: Exception) -> str:
+    """An exception in one line: its type and its message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def search_current_folder() -> None:
+    """Makes modules of the current folder importable."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def module_of(family: str, text: str) -> str | None:
+    """The module that a plug-in's build() comes from; None for a built-in member and for an unknown name. Imports nothing."""
+    found = parse(family, text)
+    if found.name in built_in(family) or found.location is not None:
+        return None
+    if found.is_function:
+        return found.name.partition(":")[0]
+    return next((entry.module for entry in plug_ins(family) if entry.name == found.name), None)
+
+
+def location_of(family: str, text: str) -> Path | None:
+    """The file or folder that a source reads; None for other members, and for a location that is no path here."""
+    location = parse(family, text).location
+    return Path(location) if location is not None and Path(location).exists() else None
