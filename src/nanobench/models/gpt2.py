@@ -10,10 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanobench.errors import unknown
 from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache
 from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
+
+
+GELUS = ("tanh", "none")
+"""Torch's approximations of GELU; `none` is exact."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Variant:
     bias: bool = True
     """of matmuls and norms"""
     gelu: str = "tanh"
-    """torch's approximation of GELU: tanh or none"""
+    """one of GELUS"""
 
 
 class SelfAttention(Attention):
@@ -115,7 +120,9 @@ def build(
     bias: bool = True,
     gelu: str = "tanh",
 ) -> GPTAdapter:
-    """A GPT-2 with random weights from torch's current seed. `gelu` is `tanh` or `none`."""
+    """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is neither `tanh` nor `none`."""
+    if gelu not in GELUS:
+        raise unknown("gelu", str(gelu), GELUS)
     variant, n_kv_head = Variant(bias, gelu), n_kv_head or n_head
     qkv_width = (n_head + 2 * n_kv_head) * (n_embd // n_head)
     shape = GPTShape(
