@@ -80,7 +80,8 @@ def usable(entries: Iterable[EntryPoint], taken: Collection[str], noun: str) -> 
     seen: set[str] = set()
     for entry in entries:
         if entry.name in taken:
-            warn(f"{title(entry)} is ignored: a built-in {noun} has this name, and no plug-in replaces it; rename its entry point")
+            why = f"a built-in {noun} has this name, and no plug-in replaces it"
+            warn(f"{title(entry)} is ignored: {why}; rename its entry point")
         elif entry.name in seen:
             warn(f"{title(entry)} is ignored: another plug-in has this name; uninstall one of them")
         else:

@@ -101,7 +101,7 @@ class EngineContract:
         return f"tokens_BN {list(shape)}"
 
     def tokens(self) -> str:
-        """Prefill() writes the prompt and one token after it; step() says how many it writes; none is written beyond the end."""
+        """Prefill() writes the prompt and a token after it; step() says how many it writes; none is written beyond the end."""
         engine, point, generated = self.make(), self.point, 1
         with torch.inference_mode():
             engine.prefill(self.prompt_BT)

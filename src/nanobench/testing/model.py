@@ -225,7 +225,8 @@ class ModelContract:
             raise NotChecked("no tensors were found in the cache")
         if kind == "static":
             if len({*sizes}) > 1:
-                raise Broken(f"it has {sizes[0]} B when it is made and {sizes[-1]} B at the end; allocate all of it in make_cache")
+                fix = "allocate all of it in make_cache"
+                raise Broken(f"it has {sizes[0]} B when it is made and {sizes[-1]} B at the end; {fix}")
             per_token = sizes[-1] / ROWS / self.length
         else:
             grown = [after - before for before, after in zip(sizes[1:], sizes[2:], strict=False)]

@@ -1,4 +1,4 @@
-"""The requests that a worker answers: a description, a calibration, a call of a function by its name, a batch trial, a trial."""
+"""The requests that a worker answers: a description, a calibration, a call of a function, a batch trial, or a trial."""
 
 import time
 from dataclasses import asdict
@@ -40,8 +40,8 @@ def calibrate(request: JsonObject) -> JsonObject:
 def describe(request: JsonObject) -> JsonObject:
     """What the control process needs for its plan and cannot find without torch: devices, identity, sizes of the models.
 
-    `request["models"]` gives the model names for each kind of device, because a default model may depend on it. Raises UserError
-    for a model, and for a member of another family, that cannot be imported.
+    `request["models"]` gives the model names for each kind of device, because a default model may depend on it. Raises
+    UserError for a model, and for a member of another family, that cannot be imported.
     """
     load, gpus = environment.LoadSample(), environment.gpus()
     device = request["device"] if request["device"] != "auto" else ("cuda" if gpus else "cpu")

@@ -94,7 +94,7 @@ def guarded(metric: Metric, title: str) -> Metric:
 
 
 def checked(value: Any, unit: str) -> Any:
-    """A value as its column stores it; None where it is not known. Raises TypeError or ValueError for what has no place there."""
+    """A value as its column stores it; None where it is not known. Raises TypeError for what has no place there."""
     if value is None:
         return None
     convert = CONVERSIONS.get(unit, as_number)
