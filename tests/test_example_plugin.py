@@ -82,7 +82,7 @@ def test_its_members_are_measured_and_shown(nanobench, paths, tmp_path):
         assert cell["gate"] in ("exact", "rounding"), cell["gate_note"]
         assert cell["status"] in ("ok", "imprecise", "unstable", "no_steady_state")
         assert cell["cache_share"] == cell["kv_cache_bytes"] / (cell["kv_cache_bytes"] + cell["weight_bytes"])
-    code = json.loads((tmp_path / "run" / "run.json").read_text())["description"]["code"]
+    code = json.loads((tmp_path / "run" / "run.json").read_text())["code"]
     assert "nanobench_example/engine.py" in code["nanobench_example.engine"]["files"]
     report = nanobench("report", "run", cwd=tmp_path, env=paths, code=0)
     assert report.stderr == ""

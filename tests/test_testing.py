@@ -96,7 +96,7 @@ class Shapeless(Model):
 
 
 class Miscounted(Model):
-    sizes = {"n_params": 1}
+    sizes = {"n_params": 1_000_000}
 
 
 class Cheap(Model):

@@ -16,6 +16,8 @@ RESULTS = {True: ("kept", "green"), False: ("broken", "bold red")}
 def contract_table(checks: list[MemberCheck]) -> Table:
     """One row per check, the name of a member only in its first."""
     table = simple_table(HEADS)
+    for column in table.columns[1:3]:
+        column.no_wrap = True
     for (family, member), found in groupby(checks, key=lambda each: (each.family, each.member)):
         for number, each in enumerate(found):
             word, style = RESULTS[each.passed]
