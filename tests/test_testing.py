@@ -24,6 +24,15 @@ NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 61, "block_size": 24}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models as small as these gain nothing from a second thread, and wait for it where tests run side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def failed(checks):
     """The names of the checks that failed."""
     return {each.name for each in checks if not each.passed}
@@ -84,27 +93,29 @@ def test_a_check_leaves_torchs_generator_as_it_was():
 class Model(GPTAdapter):
     """A GPT-2; the others here break one part of its contract."""
 
-    sizes = {}
-
-    def __init__(self):
+    def __init__(self, **sizes):
         inner = gpt2.build(**TINY)
-        super().__init__(inner.module, replace(inner.shape, **self.sizes))
+        super().__init__(inner.module, replace(inner.shape, **sizes))
 
 
 class Shapeless(Model):
-    sizes = {"n_head": "two"}
+    def __init__(self):
+        super().__init__(n_head="two")
 
 
 class Miscounted(Model):
-    sizes = {"n_params": 1_000_000}
+    def __init__(self):
+        super().__init__(n_params=1_000_000)
 
 
 class Cheap(Model):
-    sizes = {"matmul_params": 12_000}
+    def __init__(self):
+        super().__init__(matmul_params=12_000)
 
 
 class Long(Model):
-    sizes = {"block_size": 48}
+    def __init__(self):
+        super().__init__(block_size=48)
 
 
 class Narrow(Model):
@@ -568,6 +579,13 @@ class OnTheHost(Random):
         return super().__call__(logits_BV + (self.bias_V if logits_BV.shape[1] == 97 else 0.0), generator)
 
 
+class Leaving(Random):
+    """Its tokens are copied to the host."""
+
+    def __call__(self, logits_BV, generator):
+        return super().__call__(logits_BV, generator).cpu()
+
+
 BROKEN_SAMPLERS = {
     GreedyInDisguise: "frequencies",
     Impossible: "possible tokens",
@@ -578,6 +596,7 @@ BROKEN_SAMPLERS = {
     Looking: "device",
     Selecting: "device",
     OnTheHost: "device",
+    Leaving: "device",
 }
 
 

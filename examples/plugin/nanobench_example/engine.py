@@ -1,7 +1,6 @@
 """Chunked prefill: reads the prompt in chunks through a static cache, then decodes token by token."""
 
 import torch
-
 from nanobench.plugins import allocate_tokens, make_generator
 
 

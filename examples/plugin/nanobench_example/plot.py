@@ -1,7 +1,6 @@
 """Time per output token, by batch size."""
 
 from matplotlib.figure import Figure
-
 from nanobench.errors import UserError
 
 

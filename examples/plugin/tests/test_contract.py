@@ -5,10 +5,9 @@ from functools import partial
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from nanobench_example import engine, metric, plot, sampler
-
 from nanobench.errors import UserError
 from nanobench.testing import assert_contract, check_engine, check_sampler
+from nanobench_example import engine, metric, plot, sampler
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16])

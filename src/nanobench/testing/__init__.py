@@ -1,9 +1,9 @@
 """Contract checks for the test suite of a plug-in: one function per family, and an assertion.
 
-    from nanobench.testing import assert_contract, check_model
+from nanobench.testing import assert_contract, check_model
 
-    def test_contract():
-        assert_contract(check_model(build))
+def test_contract():
+    assert_contract(check_model(build))
 """
 
 from nanobench.testing.check import Check, assert_contract

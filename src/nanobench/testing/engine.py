@@ -32,9 +32,7 @@ HOST_READS = (
 BuildEngine = Callable[[Adapter, Sampler, Point, Compiler], Engine]
 
 
-def check_engine(
-    build: BuildEngine, model: Callable[[], Adapter] | None = None, *, device: str = "cpu"
-) -> tuple[Check, ...]:
+def check_engine(build: BuildEngine, model: Callable[[], Adapter] | None = None, *, device: str = "cpu") -> tuple[Check, ...]:
     """Checks an engine against its contract, with a small GPT-2, or with the model that `model()` builds."""
     checks = Checks()
     with seeded(device):
@@ -125,9 +123,10 @@ class EngineContract:
     def memory(self) -> str:
         """The tokens stay in the tensor that they are allocated in."""
         engine = self.make()
-        before = engine.tokens_BN.data_ptr()
+        # The tensor, not its address alone: a new one could be given the address of a freed one.
+        before_BN = engine.tokens_BN
         self.generate(engine, self.prompt_BT)
-        if engine.tokens_BN.data_ptr() != before:
+        if engine.tokens_BN.data_ptr() != before_BN.data_ptr():
             raise Broken("tokens_BN is another tensor after a call; write into the one that is allocated in build()")
         return ""
 

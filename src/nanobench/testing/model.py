@@ -6,6 +6,7 @@ that starts at zero counts too.
 
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def prepared(build: Callable[[], Adapter], device: str) -> Adapter:
     adapter.module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     for parameter in adapter.module.parameters():
         if parameter.is_floating_point():
-            parameter += NOISE * torch.randn_like(parameter)
+            parameter.add_(NOISE * torch.randn_like(parameter))
     return adapter
 
 
@@ -229,10 +230,11 @@ class ModelContract:
                 raise Broken(f"it has {sizes[0]} B when it is made and {sizes[-1]} B at the end; {fix}")
             per_token = sizes[-1] / ROWS / self.length
         else:
-            grown = [after - before for before, after in zip(sizes[1:], sizes[2:], strict=False)]
+            # Not after the prompt, whose keys and values may still lie in the result of a joint projection.
+            grown = [after - before for before, after in pairwise(sizes[2:])]
             if not grown:
                 raise NotChecked("the model has too few positions")
-            if len({*grown}) > 1 or grown[0] <= 0 or sizes[1] <= 0:
+            if len({*grown}) > 1 or grown[0] <= 0:
                 raise Broken(f"with each token it grows by {', '.join(map(str, grown))} B, and not by the same amount")
             per_token = grown[0] / ROWS
         return f"{per_token:,.0f} B per token and row; its shape says {self.shape.kv_bytes_per_token('float64'):,}"
@@ -278,5 +280,12 @@ class ModelContract:
 
 def point_of(device: str, prompt_len: int, new_tokens: int) -> Point:
     """A point of generation in float32."""
-    sizes = {"batch_size": ROWS, "prompt_len": prompt_len, "new_tokens": new_tokens}
-    return Point(model="", dtype="float32", device=device, threads=torch.get_num_threads(), **sizes)
+    return Point(
+        model="",
+        dtype="float32",
+        device=device,
+        threads=torch.get_num_threads(),
+        batch_size=ROWS,
+        prompt_len=prompt_len,
+        new_tokens=new_tokens,
+    )

@@ -70,9 +70,9 @@ def problem(metric: Metric, taken: Collection[str], others: Collection[str]) -> 
         return "another plug-in has a column of this name; uninstall one of them"
     if not all(isinstance(each, str) and each and each.isprintable() for each in (metric.unit, metric.formula)):
         return "its unit and its formula are not texts of one line; correct them"
-    if metric.better not in (HIGHER, LOWER, NEITHER) or not callable(metric.compute):
-        return "`better` is not higher, lower or empty, or `compute` is no function; correct it"
-    return None
+    if metric.better not in (HIGHER, LOWER, NEITHER):
+        return "`better` is not higher, lower or empty; correct it"
+    return None if callable(metric.compute) else "`compute` is no function; correct it"
 
 
 def guarded(metric: Metric, title: str) -> Metric:
