@@ -55,16 +55,19 @@ def members_of(family: str) -> list[Member]:
 
 def metrics() -> list[Member]:
     """The computed columns with their units and formulas."""
-    from nanobench.results.derive import METRICS
+    from nanobench.results import derive
 
-    return [Member(metric.name, f"{metric.unit:7} {metric.formula}") for metric in METRICS]
+    own = [Member(metric.name, f"{metric.unit:7} {metric.formula}") for metric in derive.METRICS]
+    others = ((each.metric, each.origin) for each in derive.plug_ins())
+    return [*own, *(Member(metric.name, f"{metric.unit:7} {metric.formula}", origin) for metric, origin in others)]
 
 
 def plots() -> list[Member]:
     """The figures."""
-    from nanobench.views.plots import PLOTS
+    from nanobench.views import plots
 
-    return [Member(name, (draw.__doc__ or "").partition("\n")[0]) for name, draw in PLOTS.items()]
+    own = [Member(name, plots.about(name)) for name in plots.PLOTS]
+    return [*own, *(Member(name, plots.about(name), each.origin) for name, each in plots.plug_ins().items())]
 
 
 def configs() -> list[Member]:

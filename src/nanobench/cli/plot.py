@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from nanobench import errors
 from nanobench.cli.app import simple_command
 from nanobench.cli.runs import Results, cells_of, chosen
 from nanobench.errors import UserError, writing
@@ -12,14 +11,13 @@ from nanobench.errors import UserError, writing
 
 @simple_command("plot")
 def plot(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="the figure; nanobench list plots shows all")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the figure, or module:function; nanobench list plots shows all")],
     results: Results = "",
 ) -> None:
     """Draw one figure as PNG and SVG into the run's plots/ folder."""
     from nanobench.views import plots
 
-    if name not in plots.PLOTS:
-        raise errors.unknown("plot", name, plots.PLOTS)
+    plots.find(name)
     runs = chosen(results)
     refusals = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""The command that runs only the correctness gates: verify."""
+"""The command that runs only the correctness gates and the contract checks: verify."""
 
 import json
 import tempfile
@@ -20,14 +20,16 @@ class VerifyOptions(GateOptions):
 
 @command(VerifyOptions, "verify")
 def verify(options: VerifyOptions) -> None:
-    """Check the correctness of every arm of a model, without timing; exit 1 if an arm computes something else."""
+    """Check the correctness of every arm, and the contracts of its model, engine and sampler, without timing; exit 1 if an arm
+    computes something else or a contract is broken."""
     from nanobench.sweep.plan import describe_request
 
     describe_request(options)
-    from nanobench.sweep import device_lock
+    from nanobench.sweep import contracts, device_lock
     from nanobench.sweep.session import first_workers, make, measure, new_run
     from nanobench.views import progress
     from nanobench.views import sweep as views
+    from nanobench.views.verify import contract_table
 
     console = make_console()
     announce_worker(console)
@@ -40,7 +42,11 @@ def verify(options: VerifyOptions) -> None:
         run = new_run(Path(folder), "verify", options, plan, description)
         with progress.Screen(console) as screen:
             cells = measure(run, plan, description, screen.show, first)
+        checks = contracts.check(plan, first, Path(folder))
     console.print(views.gate_table(cells))
+    console.print(contract_table(checks))
     if options.json:
-        typer.echo(json.dumps({"cells": cells}))
+        typer.echo(json.dumps({"cells": cells, "contracts": contracts.to_json(checks)}))
     exit_if_wrong(cells)
+    if not all(each.passed for each in checks):
+        raise typer.Exit(1)

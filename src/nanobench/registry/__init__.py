@@ -3,7 +3,6 @@
 Listing reads file names, docstrings and package metadata. It imports no member. `spec.py` says how members are written.
 """
 
-import ast
 import importlib
 import os
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nanobench.errors import UserError, unknown
-from nanobench.registry import spec
+from nanobench.registry import plug_in, spec
+from nanobench.registry.plug_in import first_line, one_line
 from nanobench.registry.spec import Spec
 
 PACKAGE = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ def parse(family: str, text: str) -> Spec:
 
 def names(family: str) -> list[str]:
     """All names of a family, models in the order of their presets, plug-ins last. Imports no member."""
-    return list(dict.fromkeys([*built_in(family), *(entry.name for entry in plug_ins(family))]))
+    return [*built_in(family), *(entry.name for entry in usable(family))]
 
 
 def built_in(family: str) -> list[str]:
@@ -82,8 +82,17 @@ def built_in(family: str) -> list[str]:
 
 
 def plug_ins(family: str) -> list[EntryPoint]:
-    """The entry points that installed distributions declare for a family."""
-    return list(entry_points(group=f"nanobench.{family}"))
+    """The entry points that installed distributions declare for a family, for plots or for metrics."""
+    try:
+        return list(entry_points(group=f"nanobench.{family}"))
+    except Exception:
+        return plug_in.readable(f"nanobench.{family}")
+
+
+def usable(family: str) -> list[EntryPoint]:
+    """The plug-ins of a family whose names are free. Warns of the others."""
+    taken = [*built_in(family), *(sources() if family == "models" else ())]
+    return list(plug_in.usable(plug_ins(family), taken, family.removesuffix("s")))
 
 
 def folder_of(family: str) -> Path:
@@ -95,8 +104,7 @@ def members(family: str) -> list[Member]:
     """All members of a family with a line about each. Imports none of them."""
     own = [Member(name, describe(family, name)) for name in built_in(family)]
     read = [Member(f"{name}:{each['location']}", each["what"]) for name, each in sources().items() if family == "models"]
-    taken = {member.name for member in own}
-    return [*own, *read, *(describe_plug_in(entry) for entry in plug_ins(family) if entry.name not in taken)]
+    return [*own, *read, *map(describe_plug_in, usable(family))]
 
 
 def describe(family: str, name: str) -> str:
@@ -114,21 +122,13 @@ def describe(family: str, name: str) -> str:
 
 
 def describe_plug_in(entry: EntryPoint) -> Member:
-    """A plug-in: the first line of its module's docstring where the file is part of the distribution, or its dotted path."""
-    if entry.dist is None:
-        return Member(entry.name, entry.value, "plug-in")
-    path = Path(str(entry.dist.locate_file(entry.module.replace(".", "/"))))
-    files = (path.with_suffix(".py"), path / "__init__.py")
+    """A plug-in with the first line of its module's docstring, or its dotted path. Warns of one that cannot be imported."""
+    what = ""
     try:
-        what = next((first_line(file) for file in files if file.is_file()), "")
-    except (OSError, SyntaxError, ValueError) as error:
-        what = f"cannot be loaded: {one_line(error)}"
-    return Member(entry.name, what or entry.value, f"{entry.dist.name} {entry.dist.version}")
-
-
-def first_line(path: Path) -> str:
-    """The first line of a Python file's docstring, read without an import."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        what = plug_in.docstring(entry)
+    except UserError as error:
+        plug_in.warn(str(error))
+    return Member(plug_in.printable(entry.name), what or plug_in.printable(entry.value), plug_in.origin(entry))
 
 
 def check(family: str, text: str) -> None:
@@ -170,25 +170,10 @@ def build_of(family: str, found: Spec) -> Callable[..., Any]:
     if found.location is not None:
         return importlib.import_module(f"nanobench.models.{sources()[found.name]['file']}").build
     if found.name not in built_in(family):
-        return load_plug_in(family, found.name)
+        return plug_in.load_function(next(entry for entry in usable(family) if entry.name == found.name))
     if family == "models":
         return importlib.import_module(f"nanobench.models.{presets()[found.name]['architecture']}").build
     return importlib.import_module(f"nanobench.{PACKAGES[family]}.{found.name.replace('-', '_')}").build
-
-
-def load_plug_in(family: str, name: str) -> Callable[..., Any]:
-    """The build() of a plug-in. Raises UserError where it cannot be imported or called."""
-    entry = next(entry for entry in plug_ins(family) if entry.name == name)
-    whose = f"plug-in {name!r} ({describe_plug_in(entry).origin}, {entry.value})"
-    try:
-        build = entry.load()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UserError(f"{whose} cannot be loaded: {one_line(error)}; correct or uninstall it") from error
-    if not callable(build):
-        raise UserError(f"{whose} is a {type(build).__name__}, not a function; correct or uninstall it")
-    return build
 
 
 def function(path: str) -> Callable[..., Any]:
@@ -202,7 +187,7 @@ def function(path: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except MemoryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{path!r} cannot be imported: {one_line(error)}; give module:function, importable from {os.getcwd()}"
         ) from error
@@ -227,11 +212,6 @@ def refuse_unknown_arguments(family: str, found: Spec, build: Callable[..., Any]
             raise unknown("argument", name, own, where=f" of {family.removesuffix('s')} {found.name!r}")
 
 
-def one_line(error: Exception) -> str:
-    """An exception in one line: its type and its message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def search_current_folder() -> None:
     """Makes modules of the current folder importable."""
     if os.getcwd() not in sys.path:
@@ -245,7 +225,7 @@ def module_of(family: str, text: str) -> str | None:
         return None
     if found.is_function:
         return found.name.partition(":")[0]
-    return next((entry.module for entry in plug_ins(family) if entry.name == found.name), None)
+    return next((plug_in.module(entry) for entry in usable(family) if entry.name == found.name), None)
 
 
 def location_of(family: str, text: str) -> Path | None:

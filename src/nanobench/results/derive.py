@@ -5,21 +5,27 @@ Launches go in, cells come out, on writing and on loading alike: an old file gai
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results import set_aside
 from nanobench.results.cell import Cell, make_cells
 from nanobench.results.metrics import checks, common, generation, roofline, training
+from nanobench.results.metrics import plug_ins as of_plug_ins
 from nanobench.results.metrics.metric import Metric
-from nanobench.results.repetitions import POINT_FIELDS
+from nanobench.results.metrics.plug_ins import PlugIn
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_context import Machine
 from nanobench.stats import intervals
 
 CellRow = dict[str, Any]
 """One row of cells.parquet: column -> value; None where it cannot be known."""
 METRICS: tuple[Metric, ...] = (*common.METRICS, *checks.METRICS, *generation.METRICS, *training.METRICS, *roofline.METRICS)
+"""Our own columns; `all_metrics` has those of plug-ins too."""
 BY_NAME = {metric.name: metric for metric in METRICS}
+HEADS = (*POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "run")
+"""Columns that name a cell."""
 KNOWN_OF_FAILED = {
     *("status", "reason", "gate", "gate_note", "gate_max_error", "gate_tolerance"),
     *("failures", "launches_ok", "launches_failed", "repetitions", "identity", "protocol", "probe_note"),
@@ -28,6 +34,17 @@ KNOWN_OF_FAILED = {
 }
 """What may be said of a cell that was not measured."""
 TIMED_KINDS = ("first_call", "warmup", "steady")
+
+
+@cache
+def plug_ins() -> tuple[PlugIn, ...]:
+    """The metrics of plug-ins, loaded when the first cell needs them."""
+    return of_plug_ins.load({*BY_NAME, *HEADS})
+
+
+def all_metrics() -> tuple[Metric, ...]:
+    """Our own metrics, then those of plug-ins."""
+    return (*METRICS, *(each.metric for each in plug_ins()))
 
 
 def derive(launches: Iterable[LaunchRecord], machine: Machine | None = None) -> list[CellRow]:
@@ -55,13 +72,17 @@ def corrected(cells: list[CellRow]) -> list[CellRow]:
 
 
 def row_of(cell: Cell) -> CellRow:
-    """A cell as a row of cells.parquet: its point, its arm and every metric. Unmeasured cells keep only words."""
+    """A cell as a row of cells.parquet: its point, its arm and every metric. Unmeasured cells keep only words, and no plug-in
+    computes anything of them.
+    """
     workload = training.METRICS if cell.point.trains else generation.METRICS
     own = (*common.METRICS, *checks.METRICS, *workload, *roofline.METRICS)
     known = {**dict.fromkeys(BY_NAME), **{metric.name: metric.compute(cell) for metric in own}}
-    if known["status"] not in MEASURED:
+    measured = known["status"] in MEASURED
+    if not measured:
         known = {name: value if name in KNOWN_OF_FAILED else None for name, value in known.items()}
-    return {**vars(cell.point), **vars(cell.arm), "arm": cell.arm.label, "arm_index": cell.arm_index, **known}
+    added = {each.metric.name: each.metric.compute(cell) if measured else None for each in plug_ins()}
+    return {**vars(cell.point), **vars(cell.arm), "arm": cell.arm.label, "arm_index": cell.arm_index, **known, **added}
 
 
 def timed_share(launches: Sequence[LaunchRecord], wall_s: float) -> float:

@@ -18,7 +18,7 @@ from nanobench import errors
 from nanobench.errors import UserError, writing
 from nanobench.records import JsonObject, LaunchRecord
 from nanobench.results import derive
-from nanobench.results.derive import BY_NAME, CellRow
+from nanobench.results.derive import CellRow
 from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_info import RunInfo
@@ -176,7 +176,7 @@ def cells_schema() -> pa.Schema:
     """Types of the columns of cells.parquet."""
     heads = [(name, RAW_SCHEMA.field(name).type) for name in (*POINT_FIELDS, *ARM_FIELDS)]
     kinds = {"text": pa.string(), "count": pa.int64(), "flag": pa.bool_()}
-    columns = [(metric.name, kinds.get(metric.unit, pa.float64())) for metric in derive.METRICS]
+    columns = [(metric.name, kinds.get(metric.unit, pa.float64())) for metric in derive.all_metrics()]
     return pa.schema([*heads, ("arm", pa.string()), ("arm_index", pa.int64()), *columns])
 
 
@@ -275,7 +275,7 @@ def records(cells: "pd.DataFrame") -> list[CellRow]:
     """The cells as rows of plain values: None where nothing is known, whole numbers for what is counted."""
     import pandas as pd
 
-    whole = {name for name, metric in BY_NAME.items() if metric.unit in ("count", "B")}
+    whole = {metric.name for metric in derive.all_metrics() if metric.unit in ("count", "B")}
     return [
         {str(name): None if pd.isna(value) else int(value) if name in whole else value for name, value in row.items()}
         for row in cells.to_dict("records")

@@ -13,7 +13,7 @@ from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject, TextTokens
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import SYNTHETIC, Arm, GPTShape, Plan, Point
-from nanobench.sweep.axes import Axes
+from nanobench.sweep.axes import FAMILIES, Axes
 from nanobench.sweep.estimate import expected_total_s, refuse_large, refuse_long
 from nanobench.sweep.options import CPU, Defaults, Options
 from nanobench.sweep.values import read_memory_limit
@@ -32,6 +32,7 @@ def describe_request(options: Options) -> JsonObject:
     return {
         "device": options.device,
         "models": {kind: models_on(defaults, options.axes) for kind, defaults in options.defaults.items()},
+        "members": {family: [*options.axes.get(field, ())] for field, family in FAMILIES.items() if field != "model"},
         "texts": [list(pair) for pair in itertools.product(texts(options.axes), options.axes.get("tokenizer", ()))],
     }
 

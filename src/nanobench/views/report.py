@@ -17,7 +17,7 @@ from nanobench.schema import GPTShape
 from nanobench.views import format, interpolated, reliability, sweep
 from nanobench.views.cell_table import in_order, varying
 from nanobench.views.markdown import escaped, pairs, render, words
-from nanobench.views.plots import PLOTS
+from nanobench.views.plots import about
 
 PAIRINGS = {
     "block": "the arms of a point take turns within one process, and neighbours in time are compared",
@@ -116,8 +116,7 @@ def not_measured(cells: pd.DataFrame) -> list[str]:
 
 def image(path: Path, folder: Path) -> str:
     """A figure as a link relative to the report; its text is the first line of the figure's docstring."""
-    drawn = (PLOTS[path.stem].__doc__ or path.stem).partition("\n")[0]
-    return f"![{drawn}]({Path(os.path.relpath(path, folder)).as_posix()})"
+    return f"![{about(path.stem)}]({Path(os.path.relpath(path, folder)).as_posix()})"
 
 
 def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> list[str]:

@@ -1,5 +1,6 @@
 """The results of a sweep as a table, and those of its gates."""
 
+from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.views import format
 from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, make, value
@@ -35,9 +36,17 @@ def rates(cells: list[CellRow]) -> tuple[Column, ...]:
     return tuple(column for column in TRAINING if padded or column.needs != "useful_tok_s")
 
 
+def of_plug_ins() -> tuple[Column, ...]:
+    """The columns of plug-ins, which a narrow terminal leaves out first."""
+    metrics = [each.metric for each in derive.plug_ins()]
+    return tuple(value(metric.name.replace("_", " "), metric.name, metric.unit, drop=0) for metric in metrics)
+
+
 def results(cells: list[CellRow]) -> CellTable:
-    """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures."""
-    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, GATE, STATUS))
+    """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures. Columns of
+    plug-ins stand before the gate.
+    """
+    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, *of_plug_ins(), GATE, STATUS))
 
 
 def result_table(cells: list[CellRow]) -> Fitted:

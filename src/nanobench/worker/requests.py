@@ -1,4 +1,4 @@
-"""The requests that a worker answers: a description of the machine, a calibration, a batch trial, or a trial."""
+"""The requests that a worker answers: a description, a calibration, a call of a function, a batch trial, or a trial."""
 
 import time
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nanobench import registry
 from nanobench.errors import UserError
 from nanobench.probes import environment, memory
 from nanobench.probes.host import HostProbe
@@ -39,12 +40,16 @@ def calibrate(request: JsonObject) -> JsonObject:
 def describe(request: JsonObject) -> JsonObject:
     """What the control process needs for its plan and cannot find without torch: devices, identity, sizes of the models.
 
-    `request["models"]` gives the model names for each kind of device, because a default model may depend on it.
+    `request["models"]` gives the model names for each kind of device, because a default model may depend on it. Raises
+    UserError for a model, and for a member of another family, that cannot be imported.
     """
     load, gpus = environment.LoadSample(), environment.gpus()
     device = request["device"] if request["device"] != "auto" else ("cuda" if gpus else "cpu")
     kind, _, index = device.partition(":")
     is_present = kind == "cpu" or int(index or 0) < len(gpus)
+    for family, names in request.get("members", {}).items():
+        for name in names:
+            registry.find(family, name)
     return {
         "device": device,
         "gpus": gpus,
@@ -73,6 +78,9 @@ def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
             return {"user_error": str(error)}
     if "calibrate" in request:
         return calibrate(request["calibrate"])
+    if "call" in request:
+        # By its name: it may be in a room above this one.
+        return registry.function(request["call"]["function"])(**request["call"]["arguments"])
     if "check" in request:
         return output_check.check(request["check"])
     if "batch_trial" in request:

@@ -1,1 +1,1 @@
-"""The figures: a function each, named in plots.PLOTS. Where the data does not allow one it raises UserError and says why."""
+"""The figures: functions that the decorator `plot` lists. Where the data does not allow a figure, it raises UserError."""

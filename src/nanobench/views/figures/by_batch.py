@@ -14,6 +14,7 @@ from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESS
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_COLUMNS, Launches
+from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import LineStyle
 
 
@@ -64,6 +65,7 @@ ON_CPU = (
 )
 
 
+@plot
 def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Output tokens per second, time to first token and peak memory of each arm, by batch size."""
     if cells["output_tok_s"].isna().all():
@@ -79,6 +81,7 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> 
     return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
 
 
+@plot
 def utilization_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """How each arm used the GPU, or how far it had its CPU core to itself, by batch size, with the limits of `unstable`."""
     on_gpu = cells["device"].str.startswith("cuda")

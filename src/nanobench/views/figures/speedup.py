@@ -10,11 +10,13 @@ from nanobench.records import MEASURED
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_PANELS, Launches
+from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import LineStyle
 
 MOST_LINES = 5
 
 
+@plot
 def speedup_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Speedup of each arm over the first, by batch size, with intervals."""
     refuse_without_ratio("speedup_vs_batch", cells)
@@ -31,6 +33,7 @@ def speedup_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     return layout.finish_figure(drawing, title, handles, cells, *notes, status="speedup_status")
 
 
+@plot
 def speedup_vs_length(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Speedup of each arm over the first, by prompt length or new tokens, a line per batch size."""
     counts = cells[["prompt_len", "new_tokens"]].nunique()

@@ -17,6 +17,7 @@ from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import GHZ, PERCENT, Quantity
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
+from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import LineStyle
 
 MOST_ARMS = 6
@@ -36,6 +37,7 @@ MANY = 300
 """Points of a panel from which on each is only a pixel or two."""
 
 
+@plot
 def timeline(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Time of each repetition when it ran, and what the probes saw meanwhile, at the smallest and the largest batch size."""
     seen = moments(cells, launches)

@@ -13,9 +13,11 @@ from nanobench.errors import UserError
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_PANELS, Launches
+from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import LineStyle
 
 
+@plot
 def token_latency(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Time of each new token, by its position, at the smallest and the largest batch size that the arms have in common."""
     bands_s = quartiles_s(cells, launches)

@@ -16,8 +16,10 @@ from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.by_batch import Quantity, stack
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
+from nanobench.views.figures.plot import plot
 
 
+@plot
 def training_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
     trained = trains(cells, "training_vs_batch")
@@ -49,6 +51,7 @@ def knees(cells: pd.DataFrame) -> str:
     return f"knee, the smallest batch within {NEAR_BEST:.0%} of the best: {', '.join(words)}" if words else ""
 
 
+@plot
 def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
     trained = trains(cells, "compile_breakeven")
@@ -80,6 +83,7 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     )
 
 
+@plot
 def scaling_vs_ranks(cells: pd.DataFrame, launches: Launches) -> Figure:
     """How many times as fast as one rank several are, by their number, with intervals and efficiency."""
     trained = trains(cells, "scaling_vs_ranks")

@@ -17,6 +17,7 @@ from nanobench.errors import UserError
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_PANELS, Launches
+from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import Colour
 
 ROW_IN = 0.27
@@ -42,6 +43,7 @@ LETTER = 0.02
 """Share of the width of a single panel that a letter of a tick takes."""
 
 
+@plot
 def waterfall(cells: pd.DataFrame, launches: Launches) -> Figure:
     """What each change multiplies the output by, the arms first and the batch first."""
     found = waterfalls(cells, launches)
