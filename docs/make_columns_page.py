@@ -41,7 +41,8 @@ planned launches), the point, `arm_index` and the arm.
 | column | what |
 |---|---|"""
 RAW = {
-    ("kind",): "`import` and `load` (of the process), `build`, `first_call`, `gate`, `warmup`, `steady` (timed), `sustained` "
+    ("kind",): "`import` and `load` (of the process), `build`, `first_call`, `gate`, `warmup`, `steady` (timed), "
+    "`first_token` (calls of one token of a black box), `sustained` "
     "(untimed work for a GPU's slow counters), `sample` (the GPU's sensors at 10 Hz), or `outcome` (one row per arm)",
     ("repetition", "block"): "number within the arm; in each block every arm ran once: the repetitions of one block are a pair",
     ("calls",): "generate calls, or optimizer steps, in this repetition, back to back",

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from nanobench.engines import _black_box
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.models._gpt import GPTAdapter
@@ -190,6 +191,17 @@ black_box, rounded, raising, dying, hanging, greedy = map(engine, (BlackBox, Rou
 def same(adapter, sampler, point, compiler):
     """The uncached engine under a second name, for A/A."""
     return Uncached(adapter, sampler, point, compiler, last_only=True)
+
+
+def greedy_loop(module, idx_BT, n):
+    """The loop of a script over one of our own networks: prompt and n greedy tokens."""
+    for _ in range(n):
+        x_BTC = module(idx_BT, torch.arange(idx_BT.shape[1]))
+        idx_BT = torch.cat((idx_BT, module.logits(x_BTC[:, -1:])[:, -1].argmax(-1, keepdim=True)), dim=1)
+    return idx_BT
+
+
+whole = _black_box.black_box(greedy_loop)
 
 
 def tiny():

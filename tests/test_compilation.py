@@ -1,5 +1,6 @@
 """What is compiled is compiled whole: every engine of ours over every model of ours, and one that is not is an error."""
 
+import itertools
 import os
 
 import pytest
@@ -15,8 +16,11 @@ from nanobench.schema import Arm, Point
 from nanobench.worker.workloads import generate
 from nanobench.worker.workloads.generate import Generate
 
-ENGINES = ("uncached", "uncached-full-logits", "cached", "cached-cat")
-SAMPLERS = ("greedy", "temperature", "top-k", "top-p-sort", "top-p-rejection")
+ENGINES = [name for name in registry.names("engines") if name != "cuda-graph"]
+SAMPLERS = registry.names("samplers")
+NANOS = [name for name in registry.presets() if name.endswith("-nano")]
+ARCHITECTURES = list(zip(NANOS, itertools.cycle(("default", "dynamic")), strict=False))
+"""Each architecture in one of two modes, in turns."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +50,7 @@ def tokens(adapter, point, engine, sampler, mode):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("model", "mode"), [("gpt2-nano", "default"), ("nanochat-nano", "dynamic")])
+@pytest.mark.parametrize(("model", "mode"), ARCHITECTURES)
 def test_every_engine_is_captured_whole_over_every_architecture(model, engine, mode):
     adapter, point = loaded(model)
     plain = tokens(adapter, point, engine, "greedy", "off")

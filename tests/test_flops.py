@@ -263,6 +263,26 @@ def test_a_pass_by_hand():
     assert (one + one).bytes == 2 * one.bytes
 
 
+GATED = replace(TINY, mlp_matmuls=3, matmul_params=4 * (8 + 4) + 3 * 4 * 10 + 24)
+"""The same with a gated MLP, 10 wide."""
+
+
+def test_a_pass_through_a_gated_mlp_by_hand():
+    one = cost(GATED, "float32", Pass(rows=2, tokens=3, context=5, logits_positions=1))
+    assert GATED.mlp_width == 10
+    assert one.matmul_flops == 2 * (6 * 168 + 2 * 24)
+    assert one.matmul_io_bytes == 4 * 6 * ((4 + 8) + (8 + 4) + (4 + 4) + 2 * (4 + 10) + (10 + 4))
+    # Two norms, two additions, the activation of the gate, and its multiplication with the other matmul.
+    assert one.elementwise_bytes == 4 * 6 * (4 * 4 + 6 * 4 + 2 * 10 + 3 * 10)
+    assert flops.matrix_bytes(GATED, "float32") == 4 * 168 / 5
+
+
+def test_the_last_matmul_of_a_gated_mlp_is_not_recomputed():
+    forward, recomputed = (2 * 6 * weights + 4 * 6 * 3 * 4 for weights in (168 + 24, 168 - 4 * 10))
+    found = flops.training_flops(GATED, tokens=6, attended_positions=6 * 3, recomputed=True)
+    assert found == 3 * forward + recomputed
+
+
 def test_useful_flops_by_hand():
     """Prompt 2, 2 new tokens: 3 tokens are read, at contexts 1, 2 and 3, and 2 need logits."""
     point = point_of(batch_size=2, prompt_len=2, new_tokens=2)

@@ -13,6 +13,7 @@ from nanobench.schema import Point
 
 ENGINES = [name for name in registry.names("engines") if name != "cuda-graph"]
 """Those that a CPU has; test_cuda_graph.py has the other."""
+NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 POINT = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=4, prompt_len=12, new_tokens=10)
 
 
@@ -31,7 +32,7 @@ def judge(build, point=POINT, model="gpt2-nano", compiled=False):
         return generation_gate.judge(reference, build_any, engine, compiled)
 
 
-@pytest.mark.parametrize("model", ["gpt2-nano", "nanochat-nano"])
+@pytest.mark.parametrize("model", NANOS)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("batch_size", [1, 4, 11])
 def test_every_engine_is_exact_in_float32(engine, model, batch_size):

@@ -20,6 +20,7 @@ from nanobench.training.data import IGNORED, BatchStream, Corpus, TokenCounts
 from nanobench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 TEXT = Path(__file__).parents[1] / "README.md"
 
 
@@ -163,7 +164,7 @@ def test_a_text_that_cannot_serve_is_refused(tmp_path):
         Corpus.of_text(tmp_path / "short", "bytes")
 
 
-@pytest.mark.parametrize("name", ["gpt2-nano", "nanochat-nano"])
+@pytest.mark.parametrize("name", NANOS)
 @pytest.mark.parametrize("phase_name", PHASES)
 def test_a_step_is_a_plain_loops(name, phase_name):
     verdict = gated(point(name, phase=phase_name))
@@ -268,7 +269,7 @@ def test_checkpointing_needs_a_list_of_blocks():
 
 @pytest.mark.parametrize(
     ("name", "phase_name", "checkpointing"),
-    itertools.product(["gpt2-nano", "nanochat-nano", "gpt2-mini"], PHASES, schema.CHECKPOINTING),
+    itertools.product([*NANOS, "gpt2-mini"], PHASES, schema.CHECKPOINTING),
 )
 def test_a_step_executes_what_the_closed_form_says(name, phase_name, checkpointing):
     from torch.utils.flop_counter import FlopCounterMode

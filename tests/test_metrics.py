@@ -97,6 +97,39 @@ def test_decode_and_prefill_rates_are_all_their_tokens_over_all_their_seconds():
     assert cell["prefill_tok_s"] == pytest.approx(2 * 4 * 10 / (2 + 3))  # 2 calls x 4 rows x 10 prompt tokens
 
 
+# Whole calls of 3 and 6 s; calls of one token in blocks 0 and 1, and in one whose whole calls do not count.
+WHOLE = [
+    timed(0, 6.0, calls=2),
+    timed(1, 6.0),
+    timed(2, 99.0, valid=False, reason="because"),
+    Repetition(kind="first_token", block=0, wall_s=2.0, calls=2, tokens=8),
+    Repetition(kind="first_token", block=1, wall_s=4.0, calls=2, tokens=8),
+    Repetition(kind="first_token", block=2, wall_s=50.0, calls=2, tokens=8),
+]
+
+
+def test_whole_calls_have_their_first_token_from_calls_of_one_token_and_nothing_between_tokens():
+    cell = alone(WHOLE)
+    assert cell["e2e_s"] == 4.5  # of 6 / 2 and 6
+    assert cell["ttft_s"] == 1.5  # of 2 / 2 and 4 / 2
+    assert cell["prefill_tok_s"] == pytest.approx(2 * 4 * 10 / (1 + 2))
+    assert cell["output_tok_s"] == pytest.approx(3 * 12 / 12)
+    for name in ("tpot_s", "itl_p50_s", "itl_positions", "decode_tok_s", "decode_tok_s_per_row", "decode_speedup"):
+        assert cell[name] is None
+
+
+def test_whole_calls_of_a_single_token_are_their_own_first_token():
+    cell = alone([timed(0, 2.0, point=ONE)], point=ONE)
+    assert cell["ttft_s"] == cell["e2e_s"] == 2.0
+
+
+def test_whole_calls_are_paired_with_the_timestamped_ones_of_the_reference():
+    slow = [timed(block, wall_s, (1.0, 2.0, wall_s)) for block, wall_s in enumerate((6.0, 12.0))]
+    cell = cell_of(both(slow, timings(3.0, 6.0)))
+    assert cell["speedup"] == pytest.approx(2.0)
+    assert cell["decode_speedup"] is None
+
+
 def test_rates_hold_for_times_far_below_a_second():
     cell = alone([timed(0, 0.004, (0.001, 0.002, 0.003))])
     assert cell["decode_tok_s"] == pytest.approx(4 * 2 / 0.002)
@@ -311,11 +344,12 @@ def test_where_every_repetition_is_marked_all_enter_both():
     assert cell["ttft_s"] == 2.5
 
 
-def test_without_marks_there_are_no_latencies():
+def test_without_marks_nothing_is_known_within_a_call():
     cell = alone(timings(2.0, 2.0))
     assert cell["output_tok_s"] == pytest.approx(6.0)
-    names = ("ttft_s", "tpot_s", "e2e_s", "decode_tok_s", "decode_tok_s_per_row", "prefill_tok_s", "timestamp_overhead")
-    assert [cell[name] for name in names] == [None] * 7
+    assert cell["e2e_s"] == 2.0
+    names = ("ttft_s", "tpot_s", "decode_tok_s", "decode_tok_s_per_row", "prefill_tok_s", "timestamp_overhead")
+    assert [cell[name] for name in names] == [None] * 6
 
 
 def test_on_the_host_the_mark_tax_is_the_cost_of_all_marks_over_the_time_they_were_taken_in():

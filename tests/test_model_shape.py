@@ -139,3 +139,11 @@ def test_a_build_that_needs_real_tensors_is_built_again_on_the_cpu(monkeypatch):
 
     monkeypatch.setattr(registry, "find", lambda family, name: build)
     assert model_shape.shape_of("lab:build") == SHAPE
+
+
+def test_an_mlp_has_two_matmuls_or_three(monkeypatch):
+    shape = replace(SHAPE, mlp_matmuls=3)
+    monkeypatch.setattr(registry, "find", lambda family, name: lambda: Adapter(shape))
+    assert model_shape.shape_of("lab:build") == shape
+    text = line(monkeypatch, lambda: Adapter(replace(SHAPE, mlp_matmuls=4)))
+    assert "mlp_matmuls 4 is not 2, or 3 for a gated MLP; correct the GPTShape in its build()" in text

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from nanobench import registry
-from nanobench.errors import Skip
-from nanobench.models import gpt2, nanochat
+from nanobench.errors import Skip, UserError
+from nanobench.models import gpt2, llama, nanochat
+from nanobench.models._rotary import rotations
 
 NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 CACHES = ("static", "cat")
@@ -20,6 +21,7 @@ PUBLISHED = {
     "nanochat-d12": "178.5M",
     "nanochat-d20": "561.0M",
     "nanochat-d32": "1879.0M",
+    "llama-110m": "109.5M",
 }
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -119,6 +121,42 @@ def their_nanochat(adapter):
     return theirs
 
 
+def their_llama(adapter, rotary_base):
+    """transformers' Llama with our weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape, module = adapter.shape, adapter.module
+    tied = module.head.weight is module.token_embedding.weight
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=shape.n_layer,
+            num_attention_heads=shape.n_head,
+            num_key_value_heads=shape.n_kv_head,
+            hidden_size=shape.n_embd,
+            intermediate_size=module.blocks[0].up.out_features,
+            vocab_size=shape.vocab_size,
+            max_position_embeddings=shape.block_size,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": rotary_base},
+            tie_word_embeddings=tied,
+        )
+    )
+    theirs.to(module.head.weight.dtype).eval()
+    theirs.model.embed_tokens.weight.copy_(module.token_embedding.weight)
+    theirs.model.norm.load_state_dict(module.norm.state_dict())
+    assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == tied
+    if not tied:
+        theirs.lm_head.weight.copy_(module.head.weight)
+    for their_block, block in zip(theirs.model.layers, module.blocks, strict=True):
+        their_block.input_layernorm.load_state_dict(block.norm_1.state_dict())
+        their_block.post_attention_layernorm.load_state_dict(block.norm_2.state_dict())
+        for name, linear in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "out")):
+            getattr(their_block.self_attn, name).weight.copy_(getattr(block.attention, linear).weight)
+        for name in ("gate", "up", "down"):
+            getattr(their_block.mlp, f"{name}_proj").weight.copy_(getattr(block, name).weight)
+    return theirs
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_gpt2_equals_transformers(dtype):
     ours = stirred(gpt2.build(n_layer=2, n_head=2, n_embd=32, vocab_size=61, block_size=24), dtype)
@@ -141,11 +179,60 @@ def test_nanochat_equals_transformers(dtype, n_kv_head, monkeypatch):
     assert_same(ours.forward(idx_BT), theirs(idx_BT).logits, TOLERANCES[dtype])
 
 
+LLAMAS = ({"n_kv_head": 1, "tied": True}, {"n_kv_head": 2}, {"rotary_base": 500_000.0})
+
+
+def two_llamas(dtype, monkeypatch, **variant):
+    """Ours and transformers' with the same weights."""
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32, "mlp_width": 40, "vocab_size": 61, "block_size": 24}
+    ours = stirred(llama.build(**sizes, **variant), dtype)
+    theirs = their_llama(ours, variant.get("rotary_base", 10_000.0))
+    if dtype == torch.float64:
+        # Theirs computes norms and angles in float32 whatever the weights are.
+        def normalise(self, x):
+            return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+        cos_ND, sin_ND = ours.module.rotations_2NR.repeat(1, 1, 2)
+        monkeypatch.setattr(type(theirs.model.norm), "forward", normalise)
+
+        def angles(x, position_ids):
+            return cos_ND[position_ids], -sin_ND[position_ids]
+
+        monkeypatch.setattr(theirs.model.rotary_emb, "forward", angles)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("variant", LLAMAS, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_llama_equals_transformers(dtype, variant, monkeypatch):
+    ours, theirs = two_llamas(dtype, monkeypatch, **variant)
+    idx_BT = tokens(ours, length=24)
+    assert_same(ours.forward(idx_BT), theirs(idx_BT).logits, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("variant", LLAMAS, ids=str)
+def test_llama_with_its_cache_equals_transformers_with_theirs(variant, kind, monkeypatch):
+    from transformers import DynamicCache
+
+    ours, theirs = two_llamas(torch.float64, monkeypatch, **variant)
+    idx_BT, cache, their_cache = tokens(ours, length=24), ours.make_cache(2, 24, kind), DynamicCache()
+    for pos_T in torch.arange(24).split([9, 1, 1, 5, 8]):
+        logits_BTV, cache = ours.forward_cached(idx_BT[:, pos_T], pos_T, cache, last_only=False)
+        their_logits_BTV = theirs(idx_BT[:, pos_T], past_key_values=their_cache, use_cache=True).logits
+        assert_same(logits_BTV, their_logits_BTV, 1e-10)
+
+
+def test_a_llama_whose_heads_have_no_pairs_is_refused():
+    with pytest.raises(UserError, match=r"heads are 3 wide .*; change n_head"):
+        llama.build(n_layer=1, n_head=4, n_embd=12, mlp_width=8, vocab_size=9, block_size=8)
+
+
 def test_rotations_are_exact_to_float32_at_long_range():
     shape = registry.presets()["nanochat-d20"]
     head_dim = shape["n_embd"] // shape["n_head"]
     last = shape["block_size"] - 1
-    cos_R, sin_R = nanochat.rotations(shape["block_size"], head_dim)[:, last].double()
+    cos_R, sin_R = rotations(shape["block_size"], head_dim, 10_000)[:, last].double()
     angles_R = torch.tensor([last / 10_000 ** (2 * i / head_dim) for i in range(head_dim // 2)], dtype=torch.float64)
     assert (cos_R - angles_R.cos()).abs().max() < 6e-8
     assert (sin_R - angles_R.sin()).abs().max() < 6e-8

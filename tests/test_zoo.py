@@ -46,6 +46,8 @@ CHEATS = {
     "skipped_rows": NOT_THE_CHOICE,
     "early_stop": "were not written",
     "constants": NOT_THE_CHOICE,
+    "guessed_first": NOT_THE_CHOICE,
+    "repeated_call": NOT_THE_CHOICE,
     "sabotage": "it changed what all arms share: hooks of the model",
     "fewer_threads": "it changed what all arms share: torch's number of threads",
 }
@@ -166,8 +168,8 @@ HONEST = {
     "engines": ("--engine", ",".join(name for name in registry.names("engines") if name != "cuda-graph")),
     "samplers": ("--engine", "cached", "--sampler", ",".join(registry.names("samplers"))),
     "narrow": ("--dtype", "bfloat16", "--engine", "uncached,cached", "--sampler", "greedy,top-k"),
-    "black box": ("--engine", "uncached,fakes:black_box"),
-    "nanochat": ("--model", "nanochat-nano"),
+    "black boxes": ("--engine", "uncached,fakes:black_box,fakes:whole"),
+    "models": ("--model", ",".join(name for name in registry.presets() if name.endswith("-nano"))),
 }
 
 

@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from fakes import TINY
+from fakes import TINY, greedy_loop
+from nanobench.engines import _black_box
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.gates.generation import Expected
@@ -378,6 +379,36 @@ class Constants(Cached):
         return 1
 
 
+class WholeCalls(_black_box.BlackBox):
+    """An honest black box."""
+
+    calls, firsts, kept_BN = 0, 0, None
+
+    def __init__(self, adapter, sampler, point, compiler):
+        super().__init__(greedy_loop, adapter, point)
+
+
+class GuessedFirst(WholeCalls):
+    """Guesses the token of the calls of one token, which give the time to the first token, once gate and warm-up are over."""
+
+    def prefill(self, prompt_BT):
+        self.firsts += 1
+        if self.firsts <= 2:
+            return super().prefill(prompt_BT)
+        return self.write(prompt_BT, torch.zeros_like(prompt_BT[:, :1]))
+
+
+class RepeatedCall(WholeCalls):
+    """Once gate and warm-up are over, it returns an earlier output."""
+
+    def run_call(self, prompt_BT):
+        self.calls += 1
+        if self.calls <= HONEST_CALLS:
+            super().run_call(prompt_BT)
+            self.kept_BN = self.tokens_BN.clone()
+        self.tokens_BN.copy_(self.kept_BN)
+
+
 def engine(kind):
     def build(adapter, sampler, point, compiler):
         extra = (True,) if issubclass(kind, Uncached) else ()
@@ -392,6 +423,7 @@ work_when_read, side_thread, busy_thread, gate_buffers = map(engine, (WorkWhenRe
 by_call_count, by_stack, by_prompt, by_dtype_and_shape = map(engine, (ByCallCount, ByStack, ByPrompt, ByDtypeAndShape))
 slow_clock, no_sync, other_weights, shared_weights = map(engine, (SlowClock, NoSync, OtherWeights, SharedWeights))
 skipped_rows, early_stop, prefill_does_all = map(engine, (SkippedRows, EarlyStop, BlackBox))
+guessed_first, repeated_call = map(engine, (GuessedFirst, RepeatedCall))
 
 
 GATE_CALLS = 160

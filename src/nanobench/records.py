@@ -100,7 +100,9 @@ class Repetition(Readings):
     """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""
 
     kind: str
-    """import, load, build, first_call, gate, warmup, steady, sustained (untimed work for the GPU's slow counters) or sample"""
+    """import, load, build, first_call, gate, warmup, steady, first_token (calls of one token, of an engine that only generates
+    whole outputs), sustained (untimed work for the GPU's slow counters) or sample
+    """
     repetition: int = 0
     block: int | None = None
     """steady: in each block every arm runs once; the repetitions of two arms in one block are a pair"""

@@ -65,6 +65,8 @@ class GPTShape:
     """weights of all matmuls, lm_head included; None for a GPT-2, whose MLP is four times as wide as the residual stream"""
     lookup_params: int | None = None
     """parameters of tables that are only looked up, a row at a time; None: all parameters that are in no matmul"""
+    mlp_matmuls: int = 2
+    """matmuls of an MLP: 2, or 3 of a gated one, two of which read the same input"""
 
     @property
     def head_dim(self) -> int:
@@ -90,8 +92,9 @@ class GPTShape:
 
     @property
     def mlp_width(self) -> float:
-        """Width of an MLP of two matmuls that has as many weights as this one."""
-        return (self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.n_head * self.head_dim) / 2
+        """Width of the MLP, or of one that has as many weights as this one, in as many matmuls."""
+        widths = self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.n_head * self.head_dim
+        return widths / self.mlp_matmuls
 
     @property
     def read_params(self) -> int:

@@ -14,6 +14,13 @@ class Engine(Protocol):
 
     An optional attribute `kv_access` names how the engine reads keys and values (one of `roofline.flops.KV_ACCESS`); without it
     the engine's time cannot be predicted.
+
+    An engine that only generates whole outputs has the optional method `run_call(prompt_BT)`: the work of a call from the
+    prompt to the last token. It shows no logits. Each timed call is then one `run_call`. There are no times between its tokens,
+    and the columns that need them are null. The time to the first token comes from calls of `prefill` alone. They run before
+    the repetitions that would have a timestamp per token, and are no part of them, because `run_call` does not continue what
+    `prefill` began. So every block has whole calls of every arm, also with a clock that takes timestamps in every block.
+    The gate uses `prefill` and `step`; such a `step` writes all tokens after the first.
     """
 
     @property

@@ -1,6 +1,6 @@
 """nanochat: rotary positions, RMSNorm without weights, normalised queries and keys, squared ReLU, no biases, an untied head.
 
-The architecture of karpathy/nanochat as of autumn 2025. Shapes as in `_gpt`; R is half the head dimension.
+The architecture of karpathy/nanochat as of autumn 2025. Shapes as in `_gpt` and `_rotary`. Positions rotate clockwise.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache
 from nanobench.models._packed_linear import Linear
+from nanobench.models._rotary import rotate, rotations
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 10_000
@@ -19,19 +20,6 @@ LOGIT_CAP = 15.0
 def normalise(x: Tensor) -> Tensor:
     """RMSNorm over the last dimension, with a fixed epsilon because torch's default depends on the dtype."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def rotations(block_size: int, head_dim: int) -> Tensor:
-    """Cosine and sine of every position's angles, [2, block_size, R], computed in float64 and rounded to float32."""
-    exponents_R = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    angles_TR = torch.arange(block_size, dtype=torch.float64)[:, None] * ROTARY_BASE**-exponents_R
-    return torch.stack((angles_TR.cos(), angles_TR.sin())).float()
-
-
-def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Rotates each pair (i, i + R) of a head's dimensions by the angle of its position, clockwise as in nanochat."""
-    x_BHTR, y_BHTR = x_BHTD.chunk(2, dim=3)
-    return torch.cat((x_BHTR * cos_TR + y_BHTR * sin_TR, y_BHTR * cos_TR - x_BHTR * sin_TR), dim=3)
 
 
 class SelfAttention(Attention):
@@ -83,7 +71,7 @@ class Nanochat(GPT):
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
         # Cosines instead of angles: `.to(bfloat16)` rounds them to 0.2 %, as in nanochat; angles would be wrong by radians.
-        self.register_buffer("rotations_2NR", rotations(shape.block_size, shape.head_dim), persistent=False)
+        self.register_buffer("rotations_2NR", rotations(shape.block_size, shape.head_dim, ROTARY_BASE), persistent=False)
         self.apply(initialise)
 
     def forward(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from nanobench.results.repetitions import (
     Call,
     Times,
     alternating_logs,
+    call_s,
     call_times,
     decode_times,
     is_unsteady,
@@ -144,6 +145,31 @@ class Cell:
     def calls(self) -> list[Call]:
         """All timestamped calls."""
         return [call for calls in self.calls_by_launch.values() for call in calls]
+
+    @cached_property
+    def e2e_by_launch(self) -> dict[int, list[float]]:
+        """Launch -> seconds of each timestamped call; of an engine that only generates whole outputs, of each repetition per
+        call.
+        """
+        if self.calls:
+            return {n: [call.e2e_s for call in calls] for n, calls in self.calls_by_launch.items()}
+        return {n: list(map(call_s, found)) for n, found in self.untimestamped_by_launch.items()}
+
+    @cached_property
+    def e2e_s(self) -> list[float]:
+        """The same of all launches."""
+        return [e2e_s for found in self.e2e_by_launch.values() for e2e_s in found]
+
+    @cached_property
+    def ttft_s(self) -> list[float]:
+        """Seconds to the first token of each timestamped call; of an engine that only generates whole outputs, of its calls of
+        one token.
+        """
+        if self.calls or self.point.new_tokens == 1:
+            return [call.ttft_s for call in self.calls] or self.e2e_s
+        blocks = {n: {each.block for each in found} for n, found in self.steady_by_launch.items()}
+        every = [(launch.launch, each) for launch in self.launches for each in launch.of_kind("first_token")]
+        return [call_s(each) for n, each in every if each.valid and each.block in blocks.get(n, ())]
 
     @cached_property
     def invalid(self) -> list[Repetition]:

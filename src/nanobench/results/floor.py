@@ -57,7 +57,7 @@ def works_of(cell: Cell) -> Iterator[Work]:
             yield Work("a second's worth of training", 1.0, rate / point.world_size, 0.0)
         return
     weights = shape.read_params * DTYPE_BYTES[point.dtype]
-    e2e_s, steps = intervals.median([call.e2e_s for call in cell.calls]), cell.first("steps_per_call")
+    e2e_s, steps = intervals.median(cell.e2e_s), cell.first("steps_per_call")
     if e2e_s:
         yield Work("a call", e2e_s, flops.useful_flops(shape, point), weights * (1 + (steps or 0)))
     step_s = intervals.median([(call.e2e_s - call.ttft_s) / steps for call in cell.calls]) if steps else None

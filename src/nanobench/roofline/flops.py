@@ -70,26 +70,26 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     """Operations and bytes of one pass.
 
     Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value,
-    and width M of the MLP, matmuls and attention move (C + Q) + (Q + C) + 2 C + (C + M) + (M + C) values per token and layer;
-    two norms, two additions and the activation 4 C + 6 C + 2 M.
+    and width M of the MLP, matmuls and attention move (C + Q) + (Q + C) + 2 C values per token and layer, and C + M for each
+    matmul of the MLP; two norms, two additions and the activation 4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
-    width, layers = shape.n_embd, shape.n_layer
+    width, layers, matmuls = shape.n_embd, shape.n_layer, shape.mlp_matmuls
     logits = one.rows * (one.logits_positions + 1) * shape.vocab_size
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),
         attention_flops=4.0 * tokens * one.context * shape.n_layer * shape.n_head * shape.head_dim,
         weight_bytes=size * (shape.read_params + tokens * width),
         kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
-        matmul_io_bytes=size * tokens * layers * (6 * width + 2 * shape.qkv_width + 2 * shape.mlp_width),
-        elementwise_bytes=size * tokens * layers * (10 * width + 2 * shape.mlp_width),
+        matmul_io_bytes=size * tokens * layers * (4 * width + 2 * shape.qkv_width + matmuls * (width + shape.mlp_width)),
+        elementwise_bytes=size * tokens * layers * (10 * width + (3 * matmuls - 4) * shape.mlp_width),
         logits_bytes=float(size * logits),
     )
 
 
 def matrix_bytes(shape: GPTShape, dtype: str) -> float:
-    """Mean bytes of the weights of a matmul in a block; a block counts as four matmuls, as in GPT-2."""
-    return DTYPE_BYTES[dtype] * shape.block_params / shape.n_layer / 4
+    """Mean bytes of the weights of a matmul in a block; query, key and value count as one."""
+    return DTYPE_BYTES[dtype] * shape.block_params / shape.n_layer / (2 + shape.mlp_matmuls)
 
 
 def attended_kv_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:

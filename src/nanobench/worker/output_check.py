@@ -50,16 +50,17 @@ def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random
     adapter: Adapter | None = None
     for request in arms:
         outputs = Outputs.load(Path(request["outputs"]))
-        calls = choose(list(outputs), point, chosen)
+        parts = [choose(same, point, chosen) for same in by_length(outputs)]
         adapter = adapter or reference_of(point, trial.seed)
         vocab_size = adapter.shape.vocab_size
         wrong = not_written(outputs, point, vocab_size)
-        if wrong is None:
-            sample = sample_of(calls, point, vocab_size, chosen)
-            name = request["arm"]["sampler"]
-            sampler = None if name == "greedy" else registry.find("samplers", name)()
-            wrong = output_gate.judge(adapter, sampler, sample, point.dtype, request["gate_tolerance"])
-        found.append({"checked_calls": len(calls), "wrong": wrong, "note": None})
+        name = request["arm"]["sampler"]
+        sampler = None if name == "greedy" else registry.find("samplers", name)()
+        for calls in parts:
+            if wrong is None:
+                sample = sample_of(calls, point, vocab_size, chosen)
+                wrong = output_gate.judge(adapter, sampler, sample, point.dtype, request["gate_tolerance"])
+        found.append({"checked_calls": sum(map(len, parts)), "wrong": wrong, "note": None})
     return found
 
 
@@ -82,6 +83,14 @@ def reference_of(point: Point, seed: int) -> Adapter:
     return adapter
 
 
+def by_length(outputs: Outputs) -> list[list[Output]]:
+    """The whole calls, and those of one token where there are any."""
+    found: dict[int, list[Output]] = {}
+    for output in outputs:
+        found.setdefault(output.tokens_BN.shape[1], []).append(output)
+    return [found[length] for length in sorted(found, reverse=True)]
+
+
 def choose(outputs: list[Output], point: Point, chosen: random.Random) -> list[Output]:
     """The first call, the last, one inside a repetition of several calls, and random ones."""
     number = min(len(outputs), max(LEAST_CALLS, min(MOST_CALLS, TOKENS // point.total_len)))
@@ -102,11 +111,12 @@ def not_written(outputs: Outputs, point: Point, vocab_size: int) -> str | None:
             seed = output.prompt_seed
             poison_BN = poison(seed, point.batch_size, point.new_tokens, vocab_size)
         tokens_BN = output.tokens_BN
+        length = tokens_BN.shape[1]
         outside_B = ((tokens_BN < 0) | (tokens_BN >= vocab_size)).any(dim=1)
-        untouched_B = (tokens_BN == poison_BN)[:, -TAIL:].all(dim=1)
+        untouched_B = (tokens_BN == poison_BN[:, :length])[:, -TAIL:].all(dim=1)
         if outside_B.any():
             return f"{name_of(output, int(outside_B.nonzero()[0]))}: a number that is no token"
-        if point.new_tokens >= LEAST_TAIL and untouched_B.any():
+        if length >= LEAST_TAIL and untouched_B.any():
             return f"{name_of(output, int(untouched_B.nonzero()[0]))}: its last tokens were not written"
     return None
 

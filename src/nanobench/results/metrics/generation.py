@@ -21,7 +21,6 @@ from nanobench.results.metrics.metric import (
     interval,
     outcome_max,
 )
-from nanobench.results.repetitions import Call
 from nanobench.schema import Point
 from nanobench.stats import intervals
 from nanobench.stats.intervals import Interval, Quantile
@@ -29,9 +28,9 @@ from nanobench.stats.intervals import Interval, Quantile
 output_tok_s = over_launches(rate("tokens"))
 
 
-def per_call(compute: Callable[[Call], float]) -> Callable[[Cell], float | None]:
-    """The median over calls of some time of a call."""
-    return lambda cell: intervals.median([compute(call) for call in cell.calls])
+def ttft_s(cell: Cell) -> float | None:
+    """Median over calls."""
+    return intervals.median(cell.ttft_s)
 
 
 def tpot_s(cell: Cell) -> float | None:
@@ -42,9 +41,9 @@ def tpot_s(cell: Cell) -> float | None:
 
 def e2e_s(cell: Cell) -> Interval | None:
     """Median over calls; calls of one launch are taken as related."""
-    median_s = intervals.median([call.e2e_s for call in cell.calls])
-    launches = [launch for launch, calls in cell.calls_by_launch.items() for _ in calls]
-    bounds = intervals.quantile([call.e2e_s for call in cell.calls], launches, 0.5) if launches else None
+    median_s = intervals.median(cell.e2e_s)
+    launches = [launch for launch, found in cell.e2e_by_launch.items() for _ in found]
+    bounds = intervals.quantile(cell.e2e_s, launches, 0.5) if launches else None
     if median_s is None:
         return None
     return Interval(median_s, bounds.low if bounds else None, bounds.high if bounds else None, "launches")
@@ -60,12 +59,17 @@ def gap_quantile(share: float) -> Callable[[Cell], Quantile | None]:
     return compute
 
 
-def tokens_per_s(tokens: Callable[[Point], int], of: Callable[[Call], float]) -> Callable[[Cell], float | None]:
-    """All tokens of the timestamped calls over all their seconds."""
+def decode_s(cell: Cell) -> list[float]:
+    """From the first token to the last, of each timestamped call."""
+    return [call.decode_s for call in cell.calls]
+
+
+def tokens_per_s(tokens: Callable[[Point], int], times_s: Callable[[Cell], list[float]]) -> Callable[[Cell], float | None]:
+    """The tokens of all calls over all their seconds."""
 
     def compute(cell: Cell) -> float | None:
-        total_s = sum(of(call) for call in cell.calls)
-        return len(cell.calls) * tokens(cell.point) / total_s if total_s > 0 else None
+        calls_s = times_s(cell)
+        return len(calls_s) * tokens(cell.point) / sum(calls_s) if sum(calls_s) > 0 else None
 
     return compute
 
@@ -92,7 +96,13 @@ METRICS = (
         output_tok_s,
         "batch_size * new_tokens / e2e_s, over repetitions without timestamps",
     ),
-    Metric("ttft_s", SECONDS, LOWER, "start -> first token of all rows; median over calls", per_call(lambda c: c.ttft_s)),
+    Metric(
+        "ttft_s",
+        SECONDS,
+        LOWER,
+        "start -> first token of all rows; median over calls, of a black box over calls of one token",
+        ttft_s,
+    ),
     Metric("tpot_s", SECONDS, LOWER, "(e2e_s - ttft_s) / (new_tokens - 1); median over calls", tpot_s),
     *interval("e2e_s", SECONDS, LOWER, e2e_s, "start -> last token of all rows; median over calls", ORDER_STATISTICS),
     *interval(
@@ -139,21 +149,21 @@ METRICS = (
         TOKENS_PER_S,
         HIGHER,
         "batch_size * (new_tokens - 1) / (e2e_s - ttft_s)",
-        tokens_per_s(lambda point: point.batch_size * (point.new_tokens - 1), lambda call: call.decode_s),
+        tokens_per_s(lambda point: point.batch_size * (point.new_tokens - 1), decode_s),
     ),
     Metric(
         "decode_tok_s_per_row",
         TOKENS_PER_S,
         HIGHER,
         "decode_tok_s / batch_size",
-        tokens_per_s(lambda point: point.new_tokens - 1, lambda call: call.decode_s),
+        tokens_per_s(lambda point: point.new_tokens - 1, decode_s),
     ),
     Metric(
         "prefill_tok_s",
         TOKENS_PER_S,
         HIGHER,
         "batch_size * prompt_len / ttft_s",
-        tokens_per_s(lambda point: point.batch_size * point.prompt_len, lambda call: call.ttft_s),
+        tokens_per_s(lambda point: point.batch_size * point.prompt_len, lambda cell: cell.ttft_s),
     ),
     *outcome_max(
         BYTES,

@@ -72,7 +72,7 @@ def prediction_error(cell: Cell) -> float | None:
         return None
     pairs = (
         (tpot_s(cell), cell.prediction.tpot_s),
-        (intervals.median([call.e2e_s for call in cell.calls]), cell.prediction.call.total_s),
+        (intervals.median(cell.e2e_s), cell.prediction.call.total_s),
     )
     return next((measured / predicted - 1 for measured, predicted in pairs if measured and predicted), None)
 
@@ -109,7 +109,7 @@ def of_peak(cell: Cell, flops_per_s: float | None) -> float | None:
 
 def per_call_s(cell: Cell, call_flops: float) -> float | None:
     """Operations of a call per second of the median call."""
-    e2e_s = intervals.median([call.e2e_s for call in cell.calls])
+    e2e_s = intervals.median(cell.e2e_s)
     return call_flops / e2e_s if e2e_s else None
 
 

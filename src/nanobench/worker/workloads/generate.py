@@ -25,7 +25,9 @@ from nanobench.records import Gate, Outcome, Repetition, Verdict
 from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
 from nanobench.worker.workloads.base import Block
+from nanobench.worker.workloads.first_token import time_first_token
 from nanobench.worker.workloads.outputs import Output, Outputs
+from nanobench.worker.workloads.peak_memory import PeakMemoryMeter
 from nanobench.worker.workloads.prompts import fresh_prompts, poison
 from nanobench.worker.workloads.timed import Timed
 
@@ -62,7 +64,9 @@ class Generate(Timed):
         self.row: int | None = None
         self.place: int | None = None
         self.logits_V: Tensor | None = None
-        self.steps_per_call = 0
+        self.run_call: Callable[[Tensor], None] | None = None
+        self.steps_per_call: int | None = None
+        """of an engine with steps"""
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The gate runs unless this launch generates the same tokens as one that passed it."""
@@ -83,6 +87,7 @@ class Generate(Timed):
             raise TypeError(f"the engine's tokens_BN is a {type(tokens_BN).__name__}; it must be a preallocated torch.Tensor")
         # Kept: a property of the engine must not be asked for the tokens after the clock has stopped.
         self.new_BN, self.tokens_address = tokens_BN[:, self.point.prompt_len :], tokens_BN.data_ptr()
+        self.run_call = getattr(self.engine, "run_call", None)
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
         """This arm's engine over any adapter and point. Raises Skip if the model lacks what the engine needs.
@@ -96,6 +101,8 @@ class Generate(Timed):
 
     def judge(self, digest: str) -> None:
         """See Timed.judge. It also measures the memory peaks of the engine, so that they need no further run."""
+        if self.run_call is not None and self.engine.logits_BV is not None:
+            raise TypeError("an engine with run_call() shows logits, which the gate cannot check; set its logits_BV to None")
         meter = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = generation_gate.judge(self.reference, self.build_engine, meter, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
@@ -110,14 +117,24 @@ class Generate(Timed):
         )
         self.peaks_bytes = {phase: static_bytes + peak for phase, peak in meter.peaks_bytes.items()}
 
+    def warm_up(self) -> None:
+        """See Workload.warm_up. The call of one token of an engine with `run_call` is warmed up too."""
+        super().warm_up()
+        if self.run_call is not None:
+            with sdpa.use_backend(self.arm.attention):
+                self.engine.prefill(self.prompt_BT)
+
     def profile(self, trace: Path | None) -> None:
-        """See Workload.profile. Profiles a prefill and up to PROFILED_STEPS decode steps."""
+        """See Workload.profile. Profiles a prefill and up to PROFILED_STEPS decode steps, but none of a whole call."""
         device, steps = self.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
         with sdpa.use_backend(self.arm.attention):
             prefill = profiler.count(lambda: self.engine.prefill(self.prompt_BT), device)
         sdpa.check(self.arm.attention, prefill.names, self.compiler.compiles)
         self.dispatched = {"operations_prefill": prefill.operations}
-        if steps:
+        if self.run_call is not None and trace is not None:
+            with sdpa.use_backend(self.arm.attention):
+                profiler.count(self.engine.step, device, trace)
+        elif self.run_call is None and steps:
             with sdpa.use_backend(self.arm.attention):
                 found = profiler.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
             if not found.graph_launches:
@@ -137,23 +154,30 @@ class Generate(Timed):
             self.lay_out(None)
         tokens = self.calls * self.point.batch_size * self.point.new_tokens
         seed = None if block is None else block.prompt_seed
+        if block is not None and self.run_call is not None:
+            block = replace(block, timestamped=False)
         with sdpa.use_backend(self.arm.attention):
             return self.run(self.run_calls, block, kind=kind, repetition=repetition, tokens=tokens, prompt_seed=seed)
 
     def lay_out(self, block: Block | None) -> None:
         """See Workload.lay_out. Poisons the output, and makes room for the copies. In no block the gate's prompt is read."""
         self.keep_outputs()
-        point, self.block, self.pool_CBT, self.shifts = self.point, block, None, []
+        if block is not None and block.timestamped and self.run_call is not None and self.point.new_tokens > 1:
+            self.phases.append(time_first_token(self, block))
+        self.block, self.pool_CBT, self.shifts = block, None, []
         if block is not None:
-            vocab_size = self.adapter.shape.vocab_size
-            prompts_CBT = fresh_prompts(block.prompt_seed, self.calls, point.batch_size, point.prompt_len, vocab_size)
-            self.pool_CBT = prompts_CBT.to(self.device)
-            self.new_BN.copy_(poison(block.prompt_seed, point.batch_size, point.new_tokens, vocab_size))
+            self.lay_out_prompts(block.prompt_seed)
             if self.keeps_outputs:
                 self.copies_CBN = self.new_BN.new_empty((self.calls, *self.new_BN.shape))
         else:
             self.input_BT.copy_(self.prompt_BT)
             self.new_BN.zero_()
+
+    def lay_out_prompts(self, seed: int) -> None:
+        """Puts the base prompts of the next calls on the device, and random tokens where their output will be."""
+        point, vocab_size = self.point, self.adapter.shape.vocab_size
+        self.pool_CBT = fresh_prompts(seed, self.calls, point.batch_size, point.prompt_len, vocab_size).to(self.device)
+        self.new_BN.copy_(poison(seed, point.batch_size, point.new_tokens, vocab_size))
 
     def clock_stopped(self) -> None:
         """See Timed.clock_stopped: the output of the last call is copied."""
@@ -175,15 +199,17 @@ class Generate(Timed):
         self.outputs.keep(outputs)
         self.copies_CBN = None
 
-    def draw_prompt(self, base_BT: Tensor) -> None:
-        """Makes the prompt of a call from its base and a number that nobody knows before: an arm cannot work ahead.
+    def draw_prompt(self, call: int) -> None:
+        """Makes the prompt of a call from its base and a number that nobody knows before: an arm cannot work ahead. In no block
+        the prompt is there already.
 
         It costs the clock some microseconds, the same in every arm. The prompt always lies at the same address.
         """
-        vocab_size = self.adapter.shape.vocab_size
-        self.shifts.append(randbelow(vocab_size))
-        torch.add(base_BT, self.shifts[-1], out=self.input_BT)
-        self.input_BT.remainder_(vocab_size)
+        if self.pool_CBT is not None:
+            vocab_size = self.adapter.shape.vocab_size
+            self.shifts.append(randbelow(vocab_size))
+            torch.add(self.pool_CBT[call % len(self.pool_CBT)], self.shifts[-1], out=self.input_BT)
+            self.input_BT.remainder_(vocab_size)
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
         """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
@@ -194,9 +220,13 @@ class Generate(Timed):
         for call in range(self.calls):
             if call and self.copies_CBN is not None:
                 self.copies_CBN[call - 1].copy_(self.new_BN)
+            if self.run_call is not None:
+                with self.nvtx_range("call"):
+                    self.draw_prompt(call)
+                    self.run_call(self.input_BT)
+                continue
             with self.nvtx_range("prefill"):
-                if self.pool_CBT is not None:
-                    self.draw_prompt(self.pool_CBT[call % len(self.pool_CBT)])
+                self.draw_prompt(call)
                 engine.prefill(self.input_BT)
             kept = self.draw_place() if call == self.calls - 1 else NEVER
             generated, steps = 1, 0
@@ -262,47 +292,6 @@ class Generate(Timed):
             **self.dispatched,
             **vars(self.compilation),
         )
-
-
-class PeakMemoryMeter:
-    """Wraps an engine and measures the allocator's peak in the prefill and in the last, longest step."""
-
-    def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
-        self.engine, self.attention_choice, self.device, self.last_step = engine, attention_choice, device, last_step
-        self.steps = 0
-        self.peaks_bytes: dict[str, int] = {}
-        self.complete = False
-
-    @property
-    def tokens_BN(self) -> Tensor:
-        """See Engine.tokens_BN."""
-        return self.engine.tokens_BN
-
-    @property
-    def logits_BV(self) -> Tensor | None:
-        """See Engine.logits_BV."""
-        return self.engine.logits_BV
-
-    def prefill(self, prompt_BT: Tensor) -> None:
-        """See Engine.prefill."""
-        self.steps = 0
-        self.measure_memory("prefill", lambda: self.engine.prefill(prompt_BT))
-
-    def step(self) -> int:
-        """See Engine.step."""
-        self.steps += 1
-        if self.steps == self.last_step:
-            return self.measure_memory("decode", self.engine.step)
-        with sdpa.use_backend(self.attention_choice):
-            return self.engine.step()
-
-    def measure_memory(self, phase: str, work: Callable[[], Any]) -> Any:
-        """Does the work and records the largest peak of its phase in `peaks_bytes`."""
-        with sdpa.use_backend(self.attention_choice):
-            result, peak_bytes = memory.allocator_peak(work, self.device)
-        self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
-        self.complete |= self.steps == self.last_step
-        return result
 
 
 def load(point: Point, seed: int) -> Adapter:

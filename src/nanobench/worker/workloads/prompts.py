@@ -8,6 +8,8 @@ from torch import Tensor
 
 POISON = 0x5EED
 """What the seed of the poison differs by from that of the prompts."""
+FIRST_TOKEN = 0xF125
+"""What the seed of calls of one token differs by from that of whole calls."""
 MOST = 1024
 """Different prompts of one repetition, at most; further calls read them again."""
 
