@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nanobench.errors import UserError, unknown
-from nanobench.registry import spec
+from nanobench.registry import hub, spec
 from nanobench.registry.spec import Spec
 
 PACKAGE = Path(__file__).parent.parent
@@ -249,6 +249,13 @@ def module_of(family: str, text: str) -> str | None:
 
 
 def location_of(family: str, text: str) -> Path | None:
-    """The file or folder that a source reads; None for other members, and for a location that is no path here."""
-    location = parse(family, text).location
-    return Path(location) if location is not None and Path(location).exists() else None
+    """The file or folder that a source reads: a path, or a folder of the local cache that has the location as a name.
+
+    None for other members, and for a location that is neither.
+    """
+    found = parse(family, text)
+    if found.location is None:
+        return None
+    if Path(found.location).exists():
+        return Path(found.location)
+    return hub.snapshot(found.location) if sources()[found.name].get("cache") == "hub" else None
