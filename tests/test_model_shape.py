@@ -36,7 +36,7 @@ def line(monkeypatch, build):
 
 def test_a_right_shape_is_given_back(monkeypatch):
     full = replace(SHAPE, matmul_params=64 * 256 + 1, lookup_params=0)
-    for shape in (SHAPE, full):
+    for shape in (SHAPE, full, replace(SHAPE, n_head=6, head_width=16)):
         monkeypatch.setattr(registry, "find", lambda family, name, shape=shape: lambda: Adapter(shape))
         assert model_shape.shape_of("lab:build") == shape
 
@@ -65,7 +65,7 @@ def test_a_size_that_is_no_count_is_named(monkeypatch, name, kind):
     assert "is not a whole number from 1 to 1e+15" in text
 
 
-@pytest.mark.parametrize("name", ["matmul_params", "lookup_params"])
+@pytest.mark.parametrize("name", ["matmul_params", "lookup_params", "head_width"])
 @pytest.mark.parametrize("kind", [kind for kind in ODD if kind not in ("none", "zero")])
 def test_a_size_that_may_be_missing_is_a_count_all_the_same(monkeypatch, name, kind):
     assert f"{name} " in line(monkeypatch, lambda: Adapter(replace(SHAPE, **{name: ODD[kind]})))

@@ -67,11 +67,18 @@ class GPTShape:
     """parameters of tables that are only looked up, a row at a time; None: all parameters that are in no matmul"""
     mlp_matmuls: int = 2
     """matmuls of an MLP: 2, or 3 of a gated one, two of which read the same input"""
+    head_width: int | None = None
+    """width of one attention head; None: n_embd / n_head"""
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.head_width is None else self.head_width
+
+    @property
+    def attention_width(self) -> int:
+        """Width of the output of all heads together; n_embd, unless heads have a width of their own."""
+        return self.n_head * self.head_dim
 
     @property
     def qkv_width(self) -> int:
@@ -88,12 +95,12 @@ class GPTShape:
         """Weights of the matmuls in all blocks."""
         if self.matmul_params is not None:
             return self.matmul_params - self.head_params
-        return self.n_layer * self.n_embd * (self.qkv_width + self.n_head * self.head_dim + 8 * self.n_embd)
+        return self.n_layer * self.n_embd * (self.qkv_width + self.attention_width + 8 * self.n_embd)
 
     @property
     def mlp_width(self) -> float:
         """Width of the MLP, or of one that has as many weights as this one, in as many matmuls."""
-        widths = self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.n_head * self.head_dim
+        widths = self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.attention_width
         return widths / self.mlp_matmuls
 
     @property

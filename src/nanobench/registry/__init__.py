@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanobench.errors import UserError, unknown
-from nanobench.registry import plug_in, spec
+from nanobench.registry import hub, plug_in, spec
 from nanobench.registry.plug_in import first_line, one_line
 from nanobench.registry.spec import Spec
 
@@ -229,6 +229,13 @@ def module_of(family: str, text: str) -> str | None:
 
 
 def location_of(family: str, text: str) -> Path | None:
-    """The file or folder that a source reads; None for other members, and for a location that is no path here."""
-    location = parse(family, text).location
-    return Path(location) if location is not None and Path(location).exists() else None
+    """The file or folder that a source reads: a path, or a folder of the local cache that has the location as a name.
+
+    None for other members, and for a location that is neither.
+    """
+    found = parse(family, text)
+    if found.location is None:
+        return None
+    if Path(found.location).exists():
+        return Path(found.location)
+    return hub.snapshot(found.location) if sources()[found.name].get("cache") == "hub" else None

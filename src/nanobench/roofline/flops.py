@@ -70,18 +70,20 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     """Operations and bytes of one pass.
 
     Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value,
-    and width M of the MLP, matmuls and attention move (C + Q) + (Q + C) + 2 C values per token and layer, and C + M for each
-    matmul of the MLP; two norms, two additions and the activation 4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
+    width A of the output of all heads (mostly C), and width M of the MLP, matmuls and attention move (C + Q) + (Q + A) + (A + C)
+    values per token and layer, and C + M for each matmul of the MLP; two norms, two additions and the activation
+    4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers, matmuls = shape.n_embd, shape.n_layer, shape.mlp_matmuls
+    joined = shape.attention_width + shape.qkv_width
     logits = one.rows * (one.logits_positions + 1) * shape.vocab_size
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),
-        attention_flops=4.0 * tokens * one.context * shape.n_layer * shape.n_head * shape.head_dim,
+        attention_flops=4.0 * tokens * one.context * layers * shape.attention_width,
         weight_bytes=size * (shape.read_params + tokens * width),
         kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
-        matmul_io_bytes=size * tokens * layers * (4 * width + 2 * shape.qkv_width + matmuls * (width + shape.mlp_width)),
+        matmul_io_bytes=size * tokens * layers * (2 * (width + joined) + matmuls * (width + shape.mlp_width)),
         elementwise_bytes=size * tokens * layers * (10 * width + (3 * matmuls - 4) * shape.mlp_width),
         logits_bytes=float(size * logits),
     )
@@ -155,7 +157,7 @@ def useful_flops(shape: GPTShape, point: Point) -> float:
     read = point.total_len - 1
     attended_positions = read * (read + 1) / 2
     per_row = 2.0 * (read * shape.block_params + point.new_tokens * shape.head_params)
-    return point.batch_size * (per_row + 4.0 * attended_positions * shape.n_layer * shape.n_head * shape.head_dim)
+    return point.batch_size * (per_row + 4.0 * attended_positions * shape.n_layer * shape.attention_width)
 
 
 def naive_speedup(point: Point, reference: str = "uncached", kv_access: str = "static") -> float:
@@ -174,7 +176,7 @@ def training_flops(shape: GPTShape, tokens: int, attended_positions: int, recomp
     With checkpointing (`recomputed`) the forward pass of the blocks runs twice, the second time without its last matmul, whose
     output is not needed.
     """
-    attention = 4.0 * attended_positions * shape.n_layer * shape.n_head * shape.head_dim
+    attention = 4.0 * attended_positions * shape.n_layer * shape.attention_width
     forward = 2.0 * tokens * (shape.block_params + shape.head_params) + attention
     last_matmuls = shape.n_layer * shape.n_embd * shape.mlp_width
     recomputation = 2.0 * tokens * (shape.block_params - last_matmuls) + attention

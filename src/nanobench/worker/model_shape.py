@@ -1,6 +1,7 @@
 """The sizes of a model, built without weights where that is possible, and checked before any cost is computed from them."""
 
 import operator
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, SupportsIndex
 
@@ -27,15 +28,11 @@ def shape_of(name: str) -> GPTShape:
     """
     build = registry.find("models", name)
     try:
-        with torch.device("meta"):
-            adapter = build()
-    except Exception:
-        try:
-            adapter = build()
-        except UserError as error:
-            raise UserError(f"model {name!r}: {error}") from error
-        except Exception as error:
-            raise UserError(f"model {name!r} cannot be built: {outcome_of(error).reason}") from error
+        adapter = built(build)
+    except UserError as error:
+        raise UserError(f"model {name!r}: {error}") from error
+    except Exception as error:
+        raise UserError(f"model {name!r} cannot be built: {outcome_of(error).reason}") from error
     try:
         wrong = problem(adapter)
         sizes = {} if wrong else sizes_of(adapter.shape)
@@ -44,6 +41,17 @@ def shape_of(name: str) -> GPTShape:
     if wrong is not None:
         raise UserError(f"model {name!r} {wrong}")
     return GPTShape(**sizes)
+
+
+def built(build: Callable[..., Any]) -> Any:
+    """What build() returns on the meta device; on the CPU, if its code fails there. A UserError needs no second try."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except UserError:
+        raise
+    except Exception:
+        return build()
 
 
 def problem(adapter: Any) -> str | None:
@@ -81,7 +89,7 @@ def wrong_size(sizes: dict[str, Any]) -> str | None:
         if type(value) is not int or not least <= value <= LARGEST:
             return f"{field.name} {short(value)} is not a whole number from {least} to {LARGEST:g}"
     for part, whole in (("n_head", "n_embd"), ("n_kv_head", "n_head")):
-        if sizes[whole] % sizes[part]:
+        if sizes[whole] % sizes[part] and not (part == "n_head" and sizes["head_width"]):
             return f"{part} {sizes[part]} does not divide {whole} {sizes[whole]}"
     matmuls, lm_head = sizes["matmul_params"], sizes["n_embd"] * sizes["vocab_size"]
     if matmuls is not None and matmuls <= lm_head:
