@@ -92,9 +92,9 @@ def digests(folder):
 # Sweeps
 
 
-def test_a_sweep_returns_the_cells_of_the_command_and_prints_nothing(here, nanobench_here, capfd):
+def test_a_sweep_returns_the_cells_of_the_command_and_prints_nothing(here, nanobench_here, capsys):
     cells = nanobench.kv_sweep("fakes:tiny", [1, 2], out="python", **QUICK)
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
     words = ("--model", "fakes:tiny", "--batch", "1,2", "--no-plot", "--out", "typed")
     nanobench_here("kv-sweep", *words, *WORDS, cwd=here, code=0)
     typed = nanobench.load("typed")
@@ -115,7 +115,7 @@ def test_training_returns_its_cells(here):
     assert cells.loc[0, "train_tok_s"] > 0
 
 
-def test_a_batch_size_is_searched_for_kept_and_written(here, nanobench_here, capfd):
+def test_a_batch_size_is_searched_for_kept_and_written(here, nanobench_here, capsys):
     asked = {"mode": "generate", "most": 2, "prompt_len": 8, "new_tokens": 4, "threads": 1, "memory_limit": "1GiB"}
     answer = nanobench.autobatch("fakes:tiny", out="found", **asked)
     assert (answer.largest_batch_size, answer.cached) == (2, False)
@@ -124,7 +124,7 @@ def test_a_batch_size_is_searched_for_kept_and_written(here, nanobench_here, cap
     assert again.cached
     assert again.curve == answer.curve
     assert list(pd.DataFrame(again.curve)["batch_size"]) == [1, 2]
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
     words = [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", value)]
     done = nanobench_here(
         "autobatch", "--model", "fakes:tiny", *words, "--json", cwd=here, code=0, env={"NANOBENCH_CACHE": str(here / "kept")}
@@ -132,13 +132,13 @@ def test_a_batch_size_is_searched_for_kept_and_written(here, nanobench_here, cap
     assert json.loads(done.stdout.strip().splitlines()[-1]) == json.loads(json.dumps(again.to_json()))
 
 
-def test_progress_is_shown_beside_the_output(here, capfd):
+def test_progress_is_shown_beside_the_output(here, capsys):
     nanobench.kv_sweep("fakes:tiny", 1, progress=True, **QUICK)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert out == ""
     assert "[1/1] launch 1, fakes:tiny, batch 1, prompt 8, new 4: uncached" in err
     nanobench.autobatch("fakes:tiny", mode="generate", most=1, prompt_len=8, new_tokens=4, threads=1, progress=True)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("batch 1: ")
 
@@ -161,10 +161,10 @@ def test_in_a_notebook_one_line_is_written_again_and_again(monkeypatch, small_ru
 class Interrupted(in_process.InProcess):
     """Someone presses Ctrl-C in the second trial."""
 
-    def run(self, request, *arguments):
+    def run(self, request, *arguments, **named):
         if "trial" in request and request["trial"]["point"]["batch_size"] == 2:
             raise KeyboardInterrupt
-        return super().run(request, *arguments)
+        return super().run(request, *arguments, **named)
 
 
 def test_an_interrupt_is_raised_again_and_the_run_can_be_resumed(here, monkeypatch):
@@ -317,12 +317,12 @@ class Watching(in_process.InProcess):
 
     seen = ()
 
-    def run(self, request, *arguments):
+    def run(self, request, *arguments, **named):
         text = json.dumps(request)
         for path, sha256 in re.findall(r"object:([^?\"]+)\?sha256=([0-9a-f]{64})", text):
             modes = [place.stat().st_mode & 0o777 for place in (Path(path), Path(path).parent)]
             Watching.seen.append((Path(path), modes, hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256))
-        return super().run(request, *arguments)
+        return super().run(request, *arguments, **named)
 
 
 def test_an_object_is_measured_with_its_weights_and_its_file_is_private_and_gone(here, monkeypatch):
@@ -470,9 +470,7 @@ def test_what_cannot_be_pickled_is_one_line(no_workers):
 class Parts(nn.Module):
     """A module that has the parts of an Adapter, except `module`."""
 
-    shape = GPTShape(
-        architecture="parts", n_layer=1, n_head=1, n_kv_head=1, n_embd=4, vocab_size=8, block_size=8, n_params=32
-    )
+    shape = GPTShape(architecture="parts", n_layer=1, n_head=1, n_kv_head=1, n_embd=4, vocab_size=8, block_size=8, n_params=32)
 
     def forward(self, idx, targets=None, last_only=False):
         return idx, targets, last_only

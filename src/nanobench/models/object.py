@@ -148,7 +148,7 @@ def content_of(tensor: Tensor) -> bytes:
     """The dtype, the shape and the bytes of a tensor, hashed."""
     values_N = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(values_N.view(torch.uint8).numpy())
+    digest.update(values_N.view(torch.uint8).numpy().data)
     return digest.digest()
 
 
