@@ -27,4 +27,5 @@ def test_every_file_is_a_member_or_a_shared_part(family, path):
 def test_every_file_with_build_is_listed(family):
     built = {path.stem.replace("_", "-") for each, path in FILES if each == family and callable(build_of(family, path))}
     architectures = {preset["architecture"] for preset in registry.presets().values()}
+    architectures |= {source["file"].replace("_", "-") for source in registry.sources().values()}
     assert built == (architectures if family == "models" else set(registry.built_in(family)))

@@ -30,6 +30,7 @@ ROOMS = {
     "training": (4, True),
     "gates": (5, True),
     "plugins": (4, True),
+    "api": (5, False),
     "worker": (6, True),
     "testing": (7, True),
     "sweep": (3, False),

@@ -88,6 +88,14 @@ def test_every_preset_names_a_file_that_builds_it():
         assert (registry.PACKAGE / "models" / f"{sizes['architecture']}.py").exists(), name
 
 
+def test_a_model_in_memory_is_a_source_that_nobody_types():
+    assert "object" in registry.sources()
+    assert not [member.name for member in registry.members("models") if member.name.startswith("object")]
+    assert registry.module_of("models", "object:lab_pkg.gpt.GPT-0123456789ab") == "lab_pkg.gpt"
+    for name in ("GPT-0123456789ab", "model.pt?sha256=0123456789ab", "lab_pkg.gpt.GPT"):
+        assert registry.module_of("models", f"object:{name}") is None
+
+
 # Typos
 
 

@@ -5,23 +5,24 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
 from nanobench.cli.app import INTERRUPTED, announce_worker, command, exit_if_wrong, make_console, printer
-from nanobench.cli.autobatch import listener
 from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nanobench.records import Description
     from nanobench.results.derive import CellRow
     from nanobench.results.store import Run
-    from nanobench.sweep.runner import Progress
+    from nanobench.schema import Plan
+    from nanobench.sweep.job import Audience
+    from nanobench.sweep.runner import Progress, Watch
 
 
 @command(SweepOptions, "kv-sweep")
@@ -42,28 +43,32 @@ def sweep(options: TimedOptions, name: str) -> None:
 
     # Before heavy packages are imported: a mistake is answered at once.
     describe_request(options)
-    from nanobench.results import store
-    from nanobench.sweep import autobatch, device_lock
-    from nanobench.sweep.estimate import expected_total_s
-    from nanobench.sweep.session import device_of, first_workers, make, measure, new_run, reopen
-    from nanobench.views import progress
+    from nanobench.sweep import job
+    from nanobench.sweep.session import make, reopen
 
     console = make_console()
-    say = printer(console)
     announce_worker(console)
+    audience = audience_of(name, console)
     if options.dry_run:
-        plan, description = reopen(options, name)[1:] if options.resume else make(options)
-        console.print(progress.card(plan, description, expected_total_s(plan, description)))
+        audience.planned(*(reopen(options, name)[1:] if options.resume else make(options)))
         return
-    folder = Path(options.resume) if options.resume else store.choose(options.out, name)
-    with device_lock.hold(device_of(options), options.wait, say), first_workers(options, folder) as first:
-        if options.resume:
-            run, plan, description = reopen(options, name)
-        else:
-            plan, description = make(options, first, autobatch.finder(options, listener(say)))
+    done = job.run_sweep(options, name, audience)
+    finish(done.run, done.cells, options, console)
+
+
+def audience_of(name: str, console: "Console") -> "Audience":
+    """Shows a sweep on the terminal: the card of its plan, the searches for batch sizes, the live table."""
+    from nanobench.sweep.estimate import expected_total_s
+    from nanobench.sweep.job import Audience
+    from nanobench.views import autobatch, progress
+
+    say = printer(console)
+
+    def planned(plan: "Plan", description: "Description") -> None:
         console.print(progress.card(plan, description, expected_total_s(plan, description)))
-        if not options.resume:
-            run = new_run(folder, name, options, plan, description)
+
+    @contextmanager
+    def measuring(run: "Run", plan: "Plan") -> Iterator["Watch"]:
         total = plan.launches * len(plan.points)
         with interruptible(run, name, total, console) as check_interrupt, progress.Screen(console) as screen:
 
@@ -71,8 +76,9 @@ def sweep(options: TimedOptions, name: str) -> None:
                 check_interrupt()
                 screen.show(seen)
 
-            cells = measure(run, plan, description, watch, None if options.resume else first)
-    finish(run, cells, options, console)
+            yield watch
+
+    return Audience(waiting=say, planned=planned, measuring=measuring, search=autobatch.listener(say))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Listing reads file names, docstrings and package metadata. It imports no member.
 
 import importlib
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ GIVEN = {
 }
 """Family -> the parameters of build() that nanobench gives."""
 BUILT_IN = "built in"
+IN_MEMORY = "object"
+"""The source of models that Python held in memory. Rows name them by their class and their content."""
+NAMED_OBJECT = re.compile(rf"(?P<module>{spec.NAME}(\.{spec.NAME})*)\.{spec.NAME}-[0-9a-f]{{12}}")
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,11 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
 
 
 @cache
-def sources() -> Mapping[str, Mapping[str, str]]:
-    """The models that are read from a location: name -> the file that reads them, what a location is, and what they are."""
+def sources() -> Mapping[str, Mapping[str, Any]]:
+    """The models that are read from a location: name -> the file that reads them, what a location is, and what they are.
+
+    One that nobody types is not `listed`.
+    """
     return tomllib.loads((PACKAGE / "models" / "sources.toml").read_text())
 
 
@@ -103,7 +110,8 @@ def folder_of(family: str) -> Path:
 def members(family: str) -> list[Member]:
     """All members of a family with a line about each. Imports none of them."""
     own = [Member(name, describe(family, name)) for name in built_in(family)]
-    read = [Member(f"{name}:{each['location']}", each["what"]) for name, each in sources().items() if family == "models"]
+    typed = {name: each for name, each in sources().items() if family == "models" and each.get("listed", True)}
+    read = [Member(f"{name}:{each['location']}", each["what"]) for name, each in typed.items()]
     return [*own, *read, *map(describe_plug_in, usable(family))]
 
 
@@ -219,13 +227,24 @@ def search_current_folder() -> None:
 
 
 def module_of(family: str, text: str) -> str | None:
-    """The module that a plug-in's build() comes from; None for a built-in member and for an unknown name. Imports nothing."""
+    """The module that a plug-in's build() or a model in memory comes from; None for a built-in member and for an unknown name.
+
+    Imports nothing.
+    """
     found = parse(family, text)
+    if found.name == IN_MEMORY and found.location is not None:
+        return module_in_memory(found.location)
     if found.name in built_in(family) or found.location is not None:
         return None
     if found.is_function:
         return found.name.partition(":")[0]
     return next((plug_in.module(entry) for entry in usable(family) if entry.name == found.name), None)
+
+
+def module_in_memory(location: str) -> str | None:
+    """The module in the name of a model in memory, like `my_pkg.my_mod.MyGPT-3f2a9c1b7e4d`; None if it names none."""
+    named = NAMED_OBJECT.fullmatch(location)
+    return named["module"] if named else None
 
 
 def location_of(family: str, text: str) -> Path | None:

@@ -23,10 +23,12 @@ from nanobench.sweep import device_lock, user_cache
 from nanobench.sweep.batch_search import BatchAnswer, BatchTrial, Search, SearchConfig
 from nanobench.sweep.code import code_of
 from nanobench.sweep.executors.base import Executor
-from nanobench.sweep.options import Options
+from nanobench.sweep.objects import NO_FILES, Files
+from nanobench.sweep.options import AutobatchOptions, Options
 from nanobench.sweep.values import read_memory_limit
 
 if TYPE_CHECKING:
+    from nanobench.sweep.axes import Axes
     from nanobench.sweep.plan import FindBatch
 
 
@@ -38,11 +40,60 @@ def ignore(*_: object) -> None:
 class Listener:
     """Who is informed of the progress of a search."""
 
+    starting: Callable[[], None] = ignore
+    """a worker is started, which takes some seconds"""
+    waiting: Callable[[str], None] = ignore
+    """another process holds the device: a line that names it"""
     searching: Callable[[str], None] = ignore
     """a search begins: a line that names the model and the arms"""
     tried: Callable[[BatchTrial], None] = ignore
     found: Callable[[BatchAnswer, str], None] = ignore
     """the answer, and the labels of the arms"""
+
+
+UNHEARD = Listener()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was searched for, and the answer."""
+
+    point: Point
+    arm: Arm
+    answer: BatchAnswer
+
+
+def find(options: AutobatchOptions, listener: Listener = UNHEARD, files: Files = NO_FILES) -> Found:
+    """The batch size of the point and arm that the options name: the cached answer, or that of a search on the device.
+
+    `files` are those of models that Python holds in memory. Raises UserError for what is wrong with the request.
+    """
+    from nanobench.sweep.plan import describe_request, requested
+
+    sweep = options.as_sweep()
+    refuse_lists(sweep.axes)
+    describe_request(sweep)
+    device = device_lock.guess(options.device)
+    config = SearchConfig(options.margin, options.total_batch or None, options.most, options.max_seconds)
+    (point,), (arm,) = requested(sweep, device)
+    path = file_of(point, (arm,), config, options.memory_limit)
+    answer = None if options.fresh else cached(path)
+    if answer is None:
+        from nanobench.sweep.session import first_workers, make
+
+        listener.starting()
+        with device_lock.hold(device, options.wait, listener.waiting), first_workers(sweep, files=files) as executor:
+            plan, description = make(sweep, executor, lambda description: lambda point, arms: 1)
+            answer = search(plan.points[0], (arm,), config, sweep, executor, description, listener)
+        keep(path, answer)
+    return Found(point, arm, answer)
+
+
+def refuse_lists(axes: "Axes") -> None:
+    """Raises UserError where a list has several values."""
+    several = sorted(field for field, values in axes.items() if len(values) > 1)
+    if several:
+        raise UserError(f"autobatch searches for one batch size at a time; give one value for {', '.join(several)}")
 
 
 def search(
@@ -122,7 +173,7 @@ def machine_of(device: str) -> dict[str, object]:
     return facts if device == "cpu" else {**facts, "gpu": device_lock.gpu_of(device)}
 
 
-def finder(options: Options, listener: Listener) -> "Callable[[Description], FindBatch]":
+def finder(options: Options, listener: Listener, files: Files = NO_FILES) -> "Callable[[Description], FindBatch]":
     """For --batch auto: finds the batch size at which all arms of a point fit together, because they are measured in turns."""
     from nanobench.sweep.session import first_workers
 
@@ -135,7 +186,7 @@ def finder(options: Options, listener: Listener) -> "Callable[[Description], Fin
                 labels = ", ".join(arm.label for arm in arms)
                 listener.searching(f"searching for the batch size of {point.model}, {labels}")
                 # Not the sweep's workers: the sweep's cold start must not find what these compiled.
-                with first_workers(options) as own:
+                with first_workers(options, files=files) as own:
                     answer = search(replace(point, batch_size=1), arms, config, options, own, description, listener)
                 keep(path, answer)
                 listener.found(answer, labels)

@@ -21,6 +21,7 @@ from nanobench.sweep import plan as planning
 from nanobench.sweep.code import SameCode, code_of, refuse_resume
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor
+from nanobench.sweep.objects import NO_FILES, Files, shipping
 from nanobench.sweep.options import Options, TimedOptions, changed_options
 from nanobench.sweep.plan import FindBatch
 from nanobench.sweep.runner import Progress, Sweep, Watch
@@ -56,19 +57,22 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def workers(isolation: str, seed: int, launch: int, folder: Path) -> Executor:
-    """The workers of one round of the run in a folder: each round has a hash seed and an address layout of its own."""
-    return local.build(isolation, 1000 * seed + launch, Run(folder).scratch / "inductor")
+def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES) -> Executor:
+    """The workers of one round of the run in a folder: each round has a hash seed and an address layout of its own.
+
+    They get the `files` of models that Python holds in memory.
+    """
+    return shipping(local.build(isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
 
 
 @contextmanager
-def first_workers(options: Options, folder: Path | None = None) -> Iterator[Executor]:
+def first_workers(options: Options, folder: Path | None = None, files: Files = NO_FILES) -> Iterator[Executor]:
     """The workers of the first round. They can describe the machine before it, so torch is loaded once for both.
 
     Without a folder their compiler cache is dropped at the end.
     """
     with tempfile.TemporaryDirectory(prefix="nanobench-") as own:
-        executor = workers(options.isolation, options.seed, 1, folder or Path(own))
+        executor = workers(options.isolation, options.seed, 1, folder or Path(own), files)
         try:
             yield executor
         finally:
@@ -95,7 +99,7 @@ def device_of(options: TimedOptions) -> str:
     return Run(Path(options.resume)).info().description.device if options.resume else device_lock.guess(options.device)
 
 
-def reopen(options: TimedOptions, command: str) -> tuple[Run, Plan, Description]:
+def reopen(options: TimedOptions, command: str, files: Files = NO_FILES) -> tuple[Run, Plan, Description]:
     """The run that --resume names, with its own plan. Raises UserError where options, source code or machine contradict it."""
     run = Run(Path(options.resume))
     info = run.info()
@@ -106,7 +110,7 @@ def reopen(options: TimedOptions, command: str) -> tuple[Run, Plan, Description]
         raise UserError(f"--resume {run.folder} {measured}; start a new run with --out")
     refuse_other_options(run, info, options)
     refuse_resume(run.folder, info.description.code, code_of(info.plan.points, info.plan.arms))
-    refuse_other_machine(run, info)
+    refuse_other_machine(run, info, files)
     return run, info.plan, info.description
 
 
@@ -119,13 +123,14 @@ def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None
         raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")
 
 
-def refuse_other_machine(run: Run, info: RunInfo) -> None:
+def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES) -> None:
     """Raises UserError where the machine, the software or a model is not the one that a run was begun with."""
     description = info.description
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         models = {description.device.partition(":")[0]: list(description.models)}
         request = {"device": description.device, "models": models}
-        found = describe(local.build("spawn", info.plan.seed, Path(folder)), request, Path(folder))
+        executor = shipping(local.build("spawn", info.plan.seed, Path(folder)), files)
+        found = describe(executor, request, Path(folder))
     was, here = ({**each.identity, "models": each.models} for each in (description, found))
     changed = [
         f"{name} was {was.get(name)}, is {here[name]}" for name in here if name != "hash" and was.get(name) != here[name]
@@ -140,17 +145,18 @@ def measure(
     description: Description,
     watch: Watch = lambda progress: None,
     first: Executor | None = None,
+    files: Files = NO_FILES,
 ) -> list[CellRow]:
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
     `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
-    of the first round, if they were started already. Raises UserError where the source code changes meanwhile, or a file cannot
-    be written.
+    of the first round, if they were started already; `files` are those of models that Python holds in memory. Raises UserError
+    where the source code changes meanwhile, or a file cannot be written.
     """
     last = time.monotonic()
 
     def make_executor(launch: int) -> Executor:
-        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder)
+        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files)
         return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
 
     def keep_time(progress: Progress) -> None:

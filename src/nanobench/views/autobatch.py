@@ -1,11 +1,13 @@
 """A search for a batch size: each trial, the answer, and its figure."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
+from nanobench.sweep.autobatch import Listener
 from nanobench.sweep.batch_search import BatchAnswer, BatchTrial
 from nanobench.views import format
 
@@ -14,6 +16,16 @@ BOUNDS = {
     "--most": "nothing ran out of memory up to --most",
 }
 """What ended a search before memory did -> how that reads."""
+
+
+def listener(say: Callable[[str], None]) -> Listener:
+    """Says the progress of a search, line by line."""
+
+    def found(answer: BatchAnswer, arms: str) -> None:
+        for sentence in sentences(answer, arms):
+            say(sentence)
+
+    return Listener(waiting=say, searching=say, tried=lambda trial: say(line(trial)), found=found)
 
 
 def line(trial: BatchTrial) -> str:

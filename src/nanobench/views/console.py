@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from rich import box
 from rich.console import Console, ConsoleOptions
@@ -14,6 +15,12 @@ from nanobench.views.cell_table import CellTable, Column
 BOUNDLESS = 10_000
 """A width that no table reaches."""
 TITLE_STYLE = "bold"
+
+
+def beside_output() -> Console:
+    """Standard error, where a function shows its progress; in a notebook the output of the cell. 120 columns for a file."""
+    console = partial(Console, stderr=True, highlight=False, markup=False, emoji=False)
+    return console() if console().is_terminal else console(width=120)
 
 
 def simple_table(heads: Iterable[str] = (), title: str = "", right: Iterable[str] = ()) -> Table:

@@ -4,7 +4,7 @@ Nothing here has a timer: the table is drawn when a worker reports, and the work
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -93,12 +93,30 @@ def spread(plan: Plan, name: str) -> str:
     return ",".join(str(value) for value in dict.fromkeys(getattr(point, name) for point in plan.points))
 
 
+class NotebookLine:
+    """One line of a notebook's output, which is written again in its place."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def show(self, text: str) -> None:
+        """Writes the line."""
+        from IPython.display import display
+
+        data = {"text/plain": text}
+        if self.handle is None:
+            self.handle = display(data, raw=True, display_id=True)
+        else:
+            self.handle.update(data, raw=True)
+
+
 class Screen:
-    """Shows a sweep while it runs: a live table on a terminal, one line per finished trial elsewhere."""
+    """Shows a sweep while it runs: a live table on a terminal, a bar in a notebook, one line per finished trial elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self.line = NotebookLine() if console.is_jupyter else None
 
     def __enter__(self) -> "Screen":
         if self.live:
@@ -111,23 +129,30 @@ class Screen:
 
     def show(self, progress: "Progress") -> None:
         """Draws once."""
-        point, report = progress.trial.point, progress.report
-        tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
-        ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
-        where = f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
-        if self.live is None:
+        report = progress.report
+        if self.live is None and self.line is None:
             if report is None:
                 done = f"[{progress.done}/{progress.total}]"
-                self.console.print(
-                    f"{done} {where}: {latest(progress)}; {format.duration(progress.left_s)} left", highlight=False
-                )
+                left = f"{format.duration(progress.left_s)} left"
+                self.console.print(f"{done} {where(progress)}: {latest(progress)}; {left}", highlight=False)
             return
         doing = "done" if report is None else f"{report['phase']} {report['arm']}"
         if report and report.get("budget_s"):
             doing += f", block {report['block'] + 1}, {report['spent_s']:.1f} of {report['budget_s']:g} s"
-        head = Text(f"{bar(progress.done, progress.total)} {progress.done}/{progress.total}  {where}  {doing}  ")
+        head = Text(f"{bar(progress.done, progress.total)} {progress.done}/{progress.total}  {where(progress)}  {doing}  ")
         head.append(f"{format.duration(progress.left_s)} left", style="bold")
-        self.live.update(Group(result_table(progress.cells), head) if progress.cells else head, refresh=True)
+        if self.line:
+            self.line.show(head.plain)
+        if self.live:
+            self.live.update(Group(result_table(progress.cells), head) if progress.cells else head, refresh=True)
+
+
+def where(progress: "Progress") -> str:
+    """Which launch of which point is measured."""
+    point = progress.trial.point
+    tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
+    ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
+    return f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
 
 
 def bar(done: int, total: int, width: int = 24) -> str:

@@ -1,0 +1,68 @@
+"""A whole sweep, for the command line and for Python: the device held, the plan, the run's folder, the measurement."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from nanobench.records import Description
+from nanobench.results import store
+from nanobench.results.derive import CellRow
+from nanobench.results.store import Run
+from nanobench.schema import Plan
+from nanobench.sweep import autobatch, device_lock
+from nanobench.sweep.autobatch import Listener, ignore
+from nanobench.sweep.objects import NO_FILES, Files
+from nanobench.sweep.options import TimedOptions
+from nanobench.sweep.runner import Watch
+from nanobench.sweep.session import device_of, first_workers, make, measure, new_run, reopen
+
+
+@contextmanager
+def unwatched(run: Run, plan: Plan) -> Iterator[Watch]:
+    """Nobody watches the measurement."""
+    yield ignore
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who is informed of a sweep. Whatever is shown is shown while no repetition runs."""
+
+    waiting: Callable[[str], None] = ignore
+    """another process holds the device: a line that names it"""
+    planned: Callable[[Plan, Description], None] = ignore
+    """the plan is made, and nothing is written yet"""
+    measuring: Callable[[Run, Plan], AbstractContextManager[Watch]] = unwatched
+    """a context around the measurement; what it gives is called at every report of a worker and after every trial"""
+    search: Listener = Listener()
+
+
+SILENT = Audience()
+
+
+class Measured(NamedTuple):
+    """A finished sweep."""
+
+    run: Run
+    cells: list[CellRow]
+
+
+def run_sweep(options: TimedOptions, command: str, audience: Audience = SILENT, files: Files = NO_FILES) -> Measured:
+    """Plans and measures a run, or continues the one that `options.resume` names.
+
+    `files` are those of models that Python holds in memory. Raises UserError for what is wrong with the request. Whatever
+    interrupts it, the finished trials are on disk.
+    """
+    folder = Path(options.resume) if options.resume else store.choose(options.out, command)
+    with device_lock.hold(device_of(options), options.wait, audience.waiting), first_workers(options, folder, files) as first:
+        if options.resume:
+            run, plan, description = reopen(options, command, files)
+        else:
+            plan, description = make(options, first, autobatch.finder(options, audience.search, files))
+        audience.planned(plan, description)
+        if not options.resume:
+            run = new_run(folder, command, options, plan, description)
+        with audience.measuring(run, plan) as watch:
+            cells = measure(run, plan, description, watch, None if options.resume else first, files)
+    return Measured(run, cells)
