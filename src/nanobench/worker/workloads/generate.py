@@ -26,7 +26,7 @@ from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
 from nanobench.worker.workloads.base import Block
 from nanobench.worker.workloads.outputs import Output, Outputs
-from nanobench.worker.workloads.prompts import fresh_prompts, poison
+from nanobench.worker.workloads.prompts import Bases, Prompts, RandomPrompts, poison, prompts_of, to_device
 from nanobench.worker.workloads.timed import Timed
 
 NEVER = 1 << 31
@@ -47,16 +47,17 @@ class Generate(Timed):
         clock: Clock,
         nvtx: bool = False,
         keeps_outputs: bool = True,
+        prompts: Prompts | None = None,
     ) -> None:
         self.prompt_BT = self.input_BT = reference.prompt_BT
         super().__init__(arm, clock, self.prompt_BT.device, nvtx)
         self.adapter, self.reference, self.point = adapter, reference, point
         self.sampler = registry.find("samplers", arm.sampler)()
-        self.keeps_outputs = keeps_outputs
+        self.keeps_outputs, self.prompts = keeps_outputs, prompts or RandomPrompts(adapter, point)
         self.peaks_bytes: dict[str, int] = {}
         self.shifts: list[int] = []
         self.block: Block | None = None
-        self.pool_CBT: Tensor | None = None
+        self.bases: Bases | None = None
         self.copies_CBN: Tensor | None = None
         self.outputs = Outputs()
         self.row: int | None = None
@@ -143,11 +144,10 @@ class Generate(Timed):
     def lay_out(self, block: Block | None) -> None:
         """See Workload.lay_out. Poisons the output, and makes room for the copies. In no block the gate's prompt is read."""
         self.keep_outputs()
-        point, self.block, self.pool_CBT, self.shifts = self.point, block, None, []
+        point, self.block, self.bases, self.shifts = self.point, block, None, []
         if block is not None:
+            self.bases = to_device(self.prompts.bases(block.prompt_seed, self.calls), self.device)
             vocab_size = self.adapter.shape.vocab_size
-            prompts_CBT = fresh_prompts(block.prompt_seed, self.calls, point.batch_size, point.prompt_len, vocab_size)
-            self.pool_CBT = prompts_CBT.to(self.device)
             self.new_BN.copy_(poison(block.prompt_seed, point.batch_size, point.new_tokens, vocab_size))
             if self.keeps_outputs:
                 self.copies_CBN = self.new_BN.new_empty((self.calls, *self.new_BN.shape))
@@ -175,15 +175,13 @@ class Generate(Timed):
         self.outputs.keep(outputs)
         self.copies_CBN = None
 
-    def draw_prompt(self, base_BT: Tensor) -> None:
+    def draw_prompt(self, bases: Bases, call: int) -> None:
         """Makes the prompt of a call from its base and a number that nobody knows before: an arm cannot work ahead.
 
         It costs the clock some microseconds, the same in every arm. The prompt always lies at the same address.
         """
-        vocab_size = self.adapter.shape.vocab_size
-        self.shifts.append(randbelow(vocab_size))
-        torch.add(base_BT, self.shifts[-1], out=self.input_BT)
-        self.input_BT.remainder_(vocab_size)
+        self.shifts.append(randbelow(self.prompts.numbers))
+        self.prompts.write(bases, call, self.shifts[-1], self.input_BT)
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
         """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
@@ -195,8 +193,8 @@ class Generate(Timed):
             if call and self.copies_CBN is not None:
                 self.copies_CBN[call - 1].copy_(self.new_BN)
             with self.nvtx_range("prefill"):
-                if self.pool_CBT is not None:
-                    self.draw_prompt(self.pool_CBT[call % len(self.pool_CBT)])
+                if self.bases is not None:
+                    self.draw_prompt(self.bases, call)
                 engine.prefill(self.input_BT)
             kept = self.draw_place() if call == self.calls - 1 else NEVER
             generated, steps = 1, 0
@@ -324,7 +322,8 @@ class Generation:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.adapter = load(trial.point, trial.seed)
-        self.reference = Reference(self.adapter, trial.point, trial.seed)
+        self.prompts = prompts_of(self.adapter, trial.point, torch.device(trial.point.device))
+        self.reference = Reference(self.adapter, trial.point, trial.seed, self.prompts.untimed(trial.seed))
 
     def ready(self, gated: bool) -> None:
         """See TrialContext.ready. Computes the reference before the weights are packed: the model in the wider dtype needs the
@@ -345,4 +344,4 @@ class Generation:
     def make_workload(self, arm: Arm, clock: Clock) -> Generate:
         """See TrialContext.make_workload."""
         trial = self.trial
-        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check)
+        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check, self.prompts)
