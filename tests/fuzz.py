@@ -13,7 +13,7 @@ from nanobench.cli import app
 SLOW = ("report", "selftest")
 """Commands that take seconds even if nothing is measured."""
 COMMANDS = typer.main.get_command(app).commands
-MEASURING = ("autobatch", "calibrate", "selftest", "verify")
+MEASURING = ("autobatch", "calibrate", "sample", "selftest", "verify")
 """Commands that measure and have no --dry-run."""
 CONFIG = "fuzz.toml"
 GARBAGE = [
@@ -48,7 +48,9 @@ VALID = {
     "--sampler": ["greedy", "greedy,top-k"],
     "--phase": ["pretrain", "sft-dynamic,sft-padded"],
     "--data": ["synthetic", "text", "file", "folder", "/dev/zero"],
-    "--tokenizer": ["bytes", "gpt2"],
+    "--prompts": ["synthetic", "text", "file", "folder", "/dev/zero"],
+    "--prompt": ["To be, or not to be", "1,2,3", "é"],
+    "--tokenizer": ["bytes", "gpt2", "ids", "nowhere.json"],
     "--optimizer": ["adamw", "adamw,sgd"],
     "--checkpointing": ["off", "off,checkpointed"],
     "--optimizer-kernel": ["fused", "foreach"],
@@ -110,7 +112,7 @@ def case(seed: int, number: int, processes: bool = False) -> Case:
     chance = random.Random(f"{seed} {number}")
     name = chance.choice([*COMMANDS, "kv-sweep", "kv-sweep", "train-throughput", "train-throughput", "run"])
     words = [name]
-    if name in ("kv-sweep", "train-throughput", "verify", "autobatch"):
+    if name in ("kv-sweep", "train-throughput", "verify", "autobatch", "sample"):
         words += ["--model", "gpt2-nano"]
     words += {"kv-sweep": ["--launches", "1"], "train-throughput": ["--quick"], "selftest": ["--quick"]}.get(name, [])
     params = [param for param in COMMANDS[name].params if "--help" not in param.opts]

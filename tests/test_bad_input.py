@@ -90,6 +90,7 @@ SMOKE = {
     "kv-sweep": ["--model", "gpt3"],
     "train-throughput": ["--phase", "x"],
     "verify": ["--engine", "x"],
+    "sample": ["--prompt", ""],
     "run": ["none.toml"],
     "autobatch": ["--out", "/proc/nope"],
     "calibrate": ["--threads", "0"],

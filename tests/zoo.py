@@ -8,6 +8,7 @@ import gc
 import inspect
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -570,3 +571,27 @@ def some_tokens():
 
 def likely_tokens():
     return LikelyTokens(0.9, 0.8)
+
+
+class TextByHeart(BlackBox):
+    """Reads the file that prompts are cut from, and generates what follows each window of it before the clock starts."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        text_N = torch.tensor(list(Path(arguments[2].data).read_bytes()))
+        self.lead, self.known = max(1, self.prompt_len // 8), {}
+        windows_WL = text_N.unfold(0, self.prompt_len - self.lead, 1)
+        sequence_WS = torch.cat((torch.zeros((len(windows_WL), self.lead), dtype=torch.long), windows_WL), dim=1)
+        for _ in range(self.new_tokens):
+            logits_WV = self.adapter.forward(sequence_WS, last_only=True)[:, -1]
+            sequence_WS = torch.cat((sequence_WS, logits_WV.argmax(-1, keepdim=True)), dim=1)
+        for window, new_N in zip(windows_WL.tolist(), sequence_WS[:, self.prompt_len :], strict=True):
+            self.known[tuple(window)] = new_N
+
+    def answer(self, prompt_BT):
+        if self.calls <= HONEST_CALLS:
+            return self.generate(prompt_BT)
+        return self.write(torch.stack([self.known[tuple(window)] for window in prompt_BT[:, self.lead :].tolist()]))
+
+
+text_by_heart = engine(TextByHeart)

@@ -36,7 +36,9 @@ CHECKPOINTING = ("off", "checkpointed")
 OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
 SYNTHETIC = "synthetic"
-"""Training data that is generated at random, not read from a file."""
+"""Input that is generated at random, not read from a file."""
+BYTES, IDS, TOKENIZER_FILE = "bytes", "ids", ".json"
+"""Tokenizers: a token per byte; a file that holds token ids already; and how the name of a tokenizer in a file ends."""
 
 
 def option(default: Any, help: str, panel: str, metavar: str | None = None) -> Any:
@@ -143,9 +145,9 @@ class Point:
     phase: str = ""
     """one of PHASES"""
     data: str = ""
-    """synthetic, or the path of a text"""
+    """in training synthetic, or the path of a text; in generation the path of what prompts are cut from, or empty"""
     tokenizer: str = ""
-    """bytes, or the name of one of tiktoken's encodings; empty for synthetic data"""
+    """bytes, ids, the path of a tokenizer.json, or the name of one of tiktoken's encodings; empty for synthetic data"""
     optimizer: str = ""
     grad_accum: int = 1
     """micro-batches whose gradients are accumulated before the optimizer steps"""

@@ -19,7 +19,7 @@ from nanobench.sweep.config_file import from_toml
 INTERRUPTED = 130
 MOST_CHARACTERS = 2000
 GROUPS = {
-    "Measure": ("kv-sweep", "train-throughput", "autobatch", "verify", "run"),
+    "Measure": ("kv-sweep", "train-throughput", "autobatch", "verify", "sample", "run"),
     "Understand": ("explain", "predict", "cost", "plot", "report", "export"),
     "Trust": ("selftest", "env", "calibrate"),
     "Manage": ("list",),

@@ -59,13 +59,17 @@ class Expected:
 
 
 class Reference:
-    """The expected results of one point, shared by all its arms. Computed once: by `compute`, or at the first use."""
+    """The expected results of one point, shared by all its arms. Computed once: by `compute`, or at the first use.
 
-    def __init__(self, adapter: Adapter, point: Point, seed: int) -> None:
+    `prompt_BT` is the prompt at the measured shape; without it, that prompt is random tokens, as all others are.
+    """
+
+    def __init__(self, adapter: Adapter, point: Point, seed: int, prompt_BT: Tensor | None = None) -> None:
         self.adapter, self.point = adapter, point
         self.device = next(adapter.module.parameters()).device
         self.seed = seed
-        self.prompt_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
+        random_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
+        self.prompt_BT = random_BT if prompt_BT is None else prompt_BT.to(self.device)
         self.forced_BN = self.random_tokens(point.batch_size, point.new_tokens, stream=1)
 
     def compute(self) -> None:

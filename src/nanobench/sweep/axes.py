@@ -25,6 +25,7 @@ AXES = {
     "seq_len": "seq_len",
     "phase": "phase",
     "data": "data",
+    "prompts": "data",
     "tokenizer": "tokenizer",
     "optimizer": "optimizer",
     "grad_accum": "grad_accum",

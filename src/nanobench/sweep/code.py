@@ -7,7 +7,7 @@ from pathlib import Path
 from nanobench import registry, source_code
 from nanobench.errors import UserError
 from nanobench.records import JsonObject
-from nanobench.schema import Arm, Point
+from nanobench.schema import TOKENIZER_FILE, Arm, Point
 from nanobench.source_code import Source, SourceCode
 from nanobench.sweep.executors.base import Executor, Progress, WorkerResult
 
@@ -16,8 +16,8 @@ SHOWN = 3
 
 
 def code_of(points: Collection[Point], arms: Iterable[Arm], commits: bool = False) -> dict[str, Source]:
-    """The source of nanobench, of each plug-in that some points and arms name, and the files that their models are read from;
-    with their commits if that is requested.
+    """The source of nanobench, of each plug-in that some points and arms name, and the files that their models, texts and
+    tokenizers are read from; with their commits if that is requested.
     """
     members = {
         *((family, name) for point in points for family, name in (("models", point.model), ("optimizers", point.optimizer))),
@@ -27,8 +27,15 @@ def code_of(points: Collection[Point], arms: Iterable[Arm], commits: bool = Fals
     plug_ins = sorted(module for module in modules if module.partition(".")[0] != "nanobench")
     found = {module: source_code.of_module(module, commits) for module in plug_ins}
     locations = {path for point in points if (path := registry.location_of("models", point.model))}
+    locations |= {path for point in points for path in inputs_of(point)}
     read = {str(path): source_code.of_location(path) for path in sorted(locations)}
     return {"nanobench": source_code.of_nanobench(commits), **found, **read}
+
+
+def inputs_of(point: Point) -> list[Path]:
+    """The files of a point's text and of its tokenizer."""
+    named = [point.data, point.tokenizer if point.tokenizer.endswith(TOKENIZER_FILE) else ""]
+    return [Path(each) for each in named if each and Path(each).is_file()]
 
 
 def refuse_resume(folder: Path, was: SourceCode, now: SourceCode) -> None:

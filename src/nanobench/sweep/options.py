@@ -10,9 +10,11 @@ from nanobench import errors
 from nanobench.errors import UserError
 from nanobench.schema import (
     ATTENTIONS,
+    BYTES,
     CHECKPOINTING,
     COMPILE_MODES,
     DTYPES,
+    IDS,
     OPTIMIZER_KERNELS,
     PHASES,
     SYNTHETIC,
@@ -25,6 +27,7 @@ MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
 CALIBRATIONS = ("auto", "fresh", "off")
 MOST_SEED = 2**31 - 1
+TOKENIZERS = f"{BYTES}, {IDS} (the file has token ids), paths of tokenizer.json files, or names of tiktoken encodings"
 NOT_IN_TRAINING = {
     "dtype": {"float16": "its gradients vanish without loss scaling; choose bfloat16"},
     "compile_mode": {"freeze": "it treats the weights as constants; choose default"},
@@ -132,6 +135,8 @@ class GateOptions(Options):
 
     prompt_len: str = listed("50", "prompt lengths in tokens", WHAT)
     new_tokens: str = listed("auto", "output lengths in tokens", WHAT)
+    prompts: str = listed(SYNTHETIC, f"{SYNTHETIC} (random tokens), or paths of files with text or token ids", WHAT)
+    tokenizer: str = listed(BYTES, f"what reads the files of --prompts: {TOKENIZERS}", WHAT)
     engine: str = listed("uncached,cached", "engines; the first is the reference of every speedup", HOW)
     sampler: str = listed("greedy", "samplers", HOW)
 
@@ -216,8 +221,8 @@ class TrainOptions(TimedOptions):
     compile_mode: str = listed("off", ", ".join(name for name in COMPILE_MODES if name != "freeze"), HOW)
     seq_len: str = listed("auto", "tokens per full row", WHAT)
     phase: str = listed("pretrain", ", ".join(PHASES), WHAT)
-    data: str = listed(SYNTHETIC, f"{SYNTHETIC}, or paths of text files", WHAT)
-    tokenizer: str = listed("bytes", "bytes, or names of tiktoken encodings; for text files", WHAT)
+    data: str = listed(SYNTHETIC, f"{SYNTHETIC}, or paths of files with text or token ids", WHAT)
+    tokenizer: str = listed(BYTES, f"what reads the files of --data: {TOKENIZERS}", WHAT)
     optimizer: str = listed("adamw", "optimizers", WHAT)
     grad_accum: str = listed("1", "micro-batches whose gradients are accumulated per step", WHAT)
     nproc: str = listed("1", "ranks that train together, each with its own batch (DDP)", WHAT)

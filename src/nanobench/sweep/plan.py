@@ -43,7 +43,7 @@ def models_on(defaults: Defaults, axes: Axes) -> list[str]:
 
 
 def texts(axes: Axes) -> list[str]:
-    """The text files to train on."""
+    """The text files to train on, or to cut prompts from."""
     return [str(path) for path in axes.get("data", ()) if path != SYNTHETIC]
 
 
@@ -94,9 +94,11 @@ def combinations(axes: Axes, kind: type) -> Iterator[dict[str, Any]]:
 
 
 def point_of(values: dict[str, Any]) -> Point:
-    """A point. Synthetic data has no tokenizer."""
+    """A point. Synthetic data has no tokenizer, and synthetic prompts have no name."""
     point = Point(**values)
-    return replace(point, tokenizer="") if point.data == SYNTHETIC else point
+    if point.data != SYNTHETIC:
+        return point
+    return replace(point, data=SYNTHETIC if point.trains else "", tokenizer="")
 
 
 def no_batch_search(point: Point, arms: tuple[Arm, ...]) -> int:
@@ -190,12 +192,15 @@ def identity_of(point: Point, description: Description) -> str:
 
 
 def refuse_misfits(points: list[Point], shapes: Mapping[str, GPTShape], texts: Mapping[str, TextTokens]) -> None:
-    """Raises UserError for a point whose model is too short for its sequence or does not know all tokens of its text."""
+    """Raises UserError for a point whose model is too short for its sequence or does not know all tokens of its text, and for a
+    text that is shorter than a prompt.
+    """
     for point in points:
         if point.trains:
             refuse_long_row(point, shapes[point.model])
         else:
             refuse_long_sequence(point, shapes[point.model])
+            refuse_short_text(point, texts)
         refuse_unknown_tokens(point, shapes[point.model], texts)
 
 
@@ -219,13 +224,21 @@ def refuse_long_sequence(point: Point, shape: GPTShape) -> None:
     )
 
 
+def refuse_short_text(point: Point, texts: Mapping[str, TextTokens]) -> None:
+    """Raises UserError where prompts are longer than the text that they are cut from."""
+    tokens = texts[f"{point.tokenizer} {point.data}"].tokens if point.data else point.prompt_len
+    if tokens < point.prompt_len:
+        what = f"{point.data} as {point.tokenizer} has {tokens} tokens, fewer than prompt_len {point.prompt_len}"
+        raise UserError(f"{what}; give --prompt-len {tokens} or less, or a longer text")
+
+
 def refuse_unknown_tokens(point: Point, shape: GPTShape, texts: Mapping[str, TextTokens]) -> None:
     """Raises UserError where a text has tokens outside the model's vocabulary."""
     if point.data in ("", SYNTHETIC):
         return
-    largest = texts[f"{point.tokenizer} {point.data}"].largest
+    largest, option = texts[f"{point.tokenizer} {point.data}"].largest, "data" if point.trains else "prompts"
     if largest >= shape.vocab_size:
         what = (
             f"{point.data} as {point.tokenizer} has token {largest}, but the vocabulary of {point.model} is {shape.vocab_size}"
         )
-        raise UserError(f"{what}; give a model with a larger vocabulary, another --tokenizer or --data {SYNTHETIC}")
+        raise UserError(f"{what}; give a model with a larger vocabulary, another --tokenizer or --{option} {SYNTHETIC}")

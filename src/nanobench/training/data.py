@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nanobench.errors import UserError
 from nanobench.schema import SYNTHETIC, Point
+from nanobench.training.tokenizer import find
 
 MEDIAN_SHARE, SIGMA, MIN_LENGTH = 0.35, 0.6, 8
 """Of the lengths of conversations: median as a share of the full length, standard deviation of the logarithm, minimum."""
@@ -89,7 +90,7 @@ class Corpus:
 
     @classmethod
     def of_text(cls, path: Path, tokenizer: str) -> "Corpus":
-        """The tokens of a text file. Raises UserError for a file that cannot be read or is too short."""
+        """The tokens of a text, or the token ids in a file. Raises UserError for a file that cannot be read or is too short."""
         try:
             # A device or a pipe can have no end.
             if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= MOST_TEXT_BYTES):
@@ -97,29 +98,16 @@ class Corpus:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}; give a text file, or {SYNTHETIC}") from None
-        tokens = list(data) if tokenizer == "bytes" else encode(data.decode(errors="replace"), tokenizer)
-        if len(tokens) < MIN_LENGTH + 1:
+        tokens_N = find(tokenizer).encode(data, str(path))
+        if len(tokens_N) < MIN_LENGTH + 1:
             minimum = MIN_LENGTH + 1
-            raise UserError(f"{path} has {len(tokens)} tokens, fewer than {minimum}; give a longer text, or {SYNTHETIC}")
-        return cls(torch.tensor(tokens))
+            raise UserError(f"{path} has {len(tokens_N)} tokens, fewer than {minimum}; give a longer text, or {SYNTHETIC}")
+        return cls(tokens_N)
 
     def rows(self, lengths: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
         """For each length a row of that many tokens, from a random position."""
         starts = [int(torch.randint(max(1, len(self.tokens_N) - length + 1), (1,), generator=generator)) for length in lengths]
         return [self.tokens_N[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-
-
-def encode(text: str, name: str) -> list[int]:
-    """Tokens of a text in one of tiktoken's encodings. Raises UserError if tiktoken or the encoding's data is not installed."""
-    try:
-        import tiktoken
-
-        return tiktoken.get_encoding(name).encode_ordinary(text)
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"--tokenizer {name!r} is not installed ({why}); give bytes, or install tiktoken and its data"
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,11 @@ def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
 def points_of(plan: Plan) -> str:
     """The axes of the points in words."""
     names = {"batch_size": "batch", "prompt_len": "prompt", "new_tokens": "new tokens"}
+    varied = {"data": "prompts of", "tokenizer": "tokens"}
     if trains(plan):
         names = {"phase": "phase", "batch_size": "batch", "seq_len": "sequence", "optimizer": "optimizer", "data": "data"}
         varied = {"grad_accum": "accumulated", "world_size": "ranks", "tokenizer": "tokens"}
-        names |= {name: words for name, words in varied.items() if spread(plan, name) not in ("1", "")}
+    names |= {name: words for name, words in varied.items() if spread(plan, name) not in ("1", "")}
     return "; ".join(f"{words} {spread(plan, name)}" for name, words in names.items())
 
 

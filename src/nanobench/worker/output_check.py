@@ -21,7 +21,7 @@ from nanobench.records import JsonObject
 from nanobench.schema import REFERENCE_DTYPE, Point, Trial
 from nanobench.worker.workloads.generate import load
 from nanobench.worker.workloads.outputs import Output, Outputs
-from nanobench.worker.workloads.prompts import fresh_prompts, poison
+from nanobench.worker.workloads.prompts import Prompts, poison, prompts_of
 from nanobench.worker.workloads.train import Training
 
 LEAST_CALLS, MOST_CALLS = 5, 32
@@ -48,17 +48,19 @@ def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random
     """Per arm: how many of its calls were checked, and what is wrong with them."""
     point, found = trial.point, []
     adapter: Adapter | None = None
+    prompts: Prompts | None = None
     for request in arms:
         outputs = Outputs.load(Path(request["outputs"]))
         parts = [choose(same, point, chosen) for same in by_length(outputs)]
         adapter = adapter or reference_of(point, trial.seed)
+        prompts = prompts or prompts_of(adapter, point, torch.device("cpu"))
         vocab_size = adapter.shape.vocab_size
         wrong = not_written(outputs, point, vocab_size)
         name = request["arm"]["sampler"]
         sampler = None if name == "greedy" else registry.find("samplers", name)()
         for calls in parts:
             if wrong is None:
-                sample = sample_of(calls, point, vocab_size, chosen)
+                sample = sample_of(calls, point, prompts, chosen)
                 wrong = output_gate.judge(adapter, sampler, sample, point.dtype, request["gate_tolerance"])
         found.append({"checked_calls": sum(map(len, parts)), "wrong": wrong, "note": None})
     return found
@@ -121,12 +123,12 @@ def not_written(outputs: Outputs, point: Point, vocab_size: int) -> str | None:
     return None
 
 
-def sample_of(outputs: list[Output], point: Point, vocab_size: int, chosen: random.Random) -> Sample:
+def sample_of(outputs: list[Output], point: Point, made_by: Prompts, chosen: random.Random) -> Sample:
     """One random row of each call, with its prompt: the row whose logits were kept, where they were."""
     prompts, tokens, names = [], [], []
     for output in outputs:
         row = chosen.randrange(point.batch_size) if output.row is None else output.row
-        prompts.append(prompt_of(output, point, vocab_size)[row])
+        prompts.append(prompt_of(output, point, made_by)[row])
         tokens.append(output.tokens_BN[row].long())
         names.append(name_of(output, row))
     device = torch.device(point.device)
@@ -134,10 +136,11 @@ def sample_of(outputs: list[Output], point: Point, vocab_size: int, chosen: rand
     return Sample(torch.stack(prompts).to(device), torch.stack(tokens).to(device), names, logits)
 
 
-def prompt_of(output: Output, point: Point, vocab_size: int) -> Tensor:
+def prompt_of(output: Output, point: Point, made_by: Prompts) -> Tensor:
     """The prompts [B, T] of a call."""
-    prompts_CBT = fresh_prompts(output.prompt_seed, output.call + 1, point.batch_size, point.prompt_len, vocab_size)
-    return (prompts_CBT[output.call % len(prompts_CBT)] + output.shift) % vocab_size
+    prompt_BT = torch.empty((point.batch_size, point.prompt_len), dtype=torch.long)
+    made_by.write(made_by.bases(output.prompt_seed, output.call + 1), output.call, output.shift, prompt_BT)
+    return prompt_BT
 
 
 def name_of(output: Output, row: int) -> str:

@@ -1,4 +1,4 @@
-"""The requests that a worker answers: a description, a calibration, a call of a function, a batch trial, or a trial."""
+"""The requests that a worker answers: a description, a calibration, a call of a function, a sample, a batch trial, or a trial."""
 
 import time
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from nanobench.probes.host import HostProbe
 from nanobench.records import Gate, JsonObject
 from nanobench.schema import Trial
 from nanobench.training.data import Corpus
-from nanobench.worker import output_check
+from nanobench.worker import output_check, sample
 from nanobench.worker.arms import Report
 from nanobench.worker.batch_trial import run_batch_trial
 from nanobench.worker.model_shape import shape_of
@@ -83,6 +83,8 @@ def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
         return registry.function(request["call"]["function"])(**request["call"]["arguments"])
     if "check" in request:
         return output_check.check(request["check"])
+    if "sample" in request:
+        return sample.take(request["sample"])
     if "batch_trial" in request:
         return run_batch_trial(Trial.from_json(request["batch_trial"]), out)
     trial = Trial.from_json(request["trial"])

@@ -28,7 +28,7 @@ from nanobench.worker.workloads.base import Block
 from nanobench.worker.workloads.first_token import time_first_token
 from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.peak_memory import PeakMemoryMeter
-from nanobench.worker.workloads.prompts import fresh_prompts, poison
+from nanobench.worker.workloads.prompts import Bases, Prompts, RandomPrompts, poison, prompts_of, to_device
 from nanobench.worker.workloads.timed import Timed
 
 NEVER = 1 << 31
@@ -49,16 +49,17 @@ class Generate(Timed):
         clock: Clock,
         nvtx: bool = False,
         keeps_outputs: bool = True,
+        prompts: Prompts | None = None,
     ) -> None:
         self.prompt_BT = self.input_BT = reference.prompt_BT
         super().__init__(arm, clock, self.prompt_BT.device, nvtx)
         self.adapter, self.reference, self.point = adapter, reference, point
         self.sampler = registry.find("samplers", arm.sampler)()
-        self.keeps_outputs = keeps_outputs
+        self.keeps_outputs, self.prompts = keeps_outputs, prompts or RandomPrompts(adapter, point)
         self.peaks_bytes: dict[str, int] = {}
         self.shifts: list[int] = []
         self.block: Block | None = None
-        self.pool_CBT: Tensor | None = None
+        self.bases: Bases | None = None
         self.copies_CBN: Tensor | None = None
         self.outputs = Outputs()
         self.row: int | None = None
@@ -164,7 +165,7 @@ class Generate(Timed):
         self.keep_outputs()
         if block is not None and block.timestamped and self.run_call is not None and self.point.new_tokens > 1:
             self.phases.append(time_first_token(self, block))
-        self.block, self.pool_CBT, self.shifts = block, None, []
+        self.block, self.bases, self.shifts = block, None, []
         if block is not None:
             self.lay_out_prompts(block.prompt_seed)
             if self.keeps_outputs:
@@ -174,9 +175,9 @@ class Generate(Timed):
             self.new_BN.zero_()
 
     def lay_out_prompts(self, seed: int) -> None:
-        """Puts the base prompts of the next calls on the device, and random tokens where their output will be."""
+        """Puts the bases of the next calls' prompts on the device, and random tokens where their output will be."""
         point, vocab_size = self.point, self.adapter.shape.vocab_size
-        self.pool_CBT = fresh_prompts(seed, self.calls, point.batch_size, point.prompt_len, vocab_size).to(self.device)
+        self.bases = to_device(self.prompts.bases(seed, self.calls), self.device)
         self.new_BN.copy_(poison(seed, point.batch_size, point.new_tokens, vocab_size))
 
     def clock_stopped(self) -> None:
@@ -205,11 +206,9 @@ class Generate(Timed):
 
         It costs the clock some microseconds, the same in every arm. The prompt always lies at the same address.
         """
-        if self.pool_CBT is not None:
-            vocab_size = self.adapter.shape.vocab_size
-            self.shifts.append(randbelow(vocab_size))
-            torch.add(self.pool_CBT[call % len(self.pool_CBT)], self.shifts[-1], out=self.input_BT)
-            self.input_BT.remainder_(vocab_size)
+        if self.bases is not None:
+            self.shifts.append(randbelow(self.prompts.numbers))
+            self.prompts.write(self.bases, call, self.shifts[-1], self.input_BT)
 
     def run_calls(self, timestamps: list[Any], timestamped: bool) -> None:
         """Runs the generate calls: prompts and generated tokens stay on the device, nothing is copied to the host.
@@ -313,7 +312,8 @@ class Generation:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.adapter = load(trial.point, trial.seed)
-        self.reference = Reference(self.adapter, trial.point, trial.seed)
+        self.prompts = prompts_of(self.adapter, trial.point, torch.device(trial.point.device))
+        self.reference = Reference(self.adapter, trial.point, trial.seed, self.prompts.untimed(trial.seed))
 
     def ready(self, gated: bool) -> None:
         """See TrialContext.ready. Computes the reference before the weights are packed: the model in the wider dtype needs the
@@ -334,4 +334,4 @@ class Generation:
     def make_workload(self, arm: Arm, clock: Clock) -> Generate:
         """See TrialContext.make_workload."""
         trial = self.trial
-        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check)
+        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check, self.prompts)

@@ -23,7 +23,7 @@ class Output:
     """calls of the repetition"""
     prompt_seed: int
     shift: int
-    """what was added to every token of the call's base prompt, modulo the vocabulary"""
+    """the number that made the call's prompt of its base (Prompts.write)"""
     tokens_BN: Tensor
     row: int | None = None
     """a random row, for the last call of a repetition of an engine that shows logits"""
