@@ -29,7 +29,17 @@ def test_a_member_is_read_from_its_text(text, spec):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("-2", -2), ("1e-3", 1e-3), ("true", True), ("False", False), ("None", None), ("word", "word"), ("[1]", "[1]"), ("1_000", 1000)],
+    [
+        ("1", 1),
+        ("-2", -2),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("word", "word"),
+        ("[1]", "[1]"),
+        ("1_000", 1000),
+    ],
 )
 def test_values_are_numbers_truth_values_or_words(text, value):
     found = parse(f"x:a={text}").arguments["a"]
@@ -110,7 +120,8 @@ def test_an_engine_keeps_its_own_arguments_and_takes_those_of_the_worker():
 
 
 @pytest.mark.parametrize(
-    "text", ["gpt2-nano:n_head=3", "gpt2-nano:n_embd=0", "gpt2-nano:vocab_size=0", "gpt2-nano:n_layer=word", "gpt2-nano:gelu=odd"]
+    "text",
+    ["gpt2-nano:n_head=3", "gpt2-nano:n_embd=0", "gpt2-nano:vocab_size=0", "gpt2-nano:n_layer=word", "gpt2-nano:gelu=odd"],
 )
 def test_sizes_that_no_model_has_are_one_line(nanobench_here, tmp_path, text):
     done = nanobench_here("verify", "--model", text, "--batch", "1", cwd=tmp_path, code=2)
@@ -122,7 +133,9 @@ def test_a_sweep_over_models_with_arguments_names_them(nanobench_here, tmp_path)
     from conftest import SMALL
 
     models = "gpt2-nano:n_layer=1,n_kv_head=1,gpt2-nano"
-    done = nanobench_here("kv-sweep", *SMALL, "--model", models, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0)
+    done = nanobench_here(
+        "kv-sweep", *SMALL, "--model", models, "--batch", "1", "--quick", "--out", "run", cwd=tmp_path, code=0
+    )
     assert "gpt2-nano:n_layer=1,n_kv_head=1" in done.stdout
     import pandas as pd
 

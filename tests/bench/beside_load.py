@@ -2,7 +2,7 @@
 
     python tests/bench/beside_load.py sweep DIR [RUNS]     default sweeps, RUNS (3) idle and beside each load, by turns
     python tests/bench/beside_load.py same DIR             40 A/A contrasts beside each load
-    python tests/bench/beside_load.py delay DIR            10 contrasts of an arm that is 5 % slower, beside each load, on one thread
+    python tests/bench/beside_load.py delay DIR            10 contrasts of an arm that is 5 % slower, on one thread
 
 The loads: a busy loop on one core; and `stress-ng --vm 1 --vm-bytes 1G` (Debian: apt-get install stress-ng). Prints tables in
 Markdown. DIR keeps the runs; one that is finished there is not measured again.

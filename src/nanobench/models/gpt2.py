@@ -16,7 +16,6 @@ from nanobench.models._kv_cache import Cache
 from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
 
-
 GELUS = ("tanh", "none")
 """Torch's approximations of GELU; `none` is exact."""
 
@@ -102,7 +101,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def count_params(shape: GPTShape, variant: Variant) -> int:
-    """Parameters, the tied head counted once. Per layer of a GPT-2 as in the paper: 12 C^2 of weights, 13 C of biases and norms."""
+    """Parameters, the tied head counted once. A layer of the paper's GPT-2 has 12 C^2 of weights, 13 C of biases and norms."""
     width, norms = shape.n_embd, 1 + variant.bias
     biases = shape.qkv_width + 6 * width if variant.bias else 0
     layers = shape.block_params + shape.n_layer * (biases + 2 * norms * width)
@@ -118,9 +117,10 @@ def build(
     block_size: int,
     n_kv_head: int | None = None,
     bias: bool = True,
-    gelu: str = "tanh",
+    gelu: str | None = "tanh",
 ) -> GPTAdapter:
-    """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is neither `tanh` nor `none`."""
+    """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is not one of GELUS."""
+    gelu = "none" if gelu is None else gelu
     if gelu not in GELUS:
         raise unknown("gelu", str(gelu), GELUS)
     variant, n_kv_head = Variant(bias, gelu), n_kv_head or n_head

@@ -1,11 +1,11 @@
 """How a member of a family is written: its name, or `module:function`; the location that a source reads; and arguments.
 
-    gpt2                                a name
-    gpt2:n_layer=6,n_kv_head=4          a name with arguments
-    my_pkg.my_mod:build                 a function, also in a module of the current folder
-    my_pkg.my_mod:build:width=64        a function with arguments
-    nanogpt:out/ckpt.pt                 a source with a location
-    hf:gpt2?random,n_layer=2            a source with a location and arguments
+gpt2                                a name
+gpt2:n_layer=6,n_kv_head=4          a name with arguments
+my_pkg.my_mod:build                 a function, also in a module of the current folder
+my_pkg.my_mod:build:width=64        a function with arguments
+nanogpt:out/ckpt.pt                 a source with a location
+hf:gpt2?random,n_layer=2            a source with a location and arguments
 """
 
 import ast

@@ -70,9 +70,9 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     """Operations and bytes of one pass.
 
     Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value,
-    width A of the output of all heads (mostly C), and width M of the MLP, matmuls and attention move (C + Q) + (Q + A) + (A + C)
-    values per token and layer, and C + M for each matmul of the MLP; two norms, two additions and the activation
-    4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
+    width A of the output of all heads (mostly C), and width M of the MLP, matmuls and attention move
+    (C + Q) + (Q + A) + (A + C) values per token and layer, and C + M for each matmul of the MLP; two norms, two additions
+    and the activation 4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers, matmuls = shape.n_embd, shape.n_layer, shape.mlp_matmuls

@@ -1,4 +1,4 @@
-"""The requests that a worker answers: a description, a calibration, a call of a function, a sample, a batch trial, or a trial."""
+"""The requests that a worker answers: a description, a calibration, a call, a check, a sample, a batch trial, or a trial."""
 
 import time
 from dataclasses import asdict
