@@ -45,7 +45,7 @@ def build(location: str, *, sha256: str = "") -> Adapter:
             place = "meta" if torch.get_default_device().type == "meta" else "cpu"
             adapter: Adapter = torch.load(file, map_location=place, weights_only=False)
     except OSError as error:
-        raise UserError(f"{location} cannot be read: {error.strerror}") from error
+        raise UserError(f"{location} cannot be read: {error.strerror or error}") from error
     return adapter
 
 
