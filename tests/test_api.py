@@ -37,7 +37,7 @@ from nanobench.models import object as in_memory
 from nanobench.registry import importable
 from nanobench.results import store
 from nanobench.schema import GPTShape, Point
-from nanobench.sweep import autobatch, code, keywords
+from nanobench.sweep import autobatch, code, keywords, plan
 from nanobench.sweep.batch_search import SearchConfig
 from nanobench.sweep.executors import local
 from nanobench.sweep.objects import renamed
@@ -147,8 +147,8 @@ def test_in_a_notebook_one_line_is_written_again_and_again(monkeypatch, small_ru
     shown = []
     handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
     monkeypatch.setattr("IPython.display.display", lambda data, raw, display_id: shown.append(data["text/plain"]) or handle)
-    plan = store.Run(small_run[0]).info().plan
-    progress = {"launch": 1, "trial": plan.trial(plan.points[0], 1), "total": 4, "left_s": 5.0, "cells": []}
+    made = store.Run(small_run[0]).info().plan
+    progress = {"launch": 1, "trial": made.trial(made.points[0], 1), "total": 4, "left_s": 5.0, "cells": []}
     with Screen(Console(force_jupyter=True)) as screen:
         screen.show(SimpleNamespace(**progress, done=0, report={"phase": "warm-up", "arm": "cached"}))
         screen.show(SimpleNamespace(**progress, done=4, report=None))
@@ -542,6 +542,8 @@ def test_a_figure_that_the_data_does_not_allow_is_one_line(small_run):
 def test_the_examples_of_the_page_run_in_their_order(here, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     monkeypatch.syspath_prepend(here)
+    # Tests run side by side: an idle core would be shared.
+    monkeypatch.setattr(plan, "usable_cores", lambda: 1)
     shown, names = [], {"__name__": "__main__"}
     for block in blocks:
         if named := re.match(r"# (\w+\.py)\n", block):

@@ -45,7 +45,7 @@ def build(location: str, *, sha256: str = "") -> Adapter:
             place = "meta" if torch.get_default_device().type == "meta" else "cpu"
             adapter: Adapter = torch.load(file, map_location=place, weights_only=False)
     except OSError as error:
-        raise UserError(f"{location} cannot be read: {error.strerror}") from error
+        raise UserError(f"{location} cannot be read: {error.strerror or error}") from error
     return adapter
 
 
@@ -158,7 +158,7 @@ def number_of(content: bytes) -> int:
 
 
 # Adapters
-class OfModule:
+class ModuleAdapter:
     """The Adapter of a module that has the parts of one itself: `shape`, forward(idx, targets, last_only), perhaps a cache."""
 
     def __init__(self, module: Any) -> None:
@@ -184,7 +184,7 @@ class OfModule:
 
 def of_parts(module: nn.Module) -> Adapter | None:
     """The Adapter of a module that says its shape; None for another."""
-    return OfModule(module) if isinstance(getattr(module, "shape", None), GPTShape) else None
+    return ModuleAdapter(module) if isinstance(getattr(module, "shape", None), GPTShape) else None
 
 
 READY: tuple[Callable[[nn.Module], Adapter | None], ...] = (of_parts,)
