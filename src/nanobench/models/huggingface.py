@@ -5,6 +5,7 @@ The code that runs is transformers' own, as `generate` calls it. Shapes: B rows,
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from nanobench.errors import Skip, UserError, unknown
 from nanobench.models import _huggingface_config as configs
 from nanobench.models import _huggingface_weights as weights
+from nanobench.models._module_shape import mlp_matmuls
 from nanobench.schema import GPTShape
 
 ATTENTIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
@@ -123,7 +125,7 @@ def shape_of(model: Any) -> GPTShape:
     matmuls = [part.weight for part in model.modules() if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"]
     tables = {id(part.weight): part.weight for part in model.modules() if isinstance(part, nn.Embedding)}
     multiplied = {id(weight) for weight in matmuls}
-    return GPTShape(
+    shape = GPTShape(
         architecture=f"{config.model_type} (transformers {configs.library().__version__})",
         n_layer=size(config, "num_hidden_layers"),
         n_head=n_head,
@@ -136,6 +138,7 @@ def shape_of(model: Any) -> GPTShape:
         lookup_params=sum(weight.numel() for key, weight in tables.items() if key not in multiplied),
         head_width=None if head_dim * n_head == n_embd else head_dim,
     )
+    return replace(shape, mlp_matmuls=mlp_matmuls(model, shape))
 
 
 def size(config: Any, name: str) -> int:

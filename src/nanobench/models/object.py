@@ -27,7 +27,7 @@ PARTS = ("module", "shape", "forward", "make_cache")
 """What every Adapter has."""
 WAYS = (
     "give a name like 'gpt2-mini', a build function that a file defines, "
-    "or an Adapter: an object with module, shape, forward and make_cache"
+    "or an Adapter (module, shape, forward, make_cache; nanobench.plugins makes one of other modules)"
 )
 
 
@@ -187,7 +187,16 @@ def of_parts(module: nn.Module) -> Adapter | None:
     return ModuleAdapter(module) if isinstance(getattr(module, "shape", None), GPTShape) else None
 
 
-READY: tuple[Callable[[nn.Module], Adapter | None], ...] = (of_parts,)
+def of_transformers(module: nn.Module) -> Adapter | None:
+    """The Adapter of a causal language model of transformers, which is not imported for other modules."""
+    if not any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__):
+        return None
+    from nanobench.models.huggingface import HuggingFace
+
+    return HuggingFace(module)
+
+
+READY: tuple[Callable[[nn.Module], Adapter | None], ...] = (of_parts, of_transformers)
 """Functions that make the Adapter of a module that they know, and give None for another. The first Adapter counts."""
 
 
