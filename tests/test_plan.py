@@ -87,6 +87,7 @@ def test_the_question_gives_each_kind_of_device_its_own_default_model():
             "cpu": ["gpt2-nano", "gpt2-mini", "my_lab.my_gpt:build"],
             "cuda": ["gpt2-nano", "gpt2", "my_lab.my_gpt:build"],
         },
+        "members": {"engines": ["uncached", "cached"], "samplers": ["greedy"], "optimizers": []},
         "texts": [],
     }
 

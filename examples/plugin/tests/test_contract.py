@@ -15,7 +15,7 @@ def test_chunked_prefill(chunk):
     assert_contract(check_engine(partial(engine.build, chunk=chunk)))
 
 
-@pytest.mark.parametrize("p", [0.05, 0.5])
+@pytest.mark.parametrize("p", [0.05, 0.3])
 def test_min_p(p):
     assert_contract(check_sampler(partial(sampler.build, p=p)))
 

@@ -121,7 +121,7 @@ class SamplerContract:
         return verdict.note.removeprefix("; ")
 
     def on_device(self) -> str:
-        """Away from the CPU it waits for no value, and its tokens stay there. The device is simulated, without values."""
+        """On a GPU it waits for no value, and its tokens stay there. The device is simulated: its tensors have no values."""
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 tokens_B1 = self.sampler(torch.empty(ROWS, VOCAB, device="meta"), None)
