@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-READERS = ("analysis", "cli", "results", "views")
-"""Rooms that only read what was measured. Every command derives its numbers from the raw files again."""
+READERS = ("analysis", "cli", "results", "testing", "views")
+"""Rooms that measure nothing: every command derives its numbers from the raw files again, and contract checks keep none."""
 SUFFIXES = (".py", ".toml")
 STANDARD_LIBRARY = str(Path(os.__file__).parent)
 LOADERS = (
