@@ -199,7 +199,9 @@ def test_torch_counts_the_operations_that_the_shape_gives(kind):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         adapter.forward(tokens(rows=3))
     expected = flops.cost(adapter.shape, "float32", Pass(rows=3, tokens=16, context=16, logits_positions=16))
-    assert counter.get_total_flops() == expected.flops
+    # Older versions of transformers compute the angles of rotary positions as a matmul.
+    angles = sum(sum(each.values()) for name, each in counter.get_flop_counts().items() if name.endswith("rotary_emb"))
+    assert counter.get_total_flops() - angles == expected.flops
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -93,7 +93,7 @@ class HuggingFace:
         # StaticCache would take sliding layers, whose position is a Python number: an engine's is a tensor on the device.
         layers = [library.StaticLayer(max_cache_len=max_len) for _ in range(self.shape.n_layer)]
         if not hasattr(layers[0], POSITION):
-            raise Skip("static layers of this version of transformers have no position that can be set; upgrade transformers")
+            raise Skip("static layers of this transformers have no position that can be set; install transformers 5.4 or newer")
         cache = library.Cache(layers=layers)
         like = next(self.module.parameters())
         cache.early_initialization(batch_size, self.shape.n_kv_head, self.shape.head_dim, like.dtype, like.device)
