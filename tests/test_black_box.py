@@ -180,7 +180,7 @@ def test_the_outputs_of_both_kinds_of_calls_are_kept_and_are_what_the_prompts_gi
         assert [(each.block, each.call) for each in whole] == [(block, call) for block in range(2) for call in range(3)]
         assert [(each.block, each.call) for each in ones] == [(0, 2), (1, 2)]
         for output in (*whole, *ones):
-            prompt_BT = output_check.prompt_of(output, TINY, 64)
+            prompt_BT = output_check.prompt_of(output, TINY, workload.prompts)
             number = output.tokens_BN.shape[1]
             expected_BN = fakes.greedy_loop(workload.adapter.module, prompt_BT, number)
             assert torch.equal(output.tokens_BN.long(), expected_BN[:, 8:])

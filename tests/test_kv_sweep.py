@@ -73,7 +73,6 @@ def test_marks_are_one_per_token_and_rise(small_run):
             assert len(row["token_times_s"]) == row["calls"] * row["new_tokens"]
             assert row["token_times_s"] == sorted(row["token_times_s"])
             assert row["token_times_s"][-1] <= row["wall_s"]
-            assert row["wall_s"] >= 0.015 or row["calls"] > 1
 
 
 def test_launches_of_one_point_differ_in_hash_seed_but_not_in_tokens(small_run):
