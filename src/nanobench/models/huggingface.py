@@ -60,7 +60,8 @@ class HuggingFace:
     """The Adapter of a causal language model of transformers."""
 
     def __init__(self, model: Any) -> None:
-        self.module, self.config, self.shape = Network(model), model.config, shape_of(model)
+        self.module: nn.Module = Network(model)
+        self.config, self.shape = model.config, shape_of(model)
         self.is_stateful = bool(getattr(model, "_is_stateful", False))
         names = signature(model.forward).parameters
         self.slices_logits, self.reads_positions = "logits_to_keep" in names, "position_ids" in names
