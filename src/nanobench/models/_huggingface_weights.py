@@ -7,7 +7,7 @@ import importlib
 import json
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,30 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def check(model: Any, folder: Path) -> None:
-    """Compares the shapes in the files with a model on the meta device, loading nothing.
+    """Compares the tensors in the files with a model on the meta device, loading nothing.
 
-    Raises UserError for a file that cannot be read or wants to run code, and for a tensor of another shape than the model's.
-    Names that transformers converts while it loads are compared only then.
+    Raises UserError for a file that cannot be read or wants to run code, for a tensor of another shape than in the model, and
+    for a missing one. Where a file has names that the model does not have, transformers converts names: what is missing is
+    then found only while it loads.
     """
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    prefix = f"{model.base_model_prefix}."
+    found = set()
     for file in files_of(folder):
-        found = {name: list(tensor.shape) for name, tensor in tensors_of(file).items() if hasattr(tensor, "shape")}
-        pairs = ((name, shape, expected.get(name, expected.get(prefix + name, shape))) for name, shape in found.items())
-        refuse_other_shapes(file, [each for each in pairs if each[1] != each[2]])
+        shapes = {name: list(tensor.shape) for name, tensor in tensors_of(file).items() if hasattr(tensor, "shape")}
+        own = {name if name in expected else f"{model.base_model_prefix}.{name}": shape for name, shape in shapes.items()}
+        refuse_other_shapes(file, [(name, shape, expected.get(name, shape)) for name, shape in own.items()])
+        found |= own.keys()
+    if found <= expected.keys():
+        names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        refuse_missing(folder, [each[0] for each in names.values() if found.isdisjoint(each)])
+
+
+def refuse_missing(folder: Path, names: Collection[str]) -> None:
+    """Raises UserError if there are tensors of a model that its files do not have: transformers would make them random."""
+    if names:
+        raise UserError(f"{folder} has no weights for {listed(sorted(names))}; {BROKEN}")
 
 
 def tensors_of(file: Path) -> dict[str, Any]:
@@ -69,8 +82,9 @@ def tensors_of(file: Path) -> dict[str, Any]:
 
 
 def refuse_other_shapes(source: object, pairs: Iterable[tuple[str, Any, Any]]) -> None:
-    """Raises UserError if there are tensors (name, shape in the file, shape in the model) whose shapes differ."""
-    texts = [f"{name} is {list(has)} and should be {list(wants)}" for name, has, wants in sorted(pairs)]
+    """Raises UserError if the two shapes of a tensor differ, of (name, shape in the file, shape in the model)."""
+    other = [(name, list(has), list(wants)) for name, has, wants in sorted(pairs) if list(has) != list(wants)]
+    texts = [f"{name} is {has} and should be {wants}" for name, has, wants in other]
     if texts:
         raise UserError(f"{source} does not fit the config: {listed(texts, '; ')}; correct config.json or the arguments")
 
@@ -84,7 +98,7 @@ def listed(texts: list[str], separator: str = ", ") -> str:
 def load(folder: Path, config: Any, trust: bool) -> Any:
     """The model of a folder with its weights, in the dtype in which they are stored.
 
-    Raises UserError for weights that are missing or have another shape: transformers would make them random without an error.
+    Raises UserError for weights that are missing or have another shape.
     """
     files_of(folder)
     auto = library().AutoModelForCausalLM
@@ -92,8 +106,6 @@ def load(folder: Path, config: Any, trust: bool) -> Any:
     # A RuntimeError may say that the memory does not suffice.
     with explained(f"{folder} cannot be loaded", BROKEN, RuntimeError):
         model, found = auto.from_pretrained(str(folder), config=config, dtype="auto", **own)
-    if found["mismatched_keys"]:
-        refuse_other_shapes(folder, found["mismatched_keys"])
-    if found["missing_keys"]:
-        raise UserError(f"{folder} has no weights for {listed(sorted(found['missing_keys']))}; {BROKEN}")
+    refuse_other_shapes(folder, found["mismatched_keys"])
+    refuse_missing(folder, found["missing_keys"])
     return model
