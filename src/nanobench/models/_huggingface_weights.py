@@ -45,7 +45,7 @@ def check(model: Any, folder: Path) -> None:
     then found only while it loads.
     """
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = set()
+    found: set[str] = set()
     for file in files_of(folder):
         shapes = {name: list(tensor.shape) for name, tensor in tensors_of(file).items() if hasattr(tensor, "shape")}
         own = {name if name in expected else f"{model.base_model_prefix}.{name}": shape for name, shape in shapes.items()}
