@@ -26,7 +26,7 @@ files on every load, so an old run gains a new column. Raw files of earlier prot
 
 ## cells.parquet: one row per point and arm
 
-The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random tokens); in
+The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random prompts); in
 generation `prompt_len`, `new_tokens`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`, `world_size`. The arm:
 `compile_mode`, `attention`; in generation `engine`, `sampler`; in training `checkpointing`, `optimizer_kernel`; its name `arm`
 and its place `arm_index` (0 is the reference). The fields of the other workload are 0, empty or at their defaults. Its columns

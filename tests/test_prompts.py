@@ -105,7 +105,7 @@ def test_a_prompt_is_written_where_it_always_lies_also_in_inference_mode():
 
 def test_without_a_text_prompts_are_random_tokens_and_the_number_is_added_to_all():
     prompts = prompts_of(model_of(50), POINT, CPU)
-    assert isinstance(prompts, RandomPrompts)
+    assert {type(prompts_of(model_of(50), replace(POINT, data=data), CPU)) for data in ("", "synthetic")} == {RandomPrompts}
     assert (prompts.numbers, prompts.untimed(0)) == (50, None)
     assert torch.equal(written(prompts, 7, 2, 9), (fresh_prompts(7, 3, 3, 16, 50)[2] + 9) % 50)
 
@@ -252,7 +252,7 @@ def test_a_text_is_described_with_its_tokenizer_and_becomes_part_of_the_points()
     assert describe_request(asked)["texts"] == [["a", "bytes"], ["a", "ids"]]
     texts = {f"{name} a": {"tokens": 100, "largest": 255} for name in ("bytes", "ids")}
     points = make_plan(asked, {**machine(), "texts": texts}).points
-    assert [(point.data, point.tokenizer) for point in points] == [("a", "bytes"), ("a", "ids"), ("", "")]
+    assert [(point.data, point.tokenizer) for point in points] == [("a", "bytes"), ("a", "ids"), ("synthetic", "")]
 
 
 def test_synthetic_prompts_are_the_default_and_leave_points_as_they_were():

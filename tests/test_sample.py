@@ -299,7 +299,7 @@ def test_options_take_one_point_and_several_engines(changed, words):
 
 OPTIONS = SampleOptions(prompt="Once\nupon", model="fakes:tiny", new_tokens=12)
 SHAPED = replace(POINT, prompt_len=9)
-RIGHT = Continuation(engine="reference", tokens=(104, 101, 108), parts=("hel", "", ""), tolerance=0.01)
+RIGHT = Continuation(engine="reference", tokens=(104, 101, 108), parts=("sun", "", ""), tolerance=0.01)
 ROUNDED = TokenDifference(place=1, token=97, chosen=101, margin=0.002, below=0.002, is_rounding=True)
 TOO_FAR = TokenDifference(place=2, token=98, chosen=108, margin=1.5, below=2.5, is_rounding=False)
 
@@ -318,9 +318,9 @@ def test_the_page_names_the_point_and_shows_each_text_below_its_verdict():
         "prompt",
         r"  Once\nupon",
         "reference (float64, uncached)",
-        "  hel",
+        "  sun",
         "cached: exact, every token is the reference's choice",
-        "  hel",
+        "  sun",
     ]
 
 
@@ -368,7 +368,7 @@ def test_the_document_has_text_verdict_and_differences_and_only_numbers_of_json(
     _, found = page(replace(RIGHT, engine="a"), wrong, Continuation(engine="c", status=Status.SKIPPED, reason="no cache"))
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (document["prompt"], document["prompt_tokens"]) == ("Once\nupon", list(range(9)))
-    assert (document["model"], document["reference"]["text"], document["reference_dtype"]) == ("fakes:tiny", "hel", "float64")
+    assert (document["model"], document["reference"]["text"], document["reference_dtype"]) == ("fakes:tiny", "sun", "float64")
     assert [each["verdict"] for each in document["engines"]] == ["exact", "wrong", None]
     assert document["engines"][1]["first"] == {**asdict(TOO_FAR), "margin": None}
     assert document["engines"][2]["reason"] == "no cache"

@@ -145,7 +145,7 @@ class Point:
     phase: str = ""
     """one of PHASES"""
     data: str = ""
-    """in training synthetic, or the path of a text; in generation the path of what prompts are cut from, or empty"""
+    """synthetic, or the path of a text; empty for the random prompts of a sweep that has no others"""
     tokenizer: str = ""
     """bytes, ids, the path of a tokenizer.json, or the name of one of tiktoken's encodings; empty for synthetic data"""
     optimizer: str = ""

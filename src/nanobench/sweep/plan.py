@@ -48,9 +48,13 @@ def texts(axes: Axes) -> list[str]:
 
 
 def requested(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ...]]:
-    """The points and arms that the options request on a device. An automatic batch size is 0."""
+    """The points and arms that the options request on a device. An automatic batch size is 0. Random prompts have no name where
+    there are no others.
+    """
     auto = automatic_values(options, device)
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in options.axes.items()}
+    if "prompt_len" in axes and axes["data"] == [SYNTHETIC]:
+        axes["data"] = [""]
     points = dict.fromkeys(point_of(values) for values in combinations({**axes, "device": [device]}, Point))
     return list(points), tuple(Arm(**values) for values in combinations(axes, Arm))
 
@@ -94,11 +98,9 @@ def combinations(axes: Axes, kind: type) -> Iterator[dict[str, Any]]:
 
 
 def point_of(values: dict[str, Any]) -> Point:
-    """A point. Synthetic data has no tokenizer, and synthetic prompts have no name."""
+    """A point. Synthetic data has no tokenizer."""
     point = Point(**values)
-    if point.data != SYNTHETIC:
-        return point
-    return replace(point, data=SYNTHETIC if point.trains else "", tokenizer="")
+    return replace(point, tokenizer="") if point.data in ("", SYNTHETIC) else point
 
 
 def no_batch_search(point: Point, arms: tuple[Arm, ...]) -> int:
@@ -226,7 +228,9 @@ def refuse_long_sequence(point: Point, shape: GPTShape) -> None:
 
 def refuse_short_text(point: Point, texts: Mapping[str, TextTokens]) -> None:
     """Raises UserError where prompts are longer than the text that they are cut from."""
-    tokens = texts[f"{point.tokenizer} {point.data}"].tokens if point.data else point.prompt_len
+    if point.data in ("", SYNTHETIC):
+        return
+    tokens = texts[f"{point.tokenizer} {point.data}"].tokens
     if tokens < point.prompt_len:
         what = f"{point.data} as {point.tokenizer} has {tokens} tokens, fewer than prompt_len {point.prompt_len}"
         raise UserError(f"{what}; give --prompt-len {tokens} or less, or a longer text")
