@@ -20,8 +20,7 @@ class VerifyOptions(GateOptions):
 
 @command(VerifyOptions, "verify")
 def verify(options: VerifyOptions) -> None:
-    """Check the correctness of every arm, and the contracts of its model, engine and sampler, without timing; exit 1 if an arm
-    computes something else or a contract is broken."""
+    """Check that every arm is correct, and that its model, engine and sampler keep their contracts; exit 1 if not."""
     from nanobench.sweep.plan import describe_request
 
     describe_request(options)
