@@ -54,6 +54,20 @@ def test_our_own_modules_are_counted_as_their_closed_forms_say(name):
     assert shape_of_module(adapter.module, architecture=known.architecture, **sizes) == known
 
 
+def test_heads_that_are_wider_than_their_share_of_the_width_are_read_from_the_config():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "head_dim": 16}
+    config = Qwen3Config(**sizes, intermediate_size=48, vocab_size=61, max_position_embeddings=24)
+    shape = shape_of_module(Qwen3ForCausalLM(config))
+    assert (shape.head_width, shape.attention_width, shape.qkv_width, shape.mlp_width) == (16, 64, 128, 48)
+    assert shape.mlp_matmuls == 3
+    config.head_dim, config.intermediate_size = 16, 64
+    assert shape_of_module(Qwen3ForCausalLM(config)).mlp_matmuls == 3
+    config.head_dim = 8
+    assert shape_of_module(Qwen3ForCausalLM(config)).head_width is None
+
+
 def test_a_tied_head_counts_once_and_a_gate_is_seen():
     adapter = llama.build(n_layer=2, n_head=2, n_embd=12, mlp_width=20, vocab_size=50, block_size=9, tied=True)
     sizes = {each: getattr(adapter.shape, each) for each in SIZES}

@@ -42,6 +42,23 @@ class Engine(Protocol):
         ...
 
 
+class EngineWrapper:
+    """Shows the tokens and the logits of another engine. A subclass adds something to its calls."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def tokens_BN(self) -> Tensor:
+        """See Engine.tokens_BN."""
+        return self.engine.tokens_BN
+
+    @property
+    def logits_BV(self) -> Tensor | None:
+        """See Engine.logits_BV."""
+        return self.engine.logits_BV
+
+
 def allocate_tokens(point: Point, like: Tensor) -> Tensor:
     """Zeros [B, N] for prompt and generated tokens, on the device of `like`."""
     return torch.zeros((point.batch_size, point.total_len), dtype=torch.long, device=like.device)

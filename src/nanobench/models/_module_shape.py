@@ -3,7 +3,8 @@
 C is the width of the residual stream, V the vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ CONFIG_NAMES = {
     "block_size": ("block_size", "sequence_len", "max_position_embeddings", "n_positions", "max_seq_len", "context_length"),
 }
 """Size -> its names in the configs of well-known projects."""
+HEAD_WIDTHS = ("head_dim", "head_width")
+"""Names of the width of a head, which most configs leave to n_embd / n_head."""
 PADDING, STEP = 128, 64
 """A vocabulary may be padded up to a multiple of the first number, to a multiple of the second."""
 UNKNOWN_SHARE = 0.01
@@ -51,12 +54,15 @@ def shape_of_module(module: nn.Module, *, architecture: str | None = None, **siz
     for name in sizes:
         if name not in known:
             raise unknown("size", name, known)
-    read = {name: sizes.get(name) or read_size(module, name) for name in CONFIG_NAMES}
+    read = {name: sizes.get(name) or read_size(module, names) for name, names in CONFIG_NAMES.items()}
     read["n_kv_head"] = read["n_kv_head"] or read["n_head"]
     for name, size in read.items():
         if size is None:
             looked_for = ", ".join(CONFIG_NAMES[name])
             raise UserError(f"{architecture}: its config has no {name} (looked for {looked_for}); give it, like {name}=8")
+    width = read_size(module, HEAD_WIDTHS)
+    if width is not None and width * read["n_head"] != read["n_embd"]:
+        read["head_width"] = width
     given = {"n_params": sum(each.numel() for each in module.parameters()), **read, **sizes}
     if "matmul_params" not in sizes or "lookup_params" not in sizes:
         given = {**count(module, architecture, given), **given}
@@ -64,11 +70,11 @@ def shape_of_module(module: nn.Module, *, architecture: str | None = None, **siz
     return shape if "mlp_matmuls" in sizes else GPTShape(**{**vars(shape), "mlp_matmuls": mlp_matmuls(module, shape)})
 
 
-def read_size(module: nn.Module, name: str) -> Any:
-    """A size from the config of a module, an object or a dictionary; None if it is not there."""
+def read_size(module: nn.Module, names: Iterable[str]) -> Any:
+    """A size from the config of a module, an object or a dictionary, under one of some names; None if it is not there."""
     config = getattr(module, "config", None)
     get = config.get if isinstance(config, Mapping) else lambda each: getattr(config, each, None)
-    return next((size for each in CONFIG_NAMES[name] if (size := get(each)) is not None), None)
+    return next((size for each in names if (size := get(each)) is not None), None)
 
 
 def matrices(module: nn.Module) -> Iterator[Matrix]:
@@ -133,10 +139,14 @@ def head_of(found: list[Matrix], tables: set[int], sizes: Mapping[str, int]) -> 
 def mlp_matmuls(module: nn.Module, shape: GPTShape) -> int:
     """3 if the weights of the blocks are those of attention and of three matmuls as large as the one that ends the MLP, else 2.
 
-    The one that ends the MLP is known by its size: it has C columns and another number of rows.
+    The one that ends the MLP is known by its size: it has C columns and another number of rows. So has the one that ends
+    attention where its heads are not C wide together.
     """
-    widths = {each.n_in for each in matrices(module) if each.n_out == shape.n_embd != each.n_in}
+    counts = Counter(each.n_in for each in matrices(module) if each.n_out == shape.n_embd != each.n_in)
+    if shape.attention_width != shape.n_embd:
+        counts[shape.attention_width] -= shape.n_layer
+    widths = [width for width, count in counts.items() if count > 0]
     if len(widths) != 1:
         return 2
-    mlp_params = shape.block_params / shape.n_layer - shape.n_embd * (shape.qkv_width + shape.n_head * shape.head_dim)
-    return 3 if round(mlp_params / (shape.n_embd * widths.pop())) == 3 else 2
+    mlp_params = shape.block_params / shape.n_layer - shape.n_embd * (shape.qkv_width + shape.attention_width)
+    return 3 if round(mlp_params / (shape.n_embd * widths[0])) == 3 else 2

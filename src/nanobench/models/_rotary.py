@@ -1,10 +1,16 @@
 """Rotary positions: pairs of a head's dimensions are rotated by an angle that grows with the position.
 
-Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding". R is half the head dimension.
+Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding". Shapes as in `_gpt`; R is half the head
+dimension.
 """
 
 import torch
 from torch import Tensor
+
+from nanobench.models._gpt import Attention
+from nanobench.models._kv_cache import Cache
+from nanobench.models._packed_linear import Linear
+from nanobench.schema import GPTShape
 
 
 def rotations(length: int, head_dim: int, base: float) -> Tensor:
@@ -18,3 +24,28 @@ def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     """Rotates each pair (i, i + R) of a head's dimensions by the angle of its position, clockwise for a positive sine."""
     x_BHTR, y_BHTR = x_BHTD.chunk(2, dim=3)
     return torch.cat((x_BHTR * cos_TR + y_BHTR * sin_TR, y_BHTR * cos_TR - x_BHTR * sin_TR), dim=3)
+
+
+class RotaryAttention(Attention):
+    """Grouped-query attention over rotated queries and keys, with a projection each and no biases."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__(shape, layer)
+        self.head_dim = shape.head_dim
+        self.query = Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.key = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.value = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
+        self.out = Linear(shape.n_embd, shape.n_embd, bias=False)
+
+    def forward(
+        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]"""
+        projections = (self.query, self.key, self.value)
+        q, k, v = (project(x_BTC).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for project in projections)
+        q, k = (self.place(x_BHTD, rotation_2TR) for x_BHTD in (q, k))
+        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+
+    def place(self, x_BHTD: Tensor, rotation_2TR: Tensor) -> Tensor:
+        """Gives queries or keys their positions."""
+        return rotate(x_BHTD, *rotation_2TR)

@@ -5,7 +5,6 @@ The code that runs is transformers' own, as `generate` calls it. Shapes: B rows,
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from nanobench.errors import Skip, UserError, unknown
 from nanobench.models import _huggingface_config as configs
 from nanobench.models import _huggingface_weights as weights
-from nanobench.models._module_shape import mlp_matmuls
+from nanobench.models._module_shape import shape_of_module
 from nanobench.schema import GPTShape
 
 ATTENTIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
@@ -118,36 +117,13 @@ class HuggingFace:
 
 
 def shape_of(model: Any) -> GPTShape:
-    """The sizes of a model: those of its config, and parameters counted from its modules."""
+    """The sizes of a model: those of its config, and parameters counted from its modules. Raises UserError for no GPT."""
     config = model.config
-    n_head, n_embd = size(config, "num_attention_heads"), size(config, "hidden_size")
-    head_dim = getattr(config, "head_dim", None) or n_embd // n_head
-    n_kv_head = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else n_head)
-    matmuls = [part.weight for part in model.modules() if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"]
-    tables = {id(part.weight): part.weight for part in model.modules() if isinstance(part, nn.Embedding)}
-    multiplied = {id(weight) for weight in matmuls}
-    shape = GPTShape(
-        architecture=f"{config.model_type} (transformers {configs.library().__version__})",
-        n_layer=size(config, "num_hidden_layers"),
-        n_head=n_head,
-        n_kv_head=n_kv_head,
-        n_embd=n_embd,
-        vocab_size=size(config, "vocab_size"),
-        block_size=size(config, "max_position_embeddings"),
-        n_params=sum(parameter.numel() for parameter in model.parameters()),
-        matmul_params=sum(weight.numel() for weight in matmuls),
-        lookup_params=sum(weight.numel() for key, weight in tables.items() if key not in multiplied),
-        head_width=None if head_dim * n_head == n_embd else head_dim,
-    )
-    return replace(shape, mlp_matmuls=mlp_matmuls(model, shape))
-
-
-def size(config: Any, name: str) -> int:
-    """A size that every GPT has. Raises UserError for a config that does not have it."""
-    value = getattr(config, name, None)
-    if not isinstance(value, int):
-        raise UserError(f"{config.model_type} has no {name} in its config, so it is no GPT whose costs can be computed")
-    return value
+    if not isinstance(getattr(config, "num_attention_heads", None), int):
+        what = f"{config.model_type} has no num_attention_heads in its config"
+        raise UserError(f"{what}, so it is no GPT whose costs can be computed")
+    shared = {"n_kv_head": 1} if getattr(config, "multi_query", False) else {}
+    return shape_of_module(model, architecture=f"{config.model_type} (transformers {configs.library().__version__})", **shared)
 
 
 def build(

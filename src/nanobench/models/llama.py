@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import UserError
-from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
+from nanobench.models._gpt import GPT, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache
 from nanobench.models._packed_linear import Linear
-from nanobench.models._rotary import rotate, rotations
+from nanobench.models._rotary import RotaryAttention, rotations
 from nanobench.schema import GPTShape
 
 
@@ -28,34 +28,13 @@ class Variant:
     norm_eps: float
 
 
-class SelfAttention(Attention):
-    """Grouped-query attention over rotated queries and keys."""
-
-    def __init__(self, shape: GPTShape, layer: int) -> None:
-        super().__init__(shape, layer)
-        self.head_dim = shape.head_dim
-        self.query = Linear(shape.n_embd, shape.n_embd, bias=False)
-        self.key = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.value = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.out = Linear(shape.n_embd, shape.n_embd, bias=False)
-
-    def forward(
-        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
-    ) -> Tensor:
-        """[B, T, C] -> [B, T, C]"""
-        projections = (self.query, self.key, self.value)
-        q, k, v = (project(x_BTC).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for project in projections)
-        q, k = (rotate(x_BHTD, *rotation_2TR) for x_BHTD in (q, k))
-        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
-
-
 class Block(nn.Module):
     """Pre-norm block: attention and a gated MLP, each with a residual connection."""
 
     def __init__(self, shape: GPTShape, layer: int, variant: Variant) -> None:
         super().__init__()
         self.norm_1 = nn.RMSNorm(shape.n_embd, eps=variant.norm_eps)
-        self.attention = SelfAttention(shape, layer)
+        self.attention = RotaryAttention(shape, layer)
         self.norm_2 = nn.RMSNorm(shape.n_embd, eps=variant.norm_eps)
         self.gate = Linear(shape.n_embd, variant.mlp_width, bias=False)
         self.up = Linear(shape.n_embd, variant.mlp_width, bias=False)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
+from nanobench.models._gpt import GPT, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache
 from nanobench.models._packed_linear import Linear
-from nanobench.models._rotary import rotate, rotations
+from nanobench.models._rotary import RotaryAttention, rotations
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 10_000
@@ -22,25 +22,12 @@ def normalise(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
-class SelfAttention(Attention):
+class SelfAttention(RotaryAttention):
     """Grouped-query attention with RMSNorm on queries and keys."""
 
-    def __init__(self, shape: GPTShape, layer: int) -> None:
-        super().__init__(shape, layer)
-        self.head_dim = shape.head_dim
-        self.query = Linear(shape.n_embd, shape.n_embd, bias=False)
-        self.key = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.value = Linear(shape.n_embd, shape.n_kv_head * shape.head_dim, bias=False)
-        self.out = Linear(shape.n_embd, shape.n_embd, bias=False)
-
-    def forward(
-        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
-    ) -> Tensor:
-        """[B, T, C] -> [B, T, C]"""
-        projections = (self.query, self.key, self.value)
-        q, k, v = (project(x_BTC).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for project in projections)
-        q, k = (normalise(rotate(x_BHTD, *rotation_2TR)) for x_BHTD in (q, k))
-        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+    def place(self, x_BHTD: Tensor, rotation_2TR: Tensor) -> Tensor:
+        """See RotaryAttention.place."""
+        return normalise(super().place(x_BHTD, rotation_2TR))
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanobench.engines import uncached
 from nanobench.engines._compiler import Compiler
-from nanobench.engines.base import Engine
+from nanobench.engines.base import Engine, EngineWrapper
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler
@@ -21,23 +21,14 @@ STEP_S = 3e-3
 """Seconds of each prefill and each step of `fixed_duration`."""
 
 
-class SlowedEngine:
+class SlowedEngine(EngineWrapper):
     """Wraps an engine. A busy wait extends each prefill and each step to `duration_of(seconds of the wrapped call)` seconds."""
 
     cache = None
 
     def __init__(self, engine: Engine, duration_of: Callable[[float], float]) -> None:
-        self.engine, self.duration_of = engine, duration_of
-
-    @property
-    def tokens_BN(self) -> Tensor:
-        """See Engine.tokens_BN."""
-        return self.engine.tokens_BN
-
-    @property
-    def logits_BV(self) -> Tensor | None:
-        """See Engine.logits_BV."""
-        return self.engine.logits_BV
+        super().__init__(engine)
+        self.duration_of = duration_of
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill."""

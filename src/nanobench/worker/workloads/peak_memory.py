@@ -6,32 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanobench.engines.base import Engine
+from nanobench.engines.base import Engine, EngineWrapper
 from nanobench.models import _sdpa as sdpa
 from nanobench.probes import memory
 
 
-class PeakMemoryMeter:
+class PeakMemoryMeter(EngineWrapper):
     """Wraps an engine and measures the allocator's peak in the prefill and in the last, longest step.
 
     The step of an engine with `run_call` is a whole call. Its peak is that of the phase `call`.
     """
 
     def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
-        self.engine, self.attention_choice, self.device, self.last_step = engine, attention_choice, device, last_step
+        super().__init__(engine)
+        self.attention_choice, self.device, self.last_step = attention_choice, device, last_step
         self.steps = 0
         self.peaks_bytes: dict[str, int] = {}
         self.complete = False
-
-    @property
-    def tokens_BN(self) -> Tensor:
-        """See Engine.tokens_BN."""
-        return self.engine.tokens_BN
-
-    @property
-    def logits_BV(self) -> Tensor | None:
-        """See Engine.logits_BV."""
-        return self.engine.logits_BV
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill."""
