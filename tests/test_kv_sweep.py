@@ -395,7 +395,6 @@ def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobe
 def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_eager_arm(nanobench_here, tmp_path, monkeypatch):
     """Dynamo counts the compilations whatever compiles its graphs: here nothing does, which saves a quarter of a minute."""
     monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "eager"})
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     torch._dynamo.reset()
     (tmp_path / "growing.py").write_text(
         "from nanobench.engines.uncached import Uncached\n"
@@ -405,7 +404,9 @@ def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_ea
         "    return Uncached(adapter, sampler, point, still, last_only=True)\n"
     )
     arms = ("--engine", "growing:build", "--compile-mode", "off,default", "--model", "fakes:tiny")
-    nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
+    # By torch itself: undone by monkeypatch, the setting would be deleted for every later test.
+    with torch._dynamo.config.patch(recompile_limit=1):
+        nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
     cells = store.load(tmp_path / "run").set_index("arm")
     assert cells.loc["growing:build", "status"] in MEASURED
     assert cells.loc["growing:build default", "status"] == "error"
