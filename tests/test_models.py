@@ -23,7 +23,7 @@ PUBLISHED = {
     "nanochat-d32": "1879.0M",
     "llama-110m": "109.5M",
 }
-TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
 @pytest.fixture(autouse=True)

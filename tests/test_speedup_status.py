@@ -307,3 +307,10 @@ def test_pairs_alone_miss_the_truth_where_arms_are_slowed_by_different_factors(n
 def test_what_no_reading_shows_is_a_stated_limit(name):
     _, allowed, _ = simulate(shared_machine.UNSEEN[name])
     assert allowed < 0.5 * SIMULATED
+
+
+def test_a_ratio_of_one_pair_has_no_interval_and_is_imprecise():
+    cell = ratio((timed([1.0]), timed([0.5])))
+    assert (cell["speedup"], cell["speedup_lo"]) == (pytest.approx(2.0), None)
+    assert cell["speedup_status"] == "imprecise"
+    assert cell["speedup_reason"].startswith("one pair gives no interval; ")

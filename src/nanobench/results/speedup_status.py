@@ -85,9 +85,10 @@ def of_interval(cell: Cell, bias: Bias) -> Judgement:
     reasons = [f"{'; '.join(map(str, bias.causes))}; the interval is {bias.widening:.0%} wider for it"] if bias.causes else []
     target = cell.any_launch.target_ci
     half = intervals.relative_half_width(intervals.ratio(cell.speedup_logs, bias.below, bias.above))
-    imprecise = half is not None and half > target
+    imprecise = half is None or half > target
     if imprecise:
-        reasons.append(f"interval wider than +-{target:.0%}; {what_narrows(cell)} narrow it")
+        wide = f"interval wider than +-{target:.0%}" if half is not None else "one pair gives no interval"
+        reasons.append(f"{wide}; {what_narrows(cell)} narrow it")
     return Judgement(Status.IMPRECISE if imprecise else Status.OK, "; ".join(reasons) or None, bias.causes, bias)
 
 
