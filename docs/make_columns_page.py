@@ -29,8 +29,8 @@ files on every load, so an old run gains a new column. Raw files of earlier prot
 The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random prompts); in
 generation `prompt_len`, `new_tokens`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`, `world_size`. The arm:
 `compile_mode`, `attention`; in generation `engine`, `sampler`; in training `checkpointing`, `optimizer_kernel`; its name `arm`
-and its place `arm_index` (0 is the reference). The fields of the other workload are 0, empty or at their defaults. Its columns
-are null.
+and its place `arm_index` (0 is the reference); `side` of an A/B comparison. The fields of the other workload are 0, empty
+or at their defaults. Its columns are null.
 """
 RAW_HEAD = """
 ## raw/*.parquet: one file per launch of a point
@@ -72,6 +72,8 @@ RAW = {
         "valid",
         "reason",
     ): "false, with the recorded cause, where a repetition does not count; in an `outcome`, why the arm failed",
+    ("across", "across_note"): "outcome of an A/B comparison: whether the model of NEW computes what that of BASE does, with "
+    "the same weights",
     ("status", "gate", "gate_note", "gate_max_error", "gate_tolerance", "digest"): "outcome: verdicts, and a digest of the "
     "generated tokens, or of the first loss",
     ("cpu_s", "involuntary_switches"): "of the worker's main thread during the repetition",

@@ -9,11 +9,12 @@ from pathlib import Path
 import typer
 
 from nanobench.cli import app
+from nanobench.sweep.kv_dashboard import FORMATS, KINDS
 
 SLOW = ("report", "selftest")
 """Commands that take seconds even if nothing is measured."""
 COMMANDS = typer.main.get_command(app).commands
-MEASURING = ("autobatch", "calibrate", "sample", "selftest", "verify")
+MEASURING = ("ab", "audit", "autobatch", "bisect", "calibrate", "kv-dashboard", "sample", "selftest", "verify")
 """Commands that measure and have no --dry-run."""
 CONFIG = "fuzz.toml"
 GARBAGE = [
@@ -103,7 +104,8 @@ class Case:
     @property
     def writes(self) -> set[str]:
         """The first parts of the paths below the current folder that it may write."""
-        given = [value for option, value in zip(self.words, self.words[1:], strict=False) if option == "--out"]
+        given = [value for option, value in zip(self.words, self.words[1:], strict=False) if option in ("--out", "--plot")]
+        given += [f"kv-dashboard-{what}.{form}" for what in KINDS for form in FORMATS]
         return {(*Path(path).parts, ".")[0] for path in (*given, "results", "run") if path}
 
 

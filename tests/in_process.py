@@ -30,7 +30,7 @@ PLUGINS = ("fakes", "zoo", "zoo_beside", "virtual_device")
 class InProcess:
     """Meets sweep.executors.base.Executor, and answers every request here."""
 
-    def __init__(self, isolation, seed, cache):
+    def __init__(self, isolation, seed, cache, interpreter=None):
         self.cache = cache
 
     def run(self, request, folder, log, timeout_s, progress):

@@ -119,7 +119,9 @@ def test_a_batch_size_is_searched_for_kept_and_written(here, nanobench_here, cap
     asked = {"mode": "generate", "most": 2, "prompt_len": 8, "new_tokens": 4, "threads": 1, "memory_limit": "1GiB"}
     answer = nanobench.autobatch("fakes:tiny", out="found", **asked)
     assert (answer.largest_batch_size, answer.cached) == (2, False)
-    assert json.loads((here / "found" / "autobatch.json").read_text()) == json.loads(json.dumps(answer.to_json()))
+    written = json.loads((here / "found" / "autobatch.json").read_text())
+    assert written.pop("title") == "fakes:tiny, cached"
+    assert written == json.loads(json.dumps(answer.to_json()))
     again = nanobench.autobatch("fakes:tiny", **asked)
     assert again.cached
     assert again.curve == answer.curve
@@ -153,7 +155,8 @@ def test_in_a_notebook_one_line_is_written_again_and_again(monkeypatch, small_ru
         screen.show(SimpleNamespace(**progress, done=0, report={"phase": "warm-up", "arm": "cached"}))
         screen.show(SimpleNamespace(**progress, done=4, report=None))
     assert len(shown) == 2
-    assert shown[0].startswith("░" * 24 + " 0/4  launch 1, gpt2-nano, batch 1")
+    assert shown[0].startswith("░" * 24 + " 0/4  ")
+    assert "left  launch 1, gpt2-nano, batch 1" in shown[0]
     assert "warm-up cached" in shown[0]
     assert shown[1].startswith("█" * 24 + " 4/4")
 
@@ -647,6 +650,6 @@ def test_a_notebook_measures_an_object_and_shows_a_bar(beside, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     bar, result = notebook.cells[1]["outputs"]
-    assert bar["data"]["text/plain"].startswith("█" * 24 + " 1/1  launch 1, object:lab_gpt.Tiny-")
+    assert bar["data"]["text/plain"].startswith("█" * 24 + " 1/1  0 s left  launch 1, object:lab_gpt.Tiny-")
     assert result["data"]["text/plain"] == "(2, {'exact'})"
     assert "class 'Mine' is defined in a script or notebook (__main__)" in notebook.cells[2]["outputs"][0]["text"]

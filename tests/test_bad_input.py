@@ -103,6 +103,13 @@ SMOKE = {
     "list": ["x"],
     "selftest": ["--x"],
     "env": ["--x"],
+    "ab": ["HEAD"],
+    "bisect": ["HEAD"],
+    "compare": ["nowhere", "nowhere"],
+    "history": ["nowhere"],
+    "audit": ["--only", "x"],
+    "kv-dashboard": ["--what", "x"],
+    "doctor": ["nowhere"],
 }
 """Every command with a mistake."""
 OF_ITS_OWN = ("kv-sweep", "report", "list")

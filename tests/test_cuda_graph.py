@@ -38,6 +38,9 @@ class Graph:
 class Stream:
     """Keeps an order that a CPU has anyway."""
 
+    def __init__(self, device=None):
+        self.device = device
+
     def wait_stream(self, other):
         assert isinstance(other, Stream)
 
@@ -45,12 +48,14 @@ class Stream:
 @pytest.fixture
 def cuda(monkeypatch):
     """torch.cuda's graphs on a CPU. Gives the view of the cache that each was captured under."""
-    reserved, views, captured = iter((1000, 5000)), [], []
+    reserved, views, captured, streams = iter((1000, 5000)), [], [], set()
     attend_to = StaticCache.attend_to
     monkeypatch.setattr(StaticCache, "attend_to", lambda self, *view: (views.append(view), attend_to(self, *view))[1])
 
-    def graph(graph, pool):
+    def graph(graph, pool, stream):
         assert (graph.registered, pool) == (True, "pool")
+        streams.add(stream)
+        assert len(streams) == 1
         captured.append(views[-1])
         return nullcontext()
 

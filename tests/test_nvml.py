@@ -136,7 +136,7 @@ def test_the_fake_has_nothing_that_the_real_package_lacks():
 
 def test_nanobench_uses_no_name_of_the_package_that_the_fake_lacks():
     source = Path(nvml.__file__).read_text()
-    used = set(re.findall(r"\b(?:nvml[A-Z]\w+|NVML_\w+|NVMLError\w*)", source))
+    used = set(re.findall(r"\b(?:nvml[A-Z]\w+|NVML_\w+|NVMLError\w*)", source)) - {"nvmlReturn"}
     assert len(used) > 30
     assert used - names_of(load_fake()) == set()
 
@@ -635,3 +635,37 @@ def killing(folder, launch):
         return kernel
 
     return effect
+
+
+def test_the_power_now_is_preferred_to_a_mean_over_a_second(driver, make_probe):
+    fake = driver()
+    fake.nvmlDeviceGetFieldValues = lambda handle, fields: [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=123_400))]
+    probe = make_probe()
+    probe.before()
+    assert probe.after()["power_w"] == 123.4
+
+
+@pytest.mark.parametrize("answer", [{"nvmlReturn": 3, "value": SimpleNamespace(uiVal=0)}, None])
+def test_a_driver_without_the_power_now_gives_the_mean_and_no_note(driver, make_probe, answer):
+    fake = driver()
+
+    def values(handle, fields):
+        if answer is None:
+            raise fake.NVMLError_NotSupported()
+        return [SimpleNamespace(**answer)]
+
+    fake.nvmlDeviceGetFieldValues = values
+    probe = make_probe()
+    probe.before()
+    assert probe.after()["power_w"] == 412.5
+    assert probe.note is None
+
+
+def test_the_sampling_process_lists_processes_once_in_ten_samples(driver, monkeypatch, tmp_path):
+    fake = driver()
+    taken = []
+    monkeypatch.setattr(nvml, "take_samples", lambda read, out, every_s: taken.extend(read() for _ in range(25)))
+    monkeypatch.setattr(sys, "argv", ["nvml", "0", str(tmp_path / "samples")])
+    assert nvml.main() == 0
+    assert [number for number, line in enumerate(taken) if "pids" in line] == [0, 10, 20]
+    assert fake.seen[("nvmlDeviceGetComputeRunningProcesses", ())] == 3

@@ -251,7 +251,7 @@ def test_a_plot_that_fails_is_one_line_and_leaves_no_file(site, old_run, monkeyp
     monkeypatch.setattr(plots, "PLOTS", {})
     write(site, "lab-kit", {"plots": ["nothing = lab_plot:right"]}, lab_plot=code)
     out, err = command("report", old_run)
-    assert out.strip() == str(old_run / "report.md")
+    assert out.split() == [str(old_run / name) for name in ("report.md", "report.html")]
     (line,) = err.splitlines()
     assert line.startswith("warning: plug-in 'nothing' (lab-kit 1.0, lab_plot:right) fails: ")
     assert words in line

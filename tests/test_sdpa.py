@@ -92,3 +92,23 @@ def test_a_model_that_does_its_own_attention_is_an_error_under_a_named_kernel(na
     assert plain["status"] in ("ok", "imprecise", "unstable", "no_steady_state")
     assert named["status"] == "error"
     assert "sdpa-math was requested, but the model calls no scaled_dot_product_attention" in named["reason"]
+
+
+def test_auto_does_not_choose_cudnn_and_its_own_choice_still_runs_it():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        sdpa.avoid_cudnn()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        with sdpa.use_backend("auto"):
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+        with sdpa.use_backend("sdpa-cudnn"):
+            assert torch.backends.cuda.cudnn_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.parametrize("words", ["cuDNN Frontend error: [cudnn_frontend]", "No execution plans support the graph."])
+def test_what_cudnn_has_no_plan_for_is_skipped(words):
+    with pytest.raises(Skip, match="has no kernel"), sdpa.use_backend("sdpa-cudnn"):
+        raise RuntimeError(words)

@@ -35,6 +35,7 @@ from nanobench.views.figures import layout
 TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
 GENERATION = [name for name in plots.PLOTS if name not in TRAINING]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
+LESSON = NOTEBOOK.with_name("what_is_a_kv_cache.ipynb")
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))
 OOM = Outcome(status=Status.OOM, reason="OutOfMemoryError: tried 2 GiB | 1 GiB free")
 WRONG = Outcome(status=Status.WRONG, reason="token 3 differs", gate=Verdict.WRONG, gate_note="tokens differ")
@@ -155,7 +156,8 @@ def record(point, arm, launch, failed, seen, blocks):
     """What a worker would say of an arm."""
     if (point.batch_size, arm.engine) in failed:
         return ArmRecord(arm=arm, outcome=failed[point.batch_size, arm.engine])
-    generator = random.Random(f"{point} {arm} {launch}")
+    known = str(arm).replace(", side=''", "")
+    generator = random.Random(f"{point} {known} {launch}")
     timed = [repetition(point, arm, block, generator) for block in range(blocks)]
     timed = [replace(each, **seen(point, arm, launch, each.block, each.wall_s)) for each in timed]
     memory = 1_000_000 + 100_000 * point.batch_size
@@ -294,6 +296,8 @@ def test_axes_are_labelled_with_their_units(figures, name):
         "speedup_vs_length": {"prompt length (tokens)", "speedup (x)"},
         "throughput_ttft_memory_vs_batch": {"batch size (rows)", "output (tok/s)", "TTFT (ms)", "peak memory (MiB)"},
         "token_latency": {"position of the new token", "gap to the token before (ms)"},
+        "throughput_per_request_vs_batch": {"batch size (rows)", "all rows (tok/s)", "one row, decoding (tok/s)"},
+        "latency_vs_throughput": {"output (tok/s), all rows", "TPOT (ms)"},
         "utilization_vs_batch": {
             "batch size (rows)",
             "main thread had\na core (% of time)",
@@ -584,7 +588,8 @@ def read_table(text):
 @pytest.fixture(scope="module")
 def written(run):
     """The report as the command writes it."""
-    assert command("report", run.folder, run.folder.parent).split() == [str(run.folder / "report.md")]
+    printed = command("report", run.folder, run.folder.parent).split()
+    assert printed == [str(run.folder / name) for name in ("report.md", "report.html")]
     return (run.folder / "report.md").read_text()
 
 
@@ -730,7 +735,7 @@ def test_plot_draws_one_figure_and_says_where(run):
     assert all(Path(path).stat().st_size for path in printed)
 
 
-@pytest.mark.parametrize("form", export.FORMATS)
+@pytest.mark.parametrize("form", views.EXPORTS)
 def test_export_prints_or_writes_the_same(run, tmp_path, form):
     printed = command("export", run.folder, "--format", form)
     assert printed.strip() == views.EXPORTS[form](load(run.folder)).strip()
@@ -739,7 +744,7 @@ def test_export_prints_or_writes_the_same(run, tmp_path, form):
 
 
 def test_the_formats_offered_are_those_that_exist():
-    assert set(export.FORMATS) == set(views.EXPORTS)
+    assert set(export.FORMATS) == {*views.EXPORTS, "pytest-benchmark"}
 
 
 def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch, no_plots):
@@ -749,7 +754,7 @@ def test_without_results_the_newest_run_is_meant(tmp_path, monkeypatch, no_plots
     monkeypatch.chdir(tmp_path)
     assert {row["run"] for row in json.loads(command("export", "--format", "json"))} == {"new"}
     assert {row["run"] for row in json.loads(command("export", "results", "--format", "json"))} == {"old", "new", "older"}
-    assert command("report").strip() == "results/new/report.md"
+    assert command("report").split() == ["results/new/report.md", "results/new/report.html"]
 
 
 @pytest.mark.parametrize(
@@ -791,6 +796,26 @@ def test_the_notebook_holds_no_outputs_and_is_small():
     nbformat.validate(notebook)
     assert len(notebook.cells) <= 8
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+
+
+def test_the_lesson_holds_no_outputs_and_no_formula():
+    notebook = nbformat.read(LESSON, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert not re.search(r"\bnp\.|\bmath\.|\s[/*]\s", code)
+
+
+@pytest.mark.slow
+def test_the_lesson_runs_from_a_clean_kernel(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOBENCH_LESSON_CALIBRATION", "off")
+    monkeypatch.setenv("NANOBENCH_LESSON_LAUNCHES", "1")
+    monkeypatch.setenv("NANOBENCH_LOCKS", str(tmp_path / "locks"))
+    notebook = nbformat.read(LESSON, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    kinds = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert kinds.count("image/gif") == 3
+    assert {"image/png", "text/html"} <= {*kinds}
 
 
 @pytest.mark.parametrize("place", ["notebooks", pytest.param(".", marks=pytest.mark.slow)])

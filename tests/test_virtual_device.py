@@ -23,14 +23,15 @@ LAUNCH_S, SYNC_S, EVENT_S = virtual.LAUNCH_S, virtual.SYNC_S, virtual.EVENT_S
 def launch(tmp_path, monkeypatch):
     """Measures one launch of one point on a virtual device with these effects; gives a LaunchRecord per arm."""
 
-    def run(*effects, engines=(REFERENCE, TWICE), number=1, clock=VirtualClock, sustained_s=0.0, **asked):
+    def run(*effects, engines=(REFERENCE, TWICE), number=1, clock=VirtualClock, sustained_s=0.0, probes=(), **asked):
         device = VirtualDevice(effects)
         monkeypatch.setattr(fakes, "virtual_device", device)
         point = Point(model="fakes:tiny", dtype="float32", device="cpu", threads=1, batch_size=2, prompt_len=8, new_tokens=NEW)
         arms = tuple(Arm(engine=engine) for engine in engines)
         plan = {"launch": number, "seed": 0, "target_ci": 1e-9, "max_seconds": 1.0, **asked}
         trial = Trial(point=point, arms=arms, **plan)
-        records = trials.measure(trial, {}, tmp_path, lambda progress: None, Instruments(clock(device), [], sustained_s))
+        instruments = Instruments(clock(device), [probe(device) for probe in probes], sustained_s)
+        records = trials.measure(trial, {}, tmp_path, lambda progress: None, instruments)
         return [LaunchRecord.of(trial, 0, record) for record in records]
 
     return run
@@ -197,6 +198,38 @@ def test_the_sustained_phase_is_run_once_where_a_probe_needs_it_and_enters_no_ra
     plain = cell(launch(), TWICE)
     assert cell(first, TWICE)["speedup"] == pytest.approx(plain["speedup"])
     assert cell(first, TWICE)["repetitions"] == plain["repetitions"]
+
+
+def test_a_quick_launch_has_no_sustained_phase_unless_requested(launch):
+    assert of(launch(sustained_s=3.5, sustain=False), TWICE, "sustained") == []
+
+
+class DeviceTime:
+    """Meets Probe: a counter that rises by a joule per second of the device."""
+
+    note = None
+
+    def __init__(self, device):
+        self.device, self.start_s = device, 0.0
+
+    def ready(self):
+        pass
+
+    def before(self):
+        self.start_s = self.device.ready_s
+
+    def after(self):
+        return {"energy_j": self.device.ready_s - self.start_s}
+
+    def close(self):
+        return []
+
+
+def test_counters_span_the_sustained_work_alone(launch):
+    """Their rise over the phase is that of the calls that divide it, however long one call is."""
+    for sustained_s in (0.02, 3.5):
+        (sustained,) = of(launch(sustained_s=sustained_s, probes=(DeviceTime,)), REFERENCE, "sustained")
+        assert sustained.energy_j == pytest.approx(sustained.wall_s, rel=0.01)
 
 
 def test_the_warm_up_is_at_the_measured_shape(launch):

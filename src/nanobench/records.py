@@ -146,6 +146,9 @@ class Outcome:
     gate_max_error: float | None = None
     gate_tolerance: float | None = None
     digest: str | None = None
+    across: Verdict | None = None
+    """A/B comparison: whether the model computes what the one of the first side does, with the same weights"""
+    across_note: str | None = None
     timestamp_cost_s: float | None = None
     cache_alloc_s: float | None = None
     kv_cache_bytes: int | None = None
@@ -194,8 +197,8 @@ class Outcome:
     def from_json(cls, data: Mapping[str, Any]) -> "Outcome":
         """The outcome whose fields a document or a raw row has, among other keys."""
         known = {each.name: data[each.name] for each in fields(cls) if data.get(each.name) is not None}
-        gate = known.get("gate")
-        return cls(**{**known, "status": Status(known["status"]), "gate": None if gate is None else Verdict(gate)})
+        known |= {name: Verdict(known[name]) for name in ("gate", "across") if name in known}
+        return cls(**{**known, "status": Status(known["status"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
 SYNTHETIC = "synthetic"
 """Input that is generated at random, not read from a file."""
+WARM_UP_TURN = {"warm_up": True}
+"""The message to a worker to run once more, untimed, before it takes turns with another."""
 BYTES, IDS, TOKENIZER_FILE = "bytes", "ids", ".json"
 """Tokenizers: a token per byte; a file that holds token ids already; and how the name of a tokenizer in a file ends."""
 
@@ -180,6 +182,8 @@ class Arm:
     sampler: str = "greedy"
     checkpointing: str = "off"
     optimizer_kernel: str = "fused"
+    side: str = ""
+    """of an A/B comparison: what the arm's code or environment is"""
 
     @property
     def label(self) -> str:
@@ -221,6 +225,14 @@ class Trial:
     """keep what timed work put out, for the check after the launch"""
     extra: bool = False
     """a launch beyond the planned ones"""
+    turns: bool = False
+    """the control process gives the arm its turns: another process runs the arm that it is compared with"""
+    weights_to: str = ""
+    """file in which the first side of an A/B comparison leaves its weights and the results of its reference"""
+    weights_from: str = ""
+    """such a file, whose weights the model takes"""
+    sustain: bool = True
+    """run each arm for some seconds more in the first launch, if a probe needs it"""
     identity: str | None = None
     """of machine, software, model and threads, and of the source code; results of two identities are never mixed"""
     protocol: int = PROTOCOL
@@ -262,6 +274,8 @@ class Plan:
     """of the sweep, after which no launch begins but those of the first round; None: half of the planned launches' time more"""
     adaptive: bool = False
     """the batch sizes are candidates, of which the sweep chooses what to measure"""
+    sustain: bool = True
+    """see Trial.sustain"""
     identities: tuple[str, ...] = ()
     """one per point, in their order"""
 
@@ -307,5 +321,6 @@ class Plan:
             nvtx=self.nvtx,
             check=self.check,
             extra=launch > self.launches,
+            sustain=self.sustain,
             identity=self.identity_of.get(point),
         )

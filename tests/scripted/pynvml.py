@@ -25,6 +25,7 @@ NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
 NVML_VOLATILE_ECC = 0
 NVML_PSTATE_UNKNOWN = 32
 nvmlMemory_v2 = 0x02000028
+NVML_FI_DEV_POWER_INSTANT = 186
 
 UUID = "GPU-8c8c1a5e-0000-1111-2222-333344445555"
 SCRIPT = {
@@ -182,6 +183,12 @@ def nvmlDeviceGetUtilizationRates(handle):
 
 def nvmlDeviceGetClockInfo(handle, type):
     return _of_device("nvmlDeviceGetClockInfo", handle, type)
+
+
+def nvmlDeviceGetFieldValues(handle, fieldIds):
+    """Not in the script: a driver that does not have these fields."""
+    assert fieldIds == [NVML_FI_DEV_POWER_INSTANT]
+    raise _error("NotSupported")
 
 
 def nvmlDeviceGetPowerUsage(handle):

@@ -1,12 +1,19 @@
 """The command line: parse, call, print. Commands import heavy packages when they run, so that --help is quick."""
 
 from nanobench.cli import (
+    ab,
+    audit,
     autobatch,
+    bisect,
     calibrate,
+    compare,
     cost,
+    doctor,
     env,
     explain,
     export,
+    history,
+    kv_dashboard,
     list_names,
     plot,
     predict,
@@ -20,13 +27,20 @@ from nanobench.cli import (
 from nanobench.cli.app import app
 
 __all__ = [
+    "ab",
     "app",
+    "audit",
     "autobatch",
+    "bisect",
     "calibrate",
+    "compare",
     "cost",
+    "doctor",
     "env",
     "explain",
     "export",
+    "history",
+    "kv_dashboard",
     "list_names",
     "plot",
     "predict",

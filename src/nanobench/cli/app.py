@@ -19,10 +19,10 @@ from nanobench.sweep.config_file import from_toml
 INTERRUPTED = 130
 MOST_CHARACTERS = 2000
 GROUPS = {
-    "Measure": ("kv-sweep", "train-throughput", "autobatch", "verify", "sample", "run"),
-    "Understand": ("explain", "predict", "cost", "plot", "report", "export"),
-    "Trust": ("selftest", "env", "calibrate"),
-    "Manage": ("list",),
+    "Measure": ("kv-sweep", "train-throughput", "ab", "bisect", "autobatch", "verify", "sample", "run"),
+    "Understand": ("explain", "predict", "compare", "history", "cost", "plot", "report", "export", "kv-dashboard"),
+    "Trust": ("selftest", "audit", "env", "calibrate"),
+    "Manage": ("list", "doctor"),
 }
 """Panel of --help -> its commands, in the order of the help."""
 HELP = """How much do the KV cache, torch.compile, the sampler and the batch size speed up your small GPT on your hardware,

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 RESULTS = "a run's folder, or a folder of runs; default: the newest run in results/"
 Results = Annotated[str, typer.Argument(metavar="RESULTS", help=RESULTS, show_default=False)]
 
+Figures = Annotated[
+    str, typer.Option("--plot", metavar="DIR", help="draw the figure as PNG and SVG into DIR", show_default=False)
+]
+
 
 def chosen(results: str) -> list["Run"]:
     """The runs in a folder, or the newest run in results/ without one. Raises UserError where there is none."""
@@ -29,9 +33,14 @@ def cells_of(run: "Run") -> "pd.DataFrame":
 
     cells = store.load(run.folder)
     if cells.empty:
-        resume = f"nanobench {run.info().command} --resume {run.folder}"
-        raise UserError(f"{run.folder} has no finished trial yet; continue the run with: {resume}")
+        raise unfinished(run)
     return cells
+
+
+def unfinished(run: "Run") -> UserError:
+    """The error for a run without a finished trial."""
+    resume = f"nanobench {run.info().command} --resume {run.folder}"
+    return UserError(f"{run.folder} has no finished trial yet; continue the run with: {resume}")
 
 
 def all_cells(results: str) -> "pd.DataFrame":

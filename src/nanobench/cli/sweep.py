@@ -1,16 +1,14 @@
 """The commands that measure a sweep: kv-sweep and train-throughput."""
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
-from nanobench.cli.app import INTERRUPTED, announce_worker, command, exit_if_wrong, make_console, printer
+from nanobench.cli.app import announce_worker, command, exit_if_wrong, make_console, printer
+from nanobench.cli.interrupt import watched
 from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
 
@@ -22,7 +20,10 @@ if TYPE_CHECKING:
     from nanobench.results.store import Run
     from nanobench.schema import Plan
     from nanobench.sweep.job import Audience
-    from nanobench.sweep.runner import Progress, Watch
+    from nanobench.sweep.runner import Watch
+
+WIDEST_BARS = 100
+"""Characters of a line with a bar, at most."""
 
 
 @command(SweepOptions, "kv-sweep")
@@ -47,8 +48,9 @@ def sweep(options: TimedOptions, name: str) -> None:
     from nanobench.sweep.session import make, reopen
 
     console = make_console()
-    announce_worker(console)
-    audience = audience_of(name, console)
+    if not options.quiet:
+        announce_worker(console)
+    audience = audience_of(name, console, options.quiet and not options.dry_run)
     if options.dry_run:
         audience.planned(*(reopen(options, name)[1:] if options.resume else make(options)))
         return
@@ -56,8 +58,9 @@ def sweep(options: TimedOptions, name: str) -> None:
     finish(done.run, done.cells, options, console)
 
 
-def audience_of(name: str, console: "Console") -> "Audience":
-    """Shows a sweep on the terminal: the card of its plan, the searches for batch sizes, the live table."""
+def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience":
+    """Shows a sweep on the terminal: the card of its plan, the searches for batch sizes, the live table; or nothing."""
+    from nanobench.sweep.autobatch import Listener
     from nanobench.sweep.estimate import expected_total_s
     from nanobench.sweep.job import Audience
     from nanobench.views import autobatch, progress
@@ -65,50 +68,22 @@ def audience_of(name: str, console: "Console") -> "Audience":
     say = printer(console)
 
     def planned(plan: "Plan", description: "Description") -> None:
-        console.print(progress.card(plan, description, expected_total_s(plan, description)))
+        if not quiet:
+            console.print(progress.card(plan, description, expected_total_s(plan, description)))
 
     @contextmanager
     def measuring(run: "Run", plan: "Plan") -> Iterator["Watch"]:
-        total = plan.launches * len(plan.points)
-        with interruptible(run, name, total, console) as check_interrupt, progress.Screen(console) as screen:
+        def report() -> None:
+            saved, total = len(list(run.raw.glob("*.parquet"))), plan.launches * len(plan.points)
+            with suppress(KeyboardInterrupt):
+                show_finished(run, console)
+            again = f"continue with: nanobench {name} --resume {run.folder}"
+            typer.echo(f"interrupted: {saved} of {total} trials are saved; {again}")
 
-            def watch(seen: "Progress") -> None:
-                check_interrupt()
-                screen.show(seen)
-
+        with watched(console, report, quiet) as watch:
             yield watch
 
-    return Audience(waiting=say, planned=planned, measuring=measuring, search=autobatch.listener(say))
-
-
-@contextmanager
-def interruptible(run: "Run", name: str, total: int, console: "Console") -> Iterator[Callable[[], None]]:
-    """On Ctrl-C or SIGTERM prints the results so far, what is saved and how to continue, and exits with 130.
-
-    A KeyboardInterrupt that is raised in a callback gets lost. The function that this yields raises it again.
-    """
-    pressed: list[int] = []
-
-    def press(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    def check_interrupt() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check_interrupt
-    except KeyboardInterrupt:
-        saved = len(list(run.raw.glob("*.parquet")))
-        with suppress(KeyboardInterrupt):
-            show_finished(run, console)
-        typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: nanobench {name} --resume {run.folder}")
-        sys.exit(INTERRUPTED)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return Audience(waiting=say, planned=planned, measuring=measuring, search=Listener() if quiet else autobatch.listener(say))
 
 
 def show_finished(run: "Run", console: "Console") -> None:
@@ -130,6 +105,8 @@ def show(run: "Run", cells: "list[CellRow]", console: "Console") -> list[str]:
     info, frame = run.info(), store.frame(run, cells)
     sentences = verdict.sentences(frame)
     console.print(views.result_table(cells))
+    for line in views.speedup_bars(cells, min(console.width, WIDEST_BARS)):
+        console.print(line, highlight=False, no_wrap=True)
     if rows := interpolated.of_run(frame, info.plan):
         console.print(curves.curve_table(rows))
         sentences += filter(None, [curves.sentence(rows)])

@@ -28,7 +28,8 @@ class Cached:
         self.generator = make_generator(weights, compiler)
         self.prompt_T = torch.arange(point.prompt_len, device=weights.device)
         self.pos_1 = torch.zeros(1, dtype=torch.long, device=weights.device)
-        compiler.mark_static(self.tokens_BN, self.pos_1, *getattr(self.cache, "tensors", ()))
+        of_cache = (tensor for name in ("tensors", "constants") for tensor in getattr(self.cache, name, ()))
+        compiler.mark_static(self.tokens_BN, self.pos_1, self.prompt_T, *of_cache)
         self.run_prefill = compiler(self._prefill)
         self.run_decode = compiler(self._decode)
 

@@ -32,6 +32,9 @@ class CudaGraph(Cached):
         self.kv_access = "buckets" if self.kv_access == "prefix" else "static"
         in_buckets, total_len = self.kv_access == "buckets", point.total_len
         lengths = {flops.bucket(n, total_len) if in_buckets else total_len for n in range(point.prompt_len + 1, total_len)}
+        # One stream for warm-up and capture: libraries keep a workspace per stream, and the graphs must find the same one.
+        self.side = torch.cuda.Stream(self.tokens_BN.device)
+        self.warm_up(max(lengths))
         # A capture releases unused reserved blocks: release them before, so that the difference is the graphs' memory.
         torch.cuda.empty_cache()
         reserved, self.pool = torch.cuda.memory_reserved(self.tokens_BN.device), torch.cuda.graph_pool_handle()
@@ -41,19 +44,23 @@ class CudaGraph(Cached):
 
     def capture(self, length: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         """The graph of a step that attends to `length` positions, and the logits [B, V] that every replay overwrites."""
-        self.attend_to(length, masked=True)
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        self.warm_up(length)
+        graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
             graph.register_generator_state(self.generator)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self.pos_1.zero_()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.side):
+            return graph, self._decode()
+
+    def warm_up(self, length: int) -> None:
+        """Eager steps that attend to `length` positions, on the stream of the captures."""
+        self.attend_to(length, masked=True)
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
             for _ in range(WARM_UPS):
                 self.pos_1.zero_()
                 self._decode()
-        torch.cuda.current_stream().wait_stream(side)
-        self.pos_1.zero_()
-        with torch.cuda.graph(graph, pool=self.pool):
-            return graph, self._decode()
+        torch.cuda.current_stream().wait_stream(self.side)
 
     def step(self) -> int:
         """See Engine.step."""

@@ -76,6 +76,10 @@ class Reference:
         """Computes everything now, while the memory for the model in the wider dtype is free."""
         _ = self.small_expected, self.expected
 
+    def results(self) -> dict[str, Tensor]:
+        """What the model computes in the wider dtype, for a comparison with another model."""
+        return {"logits": self.expected.logits_RPV, "logits of short prompts": self.small_expected[1].logits_RPV}
+
     def random_tokens(self, rows: int, length: int, stream: int) -> Tensor:
         """Seeded random tokens [rows, length]; rows differ."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + stream)
@@ -147,6 +151,9 @@ def logits_at(adapter: Adapter, sequence_RT: Tensor, prompt_len: int, positions:
     """Logits [R, P, V] of one uncached pass, in chunks of rows that limit the memory of the logits of all positions."""
     last = torch.tensor([prompt_len - 1 + position for position in positions], device=sequence_RT.device)
     row_bytes = sequence_RT.shape[1] * adapter.shape.vocab_size * 8
+    if row_bytes > CHUNK_BYTES and hasattr(adapter, "forward_at"):
+        chosen: Tensor = adapter.forward_at(sequence_RT, last)
+        return chosen
     if row_bytes > CHUNK_BYTES:
         one_by_one = [adapter.forward(sequence_RT[:, : end + 1], last_only=True) for end in last.tolist()]
         return torch.cat(one_by_one, dim=1)

@@ -73,6 +73,11 @@ class GPTAdapter:
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-1)
 
+    def forward_at(self, idx_BT: Tensor, places_P: Tensor) -> Tensor:
+        """Logits [B, P, V] at some positions only: those of all positions of a long input do not fit in memory."""
+        x_BTC = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
+        return self.module.logits(x_BTC[:, places_P])
+
     def make_cache(self, batch_size: int, max_len: int, kind: str) -> Cache:
         """See Adapter.make_cache."""
         if kind == "static":

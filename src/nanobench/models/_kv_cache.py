@@ -26,6 +26,11 @@ class StaticCache:
         """All tensors that a step writes to."""
         return [*self.keys_BKSD, *self.values_BKSD]
 
+    @property
+    def constants(self) -> list[Tensor]:
+        """All tensors that a step only reads."""
+        return [self.steps_S]
+
     def attend_to(self, length: int, masked: bool) -> None:
         """The next passes attend to the first `length` positions only; unmasked if their last token is the last of these."""
         self.attended_len, self.masked = length, masked

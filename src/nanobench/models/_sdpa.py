@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanobench.errors import Skip
@@ -14,9 +15,18 @@ KERNELS = {
     "sdpa-cudnn": (SDPBackend.CUDNN_ATTENTION, "aten::_scaled_dot_product_cudnn_attention"),
 }
 """Choice -> torch's backend and the prefix of its operator's name."""
-NO_KERNEL = ("No available kernel", "No viable backend")
-"""torch's messages when a backend does not support the input."""
+NO_KERNEL = ("No available kernel", "No viable backend", "No execution plans support the graph", "cuDNN Frontend error")
+"""Messages of torch and of cuDNN when a backend does not support the input."""
 ON_CPU = ("sdpa-math", "sdpa-flash")
+
+
+def avoid_cudnn() -> None:
+    """Lets `auto` choose among torch's other backends; `sdpa-cudnn` still runs cuDNN's.
+
+    cuDNN builds a plan for each exact shape and stride, which takes 40 to 440 ms: one for every length of a growing cache
+    (pytorch#191576). torch prefers it on Hopper.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def check_device(choice: str, device: str) -> None:

@@ -163,6 +163,8 @@ def version_of(package: str) -> str | None:
 def matmul_flops_per_s(device: str, size: int = 1024, seconds: float = 0.2) -> float:
     """A rough rate of square float32 matmuls, in FLOP/s, used only to estimate the duration of a run."""
     x = torch.randn(size, size, device=device)
+    # The first product initializes the library, which on CUDA takes longer than all others together.
+    (x @ x)[0, 0].item()
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         (x @ x)[0, 0].item()

@@ -24,8 +24,9 @@ OUT_OF_MEMORY = (
     "can't start new thread",
     "Thread creation failed",
     "Cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""Messages of torch, the interpreter and libgomp for it, in exceptions of a general type."""
+"""Messages of torch, cuBLAS, the interpreter and libgomp for it, in exceptions of a general type."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ This module imports no torch: the process that samples at 10 Hz is `python -m na
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 1 << 30
+PIDS_EVERY = 10
+"""Samples of which one lists the processes."""
 IDLE = 0x1
 """The event reason `GPU idle`, which is no throttling."""
 CLOCK_EVENT_REASONS = {
@@ -52,6 +55,7 @@ class Gpu:
         """error -> names of the calls that failed with it"""
         self.own = {os.getpid()}
         self.earlier: set[int] | None = None
+        self.has_instant_power = True
         self._call("nvmlInit")
         self.handle = None if self.failures else self._find(as_text(uuid) if uuid else visible(index))
 
@@ -72,7 +76,7 @@ class Gpu:
             "gpu_util": self._ask("nvmlDeviceGetUtilizationRates", parse=lambda rates: rates.gpu / 100),
             "clock_sm_hz": self._ask("nvmlDeviceGetClockInfo", sm, parse=from_mega),
             "clock_memory_hz": self._ask("nvmlDeviceGetClockInfo", memory, parse=from_mega),
-            "power_w": self._ask("nvmlDeviceGetPowerUsage", parse=from_milli),
+            "power_w": self.power_w(),
             "temperature_c": self._ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU, parse=float),
             "gpu_memory_used_bytes": self._ask("nvmlDeviceGetMemoryInfo", version, parse=lambda info: info.used),
             "clock_event_reasons": self._ask(
@@ -81,6 +85,23 @@ class Gpu:
                 parse=reason_names,
             ),
         }
+
+    def power_w(self) -> float | None:
+        """The power now. Where the driver has no such reading, NVML's own: on Hopper that is a mean over a second."""
+        instant = self._instant_power_w() if self.has_instant_power else None
+        self.has_instant_power = instant is not None
+        return self._ask("nvmlDeviceGetPowerUsage", parse=from_milli) if instant is None else instant
+
+    def _instant_power_w(self) -> float | None:
+        """The field of the power now; None where driver or package do not have it."""
+        field = getattr(self.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
+        if field is None or self.handle is None:
+            return None
+        try:
+            (found,) = self.nvml.nvmlDeviceGetFieldValues(self.handle, [field])
+        except (AttributeError, self.nvml.NVMLError):
+            return None
+        return None if found.nvmlReturn else from_milli(found.value.uiVal)
 
     def counters(self) -> ReadingValues:
         """Counters since the driver was loaded: energy in J, seconds of reduced clocks, uncorrected memory errors."""
@@ -228,7 +249,7 @@ class NvmlProbe:
     def _sample(self, number: int, line: JsonObject) -> Repetition:
         """The repetition of one line of the sampling process; only this process knows which PIDs are foreign."""
         readings = {field.name: line[field.name] for field in fields(Readings) if field.name in line}
-        foreign = self.gpu.foreign(line["pids"])
+        foreign = self.gpu.foreign(line.get("pids"))
         return Repetition(
             kind="sample", repetition=number, started_at=line["started_at"], foreign_processes=foreign, **readings
         )
@@ -309,7 +330,14 @@ def main() -> int:
     if gpu.handle is None:
         append(arguments.out, {"failures": gpu.failures})
         return 1
-    take_samples(lambda: {**gpu.readings(), "pids": gpu.pids(), "failures": gpu.failures}, arguments.out, arguments.every)
+    numbers = itertools.count()
+
+    def read() -> JsonObject:
+        # A list of processes takes some drivers milliseconds under a lock that CUDA needs too: once a second is enough.
+        pids = {} if next(numbers) % PIDS_EVERY else {"pids": gpu.pids()}
+        return {**gpu.readings(), **pids, "failures": gpu.failures}
+
+    take_samples(read, arguments.out, arguments.every)
     return 0
 
 

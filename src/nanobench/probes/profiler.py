@@ -47,12 +47,19 @@ def count(work: Callable[[], Any], device: torch.device, trace: Path | None = No
 
 def on_cuda(events: Any) -> Dispatches:
     """The counts of a profile on CUDA; the busy share is over the time from the first to the last event."""
-    kernels = [event for event in events if event.device_type == DeviceType.CUDA and "Mem" not in event.name]
+    kernels = [event for event in events if is_kernel(event)]
     launches = [event.name for event in events if event.name.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch"))]
     begin, end = min(e.time_range.start for e in events), max(e.time_range.end for e in events)
     busy_us = sum(kernel.time_range.elapsed_us() for kernel in kernels)
     graphs = sum(name.startswith("cudaGraphLaunch") for name in launches)
     return Dispatches(len(launches), len(kernels), min(1.0, busy_us / max(1.0, end - begin)), graphs)
+
+
+def is_kernel(event: Any) -> bool:
+    """Whether an event is a kernel of the device: no copy, no fill, and no range that an annotation opened (pytorch#130730)."""
+    if event.device_type != DeviceType.CUDA or getattr(event, "is_user_annotation", False):
+        return False
+    return not event.name.startswith(("Memcpy", "Memset"))
 
 
 def count_by_part(work: Callable[[], Any], parts: Collection[str]) -> Counter[str | None]:

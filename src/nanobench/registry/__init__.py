@@ -221,9 +221,10 @@ def refuse_unknown_arguments(family: str, found: Spec, build: Callable[..., Any]
 
 
 def search_current_folder() -> None:
-    """Makes modules of the current folder importable."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Makes modules of the current folder importable; or of the folder that holds the code of a side of a comparison."""
+    folder = os.environ.get("NANOBENCH_CODE") or os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def module_of(family: str, text: str) -> str | None:

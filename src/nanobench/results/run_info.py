@@ -91,14 +91,11 @@ class RunInfo:
         return [f"{what}: {why}" for what, why in known.items() if why]
 
     def after(self, lines: Iterable[str]) -> "RunInfo":
-        """With what the lines of a journal say. A line that is not whole ends it."""
+        """With what the lines of a journal say. A line that is not whole says nothing: the process that wrote it was killed."""
         info = self
         for line in lines:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            info = info.with_event(**event)
+            if (event := event_in(line)) is not None:
+                info = info.with_event(**event)
         return info
 
     def with_event(self, event: str, **facts: Any) -> "RunInfo":
@@ -119,6 +116,15 @@ class RunInfo:
         if event == "stopped":
             return replace(self, stopped=facts["reason"])
         return self
+
+
+def event_in(line: str) -> JsonObject | None:
+    """The event of a line of a journal; None for a line that is not whole."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and "event" in found else None
 
 
 def time_event(wall_s: float) -> JsonObject:

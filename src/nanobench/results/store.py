@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nanobench import errors
 from nanobench.errors import UserError, writing
 from nanobench.records import JsonObject, LaunchRecord
-from nanobench.results import derive
+from nanobench.results import derive, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # pyarrow would take Ctrl-C for itself while it reads or writes, and end the process.
 pa.enable_signal_handlers(False)
 
+RUN = "run"
+"""The column that names the folder of a cell's run."""
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -130,9 +132,12 @@ class Run:
             raise UserError(f"{self.info_file} is not a run's ({what}); give a folder that a sweep wrote") from None
 
     def append(self, event: JsonObject) -> None:
-        """Adds an event to the journal."""
-        with self.journal.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        """Adds an event to the journal, on a line of its own: the last line may be part of one, if its writer was killed."""
+        with self.journal.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            whole = end == 0 or file.read(1) == b"\n"
+            file.write((b"" if whole else b"\n") + json.dumps(event).encode() + b"\n")
 
     def started_at(self) -> datetime:
         """When the sweep began."""
@@ -148,23 +153,28 @@ class Run:
         launches: list[LaunchRecord] = []
         for path in sorted(self.raw.glob("*.parquet")):
             try:
-                table = pq.read_table(path)
+                launches.extend(launches_in(path))
             except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(
-                    f"{path} cannot be read: {error}; delete it, and --resume {self.folder} measures it again"
-                ) from None
-            launches.extend(records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist()))
+                fix = f"nanobench doctor --repair {self.folder} sets it aside, and --resume measures it again"
+                raise UserError(f"{path} cannot be read: {error}; {fix}") from None
         return launches
 
     def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
         """Replaces cells.parquet; returns what it wrote."""
-        table = pa.Table.from_pylist(cells, schema=cells_schema())
+        key = stored_cells.key_of(self.folder)
+        table = table_of(cells).replace_schema_metadata({stored_cells.KEY: key} if key else None)
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
         return cells
 
     def clear_scratch(self) -> None:
         """Removes what only a running sweep needs."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def launches_in(path: Path) -> list[LaunchRecord]:
+    """The launches in a raw file. Raises pyarrow.ArrowInvalid or OSError where it cannot be read."""
+    table = pq.read_table(path)
+    return records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist())
 
 
 def name_today(column: str) -> str:
@@ -243,7 +253,14 @@ def find_runs(path: str | Path) -> list[Run]:
 
 
 def runs_below(path: str | Path) -> list[Run]:
-    """The same, without complaint where there is none. Raises UserError for a folder with too many folders below it."""
+    """The same, without complaint where there is none."""
+    return sorted(folders_below(path), key=Run.started_at)
+
+
+def folders_below(path: str | Path) -> list[Run]:
+    """The runs below a folder in no order, whatever state their files are in. Raises UserError for a folder with too many
+    folders below it.
+    """
     found: list[Run] = []
     for number, (folder, below, files) in enumerate(os.walk(path)):
         if number > MOST_FOLDERS:
@@ -251,24 +268,52 @@ def runs_below(path: str | Path) -> list[Run]:
         if "run.json" in files:
             found.append(Run(Path(folder)))
             below.clear()
-    return sorted(found, key=Run.started_at)
+    return found
 
 
-def load(path: str | Path) -> "pd.DataFrame":
-    """The cells of a run, or of all runs below a folder, derived from their raw files, as a DataFrame.
+def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
+    """The cells of a run, or of all runs below a folder, as a DataFrame, with the column `run` that names the folder.
 
-    The column `run` names the folder. Raises UserError where there is no run.
+    Cells are derived from the raw files, unless cells.parquet holds what that would give. `columns` and `filters` are those of
+    pandas.read_parquet: only these columns, and only these cells, are read.
+    Raises UserError where there is no run, and for an unknown column.
     """
-    import pandas as pd
+    runs = find_runs(path)
+    known = [*cells_schema().names, RUN]
+    wanted = None if columns is None else [name for name in columns if name != RUN] or ["arm"]
+    for name in columns or ():
+        if name not in known:
+            raise errors.unknown("column", name, known)
+    tables = [named(run, table_in(run, wanted, filters)) for run in runs]
+    found = pa.concat_tables(tables).to_pandas()
+    return found if columns is None else found[list(columns)]
 
-    return pd.concat(
-        [frame(run, derive.derive(run.read_raw(), run.info().machine)) for run in find_runs(path)], ignore_index=True
-    )
+
+def table_in(run: Run, columns: list[str] | None, filters: Any) -> pa.Table:
+    """The cells of a run: those that are stored where they are up to date, else derived again."""
+    stored = stored_cells.read(run.folder, columns, filters)
+    if stored is not None:
+        return stored.select(columns or stored.column_names)
+    table = table_of(derive.derive(run.read_raw(), run.info().machine))
+    if filters is not None:
+        table = table.filter(pq.filters_to_expression(filters))
+    return table if columns is None else table.select(columns)
+
+
+def table_of(cells: list[CellRow]) -> pa.Table:
+    """Cells as a table."""
+    return pa.Table.from_pylist(cells, schema=cells_schema())
+
+
+def named(run: Run, table: pa.Table) -> pa.Table:
+    """A table of cells with the column `run`."""
+    name = pa.array([run.folder.resolve().name] * table.num_rows, pa.string())
+    return table.replace_schema_metadata(None).append_column(RUN, name)
 
 
 def frame(run: Run, cells: list[CellRow]) -> "pd.DataFrame":
     """A run's cells as a DataFrame, with the column `run`."""
-    return pa.Table.from_pylist(cells, schema=cells_schema()).to_pandas().assign(run=run.folder.resolve().name)
+    return named(run, table_of(cells)).to_pandas()
 
 
 def records(cells: "pd.DataFrame") -> list[CellRow]:

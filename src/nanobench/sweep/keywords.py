@@ -15,6 +15,7 @@ COMMAND_LINE_ONLY = {
     "json": "the cells are returned",
     "no_plot": "nothing is drawn; nanobench.plot draws a figure",
     "dry_run": "nothing is printed",
+    "quiet": "nothing is printed",
 }
 """Options that only print -> why a function does not have them."""
 EXAMPLES = {bool: "True", int: "5", float: "0.5", str: "'auto' or a list", tuple: "['batch_size=1,4']"}

@@ -65,6 +65,7 @@ class Timing:
     max_minutes: float | None = None
     adaptive: bool = False
     calibration: str = "off"
+    sustain: bool = True
 
 
 WHAT, HOW, MEASURING, OUTPUT = "What is run", "How it is run", "How it is measured", "Output"
@@ -160,6 +161,9 @@ class TimedOptions(Options):
         False, "batch sizes are candidates: measure the ends, then where the curve bends, and interpolate the others", MEASURING
     )
     quick: bool = option(False, "runs one launch; intervals then cover variation within one process only", MEASURING)
+    sustain: bool = option(
+        False, "with --quick: run each arm for some seconds more, for GPU utilization and energy; CUDA only", MEASURING
+    )
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
     no_check: bool = option(False, "do not check what the timed calls put out, after each launch", MEASURING)
@@ -168,6 +172,7 @@ class TimedOptions(Options):
     resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
     dry_run: bool = option(False, "print the plan and stop", OUTPUT)
     no_plot: bool = option(False, "draw no plots", OUTPUT)
+    quiet: bool = option(False, "print the result alone: no plan and no progress", OUTPUT)
 
     def validate(self) -> None:
         """See Options.validate."""
@@ -186,9 +191,14 @@ class TimedOptions(Options):
             nvtx=self.nvtx,
             check=not self.no_check,
             extra_launches=self.max_minutes != "planned" and not self.quick,
-            max_minutes=None if self.max_minutes in ("auto", "planned") else read_minutes(self.max_minutes),
+            max_minutes=self.limit_minutes(),
             adaptive=self.adaptive,
+            sustain=self.sustain or not self.quick,
         )
+
+    def limit_minutes(self) -> float | None:
+        """The minutes of --max-minutes; None for a word."""
+        return None if self.max_minutes in ("auto", "planned") else read_minutes(self.max_minutes, words="auto, planned or ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +313,7 @@ class AutobatchOptions:
         return kind(**{name: getattr(self, name) for name in shared}, batch="auto")
 
 
-def changed_options(options: Options) -> dict[str, object]:
+def changed_options(options: Any) -> dict[str, object]:
     """The options that differ from their defaults: what run.json keeps of the request."""
     defaults = type(options)()
     return {name: value for name, value in asdict(options).items() if value != getattr(defaults, name)}

@@ -143,6 +143,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         extra_launches=timing.extra_launches,
         max_minutes=timing.max_minutes,
         adaptive=timing.adaptive,
+        sustain=timing.sustain,
     )
     refuse_long(expected_total_s(plan, description), options.yes)
     return plan

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from nanobench import errors
 from nanobench.errors import UserError
@@ -46,7 +47,7 @@ def describe_machine(device: str) -> Description:
         return describe(local.build("spawn", 0, Path(folder)), request, Path(folder))
 
 
-def new_run(folder: Path, command: str, options: Options, plan: Plan, description: Description) -> Run:
+def new_run(folder: Path, command: str, options: Any, plan: Plan, description: Description) -> Run:
     """Makes the folder of a sweep that begins now."""
     info = RunInfo(command=command, requested=changed_options(options), plan=plan, description=description, started_at=now())
     return store.create(folder, info)
@@ -116,7 +117,7 @@ def reopen(options: TimedOptions, command: str, files: Files = NO_FILES) -> tupl
 
 def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None:
     """Raises UserError where an option contradicts those that a run began with."""
-    free = ("resume", "json", "no_plot", "dry_run", "wait", "yes")
+    free = ("resume", "json", "no_plot", "dry_run", "wait", "yes", "quiet")
     other = [name for name, value in changed_options(options).items() if name not in free and info.requested.get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
@@ -153,26 +154,38 @@ def measure(
     of the first round, if they were started already; `files` are those of models that Python holds in memory. Raises UserError
     where the source code changes meanwhile, or a file cannot be written.
     """
-    last = time.monotonic()
 
     def make_executor(launch: int) -> Executor:
         made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files)
         return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
 
-    def keep_time(progress: Progress) -> None:
+    try:
+        return finish(Sweep(run, plan, description, make_executor, keeping_time(run, watch)))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        kept = f"finished trials are kept in {run.folder}: solve the problem and continue with --resume"
+        raise UserError(f"the sweep stopped: {errors.cause(error)}; {kept}") from error
+
+
+def keeping_time(run: Run, watch: Watch) -> Watch:
+    """A `watch` that also keeps the seconds of measuring in the run's journal, after each trial."""
+    last = time.monotonic()
+
+    def watched(progress: Progress) -> None:
         nonlocal last
         watch(progress)
         if progress.report is None:
             run.append(time_event(time.monotonic() - last))
             last = time.monotonic()
 
-    try:
-        cells = Sweep(run, plan, description, make_executor, keep_time).measure()
-        run.clear_scratch()
-        run.append(finished_event(now()))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        kept = f"finished trials are kept in {run.folder}: solve the problem and continue with --resume"
-        raise UserError(f"the sweep stopped: {errors.cause(error)}; {kept}") from error
-    return cells
+    return watched
+
+
+def finish(sweep: Sweep) -> list[CellRow]:
+    """Runs what is missing of a sweep and closes its folder. Returns the cells."""
+    cells = sweep.measure()
+    sweep.run.clear_scratch()
+    sweep.run.append(finished_event(now()))
+    # Once more: the stored cells name the state of all other files of the run.
+    return sweep.run.write_cells(cells)

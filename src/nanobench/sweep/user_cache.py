@@ -27,7 +27,7 @@ def write(path: Path, document: Mapping[str, object]) -> None:
     """Writes a document whole or not at all. Does nothing where the folder cannot be written."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part.write_text(json.dumps(document))
         part.replace(path)
     except OSError:

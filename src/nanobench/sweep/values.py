@@ -85,14 +85,14 @@ def read_positive(name: str, text: str, auto: float) -> float:
     return value
 
 
-def read_minutes(text: str) -> float:
-    """A number of minutes above 0. Raises UserError for another text."""
+def read_minutes(text: str, option: str = "max-minutes", words: str = "") -> float:
+    """A number of minutes above 0. Raises UserError for another text; `words` are those that the option takes too."""
     try:
         minutes = float(text)
     except ValueError:
         minutes = -1.0
     if not 0 < minutes <= MOST:
-        raise UserError(f"--max-minutes {text!r} is not auto, planned or a number above 0, up to {MOST:,}; give one, like 10")
+        raise UserError(f"--{option} {text!r} is not {words}a number above 0, up to {MOST:,}; give one, like 10")
     return minutes
 
 

@@ -15,7 +15,7 @@ from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip
 from nanobench.models import _sdpa as sdpa
 from nanobench.models.base import Adapter
-from nanobench.schema import Arm, Point
+from nanobench.schema import GRAPH_MODES, Arm, Point
 from nanobench.training.data import Step
 from nanobench.training.distributed import SINGLE_PROCESS, World
 
@@ -52,6 +52,7 @@ class Trainer:
     """Owns a model and an optimizer. Raises Skip for checkpointing if the model's blocks cannot be found."""
 
     def __init__(self, adapter: Adapter, point: Point, arm: Arm, compiler: Compiler, world: World = SINGLE_PROCESS) -> None:
+        refuse_overwritten_gradients(point, arm)
         self.attention, self.world = arm.attention, world
         adapter.module.float().train().requires_grad_(True)
         self.parameters = list(adapter.module.parameters())
@@ -90,6 +91,18 @@ class Trainer:
             for parameter, initial in zip(self.parameters, start.module.parameters(), strict=True):
                 parameter.copy_(initial)
         self.optimizer.state.clear()
+
+
+def refuse_overwritten_gradients(point: Point, arm: Arm) -> None:
+    """Raises Skip where a graph would be replayed before the optimizer has read the gradients that it wrote last.
+
+    They are in the graph's own memory (pytorch#169545, pytorch#96693).
+    """
+    if arm.compile_mode in GRAPH_MODES and point.grad_accum > 1:
+        raise Skip(
+            f"{arm.compile_mode} replays a CUDA graph over the gradients of the batch before; "
+            "with --grad-accum use --compile-mode default"
+        )
 
 
 def find_blocks(module: nn.Module, layers: int) -> Iterator[nn.Module]:

@@ -66,7 +66,7 @@ def sentences(answer: BatchAnswer, arm: str) -> list[str]:
 
 
 def write(answer: BatchAnswer, title: str, folder: Path) -> list[Path]:
-    """The answer as JSON and its figure, in a folder."""
+    """The answer as JSON, with its title, and its figure, in a folder."""
     import matplotlib as mpl
 
     from nanobench.views.figures import layout, style
@@ -75,6 +75,6 @@ def write(answer: BatchAnswer, title: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "autobatch.json"
     document = answer.to_json()
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    path.write_text(json.dumps({"title": title, **document}, indent=2) + "\n")
     with mpl.rc_context(style.STYLE):
         return [path, *layout.save(throughput_memory_vs_batch(document, title), folder, "autobatch")]

@@ -1,6 +1,6 @@
 """Tables with a row per cell, as a specification: which columns, what they hold, how they are laid out.
 
-`console.py` renders one for a terminal, `markdown.py` for a page. Both show the same texts.
+`console.py` renders one for a terminal, `markdown.py` for a page, `html/grid.py` for a browser. All show the same texts.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,6 +44,8 @@ class Column:
     """a narrow terminal leaves out the columns that have a number, the smallest first"""
     wrap: int | None = None
     """texts may take several lines, and this is their smallest width"""
+    sorts_by: str = ""
+    """the field that orders rows by this column, where it is not `needs`; without either the text does"""
     is_key: bool = False
     """part of a cell's name; a terminal does not repeat it from row to row"""
     note: Callable[[CellRow], str | None] = lambda row: None
@@ -86,10 +88,11 @@ def keys(rows: list[CellRow]) -> list[Column]:
             align="left" if name in WORDS else "right",
             wrap=9 if name in LONG else None,
             is_key=True,
+            sorts_by=name,
         )
         for name in varying(rows)
     ]
-    batch = Column("batch", field_text("batch_size"), is_key=True)
+    batch = Column("batch", field_text("batch_size"), is_key=True, sorts_by="batch_size")
     return [*fields, batch, Column("arm", field_text("arm"), align="left")]
 
 
@@ -139,7 +142,7 @@ def reason_of_failure(row: CellRow) -> str | None:
     return row["reason"] if row["status"] not in MEASURED else None
 
 
-SPEEDUP = Column("speedup\n[95 %]", speedup_text)
+SPEEDUP = Column("speedup\n[95 %]", speedup_text, sorts_by="speedup")
 STATUS = Column(
     "status",
     field_text("status"),

@@ -44,7 +44,7 @@ COLUMNS = (
     Column("source", source, align="left", style=lambda row: row_style(row) or status_style("status")(row)),
     rate("output tok/s\n[95 %]", "output_tok_s"),
     rate("tok/s\n[95 %]", "train_tok_s"),
-    Column("speedup\n[95 %]", speedup_text, style=row_style),
+    Column("speedup\n[95 %]", speedup_text, sorts_by="speedup", style=row_style),
     Column(
         "speedup\nstatus",
         lambda row: row["speedup_status"],

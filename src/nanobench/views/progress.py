@@ -130,22 +130,41 @@ class Screen:
 
     def show(self, progress: "Progress") -> None:
         """Draws once."""
-        report = progress.report
         if self.live is None and self.line is None:
-            if report is None:
-                done = f"[{progress.done}/{progress.total}]"
-                left = f"{format.duration(progress.left_s)} left"
-                self.console.print(f"{done} {where(progress)}: {latest(progress)}; {left}", highlight=False)
+            if progress.report is None:
+                self.console.print(finished_line(progress, self.console.width), no_wrap=True, overflow="ellipsis")
             return
-        doing = "done" if report is None else f"{report['phase']} {report['arm']}"
-        if report and report.get("budget_s"):
-            doing += f", block {report['block'] + 1}, {report['spent_s']:.1f} of {report['budget_s']:g} s"
-        head = Text(f"{bar(progress.done, progress.total)} {progress.done}/{progress.total}  {where(progress)}  {doing}  ")
-        head.append(f"{format.duration(progress.left_s)} left", style="bold")
+        head = running_line(progress, self.console.width)
         if self.line:
             self.line.show(head.plain)
         if self.live:
             self.live.update(Group(result_table(progress.cells), head) if progress.cells else head, refresh=True)
+
+
+def finished_line(progress: "Progress", width: int) -> str:
+    """What a trial found, on one line: without intervals, and without what all points share, where these have no room."""
+    done, left = f"[{progress.done}/{progress.total}]", f"{format.duration(progress.left_s)} left"
+    found = [
+        f"{done} {place}: {latest(progress, intervals)}; {left}"
+        for place, intervals in ((where(progress), True), (where(progress), False), (briefly(progress), False))
+    ]
+    brief = f"{done} {left}; {briefly(progress)}: {latest(progress, False)}".replace(" tok/s", "")
+    return next((line for line in found if len(line) <= width), brief)
+
+
+def running_line(progress: "Progress", width: int) -> Text:
+    """What happens now, on one line; the time that is left comes first where the line is cut."""
+    report = progress.report
+    doing = "done" if report is None else f"{report['phase']} {report['arm']}"
+    if report and report.get("budget_s"):
+        block = f", block {report['block'] + 1}" if width >= 100 else ""
+        doing += f"{block}, {report['spent_s']:.1f} of {report['budget_s']:g} s"
+    blocks = bar(progress.done, progress.total, 24 if width >= 100 else 10)
+    head = Text(f"{blocks} {progress.done}/{progress.total}  ", no_wrap=True, overflow="ellipsis")
+    head.append(f"{format.duration(progress.left_s)} left", style="bold")
+    place = where(progress)
+    room = width - len(head.plain) - len(doing) - 4
+    return head.append(f"  {place if len(place) <= room else briefly(progress)}  {doing}")
 
 
 def where(progress: "Progress") -> str:
@@ -156,13 +175,18 @@ def where(progress: "Progress") -> str:
     return f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
 
 
+def briefly(progress: "Progress") -> str:
+    """The same without the model and the lengths."""
+    return f"launch {progress.launch}, batch {progress.trial.point.batch_size}"
+
+
 def bar(done: int, total: int, width: int = 24) -> str:
     """A bar of blocks."""
     filled = width * done // max(1, total)
     return "█" * filled + "░" * (width - filled)
 
 
-def latest(progress: "Progress") -> str:
+def latest(progress: "Progress", intervals: bool = True) -> str:
     """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
     point = progress.trial.point
     here = [cell for cell in progress.cells if point_of(cell) == point]
@@ -171,6 +195,7 @@ def latest(progress: "Progress") -> str:
     parts = []
     for cell in here:
         rate = rates([cell])[0].cell(cell)
-        ratio = f" ({speedup_text(cell)})" if cell["arm_index"] and cell["speedup"] is not None else ""
+        text = speedup_text(cell) if intervals else format.times(cell["speedup"])
+        ratio = f" ({text})" if cell["arm_index"] and cell["speedup"] is not None else ""
         parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)

@@ -32,7 +32,7 @@ def has_ratio(row: CellRow) -> bool:
 
 def reading(head: str, name: str, unit: str = "count") -> Column:
     """A reading that each measured cell can have."""
-    return Column(head, lambda row: known(format.text(row[name], unit)))
+    return Column(head, lambda row: known(format.text(row[name], unit)), sorts_by=name)
 
 
 def known(text: str) -> str | None:
@@ -69,19 +69,38 @@ GPU_UNITS = {"temperature_c": "C", "clock_sm_hz": "Hz", "power_w": "W"}
 
 def lines(description: Description, cells: pd.DataFrame) -> list[str]:
     """The section's lines: what is the same in all cells, disturbances, the machine, then a table of what differs."""
-    rows = in_order(records(cells[cells["status"].isin(MEASURED)]))
-    texts = {column: {column.text(row) for row in rows if column.applies(row)} for column in COLUMNS}
-    bullets = [*same_everywhere(texts), *verdict.disturbances(cells), *missing_readings(rows), *machine_lines(description)]
-    differing = [column for column, found in texts.items() if len(found) > 1]
-    table = markdown.render(CellTable((*keys(rows), *differing), rows))
-    return [f"- {line}" for line in bullets] + (["", *table, "", f"({LEGEND})"] if differing else [])
+    bullets, found = [*map(escaped, statements(cells)), *machine_lines(description)], table(cells)
+    return [f"- {line}" for line in bullets] + (["", *markdown.render(found), "", f"({LEGEND})"] if found else [])
+
+
+def table(cells: pd.DataFrame) -> CellTable | None:
+    """What differs between the measured cells; None where nothing does."""
+    rows = measured(cells)
+    differing = [column for column, found in texts_of(rows).items() if len(found) > 1]
+    return CellTable((*keys(rows), *differing), rows) if differing else None
+
+
+def statements(cells: pd.DataFrame) -> list[str]:
+    """What is the same in all measured cells, what disturbed them, and which readings are missing."""
+    rows = measured(cells)
+    return [*same_everywhere(texts_of(rows)), *verdict.disturbances(cells), *missing_readings(rows)]
+
+
+def measured(cells: pd.DataFrame) -> list[CellRow]:
+    """The rows of the measured cells, in their order."""
+    return in_order(records(cells[cells["status"].isin(MEASURED)]))
+
+
+def texts_of(rows: list[CellRow]) -> dict[Column, set[str | None]]:
+    """Column -> its different texts."""
+    return {column: {column.text(row) for row in rows if column.applies(row)} for column in COLUMNS}
 
 
 def same_everywhere(texts: dict[Column, set[str | None]]) -> Iterator[str]:
     """What is the same in every measured cell that has it."""
     same = [f"{column.name} {next(iter(found))}" for column, found in texts.items() if len(found) == 1 and found != {None}]
     if same:
-        yield f"the same everywhere: {escaped(', '.join(same))}"
+        yield f"the same everywhere: {', '.join(same)}"
     if texts[PAIRS] and texts[SD_BETWEEN] == {None}:
         yield "the spread between launches, often the larger part, is not known: it needs two launches with pairs"
     if texts[STATUS] and not texts[STATUS] & {Status.UNSTABLE, Status.NO_STEADY_STATE}:
@@ -92,7 +111,7 @@ def missing_readings(rows: list[CellRow]) -> Iterator[str]:
     """Which readings are missing and why."""
     notes = dict.fromkeys(row["probe_note"] for row in rows if row["probe_note"] is not None)
     if notes:
-        yield f"readings that are missing: {escaped('; '.join(notes))}"
+        yield f"readings that are missing: {'; '.join(notes)}"
 
 
 def machine_lines(description: Description) -> Iterator[str]:

@@ -3,10 +3,13 @@
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.views import format
-from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, make, value
+from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, cell_name, in_order, make, value
 from nanobench.views.console import Fitted
 
 PASSED = ("exact", "rounding")
+MOST_BARS, LEAST_BAR = 24, 10
+"""More bars than this are no picture, and neither are shorter ones."""
+FULL, PARTS = "█", ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 GENERATION = (
     value("output\ntok/s", "output_tok_s"),
     value("TTFT", "ttft_s", drop=3),
@@ -52,6 +55,30 @@ def results(cells: list[CellRow]) -> CellTable:
 def result_table(cells: list[CellRow]) -> Fitted:
     """The results for a terminal."""
     return Fitted(results(cells))
+
+
+def speedup_bars(cells: list[CellRow], width: int) -> list[str]:
+    """A bar for each speedup, all to one scale that starts at 0; empty where there are fewer than two."""
+    rows = [cell for cell in in_order(cells) if cell["arm_index"] and cell["speedup"] is not None]
+    if not 2 <= len(rows) <= MOST_BARS:
+        return []
+    names = [cell_name(cells, cell) for cell in rows]
+    texts = [format.times(cell["speedup"]) for cell in rows]
+    room = width - max(map(len, names)) - max(map(len, texts)) - 3
+    if room < LEAST_BAR:
+        return []
+    scale = room / max(cell["speedup"] for cell in rows)
+    longest = max(map(len, names))
+    return [
+        f"{name:<{longest}} {blocks(scale * cell['speedup'])} {text}"
+        for name, cell, text in zip(names, rows, texts, strict=True)
+    ]
+
+
+def blocks(length: float) -> str:
+    """A bar of a length in characters, to an eighth of one."""
+    eighths = max(1, round(8 * length))
+    return FULL * (eighths // 8) + PARTS[eighths % 8]
 
 
 def gate_table(cells: list[CellRow]) -> Fitted:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
     # Before torch is imported: that takes seconds, in which the process that started this one may end.
     lifetime.end_with_launcher()
 
+from nanobench.models import _sdpa as sdpa
 from nanobench.probes import memory
 from nanobench.records import JsonObject
 from nanobench.training import distributed
@@ -39,10 +40,11 @@ class Channel:
         self.outgoing.write(json.dumps(message) + "\n")
         self.outgoing.flush()
 
-    def report(self, progress: JsonObject) -> None:
-        """Sends the progress of the trial and waits for the parent's answer."""
+    def report(self, progress: JsonObject) -> JsonObject | None:
+        """Sends the progress of the trial and waits for the parent's answer; None once the parent is gone."""
         self.send({"report": progress})
-        self.incoming.readline()
+        line = self.incoming.readline()
+        return json.loads(line) if line else None
 
 
 def run(request_path: Path, out: Path, report: Report) -> None:
@@ -106,6 +108,7 @@ def main() -> None:
         os.environ[lifetime.LAUNCHER] = str(os.getpid())
         return distributed.launch(arguments.ranks, [str(arguments.request), str(arguments.out), "--channel"])
     memory.keep_freed()
+    sdpa.avoid_cudnn()
     if not distributed.current_world().is_rank_zero:
         os.dup2(2, 1)
         return run(arguments.request, arguments.out, lambda progress: None)

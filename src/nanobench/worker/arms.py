@@ -26,7 +26,8 @@ from nanobench.worker.workloads.base import Workload
 REPORT_EVERY_S = 1.0
 MOST_CORES = 1.1
 """Cores that an arm may use on a CPU, as a multiple of the point's threads."""
-Report = Callable[[JsonObject], None]
+Report = Callable[[JsonObject], JsonObject | None]
+"""Tells the control process how far the work is, and returns its answer."""
 
 
 class Arms:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nanobench import registry
+from nanobench.gates import across
 from nanobench.gates import outputs as output_gate
 from nanobench.gates import training as training_gate
 from nanobench.gates.outputs import Sample
@@ -52,7 +53,7 @@ def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random
     for request in arms:
         outputs = Outputs.load(Path(request["outputs"]))
         parts = [choose(same, point, chosen) for same in by_length(outputs)]
-        adapter = adapter or reference_of(point, trial.seed)
+        adapter = adapter or reference_of(trial)
         prompts = prompts or prompts_of(adapter, point, torch.device("cpu"))
         vocab_size = adapter.shape.vocab_size
         wrong = not_written(outputs, point, vocab_size)
@@ -77,9 +78,11 @@ def check_training(trial: Trial, arms: list[JsonObject]) -> list[JsonObject]:
     return found
 
 
-def reference_of(point: Point, seed: int) -> Adapter:
+def reference_of(trial: Trial) -> Adapter:
     """The model with the weights of the measured dtype; 16-bit weights in float32."""
-    adapter = load(point, seed)
+    point = trial.point
+    adapter = load(point, trial.seed)
+    across.take_from(trial, adapter)
     if point.dtype != "float32":
         adapter.module.to(getattr(torch, REFERENCE_DTYPE[point.dtype]))
     return adapter

@@ -1,4 +1,4 @@
-"""The requests that a worker answers: a description, a calibration, a call, a check, a sample, a batch trial, or a trial."""
+"""The requests that a worker answers: a description, a calibration, a call, a check, a sample, a recording, or a trial."""
 
 import time
 from dataclasses import asdict
@@ -12,8 +12,9 @@ from nanobench.probes import environment, memory
 from nanobench.probes.host import HostProbe
 from nanobench.records import Gate, JsonObject
 from nanobench.schema import Trial
+from nanobench.training import distributed
 from nanobench.training.data import Corpus
-from nanobench.worker import output_check, sample
+from nanobench.worker import kv_dashboard, output_check, sample
 from nanobench.worker.arms import Report
 from nanobench.worker.batch_trial import run_batch_trial
 from nanobench.worker.model_shape import shape_of
@@ -29,6 +30,8 @@ def calibrate(request: JsonObject) -> JsonObject:
 
     torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
+    # Events and streams are made on the current device.
+    distributed.set_device(device)
     probe, start = HostProbe(), time.perf_counter()
     probe.before()
     limits = (measure.brief if request["brief"] else measure.calibrate)(device, request["dtype"])
@@ -85,6 +88,8 @@ def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
         return output_check.check(request["check"])
     if "sample" in request:
         return sample.take(request["sample"])
+    if "kv_dashboard" in request:
+        return kv_dashboard.record(request["kv_dashboard"])
     if "batch_trial" in request:
         return run_batch_trial(Trial.from_json(request["batch_trial"]), out)
     trial = Trial.from_json(request["trial"])

@@ -22,7 +22,7 @@ from nanobench.probes.instruments import Instruments, make_instruments
 from nanobench.probes.leftovers import Leftovers
 from nanobench.probes.shared_state import SharedState
 from nanobench.records import ArmRecord, Gate, Repetition, Verdict
-from nanobench.schema import Arm, Trial
+from nanobench.schema import WARM_UP_TURN, Arm, Trial
 from nanobench.stats import intervals
 from nanobench.training import distributed
 from nanobench.training.distributed import World
@@ -88,7 +88,10 @@ def measure(
         if not trial.gate_only:
             gc.freeze()
             gc.disable()
-            run_blocks(trial, instruments, arms)
+            if trial.turns:
+                run_turns(instruments, arms)
+            else:
+                run_blocks(trial, instruments, arms)
             gc.enable()
             arms.end_cheats()
             save_outputs(out, arms)
@@ -162,26 +165,52 @@ def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
         drawn = (secrets.randbits(48), secrets.randbelow(block + 1) == 0)
         turn = Block(block, block % timestamp_interval == 0, *arms.world.broadcast(drawn))
         for index in order:
-            if index not in arms.live:
-                continue
-            arms.report_progress("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
-            arms.guard(index, functools.partial(arms.live[index].lay_out, turn))
-            if index not in arms.live:
-                continue
-            repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), turn)
-            timed = arms.guard(index, functools.partial(instruments.observe, repeat))
-            if timed is not None:
-                arms.steady[index].append(timed)
-                spent_s += timed.wall_s
+            if index in arms.live:
+                arms.report_progress("steady", index, block=block, spent_s=spent_s, budget_s=trial.max_seconds)
+                timed = run_repetition(index, turn, instruments, arms)
+                spent_s += (timed.wall_s or 0.0) if timed else 0.0
+
+
+def run_repetition(index: int, turn: Block, instruments: Instruments, arms: Arms) -> Repetition | None:
+    """One timed repetition of an arm; None where the arm ended."""
+    arms.guard(index, functools.partial(arms.live[index].lay_out, turn))
+    if index not in arms.live:
+        return None
+    repeat = functools.partial(arms.live[index].repeat, len(arms.steady[index]), turn)
+    timed: Repetition | None = arms.guard(index, functools.partial(instruments.observe, repeat))
+    if timed is not None:
+        arms.steady[index].append(timed)
+    return timed
+
+
+def run_turns(instruments: Instruments, arms: Arms) -> None:
+    """The arm runs a repetition each time that the control process gives it a turn, and waits on its pipe in between: another
+    process runs the arm that it is compared with. See `sweep/duet.py`.
+    """
+    last: Repetition | None = None
+    while 0 in arms.live:
+        answer = arms.report({"phase": "turn", "wall_s": last and last.wall_s, "calls": last and last.calls})
+        if answer == WARM_UP_TURN:
+            arms.guard(0, functools.partial(arms.live[0].time, "warmup", 0, None))
+            continue
+        if not answer or "turn" not in answer:
+            return
+        turn = answer["turn"]
+        timestamped = turn["block"] % instruments.clock.timestamp_interval == 0
+        last = run_repetition(0, Block(turn["block"], timestamped, turn["prompt_seed"], turn["recorded"]), instruments, arms)
 
 
 def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
     """In the first launch, if a probe needs it: runs each arm alone for some seconds, for counters that update slowly."""
-    if trial.launch > 1 or not instruments.sustained_s:
+    if trial.launch > 1 or not trial.sustain or not instruments.sustained_s:
         return
     for index in list(arms.live):
         arms.report_progress("sustained", index, always=True)
-        work = functools.partial(arms.live[index].sustain, instruments.sustained_s)
+        # Not observed: the counters of the probes are those of the long run alone.
+        count = arms.guard(index, functools.partial(arms.live[index].count_sustained, instruments.sustained_s))
+        if count is None:
+            continue
+        work = functools.partial(arms.live[index].sustain, count)
         done = arms.guard(index, functools.partial(instruments.observe, work))
         if done is not None:
             arms.steady[index].append(done)

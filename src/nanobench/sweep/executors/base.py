@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,8 @@ import psutil
 
 from nanobench.records import JsonObject, Status
 
-Progress = Callable[[JsonObject], None]
+Progress = Callable[[JsonObject], JsonObject | None]
+"""Takes a report of a worker and returns the answer; None where the worker only has to know that it was seen."""
 START_TIMEOUT_S = 300.0
 """How long a worker may take to load torch and send its first message; the time limit of a request starts then."""
 
@@ -52,13 +53,26 @@ class Executor(Protocol):
         ...
 
 
-def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True)
+class Interpreter:
+    """What runs a worker: a Python, and variables of its environment."""
+
+    python: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+OWN = Interpreter()
+"""That of this process."""
+
+
+def start(arguments: list[str], seed: int, cache: Path, log: Path, interpreter: Interpreter = OWN) -> subprocess.Popen[bytes]:
     """A worker process whose hash seed and address layout follow from `seed`, with its inductor cache in the run's folder."""
     generator = random.Random(seed)
     # Some launchers of jobs name every process a rank; here only torchrun does, and for its own.
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     environment = {
         **inherited,
+        **interpreter.variables,
         "PYTHONHASHSEED": str(generator.randrange(2**32)),
         "NANOBENCH_PADDING": "x" * generator.randrange(4096),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
@@ -68,7 +82,7 @@ def start(arguments: list[str], seed: int, cache: Path, log: Path) -> subprocess
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "nanobench.worker", *arguments],
+            [interpreter.python, "-m", "nanobench.worker", *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -145,8 +159,7 @@ def follow(line: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress
         if "started" in message:
             pid = message["started"]
         elif "report" in message:
-            progress(message["report"])
-            line.send({"seen": True})
+            line.send(progress(message["report"]) or {"seen": True})
         elif "exit" in message:
             code = message["exit"]
             break

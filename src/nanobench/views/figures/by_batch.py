@@ -40,6 +40,12 @@ class Quantity:
         """Whether some row has it."""
         return bool(cells[self.name].notna().any())
 
+    def bounds(self, cells: pd.DataFrame) -> list[Any]:
+        """The lower and upper bounds of its values; empty for a column without an interval."""
+        tail = "_s" if f"{self.name.removesuffix('_s')}_lo_s" in cells else ""
+        names = [f"{self.name.removesuffix(tail)}_{bound}{tail}" for bound in ("lo", "hi")]
+        return [cells[name] / self.unit for name in names if name in cells]
+
 
 PERCENT, GHZ = 0.01, 1e9
 ON_GPU = (
@@ -79,6 +85,18 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> 
         Quantity("peak_memory_bytes", f"peak memory ({bytes_name})", bytes_per),
     )
     return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
+
+
+@plot
+def throughput_per_request_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
+    """Tokens per second of all rows together and of one row, by batch size: what the server gains and each request loses."""
+    if cells["decode_tok_s_per_row"].isna().all():
+        raise UserError("throughput_per_request_vs_batch needs cells that generate two tokens or more")
+    quantities = (
+        Quantity("output_tok_s", "all rows (tok/s)"),
+        Quantity("decode_tok_s_per_row", "one row, decoding (tok/s)"),
+    )
+    return stack(cells, quantities, 2.2, "Throughput of all requests and of one, by batch size")
 
 
 @plot
@@ -145,7 +163,9 @@ def draw_lines(
     """A line per arm; words where none of them knows the quantity."""
     for number, (line_style, rows) in enumerate(lines):
         place = panel.dodge(rows["batch_size"], number, len(lines), batches, crowd)
-        panel.curve(axes, line_style, place, rows[quantity.name] / quantity.unit, hollow=layout.unjudged(rows))
+        values, bounds = rows[quantity.name] / quantity.unit, quantity.bounds(rows)
+        low, high = bounds if bounds else (None, None)
+        panel.curve(axes, line_style, place, values, low, high, layout.unjudged(rows))
     if not any(quantity.known(rows) for _, rows in lines):
         panel.say(axes, "not known")
 
@@ -169,4 +189,5 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
             axes.fill_between(middle["batch_size"], *edges, **style)
         if labelled and len(middle):
             panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
-    panel.scale(axes, [*cells[quantity.name] / quantity.unit, *bounds], format.tick, log=quantity.log, zero=quantity.zero)
+    values, ends = [*cells[quantity.name] / quantity.unit, *bounds], [end for each in quantity.bounds(cells) for end in each]
+    panel.scale(axes, values, format.tick, ends, log=quantity.log, zero=quantity.zero)

@@ -16,6 +16,7 @@ from nanobench.records import JUDGED, MEASURED, LaunchRecord
 from nanobench.results.store import records
 from nanobench.views import format
 from nanobench.views.cell_table import varying
+from nanobench.views.figures import tooltips
 from nanobench.views.figures.style import STYLE
 
 Launches = list[LaunchRecord]
@@ -124,6 +125,13 @@ def finish_figure(
     """Title and legend above the panels, what was run and how to read it below; `status` decides what is hollow."""
     if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
         handles = [*handles, unjudged_handle(cells, status)]
+    if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
+        notes = (*notes, f"{CROSS} not measured, with its status")
+    return finish(figure, title, handles, [run_words(cells), "; ".join(filter(None, notes))])
+
+
+def finish(figure: Figure, title: str, handles: Sequence[Any], lines: Iterable[str]) -> Figure:
+    """Title and legend above the panels, and lines of text below."""
     # As the legend's title: constrained layout would lay a suptitle over a legend that stands outside the panels.
     words = [HANDLE_WORDS + len(str(handle.get_label())) for handle in handles]
     columns = len(words) if sum(words) <= LEGEND_WORDS else max(1, LEGEND_WORDS // max(words))
@@ -133,10 +141,8 @@ def finish_figure(
     figure.legend(
         handles=handles, loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=bold
     )
-    if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
-        notes = (*notes, f"{CROSS} not measured, with its status")
-    lines = [fill(run_words(cells), FOOTER_WORDS), fill("; ".join(filter(None, notes)), FOOTER_WORDS)]
-    figure.supxlabel("\n".join(filter(None, lines)), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
+    below = [fill(line, FOOTER_WORDS) for line in lines if line]
+    figure.supxlabel("\n".join(below), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
     return figure
 
 
@@ -169,10 +175,11 @@ def evenly(values: list[int], most: int) -> list[int]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes PNG and SVG."""
+    """Writes PNG and SVG. In the SVG each point has a tooltip."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], dpi=150)
         figure.savefig(paths[1], dpi=150, metadata={"Date": None})
+        tooltips.add(figure, paths[1])
     return paths

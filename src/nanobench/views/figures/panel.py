@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from nanobench.records import MEASURED
+from nanobench.views.figures import tooltips
 from nanobench.views.figures.layout import CROSS, HOLLOW, UNJUDGED
 from nanobench.views.figures.style import LineStyle
 
@@ -45,12 +46,13 @@ def curve(axes: Axes, line_style: LineStyle, x: Any, y: Any, low: Any = None, hi
     every: Any = -(-len(x) // 12) if hollow is None else np.flatnonzero(~open_ones).tolist()
     # Nothing of a curve lies outside its axes but halves of markers at the edge: a share of 0 is to be seen.
     style = {"color": line_style.colour, "marker": line_style.marker, "clip_on": False, "zorder": 2.5}
-    axes.plot(x, y, linestyle=line_style.line, markeredgecolor="white", markeredgewidth=0.6, markevery=every, **style)
+    (line,) = axes.plot(x, y, linestyle=line_style.line, markeredgecolor="white", markeredgewidth=0.6, markevery=every, **style)
     if (open_ones & np.isfinite(y)).any():
         axes.plot(x[open_ones], y[open_ones], linestyle="", **style, **HOLLOW, label=UNJUDGED)
     if low is None or high is None:
         return
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    tooltips.remember(line, low, high)
     axes.fill_between(x, low, high, color=line_style.colour, alpha=0.13, linewidth=0)
     known = np.concatenate(([False], np.isfinite(low), [False]))
     alone = known[1:-1] & ~known[:-2] & ~known[2:]

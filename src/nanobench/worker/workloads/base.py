@@ -56,8 +56,12 @@ class Workload(Protocol):
         """One timed repetition, after `lay_out` of its block."""
         ...
 
-    def sustain(self, seconds: float) -> Repetition:
-        """Work for at least `seconds` without timestamps, as one repetition that enters no ratio."""
+    def count_sustained(self, seconds: float) -> int:
+        """How many times a repetition's calls fill `seconds`, from one that is run now."""
+        ...
+
+    def sustain(self, count: int) -> Repetition:
+        """That many times the calls of a repetition, without timestamps, as one repetition that enters no ratio."""
         ...
 
     def profile(self, trace: Path | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nanobench import registry
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.base import Engine
+from nanobench.gates import across
 from nanobench.gates import generation as generation_gate
 from nanobench.gates import sampler as sampler_gate
 from nanobench.gates.generation import Reference
@@ -312,6 +313,8 @@ class Generation:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.adapter = load(trial.point, trial.seed)
+        self.taken = across.take_from(trial, self.adapter)
+        self.across: Gate | None = None
         self.prompts = prompts_of(self.adapter, trial.point, torch.device(trial.point.device))
         self.reference = Reference(self.adapter, trial.point, trial.seed, self.prompts.untimed(trial.seed))
 
@@ -323,6 +326,8 @@ class Generation:
             # An error here is raised again for each arm that needs the reference, and becomes its outcome.
             with contextlib.suppress(Exception), torch.inference_mode():
                 self.reference.compute()
+        with torch.inference_mode():
+            self.across = across.exchange(self.trial, self.adapter, self.taken, gated, self.reference.results)
         packed_linear.pack(self.adapter.module)
 
     def reserve_gate_memory(self) -> None:
@@ -334,4 +339,6 @@ class Generation:
     def make_workload(self, arm: Arm, clock: Clock) -> Generate:
         """See TrialContext.make_workload."""
         trial = self.trial
-        return Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check, self.prompts)
+        workload = Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check, self.prompts)
+        workload.across = self.across
+        return workload

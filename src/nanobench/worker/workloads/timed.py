@@ -30,6 +30,8 @@ class Timed(ABC):
 
     gate: Gate
     """the verdict on this arm, after the gate has run"""
+    across: Gate | None = None
+    """A/B comparison: the verdict on this side's model, compared with the other's"""
     min_calls = 1
 
     def __init__(self, arm: Arm, clock: Clock, device: torch.device, nvtx: bool = False, world: World = SINGLE_PROCESS) -> None:
@@ -123,10 +125,15 @@ class Timed(ABC):
         self.compilation = replace(self.compilation, recompiles=self.recompiles())
         return replace(timed, valid=False, reason="recompiled in the steady phase")
 
-    def sustain(self, seconds: float) -> Repetition:
-        """See Workload.sustain."""
+    def count_sustained(self, seconds: float) -> int:
+        """See Workload.count_sustained."""
         once = self.time("sustained", 0, None)
-        calls, self.calls = self.calls, self.calls * self.world.broadcast(math.ceil(seconds / (once.wall_s or seconds)))
+        count: int = self.world.broadcast(math.ceil(seconds / (once.wall_s or seconds)))
+        return count
+
+    def sustain(self, count: int) -> Repetition:
+        """See Workload.sustain."""
+        calls, self.calls = self.calls, self.calls * count
         try:
             return self.time("sustained", 0, None)
         finally:
@@ -180,6 +187,8 @@ class Timed(ABC):
             "gate_max_error": gate.max_error,
             "gate_tolerance": gate.tolerance,
             "digest": gate.digest,
+            "across": self.across and self.across.verdict,
+            "across_note": self.across and self.across.note,
             "timestamp_cost_s": timestamp_cost_s(self.clock),
             "rss_peak_bytes": memory.rss_peak_bytes(),
             "alloc_retries": self.alloc_retries(),

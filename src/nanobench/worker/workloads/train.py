@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from nanobench import registry
+from nanobench.gates import across
 from nanobench.gates import training as training_gate
 from nanobench.gates.training import Expected, Recording
 from nanobench.models import _sdpa as sdpa
@@ -220,6 +222,8 @@ class Training:
         device, parts = next(self.adapter.module.parameters()).device, point.grad_accum * point.world_size
         self.stream = BatchStream(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts)
         self.expected: Expected | None = None
+        self.taken = across.take_from(trial, self.adapter)
+        self.across: Gate | None = None
 
     def ready(self, gated: bool) -> None:
         """See TrialContext.ready. Runs the gate's reference loop in float64 before the arms take the memory that it needs."""
@@ -227,6 +231,16 @@ class Training:
             # An error here is raised again for each arm that needs the reference, and becomes its outcome.
             with contextlib.suppress(Exception), memory.release_freed():
                 self.compute_expected()
+        self.across = across.exchange(self.trial, self.adapter, self.taken, gated, self.results)
+
+    def results(self) -> dict[str, Tensor]:
+        """What the reference loop computes, for a comparison with another model."""
+        expected = self.compute_expected()
+        assert expected is not None
+        return {
+            "losses": torch.tensor(expected.trajectory.losses, dtype=torch.float64),
+            "gradients": expected.trajectory.gradients,
+        }
 
     def reserve_gate_memory(self) -> None:
         """See TrialContext.reserve_gate_memory. Two steps over a few rows: the first one allocates the optimizer state."""
@@ -247,4 +261,6 @@ class Training:
         trial = self.trial
         stream, compute = self.stream, self.compute_expected
         launch, nvtx = trial.launch, trial.nvtx
-        return Train(self.adapter, stream, compute, trial.point, arm, clock, launch, nvtx, self.world, trial.check)
+        workload = Train(self.adapter, stream, compute, trial.point, arm, clock, launch, nvtx, self.world, trial.check)
+        workload.across = self.across
+        return workload

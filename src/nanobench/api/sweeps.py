@@ -1,12 +1,9 @@
-"""nanobench from Python: sweeps that return DataFrames, the search for a batch size, loading and drawing.
-
-All of this is in `nanobench` itself. Nothing heavy is imported before a function is called.
-"""
+"""Sweeps from Python, the search for a batch size, loading and drawing."""
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -172,14 +169,15 @@ def audience_of(progress: bool) -> "Audience":
 
 
 # Read
-def load(path: str | Path = "results") -> "pd.DataFrame":
+def load(path: str | Path = "results", columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
     """The cells of a run, or of all runs below a folder, as a DataFrame: one row per cell, columns as in docs/columns.md.
 
-    Raises nanobench.errors.UserError where there is no run.
+    `columns` and `filters` are those of pandas.read_parquet, like `filters=[("batch_size", ">=", 8)]`: with many runs only what
+    is needed is read. Raises nanobench.errors.UserError where there is no run, and for an unknown column.
     """
     from nanobench.results import store
 
-    runs, cells = store.find_runs(path), store.load(path)
+    runs, cells = store.find_runs(path), store.load(path, columns, filters)
     return of_run(cells, runs[0]) if len(runs) == 1 else cells
 
 

@@ -1,0 +1,321 @@
+"""Two recorded runs: how far they may be compared, and what changed from one to the other, cell by cell.
+
+Runs that were not measured in turns differ by more than their intervals say: by the day, the temperature, the neighbours. So
+intervals are wider and differences must be larger the less two runs have in common, and runs of two machines are not compared
+in speed at all; the speedups within each run are, because the machine cancels in them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from nanobench.errors import UserError
+from nanobench.records import JUDGED, LaunchRecord
+from nanobench.results import speedup_status, status, store
+from nanobench.results.cell import Cell
+from nanobench.results.derive import cells_of
+from nanobench.results.metrics.formulas import rate
+from nanobench.results.run_info import RunInfo
+from nanobench.schema import Arm, Point
+from nanobench.stats import intervals
+
+HARDWARE = ("cpu", "cores", "cpu_quota", "memory_gib", "gpus", "gpu_facts", "system")
+"""Facts of the identity that belong to the machine; all others are software."""
+SESSION = timedelta(hours=1)
+"""Two runs are of one session where the second begins within this time after the end of the first."""
+BETWEEN_SESSIONS = 0.02
+"""Standard deviation of a throughput between sessions of one machine (a log), at least; docs/evidence.md."""
+DRIFT_SHARE, DRIFT_CELLS = 0.8, 5
+"""Where so many of at least so many cells moved in one direction, the machine itself may have changed."""
+CALLS = rate("calls")
+
+
+class Relation(StrEnum):
+    """What two runs have in common."""
+
+    SAME_SESSION = "same_session"
+    SAME_MACHINE = "same_machine"
+    SOFTWARE_DIFF = "software_diff"
+    CROSS_MACHINE = "cross_machine"
+
+
+DELTA = {
+    Relation.SAME_SESSION: 0.02,
+    Relation.SAME_MACHINE: 0.05,
+    Relation.SOFTWARE_DIFF: 0.05,
+    Relation.CROSS_MACHINE: 0.05,
+}
+"""Relation -> the difference of a throughput (a share) below which nothing is said."""
+
+
+class Change(StrEnum):
+    """What became of a cell from BASE to NEW."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "same"
+    AMBIGUOUS = "ambiguous"
+    NOT_COMPARABLE = "not_comparable"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded run."""
+
+    name: str
+    info: RunInfo
+    launches: Sequence[LaunchRecord]
+
+
+def recorded(path: str | Path) -> Recorded:
+    """The run in a folder. Raises UserError where it holds none or several."""
+    runs = store.find_runs(path)
+    if len(runs) != 1:
+        raise UserError(f"{path} holds {len(runs)} runs; give the folder of one")
+    return Recorded(str(path), runs[0].info(), runs[0].read_raw())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell that both runs have."""
+
+    point: Point
+    arm: Arm
+    kind: str
+    """throughput, or speedup: the ratio to the run's own reference"""
+    change: Change
+    ratio: float | None = None
+    """of NEW to BASE; above 1 where NEW is faster"""
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs say together."""
+
+    relation: Relation
+    differences: tuple[str, ...]
+    """what differs in machine, software and code, one sentence each"""
+    rows: tuple[Row, ...]
+    missing: tuple[str, ...]
+    """cells that only one of the runs has"""
+    drift: str | None
+    """why the machine itself may have changed"""
+
+    @property
+    def change(self) -> Change:
+        """The verdict over all throughputs: slower where any is."""
+        found = Counter(row.change for row in self.rows if row.kind == "throughput")
+        for change in (Change.SLOWER, Change.FASTER, Change.AMBIGUOUS, Change.SAME):
+            if found[change]:
+                return change
+        return Change.NOT_COMPARABLE
+
+
+class Sample(NamedTuple):
+    """Independent logs of one cell, one per launch."""
+
+    logs: list[float]
+
+    @property
+    def variance(self) -> float:
+        """Of their mean."""
+        return float(np.var(self.logs, ddof=1)) / len(self.logs)
+
+
+def compare(base: Recorded, new: Recorded) -> Comparison:
+    """Everything that can be said of two runs. Raises UserError for runs of different protocols or workloads."""
+    refuse(base, new)
+    relation = relation_of(base.info, new.info)
+    cells = [{key_of(cell): cell for cell in cells_of(each.launches)} for each in (base, new)]
+    both = [key for key in cells[0] if key in cells[1]]
+    rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation)]
+    missing = [
+        f"only in {run.name}: {words_of(cells[index][key])}"
+        for index, run in enumerate((base, new))
+        for key in cells[index]
+        if key not in cells[1 - index]
+    ]
+    return Comparison(relation, tuple(differences(base.info, new.info)), tuple(rows), tuple(missing), drift_of(rows))
+
+
+def refuse(base: Recorded, new: Recorded) -> None:
+    """Raises UserError for runs that cannot be compared at all."""
+    protocols = [each.info.protocol for each in (base, new)]
+    if protocols[0] != protocols[1]:
+        raise UserError(
+            f"{base.name} was measured by protocol {protocols[0]}, {new.name} by protocol {protocols[1]}; measure one again"
+        )
+    for run in (base, new):
+        if not run.launches:
+            raise UserError(f"{run.name} has no finished trial; continue it with --resume")
+
+
+def key_of(cell: Cell) -> tuple[Any, ...]:
+    """What makes two cells the same: the point without its device's number, and the arm."""
+    point = {**vars(cell.point), "device": cell.point.device.partition(":")[0]}
+    return (*point.values(), *vars(cell.arm).values())
+
+
+def words_of(cell: Cell) -> str:
+    """A cell in words."""
+    point = cell.point
+    length = f"sequence {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
+    return f"{point.model}, batch {point.batch_size}, {length}, {cell.arm.label}"
+
+
+# What two runs have in common
+def relation_of(base: RunInfo, new: RunInfo) -> Relation:
+    """From their machine, their software, and the time between them."""
+    was, now = base.description.identity, new.description.identity
+    if any(was.get(name) != now.get(name) for name in HARDWARE):
+        return Relation.CROSS_MACHINE
+    if was.get("hash") != now.get("hash"):
+        return Relation.SOFTWARE_DIFF
+    first, second = sorted((base, new), key=lambda info: info.started_at)
+    ended = first.finished_at or first.started_at
+    apart = datetime.fromisoformat(second.started_at) - datetime.fromisoformat(ended)
+    same_host = base.description.state.get("hostname") == new.description.state.get("hostname")
+    return Relation.SAME_SESSION if same_host and apart <= SESSION else Relation.SAME_MACHINE
+
+
+def differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
+    """What differs in machine, software and code."""
+    was, now = base.description.identity, new.description.identity
+    for name in {**was, **now}:
+        if name != "hash" and was.get(name) != now.get(name):
+            yield f"{name}: {was.get(name)} -> {now.get(name)}"
+    yield from code_differences(base, new)
+    options = {**base.requested, **new.requested}
+    for name in options:
+        if name not in ("out", "resume", "json", "no_plot", "wait") and base.requested.get(name) != new.requested.get(name):
+            yield f"--{name.replace('_', '-')}: {said(base.requested.get(name))} -> {said(new.requested.get(name))}"
+
+
+def said(value: object) -> str:
+    """An option's value in words."""
+    return "default" if value is None else str(value)
+
+
+def code_differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
+    """The sources whose files differ, with their commits."""
+    was, now = base.description.code, new.description.code
+    for name in {**was, **now}:
+        old, young = was.get(name), now.get(name)
+        if old is None or young is None or dict(old.files) != dict(young.files):
+            commits = [each.commit[:10] if each and each.commit else "unknown commit" for each in (old, young)]
+            yield f"code of {name}: {commits[0]} -> {commits[1]}"
+
+
+# Cells
+def rows_of(base: Cell, new: Cell, relation: Relation) -> Iterable[Row]:
+    """The throughput of a cell, where the machine is the same; and its speedup, on any two machines."""
+    if relation is not Relation.CROSS_MACHINE:
+        yield throughput(base, new, relation)
+    if not base.is_reference and not new.is_reference:
+        yield speedup(base, new, relation)
+
+
+def throughput(base: Cell, new: Cell, relation: Relation) -> Row:
+    """Calls (or steps) per second of NEW over those of BASE."""
+    for whose, cell in (("BASE", base), ("NEW", new)):
+        found = status.judge(cell)
+        if found.status not in JUDGED:
+            reason = f"{whose} is {found.status}: {found.reason}"
+            return Row(new.point, new.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
+    samples = [Sample([math.log(CALLS(found)) for found in cell.untimestamped_by_launch.values()]) for cell in (base, new)]
+    between = 0.0 if relation is Relation.SAME_SESSION else BETWEEN_SESSIONS
+    return row_of(new, "throughput", samples[0], samples[1], between, DELTA[relation])
+
+
+def speedup(base: Cell, new: Cell, relation: Relation) -> Row:
+    """The speedup over the run's own reference, of NEW over BASE."""
+    for whose, cell in (("BASE", base), ("NEW", new)):
+        found = speedup_status.judge(cell)
+        if found is None or found.status not in JUDGED:
+            reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
+            return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
+    samples = [Sample(intervals.launch_means(cell.speedup_logs)) for cell in (base, new)]
+    return row_of(new, "speedup", samples[0], samples[1], 0.0, DELTA[relation])
+
+
+def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, delta: float) -> Row:
+    """The ratio of two independent samples with Welch's t interval: `faster` and `slower` lie beyond the difference that counts
+    with their whole interval, `same` within it.
+
+    `between` is the standard deviation that each sample has beyond its own spread.
+    """
+    if min(len(base.logs), len(new.logs)) < 2:
+        return Row(cell.point, cell.arm, kind, Change.NOT_COMPARABLE, reason="a run has one launch; measure with two or more")
+    mean = float(np.mean(new.logs) - np.mean(base.logs))
+    parts = [sample.variance for sample in (base, new)]
+    variance = sum(parts)
+    freedom = (
+        variance**2 / sum(part**2 / (len(s.logs) - 1) for part, s in zip(parts, (base, new), strict=True)) if variance else 1
+    )
+    half = float(stats.t.isf(intervals.TAIL, freedom)) * math.sqrt(variance)
+    half = math.hypot(half, float(stats.norm.isf(intervals.TAIL)) * math.sqrt(2) * between)
+    low, high, limit = mean - half, mean + half, math.log1p(delta)
+    change = Change.AMBIGUOUS
+    if low > limit:
+        change = Change.FASTER
+    elif high < -limit:
+        change = Change.SLOWER
+    elif -limit <= low and high <= limit:
+        change = Change.SAME
+    return Row(cell.point, cell.arm, kind, change, math.exp(mean), math.exp(low), math.exp(high))
+
+
+def drift_of(rows: Sequence[Row]) -> str | None:
+    """Whether most cells moved in one direction, as they do where the machine changed and not the code."""
+    moved = [row.ratio for row in rows if row.kind == "throughput" and row.ratio is not None]
+    if len(moved) < DRIFT_CELLS:
+        return None
+    up = sum(ratio > 1 for ratio in moved)
+    share = max(up, len(moved) - up) / len(moved)
+    shift = float(np.median(moved)) - 1
+    if share < DRIFT_SHARE or abs(shift) < BETWEEN_SESSIONS / 2:
+        return None
+    return (
+        f"{share:.0%} of {len(moved)} cells moved in one direction (median {shift:+.1%}): the machine itself may have changed"
+    )
+
+
+def varying(rows: Iterable[Row]) -> list[str]:
+    """The fields of points that differ within rows."""
+    points = [row.point for row in rows]
+    return [each.name for each in fields(Point) if len({getattr(point, each.name) for point in points}) > 1]
+
+
+def headline(rows: Sequence[Row]) -> Mapping[Change, int]:
+    """How many throughputs changed how."""
+    return Counter(row.change for row in rows if row.kind == "throughput")
+
+
+def throughputs(base: Recorded, new: Recorded) -> list[tuple[str, str, float | None, float | None]]:
+    """Cell and arm in words, and the tokens per second of both runs; None where a run has no reliable figure."""
+    cells = [{key_of(cell): cell for cell in cells_of(each.launches)} for each in (base, new)]
+    keys = dict.fromkeys([*cells[0], *cells[1]])
+    found: list[tuple[str, str, float | None, float | None]] = []
+    for key in keys:
+        pair = [side.get(key) for side in cells]
+        known = next(cell for cell in pair if cell is not None)
+        found.append((words_of(known), known.arm.label, tokens_per_s(pair[0]), tokens_per_s(pair[1])))
+    return found
+
+
+def tokens_per_s(cell: Cell | None) -> float | None:
+    """Of a cell with reliable figures."""
+    if cell is None or status.judge(cell).status not in JUDGED:
+        return None
+    return rate("tokens")(cell.untimestamped)

@@ -1,0 +1,76 @@
+"""What is gained and what is paid: throughput against latency."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from nanobench.errors import UserError
+from nanobench.records import MEASURED
+from nanobench.views import format
+from nanobench.views.figures import layout, panel, style
+from nanobench.views.figures.layout import HOLLOW, MOST_COLUMNS, UNJUDGED, Launches
+from nanobench.views.figures.plot import plot
+from nanobench.views.figures.style import LineStyle
+
+
+@plot
+def latency_vs_throughput(cells: pd.DataFrame, launches: Launches) -> Figure:
+    """Time per output token against output tokens per second, a point per batch size: down and right is better."""
+    known = cells[cells["tpot_s"].notna() & cells["output_tok_s"].notna() & cells["status"].isin(MEASURED)]
+    if known.empty:
+        raise UserError("latency_vs_throughput needs cells that generate two tokens or more")
+    line_styles, panels = style.arm_styles(cells), layout.panels(known)
+    shown = panels[:MOST_COLUMNS]
+    drawing, grid = layout.make(len(shown), len(shown), [3.4], sharex=True, sharey=True)
+    for axes, (title, here) in zip(grid[0], shown, strict=True):
+        panel.entitle(axes, title, len(shown))
+        best = frontier(here)
+        axes.step(best["output_tok_s"], 1e3 * best["tpot_s"], where="post", color="0.8", linewidth=5, zorder=1)
+        for arm, rows in here.groupby("arm", sort=False):
+            line(axes, line_styles[str(arm)], rows.sort_values("batch_size"))
+        for axis in (axes.xaxis, axes.yaxis):
+            plain_log(axes, axis)
+    panel.outer_labels(grid, len(shown), "output (tok/s), all rows", "TPOT (ms)")
+    handles = [line_styles[arm].handle(arm) for arm in known["arm"].drop_duplicates()]
+    note = "numbers: batch sizes; grey: no other cell has both a lower TPOT and a higher throughput"
+    return layout.finish_figure(
+        drawing,
+        "Latency against throughput",
+        handles,
+        cells,
+        note,
+        layout.left_out("settings", shown, panels),
+        layout.unmeasured_words(cells),
+    )
+
+
+def line(axes: Axes, line_style: LineStyle, rows: pd.DataFrame) -> None:
+    """The cells of an arm by batch size, the sizes beside the points."""
+    x, y = rows["output_tok_s"].to_numpy(float), 1e3 * rows["tpot_s"].to_numpy(float)
+    hollow = layout.unjudged(rows)
+    axes.plot(x, y, color=line_style.colour, linestyle=line_style.line, marker=line_style.marker, zorder=2.5)
+    if hollow.any():
+        marks: Any = {"color": line_style.colour, "marker": line_style.marker, "linestyle": "", "zorder": 2.6, **HOLLOW}
+        axes.plot(x[hollow], y[hollow], label=UNJUDGED, **marks)
+    for place, size in zip(zip(x, y, strict=True), rows["batch_size"], strict=True):
+        axes.annotate(str(size), place, (4, 4), textcoords="offset points", fontsize=7.5, color=line_style.colour)
+
+
+def frontier(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of which no other has both a lower time per token and a higher throughput, by throughput."""
+    by_rate = cells.sort_values(["output_tok_s", "tpot_s"], ascending=[False, True])
+    best = by_rate["tpot_s"].cummin()
+    kept = by_rate[by_rate["tpot_s"].eq(best) & ~by_rate["tpot_s"].duplicated()]
+    return kept.sort_values("output_tok_s")
+
+
+def plain_log(axes: Axes, axis: Any) -> None:
+    """A logarithmic axis with plain numbers."""
+    name = axis.axis_name
+    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,237 @@
+"""Two recorded runs: how far they may be compared, and what is said of each cell."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conftest import TESTS
+from nanobench.analysis import compare
+from nanobench.analysis.compare import Change, Recorded, Relation
+from nanobench.errors import UserError
+from nanobench.records import ArmRecord, Description, LaunchRecord, Outcome, Status
+from nanobench.results.run_info import RunInfo
+from nanobench.schema import Plan, Trial
+from nanobench.source_code import Source
+from nanobench.views import compare as views
+from nanobench.views.figures import compare_forest
+from nanobench.views.html import compare_page
+from nanobench.views.html.drawing import Inks
+from test_status import ARM, CPU, OK, REFERENCE, STILL, timed
+
+IDENTITY = {"cpu": "A", "cores": 2, "memory_gib": 24, "torch": "2.13", "python": "3.11", "hash": "one"}
+
+
+def info(started="2026-01-01T10:00:00+00:00", finished="2026-01-01T10:10:00+00:00", code=None, host="h", **identity):
+    facts = {**IDENTITY, **identity}
+    plan = Plan(
+        points=(CPU,), arms=(REFERENCE, ARM), launches=5, seed=0, target_ci=0.05, max_seconds=1.0, memory_limit_bytes=None,
+        timeout_s=10.0, isolation="spawn",
+    )  # fmt: skip
+    description = Description(device="cpu", gpus=[], identity=facts, state={"hostname": host}, code=code or {})
+    return RunInfo(
+        command="kv-sweep", requested={}, plan=plan, description=description, started_at=started, finished_at=finished
+    )
+
+
+def recorded(
+    name="base", scale=1.0, ratio=2.0, sd=0.002, seed=1, points=(CPU,), about=None, outcome=OK, readings=(), launches=5
+):
+    """A run whose reference takes 1 s per repetition times `scale`, and whose arm is `ratio` times as fast."""
+    generator, rows = np.random.default_rng(seed), []
+    for point in points:
+        for number in range(1, launches + 1):
+            trial = Trial(point=point, arms=(REFERENCE, ARM), launch=number, seed=0, target_ci=0.05, max_seconds=1.0)
+            noise = math.exp(sd * generator.standard_normal())
+            for arm, wall_s, ended in ((REFERENCE, scale * noise, OK), (ARM, scale * noise / ratio, outcome)):
+                done = tuple(timed([wall_s] * len(STILL), **dict(readings))) if ended.status is Status.OK else ()
+                rows.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=done, outcome=ended)))
+    return Recorded(name, about or info(), rows)
+
+
+LATER = {"started": "2026-01-03T10:00:00+00:00", "finished": "2026-01-03T10:10:00+00:00"}
+SOON = {"started": "2026-01-01T10:15:00+00:00", "finished": "2026-01-01T10:25:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("about", "relation"),
+    [
+        (SOON, Relation.SAME_SESSION),
+        (LATER, Relation.SAME_MACHINE),
+        ({**SOON, "host": "other"}, Relation.SAME_MACHINE),
+        ({**SOON, "torch": "2.14", "hash": "two"}, Relation.SOFTWARE_DIFF),
+        ({**SOON, "cpu": "B", "hash": "three"}, Relation.CROSS_MACHINE),
+        ({**SOON, "cores": 4, "hash": "four"}, Relation.CROSS_MACHINE),
+    ],
+)
+def test_what_two_runs_have_in_common(about, relation):
+    found = compare.compare(recorded(), recorded("new", about=info(**about)))
+    assert found.relation is relation
+
+
+def test_what_differs_is_listed():
+    code = [{"nanobench": Source({"a": "1"}, "c" * 40)}, {"nanobench": Source({"a": "2"}, "d" * 40)}]
+    base = recorded(about=info(code=code[0]))
+    new = recorded("new", about=info(**SOON, torch="2.14", hash="two", code=code[1]))
+    assert list(compare.compare(base, new).differences) == [
+        "torch: 2.13 -> 2.14",
+        "code of nanobench: cccccccccc -> dddddddddd",
+    ]
+
+
+def changes(base, new):
+    return {(row.arm.label, row.kind): row.change for row in compare.compare(base, new).rows}
+
+
+@pytest.mark.parametrize(
+    ("scale", "change"),
+    [(1.0, Change.SAME), (1.1, Change.SLOWER), (0.9, Change.FASTER), (1.02, Change.AMBIGUOUS)],
+)
+def test_within_a_session_a_cell_changes_by_its_whole_interval(scale, change):
+    new = recorded("new", scale=scale, seed=2, about=info(**SOON))
+    found = compare.compare(recorded(), new)
+    assert {row.change for row in found.rows if row.kind == "throughput"} == {change}
+    assert found.change is change
+    row = next(row for row in found.rows if row.kind == "throughput")
+    assert row.ratio == pytest.approx(1 / scale, rel=0.01)
+    assert row.low < row.ratio < row.high
+
+
+def test_between_sessions_the_interval_is_wider_and_the_difference_must_be_larger():
+    def of(about, scale):
+        return compare.compare(recorded(), recorded("new", scale=scale, seed=2, about=info(**about)))
+
+    near, far = (of(about, 1.0).rows[0] for about in (SOON, LATER))
+    assert math.log(far.high / far.low) > 2 * math.log(near.high / near.low)
+    assert of(SOON, 1.06).change is Change.SLOWER
+    assert of(LATER, 1.06).change is Change.AMBIGUOUS
+    assert of(LATER, 1.2).change is Change.SLOWER
+
+
+def test_the_speedups_of_two_machines_are_compared_and_their_throughput_is_not():
+    other = info(**SOON, cpu="B", hash="two")
+    assert changes(recorded(), recorded("new", scale=3.0, seed=2, about=other)) == {("cached", "speedup"): Change.SAME}
+    assert changes(recorded(), recorded("new", ratio=3.0, seed=2, about=other)) == {("cached", "speedup"): Change.FASTER}
+
+
+def test_an_unstable_cell_is_not_comparable_and_the_others_are():
+    points = (CPU, replace(CPU, batch_size=8))
+    new = recorded("new", seed=2, points=points[:1], about=info(**SOON))
+    busy = recorded("new", seed=2, points=points[1:], readings={"steal_s": 0.5}, about=info(**SOON))
+    both = replace(new, launches=[*new.launches, *busy.launches])
+    found = compare.compare(recorded(points=points), both)
+    by_size = {(row.point.batch_size, row.kind): row for row in found.rows if row.arm == REFERENCE}
+    assert by_size[4, "throughput"].change is Change.SAME
+    assert by_size[8, "throughput"].change is Change.NOT_COMPARABLE
+    assert "NEW is unstable" in by_size[8, "throughput"].reason
+    assert found.change is Change.SAME
+
+
+def test_cells_of_one_run_are_listed():
+    found = compare.compare(recorded(), recorded("new", points=(CPU, replace(CPU, batch_size=8)), about=info(**SOON)))
+    assert found.missing == (
+        "only in new: gpt2-nano, batch 8, prompt 10, new 3, uncached",
+        "only in new: gpt2-nano, batch 8, prompt 10, new 3, cached",
+    )
+
+
+def test_a_failed_arm_is_not_comparable():
+    failed = Outcome(status=Status.OOM, reason="no memory")
+    found = compare.compare(recorded(), recorded("new", outcome=failed, about=info(**SOON)))
+    row = next(row for row in found.rows if row.arm == ARM and row.kind == "throughput")
+    assert (row.change, row.reason) == (Change.NOT_COMPARABLE, "NEW is oom: no memory")
+
+
+def test_most_cells_that_move_together_point_at_the_machine():
+    points = tuple(replace(CPU, batch_size=size) for size in (1, 2, 4, 8))
+    drifted = compare.compare(recorded(points=points), recorded("new", scale=1.04, seed=2, points=points, about=info(**SOON)))
+    assert drifted.drift.startswith("100% of 8 cells moved in one direction (median -3.8%)")
+    still = compare.compare(recorded(points=points), recorded("new", seed=2, points=points, about=info(**SOON)))
+    assert still.drift is None
+
+
+def test_runs_of_two_protocols_are_refused():
+    old = replace(info(), protocol=4)
+    with pytest.raises(UserError, match="measured by protocol 4"):
+        compare.compare(recorded(about=old), recorded())
+
+
+def test_a_run_without_trials_is_refused():
+    with pytest.raises(UserError, match="has no finished trial"):
+        compare.compare(recorded(), replace(recorded("new"), launches=[]))
+
+
+def test_a_run_of_one_launch_has_no_interval():
+    found = compare.compare(recorded(), recorded("new", launches=1, about=info(**SOON)))
+    assert {row.change for row in found.rows} == {Change.NOT_COMPARABLE}
+    assert "one launch" in found.rows[0].reason
+
+
+# Through the command line, on recorded runs
+
+
+def test_a_run_is_the_same_as_itself(nanobench_here, tmp_path):
+    run = TESTS / "runs" / "protocol-4"
+    done = nanobench_here("compare", run, run, "--json", cwd=tmp_path)
+    document = json.loads(done.stdout.strip().splitlines()[-1])
+    assert document["relation"] == "same_session"
+    assert {row["change"] for row in document["rows"]} <= {"same", "ambiguous", "not_comparable"}
+    assert done.returncode in (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"), [("md", "| ---: |"), ("html", "<h1>nanobench compare</h1>"), ("json", '"relation"')]
+)
+def test_a_comparison_is_written_to_a_file_with_its_figure(nanobench_here, tmp_path, form, words):
+    run = TESTS / "runs" / "protocol-4"
+    done = nanobench_here("compare", run, run, "--format", form, "--out", f"a.{form}", "--plot", "plots", cwd=tmp_path)
+    assert words in (tmp_path / f"a.{form}").read_text()
+    assert done.stdout.strip() == f"a.{form}"
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"compare_forest.png", "compare_forest.svg"}
+
+
+def test_the_page_and_the_table_say_the_same_and_names_stay_text():
+    name = "<script>alert(1)</script>"
+    found = compare.compare(recorded(), recorded("new", scale=1.1, seed=2, about=info(**SOON)))
+    text = compare_page.page(found, name, "new")
+    assert name not in text
+    assert "&lt;script&gt;alert(1)" in text
+    for row in views.table(found).rows:
+        ratio = views.ratio_text(row)
+        assert ratio in text
+        assert ratio in views.page(found, "base", "new")
+    assert "slower: 2 slower" in text
+
+
+def test_the_figure_has_a_line_per_ratio_and_a_band_for_what_does_not_count():
+    points = tuple(replace(CPU, batch_size=size) for size in (1, 2, 4))
+    found = compare.compare(recorded(points=points), recorded("new", scale=1.1, seed=2, points=points, about=info(**SOON)))
+    drawing = compare_forest.compare_forest(found, "base", "new")
+    throughput, speedup = drawing.axes
+    assert [text.get_text() for text in throughput.get_yticklabels()][:2] == ["uncached, batch 1", "cached, batch 1"]
+    assert (len(throughput.lines), len(speedup.lines)) == (1 + 2 * 6, 1 + 2 * 3)
+    row = next(row for row in found.rows if row.kind == "speedup")
+    assert list(speedup.lines[1].get_xdata()) == [row.low, row.high]
+
+
+def test_a_figure_without_a_ratio_is_refused():
+    found = compare.compare(recorded(), recorded("new", launches=1, about=info(**SOON)))
+    with pytest.raises(UserError, match="needs a cell that is reliable in both runs"):
+        compare_forest.compare_forest(found, "base", "new")
+    assert compare_page.drawn(found, "base", "new", Inks()) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "nowhere"), "nowhere"),
+        (("--format", "pdf", ".", "."), "unknown format 'pdf'"),
+        (("--out", "a.txt", ".", "."), "--out 'a.txt' needs --format md, json or html"),
+    ],
+)
+def test_a_mistake_is_one_line(nanobench_here, tmp_path, arguments, message):
+    done = nanobench_here("compare", *arguments, cwd=tmp_path, code=2)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,84 @@
+"""Damaged files of a run are found and repaired, and nothing that was measured is lost."""
+
+import json
+import shutil
+
+import pytest
+
+from nanobench.results import doctor, store
+from nanobench.results.run_info import finished_event, time_event
+from nanobench.results.store import Run
+
+
+@pytest.fixture
+def run(small_run, tmp_path):
+    """A copy of a measured run."""
+    shutil.copytree(small_run[0], tmp_path / "runs" / "one")
+    return Run(tmp_path / "runs" / "one")
+
+
+def findings(run):
+    return [(problem.path.name, problem.what.partition(":")[0]) for problem in doctor.examine(run)]
+
+
+def test_a_whole_run_has_no_problem(run, nanobench_here, tmp_path):
+    assert findings(run) == []
+    done = nanobench_here("doctor", "runs", cwd=tmp_path, code=0)
+    assert "1 runs examined, 0 problems" in done.stdout
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
+def test_a_raw_file_of_any_length_is_set_aside_and_its_trial_is_measured_again(run, nanobench_here, tmp_path, kept):
+    path = sorted(run.raw.iterdir())[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    done = nanobench_here("doctor", "runs", cwd=tmp_path, code=1)
+    assert str(path.name) in done.stdout
+    assert path.exists()
+    nanobench_here("doctor", "runs", "--repair", cwd=tmp_path, code=0)
+    assert not path.exists()
+    assert path.with_name(path.name + ".damaged").exists()
+    assert len(run.read_raw()) == len(list(run.raw.glob("*.parquet"))) * 2
+    assert findings(run) == []
+
+
+def test_a_line_that_was_cut_costs_only_itself(run):
+    before = run.info()
+    text = run.journal.read_text()
+    lines = text.splitlines(keepends=True)
+    run.journal.write_text("".join(lines[:-1]) + lines[-1][:10])
+    assert run.info().finished_at is None
+    run.append(time_event(100.0))
+    run.append(finished_event("2026-01-01T10:10:00+00:00"))
+    assert run.info().wall_s == pytest.approx(before.wall_s + 100)
+    assert run.info().finished_at == "2026-01-01T10:10:00+00:00"
+    assert findings(run) == [("journal.jsonl", "has 1 lines that are not whole")]
+    (problem,) = doctor.examine(run)
+    problem.repair()
+    assert findings(run) == []
+    assert run.info().wall_s == pytest.approx(before.wall_s + 100)
+
+
+def test_unfinished_files_and_cells_are_repaired(run, nanobench_here, tmp_path):
+    cells = store.load(run.folder)
+    run.cells.write_bytes(b"no parquet")
+    (run.raw / "x.parquet.part").write_text("half")
+    done = nanobench_here("doctor", "runs", "--repair", "--json", cwd=tmp_path, code=0)
+    document = json.loads(done.stdout.strip().splitlines()[-1])
+    assert [each["repaired"] for each in document["problems"]] == [True, True]
+    assert findings(run) == []
+    assert len(store.load(run.folder)) == len(cells)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"command": 1}'])
+def test_a_lost_run_json_is_reported_and_not_invented(run, nanobench_here, tmp_path, text):
+    run.info_file.write_text(text)
+    done = nanobench_here("doctor", "runs", "--repair", cwd=tmp_path, code=1)
+    assert "no repair" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_folder_without_runs_is_one_line(nanobench_here, tmp_path):
+    done = nanobench_here("doctor", "nowhere", cwd=tmp_path, code=2)
+    assert "no run in nowhere" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,215 @@
+"""What kv-dashboard records is what attention computes, and what it draws is what it recorded."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from nanobench.errors import Skip
+from nanobench.registry import find
+from nanobench.schema import GPTShape, Point
+from nanobench.sweep.kv_dashboard import DashboardOptions, Recording
+from nanobench.views import kv_dashboard as views
+from nanobench.views.figures import kv_dashboard as figures
+from nanobench.views.html import kv_dashboard_page
+from nanobench.worker import kv_dashboard as worker
+
+MODELS = ("gpt2-nano", "nanochat-nano", "llama-nano")
+PROMPT, NEW = "abcdef", 5
+
+
+def point(model="gpt2-nano", **changes):
+    facts = {"dtype": "float32", "device": "cpu", "threads": 1, "batch_size": 1, "prompt_len": 1, "new_tokens": NEW}
+    return Point(model=model, **{**facts, **changes})
+
+
+def request(model="gpt2-nano", what="attention", **changes):
+    facts = {
+        "prompt": PROMPT,
+        "tokenizer": "bytes",
+        "layer": 1,
+        "head": 1,
+        "batch": [1, 3],
+        "seed": 0,
+        "memory_limit_bytes": None,
+    }
+    return {"point": vars(point(model)), "what": what, **facts, **changes}
+
+
+def recorded(model="gpt2-nano", what="attention", **changes):
+    found = worker.record(request(model, what, **changes))
+    assert "user_error" not in found, found
+    return found
+
+
+class Uncached(nn.Module):
+    """A foreign model without a cache: one layer of attention between an embedding and a head."""
+
+    def __init__(self, attends=True):
+        super().__init__()
+        self.attends = attends
+        self.embedding, self.out = nn.Embedding(256, 16), nn.Linear(16, 256)
+        self.shape = GPTShape(
+            architecture="plain", n_layer=1, n_head=2, n_kv_head=2, n_embd=16, vocab_size=256, block_size=64, n_params=0
+        )
+        self.module = nn.ModuleList([self.embedding, self.out])
+
+    def forward(self, idx_BT, targets_BT=None, last_only=False):
+        x_BTC = self.embedding(idx_BT)
+        heads = x_BTC.unflatten(2, (2, 8)).transpose(1, 2)
+        if self.attends:
+            heads = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        logits = self.out(heads.transpose(1, 2).flatten(2))
+        return logits[:, -1:] if last_only else logits
+
+    def make_cache(self, batch_size, max_len, kind):
+        raise Skip("no cache")
+
+
+def uncached():
+    return Uncached()
+
+
+def deaf():
+    return Uncached(attends=False)
+
+
+@pytest.mark.parametrize("model", [*MODELS, "test_kv_dashboard:uncached"])
+def test_weights_sum_to_one_and_a_token_joins_in_each_step(model):
+    found = recorded(model, layer=0)
+    assert len(found["steps"]) == NEW
+    assert len(found["tokens"]) == len(PROMPT) + NEW
+    for number, step in enumerate(found["steps"]):
+        length = len(PROMPT) + number
+        assert [len(step[name]) for name in ("keys", "values", "weights")] == [length] * 3
+        assert sum(step["weights"]) == pytest.approx(1, abs=1e-12)
+        assert step["token"] == found["tokens"][length - 1]
+    for earlier, later in zip(found["steps"], found["steps"][1:], strict=False):
+        for name in ("keys", "values"):
+            np.testing.assert_allclose(later[name][:-1], earlier[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_recorded_is_what_a_pass_without_a_cache_computes(model):
+    """The weights and values give the head's output, which an uncached pass over the same tokens gives too."""
+    found, adapter = recorded(model), find("models", model)
+    torch.manual_seed(0)
+    module = adapter()
+    module.module.eval()
+    step = found["steps"][-1]
+    tokens = torch.tensor([found["tokens"][:-1]])
+    with worker.Recorder() as recorder, torch.inference_mode():
+        module.forward(tokens, last_only=True)
+    call = recorder.calls[1]
+    heads, kv_heads = call["query"].shape[1], call["key"].shape[1]
+    query = call["query"][0, 1, -1].double()
+    keys, values = (call[name][0, 1 // (heads // kv_heads)].double() for name in ("key", "value"))
+    weights = torch.softmax(keys @ query * query.shape[0] ** -0.5, 0)
+    np.testing.assert_allclose(step["weights"], weights, atol=1e-6)
+    np.testing.assert_allclose(step["values"], values, atol=1e-5)
+    np.testing.assert_allclose(step["query"], query, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bytes_are_those_of_the_tensors_and_uncached_work_grows(model):
+    found, shape = recorded(model, "memory"), find("models", model)().shape
+    for number, step in enumerate(found["steps"]):
+        expected = (len(PROMPT) + number) * shape.kv_bytes_per_token("float32")
+        assert step["cached"]["kv_bytes"] == step["uncached"]["kv_bytes"] == expected
+    cached, uncached = ([step[arm]["flops"] for step in found["steps"]] for arm in ("cached", "uncached"))
+    # The cached prefill attends to the whole preallocated cache, masked.
+    assert cached[0] == pytest.approx(uncached[0], rel=0.05)
+    assert all(mine < theirs / 4 for mine, theirs in zip(cached[1:], uncached[1:], strict=True))
+    assert uncached == sorted(uncached)
+
+
+def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row():
+    found, shape = recorded(what="batch"), find("models", "gpt2-nano")().shape
+    assert [size["batch"] for size in found["sizes"]] == [1, 3]
+    assert {size["weight_bytes"] for size in found["sizes"]} == {4 * shape.read_params}
+    assert found["attended"] == len(PROMPT) + NEW - 1
+    for size in found["sizes"]:
+        assert size["kv_bytes"] == size["batch"] * found["attended"] * shape.kv_bytes_per_token("float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer": 99}, "--layer 99 is not in model 'gpt2-nano'; give 0 to"),
+        ({"head": -1}, "--head -1 is not in model 'gpt2-nano'; give 0 to"),
+        ({"model": "test_kv_dashboard:deaf"}, "calls no scaled_dot_product_attention"),
+        ({"model": "test_kv_dashboard:uncached", "what": "memory"}, "has no cache to compare with"),
+        ({"prompt": "a" * 1000}, "is more than block_size"),
+    ],
+)
+def test_what_a_model_cannot_show_is_one_line(changes, words):
+    found = worker.record(request(**changes))
+    assert words in found["user_error"]
+    assert "\n" not in found["user_error"]
+
+
+def options(**changes):
+    return DashboardOptions(**{"prompt": PROMPT, "new_tokens": NEW, "layer": 1, "head": 1, **changes})
+
+
+def recording(what):
+    return Recording(point(), recorded(what=what))
+
+
+@pytest.mark.parametrize(("what", "frames"), [("attention", NEW), ("memory", NEW), ("batch", 2)])
+def test_a_gif_has_a_frame_per_step_and_stays_small(tmp_path, what, frames):
+    path = tmp_path / "a.gif"
+    assert views.write(recording(what), options(what=what), path) == frames
+    with Image.open(path) as picture:
+        assert picture.n_frames == frames
+        assert picture.info["loop"] == 0
+        assert picture.info["duration"] in (400, 1600)
+    assert path.stat().st_size < 5e6
+
+
+def test_the_drawn_bars_are_the_recorded_weights():
+    found = recording("attention")
+    for step, figure in zip(found.facts["steps"], figures.frames(found, options()), strict=True):
+        axes = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("attention"))
+        assert [bar.get_height() for bar in axes.patches] == step["weights"]
+        keys = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("keys"))
+        shown = keys.images[0].get_array()
+        assert np.ma.masked_invalid(shown).count() == np.size(step["keys"])
+
+
+def test_the_page_holds_every_frame_and_names_stay_text(tmp_path):
+    found = Recording(point(model="<script>alert(1)</script>"), recorded())
+    text = kv_dashboard_page.page(found, options(), [b"\x89PNG one", b"\x89PNG two"])
+    assert text.count('<img src="data:image/png;base64,') == 2
+    assert "<script>alert(1)" not in text
+
+
+def test_the_command_writes_a_file_and_a_document(nanobench_here, tmp_path):
+    asked = ("--model", "gpt2-nano", "--prompt", PROMPT, "--new-tokens", 3, "--format", "html", "--json")
+    done = nanobench_here("kv-dashboard", *asked, cwd=tmp_path, code=0)
+    document = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (tmp_path / document["path"]).read_text().count("<img ") == 3
+    assert len(document["steps"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--what", "nothing"), "unknown what 'nothing'"),
+        (("--format", "mp4"), "unknown format 'mp4'"),
+        (("--new-tokens", "0"), "--new-tokens 0 is not between 1 and 200"),
+        (("--frame-s", "0"), "--frame-s 0.0 is not between 0.02 and 60"),
+        (("--prompt", ""), "--prompt is empty"),
+        (("--batch", "many"), "batch 'many' is not a whole number"),
+        (("--model", "nothing"), "unknown model 'nothing'"),
+        (("--layer", "7", "--model", "gpt2-nano"), "--layer 7 is not in model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(nanobench_here, tmp_path, arguments, message):
+    done = nanobench_here("kv-dashboard", *arguments, cwd=tmp_path, code=2)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
