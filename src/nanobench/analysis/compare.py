@@ -138,7 +138,8 @@ def compare(base: Recorded, new: Recorded) -> Comparison:
     refuse(base, new)
     relation = relation_of(base.info, new.info)
     cells = [{key_of(cell): cell for cell in cells_of(each.launches)} for each in (base, new)]
-    both = [key for key in cells[0] if key in cells[1]]
+    points = len(fields(Point))
+    both = sorted((key for key in cells[0] if key in cells[1]), key=lambda key: (*key[:points], cells[1][key].arm_index))
     rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation)]
     missing = [
         f"only in {run.name}: {words_of(cells[index][key])}"

@@ -1,6 +1,6 @@
 """Two recorded runs: how each cell changed, with its interval, and the difference below which nothing is said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -48,7 +48,7 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     drawing, grid = layout.make(len(panels), 1, [ROW_IN * len(rows) + 0.6 for _, rows in panels], sharex=True)
     delta = DELTA[found.relation]
     for axes, (kind, rows) in zip(grid.flat, panels, strict=False):
-        forest(axes, rows, labels(rows), delta)
+        forest(axes, rows, labels(rows, analysis.varying(found.rows)), delta)
         axes.set_title(f"{kind} of NEW over BASE" if kind == "throughput" else "speedup over the first arm, of NEW over BASE")
     grid.flat[len(panels) - 1].set_xlabel("NEW / BASE (x), above 1: NEW is faster")
     changes = dict.fromkeys(row.change for _, rows in panels for row in rows)
@@ -62,9 +62,9 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     return layout.finish(drawing, "What changed from BASE to NEW", [*handles, band], lines)
 
 
-def labels(rows: Sequence[Row]) -> list[str]:
-    """What tells the cells of a panel apart."""
-    names = {name: name.removesuffix("_size").replace("_", " ") for name in analysis.varying(rows)}
+def labels(rows: Sequence[Row], varying: Iterable[str]) -> list[str]:
+    """What tells the cells apart: the arm, and the fields that differ."""
+    names = {name: name.removesuffix("_size").replace("_", " ") for name in varying}
     settings = [[f"{words} {getattr(row.point, name)}" for name, words in names.items()] for row in rows]
     return [", ".join([row.arm.label, *setting]) for row, setting in zip(rows, settings, strict=True)]
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from nanobench.analysis.history import Line
 from nanobench.errors import UserError
 from nanobench.views import format
-from nanobench.views.figures import layout
+from nanobench.views.figures import layout, panel
 from nanobench.views.figures.style import COLOURS, LINES, MARKERS, STYLE, LineStyle
 
 MOST_LABELS = 24
@@ -41,9 +40,8 @@ def over_commits(lines: Sequence[Line]) -> Figure:
                 axes.plot([place, place], [line.speedup_lo, line.speedup_hi], color=look.colour, linewidth=1.2, marker="_")
         axes.plot(places, [line.speedup for line in own], color=look.colour, marker=look.marker, linestyle=look.line)
         handles.append(look.handle(title))
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format.ratio_tick(value)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    bounds = [bound for line in known for bound in (line.speedup_lo, line.speedup_hi) if bound is not None]
+    panel.scale(axes, [line.speedup for line in known], format.ratio_tick, bounds, ratio=True)
     axes.set_ylabel("speedup over the first arm (x)")
     axes.set_xlabel("runs, oldest first (day, commit)")
     every = -(-len(known) // MOST_LABELS)
