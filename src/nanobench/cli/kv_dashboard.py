@@ -1,8 +1,6 @@
 """The command that shows a KV cache while tokens are generated: kv-dashboard."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import typer
 
@@ -19,18 +17,13 @@ def kv_dashboard(options: DashboardOptions) -> None:
     options.validate()
     describe_request(options.as_gates())
     from nanobench.results import store
-    from nanobench.sweep import device_lock
     from nanobench.sweep.kv_dashboard import take
-    from nanobench.sweep.session import first_workers
+    from nanobench.sweep.session import held_worker
 
     console = make_console()
     announce_worker(console)
-    with (
-        device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
-        tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
-        first_workers(options.as_gates(), Path(folder)) as workers,
-    ):
-        found = take(options, workers, Path(folder))
+    with held_worker(options.as_gates(), options.wait, printer(console)) as (worker, folder):
+        found = take(options, worker, folder)
     from nanobench.views import kv_dashboard as views
 
     frames: list[int] = []

@@ -1,8 +1,6 @@
 """The command that continues a prompt with several engines: sample."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import typer
 
@@ -17,19 +15,14 @@ def sample(options: SampleOptions) -> None:
 
     options.validate()
     describe_request(options.as_gates())
-    from nanobench.sweep import device_lock
     from nanobench.sweep.sample import take
-    from nanobench.sweep.session import first_workers
+    from nanobench.sweep.session import held_worker
     from nanobench.views import sample as views
 
     console = make_console()
     announce_worker(console)
-    with (
-        device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)),
-        tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
-        first_workers(options.as_gates(), Path(folder)) as workers,
-    ):
-        found = take(options, workers, Path(folder))
+    with held_worker(options.as_gates(), options.wait, printer(console)) as (worker, folder):
+        found = take(options, worker, folder)
     console.print(views.page(found))
     if options.json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False))

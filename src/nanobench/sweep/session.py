@@ -80,6 +80,17 @@ def first_workers(options: Options, folder: Path | None = None, files: Files = N
             executor.close()
 
 
+@contextmanager
+def held_worker(options: Options, wait: bool, say: Callable[[str], None]) -> Iterator[tuple[Executor, Path]]:
+    """Holds the device, and starts a worker for single requests. Gives it with a folder that is dropped at the end."""
+    with (
+        device_lock.hold(device_lock.guess(options.device), wait, say),
+        tempfile.TemporaryDirectory(prefix="nanobench-") as folder,
+        first_workers(options, Path(folder)) as workers,
+    ):
+        yield workers, Path(folder)
+
+
 def make(
     options: Options, executor: Executor | None = None, finder: "Callable[[Description], FindBatch] | None" = None
 ) -> tuple[Plan, Description]:
