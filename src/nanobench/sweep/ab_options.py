@@ -22,8 +22,9 @@ from nanobench.sweep.values import read_minutes
 
 MINUTES = "10"
 """of a comparison, where --max-minutes does not say more"""
-SECONDS = "1"
-"""timed per launch of a point, where --max-seconds does not say more: launches tell more than repetitions"""
+SECONDS = "3"
+"""timed per launch of a point, where --max-seconds does not say more. To start both sides takes longer, and ratios vary between
+launches too, so more seconds would not pay."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,9 @@ def figure(value: float | None, unit: str) -> str | None:
     """A value in its unit."""
     if value is None:
         return None
-    return format.times(value) if unit == "x" else format.text(value, unit)
+    if unit == "x":
+        return format.times(value)
+    return format.text(value, unit) + (" tok/s" if unit == "tok/s" else "")
 
 
 def ours(row: CellRow) -> str | None:
@@ -24,7 +26,9 @@ def ours(row: CellRow) -> str | None:
     value, unit = figure(row["ours"], row["unit"]), row["unit"]
     if value is None or row["low"] in (None, row["ours"]):
         return value
-    return f"{value} [{figure(row['low'], unit)}, {figure(row['high'], unit)}]"
+    low, high = (figure(row[bound], unit) or "" for bound in ("low", "high"))
+    tail = {"x": "x", "tok/s": " tok/s"}.get(unit, "")
+    return f"{value} [{low.removesuffix(tail)}, {high.removesuffix(tail)}]"
 
 
 COLUMNS = (
