@@ -37,7 +37,8 @@ def make(folder: Path, runs: int) -> None:
     first = store.Run(folder / "run-0000")
     if not first.cells.exists():
         shutil.rmtree(first.folder, ignore_errors=True)
-        first = store.create(first.folder, info())
+        about = info()
+        first = store.create(first.folder, replace(about, description=replace(about.description, state={})))
         for size in range(1, POINTS + 1):
             for number in range(1, LAUNCHES + 1):
                 point = replace(CPU, batch_size=size)
@@ -72,13 +73,11 @@ def main() -> None:
     for name, code in TASKS.items():
         seconds, gib, rows = measured(code.format(folder=str(folder)))
         print(f"| {name} | {rows:,} | {seconds:.1f} | {gib:.2f} GiB |", flush=True)
-    filtered = folder.parent / "filtered"
     start = time.perf_counter()
     chosen = [str(folder / f"run-{number:04d}") for number in range(3)]
     subprocess.run(
         [sys.executable, "-m", "nanobench", "report", *chosen], cwd=folder.parent, check=True, stdout=subprocess.DEVNULL
     )
-    shutil.rmtree(filtered, ignore_errors=True)
     gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"| report of three runs | | {time.perf_counter() - start:.1f} | {gib:.2f} GiB |")
 

@@ -5,12 +5,14 @@ It carries a key of everything that cells follow from: the raw files, run.json, 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanobench.results import derive
@@ -42,10 +44,16 @@ def key_of(folder: Path) -> bytes | None:
 
 def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Name, size and time of change of each file that cells follow from."""
-    for path in (folder / "run.json", folder / "journal.jsonl", *sorted((folder / "raw").glob("*.parquet"))):
-        if path.exists():
-            state = path.stat()
-            yield path.name, state.st_size, state.st_mtime_ns
+    for name in ("run.json", "journal.jsonl"):
+        if (folder / name).exists():
+            state = (folder / name).stat()
+            yield name, state.st_size, state.st_mtime_ns
+    if not (folder / "raw").is_dir():
+        return
+    with os.scandir(folder / "raw") as entries:
+        raw = {entry.name: entry.stat() for entry in entries if entry.name.endswith(".parquet")}
+    for name in sorted(raw):
+        yield name, raw[name].st_size, raw[name].st_mtime_ns
 
 
 def read(folder: Path, columns: list[str] | None, filters: Any) -> pa.Table | None:
@@ -54,8 +62,18 @@ def read(folder: Path, columns: list[str] | None, filters: Any) -> pa.Table | No
     try:
         with pq.ParquetFile(path) as file:
             stored = (file.schema_arrow.metadata or {}).get(KEY)
-        if stored is None or stored != key_of(folder):
-            return None
-        return pq.read_table(path, columns=columns, filters=filters, use_threads=False)
+            if stored is None or stored != key_of(folder):
+                return None
+            if filters is None or isinstance(filters, pc.Expression):
+                found = file.read(columns if filters is None else None, use_threads=False)
+            else:
+                found = file.read(columns and [*columns, *names_in(filters)], use_threads=False)
+        return found if filters is None else found.filter(pq.filters_to_expression(filters))
     except (OSError, pa.ArrowInvalid):
         return None
+
+
+def names_in(filters: Any) -> list[str]:
+    """The columns that filters name: a list of (column, operator, value), or a list of such lists."""
+    groups = [filters] if filters and isinstance(filters[0], tuple) else filters
+    return [name for group in groups for name, _, _ in group]
