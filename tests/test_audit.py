@@ -8,7 +8,6 @@ from nanobench.analysis import audit
 from nanobench.analysis.audit import CACHED, COPY, ENGINES, FULL, LAGGING, SPECIMENS, UNCACHED, Found, Ours
 from nanobench.errors import UserError
 from nanobench.schema import Point
-from nanobench.sweep.audit import DERIVED, NAMES
 from nanobench.views import audit as views
 from nanobench.views.figures import audit as figures
 from nanobench.worker import audit as worker
@@ -42,11 +41,7 @@ def row(name, seed=0, cells=CELLS, **answer):
 
 
 def test_every_method_is_listed_and_exists():
-    assert tuple(SPECIMENS) == NAMES
-    for name, each in SPECIMENS.items():
-        assert (each.derived is not None) == (name in DERIVED)
-        if name not in DERIVED:
-            assert callable(getattr(worker, name.replace("-", "_")))
+    assert audit.measured(SPECIMENS) == list(worker.METHODS)
     assert set(CELLS) == set(ENGINES)
 
 
@@ -89,9 +84,9 @@ def test_a_skipped_method_says_why():
     assert row("no-wait", skipped="needs a GPU") == audit.Row(SPECIMENS["no-wait"], Found.SKIPPED, note="needs a GPU")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in DERIVED])
+@pytest.mark.parametrize("name", worker.METHODS)
 def test_each_method_runs_on_a_cpu_or_says_why_not(name):
-    found = worker.publish(name.replace("-", "_"), vars(POINT))
+    found = worker.publish(name, vars(POINT))
     if name in ("wait-per-token", "no-wait"):
         assert "needs --device cuda" in found["skipped"]
     else:
@@ -99,7 +94,7 @@ def test_each_method_runs_on_a_cpu_or_says_why_not(name):
 
 
 def test_a_step_without_the_optimizer_counts_half_of_the_bytes():
-    found = worker.publish("no_optimizer", vars(POINT))
+    found = worker.publish("no-optimizer", vars(POINT))
     assert found["ours"][0] == pytest.approx(2 * found["published"], rel=1e-3)
 
 

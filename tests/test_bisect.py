@@ -71,7 +71,8 @@ def test_commits_are_listed_from_old_to_new(tmp_path, monkeypatch):
         git(tmp_path, "add", ".")
         git(tmp_path, "commit", "-m", str(number))
     monkeypatch.chdir(tmp_path)
-    assert bisect.commits_between("HEAD~2", "HEAD") == [git(tmp_path, "rev-parse", name) for name in ("HEAD~1", "HEAD")]
+    expected = {git(tmp_path, "rev-parse", name): subject for name, subject in (("HEAD~1", "2"), ("HEAD", "3"))}
+    assert list(bisect.commits_between("HEAD~2", "HEAD").items()) == list(expected.items())
     for good, bad, message in (
         ("HEAD", "HEAD~1", "no commits"),
         ("nothing", "HEAD", "unknown revision 'nothing'"),

@@ -24,7 +24,7 @@ def findings(run):
 def test_a_whole_run_has_no_problem(run, nanobench_here, tmp_path):
     assert findings(run) == []
     done = nanobench_here("doctor", "runs", cwd=tmp_path, code=0)
-    assert "1 runs examined, 0 problems" in done.stdout
+    assert "1 run examined, 0 problems" in done.stdout
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, -1])

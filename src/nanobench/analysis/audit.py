@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -17,7 +17,7 @@ ENGINES = (UNCACHED, FULL, CACHED, LAGGING, COPY)
 """The arms of our own sweep."""
 PUBLISHED_REFERENCES = (UNCACHED, FULL, CACHED)
 Cells = Mapping[str, CellRow]
-"""Arm -> its cell in our own sweep."""
+"""Engine -> its cell in our own sweep."""
 
 
 class Ours(NamedTuple):
@@ -74,7 +74,7 @@ class Row:
 
 
 # Our figures
-def speedup(arm: str, name: str = "speedup") -> Callable[[Cells], Ours]:
+def speedup(arm: str) -> Callable[[Cells], Ours]:
     """The speedup of an arm over uncached."""
 
     def ours(cells: Cells) -> Ours:
@@ -83,7 +83,7 @@ def speedup(arm: str, name: str = "speedup") -> Callable[[Cells], Ours]:
             return Ours(None, reason=f"{cell['status']}: {cell['reason']}")
         if cell["speedup_status"] not in JUDGED:
             return Ours(None, reason=cell["speedup_reason"])
-        return Ours(cell[name], cell[f"{name}_lo"], cell[f"{name}_hi"])
+        return Ours(cell["speedup"], cell["speedup_lo"], cell["speedup_hi"])
 
     return ours
 
@@ -187,6 +187,17 @@ SPECIMENS = {
     )
 }  # fmt: skip
 """Name -> the method, in the order of the table."""
+
+
+def measured(names: Iterable[str]) -> list[str]:
+    """Those of the methods that are measured; the others follow from our own sweep."""
+    return [name for name in names if SPECIMENS[name].derived is None]
+
+
+def rows(names: Iterable[str], cells: Iterable[CellRow], answers: Mapping[str, JsonObject], seed: int) -> list[Row]:
+    """The row of each method, from our own sweep and from what workers say."""
+    by_engine = {cell["engine"]: cell for cell in cells}
+    return [row(SPECIMENS[name], by_engine, answers.get(name, {}), seed) for name in names]
 
 
 def row(specimen: Specimen, cells: Cells, answer: JsonObject, seed: int) -> Row:

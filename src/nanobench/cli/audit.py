@@ -1,7 +1,6 @@
 """The command that tries the faulty methods of published scripts beside our own: audit."""
 
 import json
-from pathlib import Path
 
 import typer
 
@@ -15,7 +14,8 @@ def audit(options: AuditOptions) -> None:
     """What would a faulty script publish here? Methods of published benchmarks, beside our figures."""
     from nanobench.analysis import audit as analysis
 
-    options.validate(analysis.ENGINES)
+    names = options.chosen(analysis.SPECIMENS)
+    options.as_sweep(analysis.ENGINES).validate()
     from nanobench.results import store
     from nanobench.sweep import audit as measuring
     from nanobench.sweep import device_lock
@@ -25,23 +25,19 @@ def audit(options: AuditOptions) -> None:
     from nanobench.views.figures import audit as figures
 
     console = make_console()
-    say, folder = printer(console), store.choose(options.out, "audit")
+    say, folder, methods = printer(console), store.choose(options.out, "audit"), analysis.measured(names)
     announce_worker(console)
     with device_lock.hold(device_lock.guess(options.device), options.wait, say), progress.Screen(console) as screen:
-        found = measuring.measure(options, analysis.ENGINES, folder, screen.show)
-    cells = {cell["engine"]: cell for cell in found.cells}
-    rows = [analysis.row(analysis.SPECIMENS[name], cells, answer, options.seed) for name, answer in found.answers.items()]
+        found = measuring.measure(options, analysis.ENGINES, methods, folder, screen.show)
+    rows = analysis.rows(names, found.cells, found.answers, options.seed)
     console.print(Fitted(views.table(rows)))
     for line in views.sentences(rows):
         say(line)
-    info = found.run.info()
-    point = info.plan.points[0]
-    where = f"{point.model}, {point.dtype}, batch {point.batch_size}, prompt {point.prompt_len}, {point.new_tokens} new tokens"
     try:
         with writing(found.run.plots):
-            for path in figures.draw(rows, f"{where}, {info.hardware}", found.run.plots):
+            for path in figures.draw(rows, views.where(found.run.info()), found.run.plots):
                 say(str(path))
     except UserError as refusal:
         say(str(refusal))
     if options.json:
-        typer.echo(json.dumps(views.document(rows, str(Path(found.run.folder))), allow_nan=False))
+        typer.echo(json.dumps(views.document(rows, str(found.run.folder)), allow_nan=False))

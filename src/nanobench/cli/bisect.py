@@ -29,11 +29,11 @@ def bisect(options: BisectOptions) -> None:
     announce_worker(make_console())
 
     def tell(commit: str, found: Decision) -> None:
-        say(views.judged(commit, found, options.threshold_log()))
+        say(views.judged(commit, commits[commit], found, options.threshold_log()))
 
     with device_lock.hold(device_lock.guess(options.device), options.wait, say):
-        found = search.run(options, folder, tell)
-    for line in views.lines(found, options.base, options.new):
+        found = search.run(options, list(commits), folder, tell)
+    for line in views.lines(found, commits, options.base, options.new):
         say(line)
     if options.json:
         typer.echo(json.dumps(views.document(found), allow_nan=False))

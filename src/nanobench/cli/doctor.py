@@ -18,26 +18,19 @@ def doctor(
     """Check the files of runs after a crash or a full disk, and repair them. Exit code 1: something is wrong, or stays so."""
     from nanobench.results import doctor as doctors
     from nanobench.results import store
+    from nanobench.views import doctor as views
 
-    say = printer(make_console())
-    runs = store.folders_below(results)
-    found, left = [], 0
-    for run in runs:
-        for problem in doctors.examine(run):
-            done = False
-            if repair and problem.repair:
-                with writing(problem.path):
-                    problem.repair()
-                done = True
-            left += not done
-            found.append({"path": str(problem.path), "problem": problem.what, "fix": problem.fix, "repaired": done})
-            say(f"{problem.path} {problem.what}; {'repaired' if done else 'fix'}: {problem.fix}")
+    say, runs = printer(make_console()), store.folders_below(results)
     if not runs:
         raise UserError(f"no run in {results} (no run.json); give a folder that a sweep wrote")
-    repairable = any("no repair" not in str(each["fix"]) for each in found if not each["repaired"])
-    end = f"; repair with: nanobench doctor --repair {results}" if repairable else ""
-    say(f"{len(runs)} runs examined, {len(found)} problems, {len(found) - left} repaired{end}")
+    found = []
+    for run in runs:
+        with writing(run.folder):
+            for each in doctors.treat(run, repair):
+                found.append(each)
+                say(views.line(each))
+    say(views.summary(found, len(runs), results))
     if as_json:
-        typer.echo(json.dumps({"runs": len(runs), "problems": found}))
-    if left:
+        typer.echo(json.dumps({"runs": len(runs), "problems": [views.document(each) for each in found]}))
+    if not all(each.repaired for each in found):
         raise typer.Exit(1)

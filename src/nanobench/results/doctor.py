@@ -27,6 +27,22 @@ class Problem:
     repair: Callable[[], None] | None = None
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A problem, and whether it was repaired."""
+
+    problem: Problem
+    repaired: bool = False
+
+
+def treat(run: Run, repair: bool) -> Iterator[Finding]:
+    """Every problem of a run; with `repair` those that can be are repaired. Raises OSError where a file cannot be written."""
+    for problem in examine(run):
+        if repair and problem.repair:
+            problem.repair()
+        yield Finding(problem, repaired=repair and problem.repair is not None)
+
+
 def examine(run: Run) -> list[Problem]:
     """Everything that is wrong with a run's files, in the order in which it is repaired."""
     return [*of_info(run), *of_parts(run), *of_journal(run), *of_raw(run), *of_cells(run)]

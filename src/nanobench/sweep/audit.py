@@ -1,12 +1,13 @@
 """Faulty methods of published scripts beside our own sweep, on one model: the request, and how it is measured."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanobench.errors import UserError, unknown
 from nanobench.records import JsonObject
-from nanobench.schema import option
+from nanobench.schema import Plan, option
 from nanobench.sweep.options import MEASURING, OUTPUT, WHAT, GateOptions, Options, SweepOptions, TimedOptions, same
 from nanobench.sweep.values import at_commas
 
@@ -14,24 +15,6 @@ if TYPE_CHECKING:
     from nanobench.results.derive import CellRow
     from nanobench.results.store import Run
     from nanobench.sweep.runner import Watch
-
-NAMES = (
-    "other-warm-up",
-    "one-run",
-    "last-token-ttft",
-    "full-logits",
-    "sampling-in-one-arm",
-    "autocast-per-run",
-    "wait-per-token",
-    "no-wait",
-    "no-optimizer",
-    "random-reference",
-    "prompt-tokens",
-    "other-work",
-    "blocks",
-)
-DERIVED = ("full-logits", "random-reference", "prompt-tokens")
-"""Methods whose figure follows from our own sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +28,7 @@ class AuditOptions:
     threads: str = same(Options, "threads", "CPU threads; auto: every core that the process may use")
     prompt_len: str = same(GateOptions, "prompt_len", "prompt length in tokens")
     new_tokens: str = same(GateOptions, "new_tokens", "output length in tokens")
-    only: str = option("", f"the methods to try: {', '.join(NAMES)}; default: all", WHAT, "LIST")
+    only: str = option("", "the methods to try, like one-run,blocks; default: all (docs/audit.md)", WHAT, "LIST")
     launches: int = same(TimedOptions, "launches", "fresh processes of our own sweep")
     max_seconds: str = same(TimedOptions, "max_seconds")
     timeout: float = same(Options, "timeout")
@@ -54,13 +37,14 @@ class AuditOptions:
     out: str = option("", "folder of our own sweep; default: a new one in results/", OUTPUT, "DIR")
     json: bool = same(Options, "json")
 
-    def names(self) -> list[str]:
-        """The methods, in the order of the table. Raises UserError for an unknown one."""
-        requested = at_commas(self.only) if self.only else list(NAMES)
+    def chosen(self, methods: Iterable[str]) -> list[str]:
+        """Those of the methods that are requested, in their order. Raises UserError for an unknown one."""
+        methods = list(methods)
+        requested = at_commas(self.only) if self.only else methods
         for name in requested:
-            if name not in NAMES:
-                raise unknown("method", name, NAMES)
-        return [name for name in NAMES if name in requested]
+            if name not in methods:
+                raise unknown("method", name, methods)
+        return [name for name in methods if name in requested]
 
     def as_sweep(self, engines: tuple[str, ...]) -> SweepOptions:
         """Our own sweep over the point. Raises UserError for several points."""
@@ -85,11 +69,6 @@ class AuditOptions:
             raise UserError(f"audit tries its methods at one point; give one value for {', '.join(several)}")
         return made
 
-    def validate(self, engines: tuple[str, ...]) -> None:
-        """Raises UserError for what is wrong whatever the machine is."""
-        self.names()
-        self.as_sweep(engines).validate()
-
 
 @dataclass(frozen=True)
 class Audit:
@@ -98,33 +77,34 @@ class Audit:
     run: "Run"
     cells: "list[CellRow]"
     answers: dict[str, JsonObject]
-    """method -> what a worker says of it; empty for one that follows from our own sweep"""
+    """method -> what a worker says of it"""
 
 
-def measure(options: AuditOptions, engines: tuple[str, ...], folder: Path, watch: "Watch") -> Audit:
-    """Measures our own sweep, then each method in a worker of its own, on a device that is held. Raises UserError where nothing
-    can be measured, and where a method dies.
+def measure(options: AuditOptions, engines: tuple[str, ...], methods: Iterable[str], folder: Path, watch: "Watch") -> Audit:
+    """Measures our own sweep, then each of the methods in a worker of its own, on a device that is held.
+
+    A method whose worker dies is skipped with the reason. Raises UserError where nothing can be measured.
     """
     from nanobench.sweep import session
-    from nanobench.sweep.executors import local
 
     with session.first_workers(options.as_sweep(engines), folder) as first:
         plan, description = session.make(options.as_sweep(engines), first)
         run = session.new_run(folder, "audit", options, plan, description)
         cells = session.measure(run, plan, description, watch, first)
-    answers: dict[str, JsonObject] = {}
-    for number, name in enumerate(options.names()):
-        if name in DERIVED:
-            answers[name] = {}
-            continue
-        executor = local.build("spawn", options.seed + number, run.scratch / "inductor")
-        arguments = {"name": name.replace("-", "_"), "point": asdict(plan.points[0])}
-        call = {"function": "nanobench.worker.audit:publish", "arguments": arguments}
-        log = run.logs / f"{name}.log"
-        try:
-            found = executor.run({"call": call}, run.scratch / name, log, options.timeout, progress=lambda report: None)
-        finally:
-            executor.close()
-        answers[name] = {"skipped": f"{found.status}: {found.reason}"} if found.record is None else found.record
+    answers = {name: publish(name, plan, options.timeout, run) for name in methods}
     run.clear_scratch()
     return Audit(run, cells, answers)
+
+
+def publish(method: str, plan: Plan, timeout_s: float, run: "Run") -> JsonObject:
+    """What a worker says of a method at the plan's point."""
+    from nanobench.sweep.executors import local
+
+    executor = local.build("spawn", plan.seed, run.scratch / "inductor")
+    arguments = {"name": method, "point": asdict(plan.points[0])}
+    call = {"function": "nanobench.worker.audit:publish", "arguments": arguments}
+    try:
+        found = executor.run({"call": call}, run.scratch / method, run.logs / f"{method}.log", timeout_s, lambda report: None)
+    finally:
+        executor.close()
+    return {"skipped": f"{found.status}: {found.reason}"} if found.record is None else found.record

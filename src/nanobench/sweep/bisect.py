@@ -30,15 +30,17 @@ class Found:
     """commit -> its answer, in the order of the search"""
 
 
-def commits_between(good: str, bad: str) -> list[str]:
-    """The commits after `good` up to `bad` along first parents, oldest first. Raises UserError where there are none."""
+def commits_between(good: str, bad: str) -> dict[str, str]:
+    """Commit -> its subject, for those after `good` up to `bad` along first parents, oldest first. Raises UserError where there
+    are none.
+    """
     for text in (good, bad):
         if not revision.is_revision(text) or text == revision.WORKING_TREE:
             raise UserError(f"unknown revision {text!r}; give a branch, a tag or a commit of this repository")
-    listed = revision.git("rev-list", "--reverse", "--first-parent", f"{good}..{bad}")
+    listed = revision.git("log", "--reverse", "--first-parent", "--format=%H %s", f"{good}..{bad}")
     if not listed:
         raise UserError(f"no commits from {good!r} to {bad!r}; give an older and a newer commit of one branch")
-    return listed.splitlines()
+    return {line.partition(" ")[0]: line.partition(" ")[2] for line in listed.splitlines()}
 
 
 def find(commits: Sequence[str], judge: Judge, has_time: Callable[[], bool] = lambda: True) -> Found:
@@ -73,8 +75,8 @@ def search(commits: Sequence[str], judge: Judge, has_time: Callable[[], bool] = 
             unknown.add(middle)
 
 
-def run(options: BisectOptions, folder: Path, tell: Callable[[str, Decision], None]) -> Found:
-    """Searches on a device that is held. `tell` is called with each commit and its answer.
+def run(options: BisectOptions, commits: Sequence[str], folder: Path, tell: Callable[[str, Decision], None]) -> Found:
+    """Searches on a device that is held, as `find` does. `tell` is called with each commit and its answer.
 
     Raises UserError where the good revision cannot run; a commit that cannot run is a failure of its own.
     """
@@ -91,4 +93,4 @@ def run(options: BisectOptions, folder: Path, tell: Callable[[str, Decision], No
         tell(commit, decision)
         return decision
 
-    return find(commits_between(options.base, options.new), judge, lambda: time.monotonic() < end)
+    return find(commits, judge, lambda: time.monotonic() < end)

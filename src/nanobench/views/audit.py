@@ -6,6 +6,7 @@ from typing import Any
 
 from nanobench.analysis.audit import Found, Row
 from nanobench.results.derive import CellRow
+from nanobench.results.run_info import RunInfo
 from nanobench.views import format
 from nanobench.views.cell_table import CellTable, Column
 
@@ -72,6 +73,13 @@ def sentences(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{row.specimen.name}: {row.specimen.why}" + (f" ({row.note})" if row.note else "")
     counts = Counter(row.found for row in rows)
     yield ", ".join(f"{counts[found]} {found}" for found in Found if counts[found])
+
+
+def where(info: RunInfo) -> str:
+    """Model, shape and machine of the methods."""
+    point = info.plan.points[0]
+    lengths = f"prompt {point.prompt_len}, {point.new_tokens} new tokens"
+    return f"{point.model}, {point.dtype}, batch {point.batch_size}, {lengths}, {info.hardware}"
 
 
 def document(rows: Sequence[Row], run: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """The search for the commit that made it slower, in words and as one JSON document."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from nanobench.results.decision import Decision
-from nanobench.sweep import revision
 from nanobench.sweep.bisect import Found
 from nanobench.views import ab, format
 
@@ -16,19 +15,14 @@ def plan(commits: int, minutes: str) -> str:
     return f"{format.count(commits, 'commit')}; about {format.count(steps, 'comparison')} of up to {minutes} minutes"
 
 
-def named(commit: str) -> str:
-    """A commit with its subject."""
-    return f"{commit[:10]} {revision.git('log', '-1', '--format=%s', commit) or ''}".rstrip()
-
-
-def judged(commit: str, found: Decision, threshold: float) -> str:
+def judged(commit: str, subject: str, found: Decision, threshold: float) -> str:
     """The answer for one commit."""
-    return f"{named(commit)}: {ab.sentence(found, threshold)}"
+    return f"{commit[:10]} {subject}: {ab.sentence(found, threshold)}"
 
 
-def lines(found: Found, good: str, bad: str) -> Iterator[str]:
+def lines(found: Found, subjects: Mapping[str, str], good: str, bad: str) -> Iterator[str]:
     """The end of the search."""
-    names = [named(commit) for commit in found.suspects]
+    names = [f"{commit[:10]} {subjects[commit]}" for commit in found.suspects]
     if not names:
         answer = next(iter(found.judged.values())).answer
         yield f"{bad} was not found to be slower than {good}: {answer}; there is nothing to search"

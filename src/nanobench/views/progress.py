@@ -144,12 +144,14 @@ class Screen:
 def finished_line(progress: "Progress", width: int) -> str:
     """What a trial found, on one line: without intervals, and without what all points share, where these have no room."""
     done, left = f"[{progress.done}/{progress.total}]", f"{format.duration(progress.left_s)} left"
-    found = [
-        f"{done} {place}: {latest(progress, intervals)}; {left}"
-        for place, intervals in ((where(progress), True), (where(progress), False), (briefly(progress), False))
-    ]
-    brief = f"{done} {left}; {briefly(progress)}: {latest(progress, False)}".replace(" tok/s", "")
-    return next((line for line in found if len(line) <= width), brief)
+    found, brief = latest(progress), latest(progress, brief=True)
+    lines = (
+        f"{done} {where(progress)}: {found}; {left}",
+        f"{done} {where(progress)}: {brief}; {left}",
+        f"{done} {briefly(progress)}: {brief}; {left}",
+    )
+    # A line that is cut keeps the time that is left.
+    return next((line for line in lines if len(line) <= width), f"{done} {left}; {briefly(progress)}: {brief}")
 
 
 def running_line(progress: "Progress", width: int) -> Text:
@@ -186,16 +188,18 @@ def bar(done: int, total: int, width: int = 24) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def latest(progress: "Progress", intervals: bool = True) -> str:
-    """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
+def latest(progress: "Progress", brief: bool = False) -> str:
+    """The cells of the point that was just measured, on one line: each by itself, or many by their status. `brief` leaves out
+    intervals and units.
+    """
     point = progress.trial.point
     here = [cell for cell in progress.cells if point_of(cell) == point]
     if len(here) > MANY:
         return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
-        rate = rates([cell])[0].cell(cell)
-        text = speedup_text(cell) if intervals else format.times(cell["speedup"])
+        rate = rates([cell])[0].cell(cell) + ("" if brief else " tok/s")
+        text = format.times(cell["speedup"]) if brief else speedup_text(cell)
         ratio = f" ({text})" if cell["arm_index"] and cell["speedup"] is not None else ""
-        parts.append(f"{cell['arm']} {rate} tok/s{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
+        parts.append(f"{cell['arm']} {rate}{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)

@@ -253,10 +253,27 @@ def lagging_position(adapter: Adapter, sampler: Sampler, point: Point, compiler:
     return LaggingPosition(adapter, sampler, point, compiler)
 
 
+METHODS: dict[str, Callable[[JsonObject], JsonObject]] = {
+    method.__name__.replace("_", "-"): method
+    for method in (
+        other_warm_up,
+        one_run,
+        last_token_ttft,
+        sampling_in_one_arm,
+        autocast_per_run,
+        wait_per_token,
+        no_wait,
+        no_optimizer,
+        other_work,
+        blocks,
+    )
+}
+"""Name -> the method."""
+
+
 def publish(name: str, point: JsonObject) -> JsonObject:
     """What a method would publish; the reason where it cannot be tried here."""
-    method: Callable[[JsonObject], JsonObject] = globals()[name]
     try:
-        return method(point)
+        return METHODS[name](point)
     except Skip as error:
         return {"skipped": str(error)}
