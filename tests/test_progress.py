@@ -42,6 +42,7 @@ def test_a_line_keeps_ratio_and_time_at_every_width(width):
     if width >= 80:
         assert len(line) <= width
         assert "5.86x" in line
+    assert ("tok/s" in line) == (width > 80)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -144,14 +144,15 @@ class Screen:
 def finished_line(progress: "Progress", width: int) -> str:
     """What a trial found, on one line: without intervals, and without what all points share, where these have no room."""
     done, left = f"[{progress.done}/{progress.total}]", f"{format.duration(progress.left_s)} left"
-    found, brief = latest(progress), latest(progress, brief=True)
+    short = latest(progress, intervals=False)
     lines = (
-        f"{done} {where(progress)}: {found}; {left}",
-        f"{done} {where(progress)}: {brief}; {left}",
-        f"{done} {briefly(progress)}: {brief}; {left}",
+        f"{done} {where(progress)}: {latest(progress)}; {left}",
+        f"{done} {where(progress)}: {short}; {left}",
+        f"{done} {briefly(progress)}: {short}; {left}",
     )
     # A line that is cut keeps the time that is left.
-    return next((line for line in lines if len(line) <= width), f"{done} {left}; {briefly(progress)}: {brief}")
+    narrow = f"{done} {left}; {briefly(progress)}: {latest(progress, intervals=False, unit='')}"
+    return next((line for line in lines if len(line) <= width), narrow)
 
 
 def running_line(progress: "Progress", width: int) -> Text:
@@ -188,18 +189,16 @@ def bar(done: int, total: int, width: int = 24) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def latest(progress: "Progress", brief: bool = False) -> str:
-    """The cells of the point that was just measured, on one line: each by itself, or many by their status. `brief` leaves out
-    intervals and units.
-    """
+def latest(progress: "Progress", intervals: bool = True, unit: str = " tok/s") -> str:
+    """The cells of the point that was just measured, on one line: each by itself, or many by their status."""
     point = progress.trial.point
     here = [cell for cell in progress.cells if point_of(cell) == point]
     if len(here) > MANY:
         return ", ".join(f"{count} {status}" for status, count in Counter(cell["status"] for cell in here).items())
     parts = []
     for cell in here:
-        rate = rates([cell])[0].cell(cell) + ("" if brief else " tok/s")
-        text = format.times(cell["speedup"]) if brief else speedup_text(cell)
+        rate = rates([cell])[0].cell(cell) + unit
+        text = speedup_text(cell) if intervals else format.times(cell["speedup"])
         ratio = f" ({text})" if cell["arm_index"] and cell["speedup"] is not None else ""
         parts.append(f"{cell['arm']} {rate}{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)
