@@ -180,6 +180,14 @@ def test_the_drawn_bars_are_the_recorded_weights():
         assert np.ma.masked_invalid(shown).count() == np.size(step["keys"])
 
 
+def test_any_text_can_be_drawn_without_a_word(tmp_path, recwarn):
+    found = recording("attention")
+    facts = {**found.facts, "texts": [*"a$b$\\ \n\x0f名", *found.facts["texts"][9:]]}
+    assert figures.token_labels(facts)[:9] == ["a", r"\$", "b", r"\$", "\\", "␣", "↵", r"\x0f", "名"]
+    views.write(Recording(found.point, facts), options(), tmp_path / "a.gif")
+    assert [str(each.message) for each in recwarn if "Glyph" in str(each.message)] == []
+
+
 def test_the_page_holds_every_frame_and_names_stay_text(tmp_path):
     found = Recording(point(model="<script>alert(1)</script>"), recorded())
     text = kv_dashboard_page.page(found, options(), [b"\x89PNG one", b"\x89PNG two"])

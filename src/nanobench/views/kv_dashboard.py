@@ -1,6 +1,7 @@
 """The frames of kv-dashboard as a GIF, or as a page with a slider."""
 
 import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def image(figure: Figure) -> Image.Image:
     """A figure as pixels."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph")
+        canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 

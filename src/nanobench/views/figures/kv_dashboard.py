@@ -101,10 +101,14 @@ def bars(axes: Axes, weights: Sequence[float], total: int, most: float) -> None:
 
 def token_labels(facts: JsonObject) -> list[str]:
     """The text of each token, with visible spaces; its number where it has no text."""
-    return [
-        str(token) if text is None else text.replace(" ", SPACE).replace("\n", LINE_END)
-        for token, text in zip(facts["tokens"], facts["texts"], strict=True)
-    ]
+    pairs = zip(facts["tokens"], facts["texts"], strict=True)
+    return [str(token) if text is None else "".join(map(visible, text)) for token, text in pairs]
+
+
+def visible(letter: str) -> str:
+    """A letter as a figure can show it: escaped where it has no shape, or would begin a formula."""
+    known = {" ": SPACE, "\n": LINE_END, "$": r"\$"}
+    return known.get(letter) or (letter if letter.isprintable() else letter.encode("unicode_escape").decode())
 
 
 def label_tokens(axes: Axes, labels: Sequence[str], known: int) -> None:

@@ -56,7 +56,8 @@ def line(axes: Axes, line_style: LineStyle, rows: pd.DataFrame) -> None:
         marks: Any = {"color": line_style.colour, "marker": line_style.marker, "linestyle": "", "zorder": 2.6, **HOLLOW}
         axes.plot(x[hollow], y[hollow], label=UNJUDGED, **marks)
     for place, size in zip(zip(x, y, strict=True), rows["batch_size"], strict=True):
-        axes.annotate(str(size), place, (4, 4), textcoords="offset points", fontsize=7.5, color=line_style.colour)
+        style: Any = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": line_style.colour}
+        axes.annotate(str(size), place, (-5, 4), **style)
 
 
 def frontier(cells: pd.DataFrame) -> pd.DataFrame:
