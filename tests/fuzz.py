@@ -14,7 +14,7 @@ from nanobench.sweep.kv_dashboard import FORMATS, KINDS
 SLOW = ("report", "selftest")
 """Commands that take seconds even if nothing is measured."""
 COMMANDS = typer.main.get_command(app).commands
-MEASURING = ("ab", "audit", "autobatch", "bisect", "calibrate", "kv-dashboard", "sample", "selftest", "verify")
+MEASURING = ("ab", "audit", "autobatch", "bisect", "calibrate", "kv-dashboard", "sample", "selftest", "tune", "verify")
 """Commands that measure and have no --dry-run."""
 CONFIG = "fuzz.toml"
 GARBAGE = [

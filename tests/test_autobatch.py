@@ -21,8 +21,11 @@ fixed = settings(derandomize=True, deadline=None, database=None, max_examples=20
 HUGE = 10**9
 
 
-def searched(room, config=None, ranks=1, rate=lambda n: float(n)):
-    """The answer on a device that has room for so many rows, and the batch sizes tried, in order."""
+def searched(room, config=None, ranks=1, rate=lambda n: float(n), known=None):
+    """The answer on a device that has room for so many rows, and the batch sizes tried, in order.
+
+    `known` is the share of the true limit that the search believes in; None where it knows no limit.
+    """
     tried = []
 
     def attempt(batch_size):
@@ -33,13 +36,17 @@ def searched(room, config=None, ranks=1, rate=lambda n: float(n)):
             else BatchTrial(batch_size, None, reason="full")
         )
 
-    return Search(attempt, config or SearchConfig(), ranks).run(), tried
+    limit = None if known is None else int(100 * room * known)
+    return Search(attempt, config or SearchConfig(), ranks, limit_bytes=limit).run(), tried
+
+
+KNOWN = st.sampled_from([None, 0.3, 0.9, 1.0, 1.1, 3.0])
 
 
 @fixed
-@given(room=st.integers(1, 5000), margin=st.floats(0.05, 1.0))
-def test_what_is_named_fits_and_what_failed_did_not(room, margin):
-    found, tried = searched(room, SearchConfig(margin=margin))
+@given(room=st.integers(1, 5000), margin=st.floats(0.05, 1.0), known=KNOWN)
+def test_what_is_named_fits_and_what_failed_did_not(room, margin, known):
+    found, tried = searched(room, SearchConfig(margin=margin), known=known)
     assert 1 <= found.batch_size <= found.largest_batch_size <= room
     assert found.batch_size in tried
     assert found.batch_size == max(1, int(margin * found.largest_batch_size))
@@ -53,10 +60,10 @@ def test_what_is_named_fits_and_what_failed_did_not(room, margin):
 
 
 @fixed
-@given(room=st.integers(1, 3000), total=st.integers(1, 3000), ranks=st.integers(1, 4))
-def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks):
+@given(room=st.integers(1, 3000), total=st.integers(1, 3000), ranks=st.integers(1, 4), known=KNOWN)
+def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks, known):
     config = SearchConfig(total_batch=total * ranks)
-    found, tried = searched(room, config, ranks)
+    found, tried = searched(room, config, ranks, known=known)
     assert all(total % n == 0 for n in tried)
     assert found.grad_accum * found.batch_size * ranks == total * ranks
 
@@ -66,6 +73,31 @@ def test_no_batch_size_is_tried_twice_but_the_one_that_failed_and_few_are():
         found, tried = searched(room)
         assert {n for n in tried if tried.count(n) > 1} == {found.failed_batch_size} - {None}
         assert len(tried) <= 21
+
+
+@pytest.mark.parametrize("room", [17, 40, 60, 93, 200, 1000])
+@pytest.mark.parametrize("known", [0.96, 1.0, 1.04])
+def test_a_known_limit_takes_at_most_eight_tries(room, known):
+    """Memory is linear and throughput saturates at 4 rows, so the three small batches show the knee."""
+    found, tried = searched(room, rate=lambda n: min(n, 4.0), known=known)
+    assert len(tried) <= 8
+    assert tried[:3] == [1, 4, 16]
+    assert found.knee_batch_size == 4
+    assert tried.count(found.failed_batch_size) == 2
+
+
+def test_a_line_that_does_not_rise_predicts_nothing():
+    def attempt(batch_size):
+        return BatchTrial(batch_size, 1.0, 7) if batch_size <= 93 else BatchTrial(batch_size, None, reason="full")
+
+    found = Search(attempt, SearchConfig(), limit_bytes=10**9).run()
+    assert found.largest_batch_size <= 93 < found.failed_batch_size
+
+
+def test_a_knee_between_batches_that_lie_far_apart_is_searched_for():
+    found, tried = searched(1000, rate=lambda n: min(n, 200.0), known=1.0)
+    assert found.knee_batch_size / 4 <= 200 * 0.98 <= found.knee_batch_size
+    assert len(tried) <= 10
 
 
 def test_a_batch_that_failed_by_chance_is_found_to_fit():
@@ -171,7 +203,7 @@ def test_the_command_answers_and_remembers(command_here, mode):
     assert found["batch_size"] == 3
     assert found["bounded_by"] == "--most"
     assert not found["cached"]
-    assert [each["batch_size"] for each in found["curve"]] == [1, 2, 3, 4]
+    assert [each["batch_size"] for each in found["curve"]] == [1, 3, 4]
     assert all(each["tok_s"] > 0 and each["peak_bytes"] > 1 << 20 for each in found["curve"])
     kept = json.loads((command_here.folder / mode / "autobatch.json").read_text())
     assert kept == {**found, "title": kept["title"]}

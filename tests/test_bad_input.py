@@ -105,6 +105,7 @@ SMOKE = {
     "env": ["--x"],
     "ab": ["HEAD"],
     "bisect": ["HEAD"],
+    "tune": ["--goal", "x"],
     "compare": ["nowhere", "nowhere"],
     "history": ["nowhere"],
     "audit": ["--only", "x"],

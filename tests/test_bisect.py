@@ -7,6 +7,7 @@ import pytest
 from nanobench.errors import UserError
 from nanobench.results.decision import Answer, Decision
 from nanobench.sweep import bisect
+from nanobench.views import bisect as views
 from test_revision import git
 
 SIXTEEN = [f"c{number:02d}" for number in range(16)]
@@ -62,6 +63,15 @@ def test_a_last_commit_that_is_not_slower_ends_the_search(answer):
 
 def test_one_commit_needs_no_search():
     assert bisect.search(["only"], lambda commit: pytest.fail("judged")).suspects == ["only"]
+
+
+def test_the_end_names_the_slow_commit_and_those_that_were_skipped():
+    found = bisect.search(SIXTEEN, judge_of("c11", broken=("c07",)))
+    assert list(views.lines(found, dict.fromkeys(SIXTEEN, "subject"), "good", "bad")) == [
+        "the first slow commit: c11 subject",
+        "skipped:",
+        "  c07 subject: different outputs",
+    ]
 
 
 def test_commits_are_listed_from_old_to_new(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from nanobench.cli import (
     sample,
     selftest,
     sweep,
+    tune,
     verify,
 )
 from nanobench.cli.app import app
@@ -49,5 +50,6 @@ __all__ = [
     "sample",
     "selftest",
     "sweep",
+    "tune",
     "verify",
 ]

@@ -36,18 +36,19 @@ def ab(options: AbOptions) -> None:
 
     console = make_console()
     announce_worker(console)
-    found = comparison.run(options, audience_of(options, console))
+    found = comparison.run(options, audience_of(console, options.limit_s()))
     show(found, options, console)
     raise typer.Exit(CODES[found.over_all.answer])
 
 
-def audience_of(options: AbOptions, console: "Console") -> "Audience":
-    """Shows a comparison on the terminal: the card of its plan, and the live table."""
+def audience_of(console: "Console", limit_s: float, quiet: bool = False) -> "Audience":
+    """Shows a comparison that ends after `limit_s` seconds on the terminal: the card of its plan, and the live table."""
     from nanobench.sweep.job import Audience
     from nanobench.views import progress
 
     def planned(plan: "Plan", description: "Description") -> None:
-        console.print(progress.card(plan, description, options.limit_s()))
+        if not quiet:
+            console.print(progress.card(plan, description, limit_s))
 
     @contextmanager
     def measuring(run: "Run", plan: "Plan") -> Iterator["Watch"]:
@@ -55,7 +56,7 @@ def audience_of(options: AbOptions, console: "Console") -> "Audience":
             kept = len(list(run.raw.glob("*.parquet")))
             typer.echo(f"interrupted: nothing is decided; {kept} finished launches are kept in {run.folder}")
 
-        with watched(console, report) as watch:
+        with watched(console, report, quiet) as watch:
             yield watch
 
     return Audience(waiting=printer(console), planned=planned, measuring=measuring)

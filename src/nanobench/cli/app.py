@@ -19,7 +19,7 @@ from nanobench.sweep.config_file import from_toml
 INTERRUPTED = 130
 MOST_CHARACTERS = 2000
 GROUPS = {
-    "Measure": ("kv-sweep", "train-throughput", "ab", "bisect", "autobatch", "verify", "sample", "run"),
+    "Measure": ("kv-sweep", "train-throughput", "ab", "bisect", "tune", "autobatch", "verify", "sample", "run"),
     "Understand": ("explain", "predict", "compare", "history", "cost", "plot", "report", "export", "kv-dashboard"),
     "Trust": ("selftest", "audit", "env", "calibrate"),
     "Manage": ("list", "doctor"),

@@ -111,7 +111,7 @@ def search(
     trial = Trial(point=point, arms=arms, launch=1, seed=options.seed, target_ci=1.0, max_seconds=1.0, memory_limit_bytes=limit)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
         measure = run_trial_in(executor, trial, Path(folder), options.timeout)
-        answer = Search(measure, config, point.world_size, listener.tried).run()
+        answer = Search(measure, config, point.world_size, listener.tried, limit).run()
     return replace(answer, memory_limit_bytes=limit)
 
 

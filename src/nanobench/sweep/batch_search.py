@@ -1,7 +1,8 @@
 """The search for a batch size: the largest batch that fits, and the smallest that saturates throughput.
 
-It doubles the batch until one runs out of memory, then halves the range between the largest that fits and the smallest that
-failed. How a batch size is tried is up to the caller.
+Memory is nearly linear in the batch, so three small batches and the memory limit predict the largest that fits. That one is
+tried, and then its neighbours. Without a known limit, the batch is doubled until one runs out of memory. In both cases the
+range between the largest that fits and the smallest that failed is then halved. How a batch size is tried is up to the caller.
 """
 
 import functools
@@ -20,6 +21,10 @@ MOST = 4096
 """The largest batch to try where nothing runs out of memory."""
 NEAR = 16
 """The search ends where the smallest batch that failed exceeds the largest that fits by at most one part in this many."""
+SMALL = (1, 4, 16)
+"""Batch sizes tried first where the limit is known. The last two give the line: other parts dominate the memory of one row."""
+COARSE = 4
+"""The knee is searched for more closely where the next smaller batch that was tried is more than so many times smaller."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,10 @@ class Search:
         config: SearchConfig,
         ranks: int = 1,
         tell: Callable[[BatchTrial], None] = lambda trial: None,
+        limit_bytes: int | None = None,
     ):
         self.measure, self.config, self.ranks, self.tell = measure, config, ranks, tell
+        self.limit_bytes = limit_bytes
         self.trials: dict[int, BatchTrial] = {}
         self.failed_again: set[int] = set()
         self.started = time.monotonic()
@@ -147,16 +154,43 @@ class Search:
     def next_batch(self) -> int | None:
         """The next batch to try; None where the search has ended.
 
-        First 1, 2, 4, ... until one fails. Then the middle of the range that is left. At last the one that failed a second
-        time, because memory fragmentation varies.
+        First larger ones until one fails. Then one in the range that is left. At last the one that failed a second time,
+        because memory fragmentation varies.
         """
         low, high = self.bounds()
         if high is None:
-            return next((n for n in self.doubling() if n > low), None)
-        middle = self.usable((low + high) // 2)
-        if high - low > max(1, low // NEAR) and middle > low:
-            return middle
+            return next((n for n in self.rising(low) if n > low), None)
+        inside = self.inside(low, high)
+        if high - low > max(1, low // NEAR) and inside > low:
+            return inside
         return None if high in self.failed_again else high
+
+    def rising(self, low: int) -> Iterator[int]:
+        """Batch sizes to try while none has failed, in order of preference."""
+        if self.limit_bytes is not None:
+            yield from (self.usable(min(n, self.config.most)) for n in SMALL)
+            beyond = sum(n > SMALL[-1] for n in self.trials)
+            if not beyond and (expected := self.expected()):
+                yield self.usable(min(expected, self.config.most))
+            yield self.usable(min(low + max(1, low // NEAR) * 2 ** max(0, beyond - 1), self.config.most))
+        yield from self.doubling()
+
+    def inside(self, low: int, high: int) -> int:
+        """A batch size between one that fits and one that failed: near the one that was predicted, else in the middle."""
+        failures = sum(n >= high for n in self.trials)
+        below = self.usable(high - max(1, high // (NEAR + 1)) * 2 ** (failures - 1))
+        if self.limit_bytes is not None and low <= SMALL[-1] < high and below > low:
+            return below
+        return self.usable((low + high) // 2)
+
+    def expected(self) -> int | None:
+        """The largest batch on the line through the two largest that fit; None where they give no rising line."""
+        known = sorted((n, each.peak_bytes) for n, each in self.trials.items() if each.peak_bytes is not None)
+        if len(known) < 2 or self.limit_bytes is None:
+            return None
+        (small, small_bytes), (large, large_bytes) = known[-2:]
+        per_row = (large_bytes - small_bytes) / (large - small)
+        return int(large + (self.limit_bytes - large_bytes) / per_row) if per_row > 0 else None
 
     def doubling(self) -> Iterator[int]:
         """1, 2, 4, ..., up to the largest batch to try, each reduced to a valid one."""
@@ -182,12 +216,12 @@ class Search:
         """The answer of a search that has ended, with the largest batch that fits and the smallest that failed."""
         bounded_by = "time" if self.next_batch() else "memory" if failed is not None else "--most"
         batch_size = self.recommended(largest)
+        knee_batch_size = self.find_knee(batch_size)
         curve = tuple(self.trials[n] for n in sorted(self.trials) if self.trials[n].tok_s is not None)
-        rates = {each.batch_size: each.tok_s for each in curve if each.tok_s is not None and each.batch_size <= batch_size}
         total = self.config.total_batch
         return BatchAnswer(
             batch_size=batch_size,
-            knee_batch_size=knee(rates),
+            knee_batch_size=knee_batch_size,
             largest_batch_size=largest,
             failed_batch_size=failed,
             failed_reason=None if failed is None else self.trials[failed].reason,
@@ -197,6 +231,17 @@ class Search:
             curve=curve,
             seconds=time.monotonic() - self.started,
         )
+
+    def find_knee(self, most: int) -> int:
+        """The knee among the batch sizes up to `most`. Tries more of them where it is known only coarsely."""
+        while True:
+            rates = {n: each.tok_s for n, each in self.trials.items() if each.tok_s is not None and n <= most}
+            found = knee(rates)
+            below = max((n for n in rates if n < found), default=found)
+            middle = self.usable(math.isqrt(below * found))
+            if found <= COARSE * below or middle in self.trials or middle <= below or self.timed_out:
+                return found
+            self.run_trial(middle)
 
     def recommended(self, largest: int) -> int:
         """The valid batch at the margin of the largest one. Where that fails, the next smaller one that fits."""

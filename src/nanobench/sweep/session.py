@@ -158,12 +158,13 @@ def measure(
     watch: Watch = lambda progress: None,
     first: Executor | None = None,
     files: Files = NO_FILES,
+    kind: Callable[..., Sweep] = Sweep,
 ) -> list[CellRow]:
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
     `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
-    of the first round, if they were started already; `files` are those of models that Python holds in memory. Raises UserError
-    where the source code changes meanwhile, or a file cannot be written.
+    of the first round, if they were started already; `files` are those of models that Python holds in memory; `kind` is what
+    decides which trials there are. Raises UserError where the source code changes meanwhile, or a file cannot be written.
     """
 
     def make_executor(launch: int) -> Executor:
@@ -171,7 +172,7 @@ def measure(
         return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
 
     try:
-        return finish(Sweep(run, plan, description, make_executor, keeping_time(run, watch)))
+        return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nanobench.results.decision import Decision
+from nanobench.results.decision import Answer, Decision
 from nanobench.sweep.bisect import Found
 from nanobench.views import ab, format
+
+NO_SPEED = (Answer.DIFFERENT, Answer.FAILED, Answer.UNDECIDED)
+"""Answers of commits that the search skips."""
 
 
 def plan(commits: int, minutes: str) -> str:
@@ -31,6 +34,10 @@ def lines(found: Found, subjects: Mapping[str, str], good: str, bad: str) -> Ite
     else:
         yield "one of these commits made it slower; those before the last have no answer:"
         yield from (f"  {name}" for name in names)
+    skipped = [commit for commit, decision in found.judged.items() if decision.answer in NO_SPEED]
+    if names and skipped:
+        yield "skipped:"
+        yield from (f"  {commit[:10]} {subjects[commit]}: {found.judged[commit].answer}" for commit in skipped)
 
 
 def document(found: Found) -> dict[str, Any]:

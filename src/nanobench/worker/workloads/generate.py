@@ -116,6 +116,7 @@ class Generate(Timed):
             memory.tensor_bytes(self.adapter.module)
             + packed_linear.packed_bytes(self.adapter.module)
             + (self.cache_bytes() or 0)
+            + memory.tensor_bytes(getattr(self.engine, "draft", None))
         )
         self.peaks_bytes = {phase: static_bytes + peak for phase, peak in meter.peaks_bytes.items()}
 

@@ -1,0 +1,152 @@
+"""Candidates for the fastest setting: how they stand after some rounds of launches, and which of them leave.
+
+Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"):
+after each of the first rounds the slower half leaves. After that a candidate leaves when the interval of its ratio to the best
+one excludes 1. Launches of one round are paired.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nanobench.records import MEASURED, LaunchRecord
+from nanobench.results.cell import Cell
+from nanobench.results.derive import CellRow, cells_of, row_of
+from nanobench.results.metrics.formulas import rate
+from nanobench.results.run_context import Machine
+from nanobench.schema import Arm, Point
+from nanobench.stats import intervals
+
+HALVINGS = 2
+"""Rounds after which the slower half leaves: further ones have intervals."""
+NEAR = math.log(1.1)
+"""Log ratio to the best within which a candidate of the slower half stays: a single launch is not more precise than that."""
+FINALISTS = 2
+"""Candidates that halving leaves over: their interval alone distinguishes the winner from the runner-up."""
+TOKENS = rate("tokens")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting: a point and an arm."""
+
+    point: Point
+    arm: Arm
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a candidate stands."""
+
+    candidate: Candidate
+    row: CellRow
+    """its cell"""
+    logs: Mapping[int, float]
+    """launch -> log of what is to be large"""
+    failure: str | None
+    """why it cannot win, whatever its speed"""
+
+    @property
+    def mean(self) -> float:
+        """The mean log over its launches."""
+        return sum(self.logs.values()) / len(self.logs)
+
+
+def standings(
+    launches: Iterable[LaunchRecord], goal: str, limits: Mapping[str, float], machine: Machine | None = None
+) -> list[Standing]:
+    """The candidates, the best first; those that cannot win come last. `limits` has the largest value by column."""
+    found = [standing_of(cell, goal, limits) for cell in cells_of(launches, machine)]
+    return sorted(found, key=lambda each: (each.failure is not None, -each.mean if each.logs else math.inf))
+
+
+def standing_of(cell: Cell, goal: str, limits: Mapping[str, float]) -> Standing:
+    """How the candidate of a cell stands."""
+    row, rows = row_of(cell), cell.point.batch_size if goal == "latency" else 1
+    logs = {launch: math.log(TOKENS(found) / rows) for launch, found in cell.untimestamped_by_launch.items()}
+    failure = reason_against(row, limits)
+    if failure is None and not logs:
+        failure = "no launch has a repetition that counts"
+    return Standing(Candidate(cell.point, cell.arm), row, logs, failure)
+
+
+def reason_against(row: CellRow, limits: Mapping[str, float]) -> str | None:
+    """Why a cell cannot win: it was not measured, or exceeds a limit."""
+    if row["status"] not in MEASURED:
+        return f"{row['status']}: {row['reason']}"
+    for name, most in limits.items():
+        if row[name] is None:
+            return f"{name} is unknown, so its limit cannot be checked"
+        if row[name] > most:
+            return f"{name} {row[name]:.4g} is above the limit of {most:.4g}"
+    return None
+
+
+def ratio(fast: Standing, slow: Standing) -> intervals.Interval | None:
+    """How many times as fast the first is, over the launches that both have; None where they share none."""
+    shared = sorted(set(fast.logs) & set(slow.logs))
+    return intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared]) if shared else None
+
+
+def leaving(racing: Sequence[Standing], rounds: int, say: Callable[[intervals.Interval], str]) -> dict[Candidate, str]:
+    """The candidates that leave after so many rounds, and why. `racing` are those that have not left, the best first; `say`
+    writes a ratio.
+    """
+    left = {each.candidate: each.failure for each in racing if each.failure is not None}
+    able = [each for each in racing if each.failure is None]
+    kept = max(FINALISTS, math.ceil(len(able) / 2))
+    for place, each in enumerate(able[1:], 1):
+        behind = ratio(able[0], each)
+        if behind is None:
+            continue
+        if behind.low is not None and behind.low > 1:
+            left[each.candidate] = f"the best is {say(behind)} as fast"
+        elif rounds <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
+            left[each.candidate] = f"in the slower half after launch {rounds}: the best is {say(behind)} as fast"
+    return left
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The end of a race."""
+
+    standings: list[Standing]
+    """all candidates: those that raced to the end, the best first; then those that left, the last to leave first"""
+    left: Mapping[Candidate, str]
+    """candidate -> why it left"""
+
+    @property
+    def winner(self) -> Standing | None:
+        """The best candidate; None where none can win."""
+        able = [each for each in self.standings if each.failure is None]
+        return able[0] if able else None
+
+    @property
+    def runner_up(self) -> Standing | None:
+        """The second best one; None where there is none."""
+        able = [each for each in self.standings if each.failure is None]
+        return able[1] if len(able) > 1 else None
+
+    @property
+    def lead(self) -> intervals.Interval | None:
+        """How many times as fast the winner is as the runner-up; None without both."""
+        return ratio(self.winner, self.runner_up) if self.winner and self.runner_up else None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the two differ: the interval of their ratio excludes 1."""
+        return self.lead is not None and self.lead.low is not None and self.lead.low > 1
+
+
+def rank(found: Iterable[Standing], left: Mapping[Candidate, str]) -> Ranking:
+    """The end of a race. Who stayed longer stands higher; then who is faster."""
+    order = sorted(
+        found,
+        key=lambda each: (
+            each.failure is not None,
+            each.candidate in left,
+            -len(each.logs) if each.candidate in left else 0,
+            -each.mean if each.logs else math.inf,
+        ),
+    )
+    return Ranking(order, left)

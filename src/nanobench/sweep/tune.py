@@ -1,0 +1,98 @@
+"""The search for the fastest setting: a sweep over the full grid from which the slower settings leave, round by round."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nanobench.errors import UserError
+from nanobench.results import race, store
+from nanobench.results.race import Candidate, Ranking, Standing
+from nanobench.results.run_info import stopped_event
+from nanobench.results.store import Run
+from nanobench.schema import Arm, Point, Trial
+from nanobench.stats.intervals import Interval
+from nanobench.sweep import device_lock, session
+from nanobench.sweep.job import SILENT, Audience
+from nanobench.sweep.runner import Sweep, TimeIsUp
+from nanobench.sweep.tune_options import TuneOptions
+
+
+class Tune(Sweep):
+    """Launches of the settings that may still be the fastest, until the two fastest are distinguished or the time is up."""
+
+    def __init__(self, options: TuneOptions, *facts: Any) -> None:
+        super().__init__(*facts)
+        self.goal, self.limits = options.goal, options.limits()
+        self.left: dict[Candidate, str] = {}
+
+    def standings(self) -> list[Standing]:
+        """All settings that were launched, the best first."""
+        return race.standings(self.launches, self.goal, self.limits, self.machine)
+
+    def rounds(self) -> Iterator[tuple[int, Iterable[Trial]]]:
+        """A launch of each point that has a setting in the race."""
+        for launch in range(1, self.plan.launches + 1):
+            points = [point for point in self.plan.order(launch) if self.is_open(point)]
+            self.ahead = [self.plan.trial(point, launch) for point in points]
+            yield launch, self.ahead
+            racing = [each for each in self.standings() if each.candidate not in self.left]
+            self.left |= race.leaving(racing, launch, in_words)
+            if len(racing) - len(self.left.keys() & {each.candidate for each in racing}) < race.FINALISTS:
+                return
+        self.note(stopped_event(f"{self.plan.launches} launches did not distinguish the fastest settings"))
+
+    def is_open(self, point: Point) -> bool:
+        """Whether a point has a setting in the race."""
+        return any(not self.is_final(point, arm) for arm in self.plan.arms)
+
+    def is_final(self, point: Point, arm: Arm) -> bool:
+        """See Sweep.is_final. A setting that has left is not launched again."""
+        return Candidate(point, arm) in self.left or super().is_final(point, arm)
+
+    def refuse_late(self, trial: Trial) -> None:
+        """See Sweep.refuse_late. What is said of the time names this command's options."""
+        try:
+            super().refuse_late(trial)
+        except TimeIsUp as stop:
+            why = str(stop).partition("; ")[0]
+            raise TimeIsUp(f"{why}; more --max-minutes distinguish more settings") from None
+
+
+def in_words(found: Interval) -> str:
+    """A ratio with its interval: 1.53x [1.2, 1.9]."""
+    bounds = "" if found.low is None or found.high is None else f" [{found.low:.3g}, {found.high:.3g}]"
+    return f"{found.value:.3g}x{bounds}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished search."""
+
+    ranking: Ranking
+    run: Run
+    settings: int
+    """of the full grid"""
+
+
+def run(options: TuneOptions, audience: Audience = SILENT) -> Result:
+    """Holds the device, and searches. Raises UserError for what is wrong with the request, and where no setting can win."""
+    folder, sweep, made = store.choose(options.out, "tune"), options.as_sweep(), []
+    with (
+        device_lock.hold(device_lock.guess(options.device), options.wait, audience.waiting),
+        session.first_workers(sweep, folder) as first,
+    ):
+        plan, description = session.make(sweep, first)
+        plan = replace(plan, extra_launches=False)
+        if len(plan.points) * len(plan.arms) < race.FINALISTS:
+            raise UserError("tune compares settings, and this is one; give more --batch, --engine, --compile-mode or --threads")
+        audience.planned(plan, description)
+        kept = session.new_run(folder, "tune", options, plan, description)
+
+        def search(*facts: Any) -> Tune:
+            made.append(Tune(options, *facts))
+            return made[0]
+
+        with audience.measuring(kept, plan) as watch:
+            session.measure(kept, plan, description, watch, first, kind=search)
+    (tuned,) = made
+    return Result(race.rank(tuned.standings(), tuned.left), kept, len(plan.points) * len(plan.arms))

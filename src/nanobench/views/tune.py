@@ -1,0 +1,105 @@
+"""The end of the search for the fastest setting: a table of all settings, the answer in words, and one JSON document."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from nanobench.results.derive import CellRow
+from nanobench.results.race import Candidate, Ranking, Standing
+from nanobench.schema import Arm, Point
+from nanobench.sweep.tune import Result, in_words
+from nanobench.views import format
+from nanobench.views.cell_table import CellTable, Column, make, value
+from nanobench.views.sweep import MEMORY
+
+WORKLOAD = ("model", "batch_size", "dtype", "threads", "prompt_len", "new_tokens")
+OPTIONS = (*WORKLOAD, "engine", "compile_mode", "attention", "sampler")
+"""Fields that the command of a setting names."""
+LEFT = "left"
+"""The field of a row that says why its setting left."""
+COLUMNS = (
+    value("output\ntok/s", "output_tok_s"),
+    value("TTFT", "ttft_s", drop=2),
+    value("TPOT", "tpot_s", drop=3),
+    MEMORY,
+    Column("launches", lambda row: str(row["launches_ok"]), drop=1),
+    Column("left because", lambda row: row[LEFT], align="left", wrap=24),
+)
+
+
+def table(ranking: Ranking) -> CellTable:
+    """All settings, the winner first."""
+    return make([row_of(each, ranking) for each in ranking.standings], COLUMNS)
+
+
+def row_of(standing: Standing, ranking: Ranking) -> CellRow:
+    """The cell of a setting, with why it left."""
+    return {**standing.row, LEFT: ranking.left.get(standing.candidate) or standing.failure}
+
+
+def lines(found: Result) -> Iterator[str]:
+    """The winner, the runner-up, whether they differ, and the command that measures the winner again."""
+    ranking = found.ranking
+    if ranking.winner is None:
+        yield "no setting can win: see why each left"
+        return
+    yield f"fastest: {setting(ranking.winner, ranking)}, {figures(ranking.winner)}"
+    if ranking.runner_up and ranking.lead:
+        verb = "they differ" if ranking.is_decided else "no difference between them was shown"
+        yield f"runner-up: {setting(ranking.runner_up, ranking)}, {figures(ranking.runner_up)}"
+        yield f"the fastest is {in_words(ranking.lead)} as fast as the runner-up; {verb}"
+    launches = sum(len(each.logs) for each in ranking.standings)
+    yield f"{format.count(found.settings, 'setting')}, {format.count(launches, 'launch')} of them"
+    yield f"measure it again: {command(ranking.winner.candidate)}"
+
+
+def setting(standing: Standing, ranking: Ranking) -> str:
+    """A setting in words: what differs between the settings."""
+    points = [each.candidate.point for each in ranking.standings]
+    varying = [name for name in ("dtype", "threads") if len({getattr(point, name) for point in points}) > 1]
+    point = standing.candidate.point
+    more = "".join(f", {name} {getattr(point, name)}" for name in varying)
+    return f"{standing.candidate.arm.label} at batch {point.batch_size}{more}"
+
+
+def figures(standing: Standing) -> str:
+    """Its speed."""
+    row = standing.row
+    return f"{format.text(row['output_tok_s'], 'tok/s')} tok/s, TPOT {format.text(row['tpot_s'], 's')}"
+
+
+def command(candidate: Candidate) -> str:
+    """The sweep over this one setting."""
+    facts = {**vars(candidate.point), **vars(candidate.arm)}
+    words = ["nanobench", "kv-sweep"]
+    for name in OPTIONS:
+        words += ["--" + name.removesuffix("_size").replace("_", "-"), str(facts[name])]
+    return shlex.join(words)
+
+
+def document(found: Result) -> dict[str, Any]:
+    """All of it for programs."""
+    ranking = found.ranking
+    lead = ranking.lead
+    return {
+        "winner": described(ranking.winner, ranking),
+        "runner_up": described(ranking.runner_up, ranking),
+        "ratio": lead and lead.value,
+        "low": lead and lead.low,
+        "high": lead and lead.high,
+        "differs": ranking.is_decided,
+        "settings": found.settings,
+        "candidates": [described(each, ranking) for each in ranking.standings],
+        "command": command(ranking.winner.candidate) if ranking.winner else None,
+        "wall_s": found.run.info().wall_s,
+    }
+
+
+def described(standing: Standing | None, ranking: Ranking) -> dict[str, Any] | None:
+    """A setting with its figures, and why it left."""
+    if standing is None:
+        return None
+    row = row_of(standing, ranking)
+    names = (*Point.__dataclass_fields__, *Arm.__dataclass_fields__, "status", "gate", "launches_ok", LEFT)
+    figures = ("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "peak_memory_bytes")
+    return {name: row.get(name) for name in (*names, *figures)}
