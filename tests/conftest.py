@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Tests run side by side: with more threads than cores, they wait for each other longer than small passes take. torch reads it
+# when it is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 TESTS = Path(__file__).parent
 SMALL = (
     "--model",
@@ -25,12 +29,6 @@ SMALL = (
     "--calibration",
     "off",
 )
-
-
-@pytest.fixture(autouse=True)
-def few_threads(monkeypatch):
-    """Tests run side by side: more threads than cores would only slow them down."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

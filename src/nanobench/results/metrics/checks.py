@@ -25,7 +25,11 @@ METRICS = (
         total("checked_calls"),
     ),
     Metric(
-        "check_s", SECONDS, LOWER, "what the checks of outputs took over all launches, for all arms together", total("check_s")
+        "check_s",
+        SECONDS,
+        LOWER,
+        "what the checks of outputs took with their processes over all launches, for all arms together",
+        total("check_s"),
     ),
     *outcome_first(TEXT, NEITHER, check_note="what a check of outputs found, or why there was none"),
     *outcome_first(COUNT, NEITHER, steps_per_call="decode steps of a call"),
