@@ -60,6 +60,9 @@ gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, each 
 	tar -C $(OUT) -czf $(OUT)/gpu-$(STAMP).tar.gz gpu-$(STAMP)
 	rm -r $(OUT)/gpu-$(STAMP)
 
+columns: $(VENV)/run  ## write docs/columns.md again, after a change of columns
+	$(BIN)/python docs/make_columns_page.py > docs/columns.part && mv docs/columns.part docs/columns.md
+
 clean:  ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -76,4 +79,4 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/run
 
-.PHONY: help bench report reference test test-all lint type check gpu clean
+.PHONY: help bench report reference test test-all lint type check gpu columns clean
