@@ -14,7 +14,7 @@ from nanobench.records import JUDGED
 from nanobench.stats.knee import NEAR_BEST, knee
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.by_batch import Quantity, stack
+from nanobench.views.figures.by_batch import Quantity, byte_unit, stack
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.plot import plot
 
@@ -23,7 +23,7 @@ from nanobench.views.figures.plot import plot
 def training_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
     trained = trains(cells, "training_vs_batch")
-    bytes_name, bytes_per = ("GiB", 1024**3) if trained["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
+    bytes_name, bytes_per = byte_unit(trained["peak_memory_bytes"])
     quantities = [Quantity("train_tok_s", "training (tok/s)")]
     if trained["padding_fraction"].max() > 0:
         quantities.append(Quantity("useful_tok_s", "with loss (tok/s)"))
