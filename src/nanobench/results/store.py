@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from nanobench import errors
 from nanobench.errors import UserError, writing
 from nanobench.records import JsonObject, LaunchRecord
-from nanobench.results import derive, stored_cells
+from nanobench.results import derive, run_info, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -140,8 +141,11 @@ class Run:
             file.write((b"" if whole else b"\n") + json.dumps(event).encode() + b"\n")
 
     def started_at(self) -> datetime:
-        """When the sweep began."""
-        return datetime.fromisoformat(self.info().started_at)
+        """When the sweep began, read without the plan. Raises UserError as `info` does."""
+        try:
+            return run_info.started_at(json.loads(self.info_file.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError):
+            return datetime.fromisoformat(self.info().started_at)
 
     def write_raw(self, trial: Trial, launches: Iterable[LaunchRecord]) -> None:
         """Writes what a finished trial left behind."""
@@ -278,22 +282,37 @@ def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = 
     pandas.read_parquet: only these columns, and only these cells, are read.
     Raises UserError where there is no run, and for an unknown column.
     """
-    runs = find_runs(path)
+    return load_runs(find_runs(path), columns, filters)
+
+
+def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
+    """The same of runs that were found."""
     known = [*cells_schema().names, RUN]
     wanted = None if columns is None else [name for name in columns if name != RUN] or ["arm"]
     for name in columns or ():
         if name not in known:
             raise errors.unknown("column", name, known)
-    tables = [named(run, table_in(run, wanted, filters)) for run in runs]
-    found = pa.concat_tables(tables).to_pandas()
+    found = pa.concat_tables(tables_of(runs, wanted, filters)).to_pandas()
     return found if columns is None else found[list(columns)]
 
 
-def table_in(run: Run, columns: list[str] | None, filters: Any) -> pa.Table:
-    """The cells of a run: those that are stored where they are up to date, else derived again."""
-    stored = stored_cells.read(run.folder, columns, filters)
-    if stored is not None:
-        return stored.select(columns or stored.column_names)
+def tables_of(runs: Sequence[Run], columns: list[str] | None, filters: Any) -> Iterator[pa.Table]:
+    """The cells of runs in their order, with the column `run`: those that are stored where they are up to date, else derived
+    again. Neighbours with stored cells are read together.
+    """
+    for is_stored, group in groupby(runs, key=lambda run: stored_cells.is_current(run.folder)):
+        together = list(group)
+        found = stored_cells.read([run.folder for run in together], columns, filters, cells_schema()) if is_stored else None
+        if found is None:
+            yield from (named(run, derived(run, columns, filters)) for run in together)
+        else:
+            table, places = found
+            names = pa.array([run.folder.resolve().name for run in together], pa.string())
+            yield table.append_column(RUN, names.take(places))
+
+
+def derived(run: Run, columns: list[str] | None, filters: Any) -> pa.Table:
+    """The cells of a run, derived from its raw files."""
     table = table_of(derive.derive(run.read_raw(), run.info().machine))
     if filters is not None:
         table = table.filter(pq.filters_to_expression(filters))

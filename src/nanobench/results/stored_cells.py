@@ -6,13 +6,14 @@ It carries a key of everything that cells follow from: the raw files, run.json, 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from nanobench.results import derive
@@ -21,6 +22,8 @@ PACKAGE = Path(__file__).parents[1]
 DERIVING = ("results", "stats", "roofline", "schema.py", "records.py")
 """Rooms whose code decides what a cell says."""
 KEY = b"nanobench_key"
+FILE = "__filename"
+"""The column in which pyarrow names the file of a row."""
 
 
 @cache
@@ -56,24 +59,25 @@ def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield name, raw[name].st_size, raw[name].st_mtime_ns
 
 
-def read(folder: Path, columns: list[str] | None, filters: Any) -> pa.Table | None:
-    """The cells that are stored in a run's folder; None where they are of other files or other code."""
-    path = folder / "cells.parquet"
+def is_current(folder: Path) -> bool:
+    """Whether a run's folder stores the cells that deriving them again would give."""
     try:
-        with pq.ParquetFile(path) as file:
-            stored = (file.schema_arrow.metadata or {}).get(KEY)
-            if stored is None or stored != key_of(folder):
-                return None
-            if filters is None or isinstance(filters, pc.Expression):
-                found = file.read(columns if filters is None else None, use_threads=False)
-            else:
-                found = file.read(columns and [*columns, *names_in(filters)], use_threads=False)
-        return found if filters is None else found.filter(pq.filters_to_expression(filters))
+        stored = (pq.read_metadata(folder / "cells.parquet").metadata or {}).get(KEY)
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return stored is not None and stored == key_of(folder)
+
+
+def read(
+    folders: Sequence[Path], columns: list[str] | None, filters: Any, schema: pa.Schema
+) -> tuple[pa.Table, pa.Array] | None:
+    """The cells that are stored in folders, and the place of each cell's folder among these; None where a file is damaged."""
+    paths = [str(folder / "cells.parquet") for folder in folders]
+    wanted = schema.names if columns is None else columns
+    expression = None if filters is None else pq.filters_to_expression(filters)
+    try:
+        found = ds.dataset(paths, schema=schema, format="parquet").to_table(columns=[*wanted, FILE], filter=expression)
     except (OSError, pa.ArrowInvalid):
         return None
-
-
-def names_in(filters: Any) -> list[str]:
-    """The columns that filters name: a list of (column, operator, value), or a list of such lists."""
-    groups = [filters] if filters and isinstance(filters[0], tuple) else filters
-    return [name for group in groups for name, _, _ in group]
+    places = pc.index_in(found[FILE].cast(pa.string()), pa.array(paths)).combine_chunks()
+    return found.drop_columns([FILE]), places

@@ -69,9 +69,11 @@ def batches(axes: Axes, line_style: LineStyle, rows: pd.DataFrame, x: Any, y: An
     axes.plot(x, y, linestyle=line_style.line, zorder=2.5, **look)
     if hollow.any():
         axes.plot(x[hollow], y[hollow], linestyle="", zorder=2.6, label=UNJUDGED, **look, **HOLLOW)
-    for place, size in zip(zip(x, y, strict=True), rows["batch_size"], strict=True):
-        style: Any = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": line_style.colour}
-        axes.annotate(str(size), place, (-5, 4), **style)
+    style: Any = {"textcoords": "offset points", "fontsize": 7.5, "color": line_style.colour}
+    for number, (place, size) in enumerate(zip(zip(x, y, strict=True), rows["batch_size"], strict=True)):
+        # Lines often end close to the point before: the last label goes to the other side.
+        is_last = 0 < number == len(rows) - 1
+        axes.annotate(str(size), place, (6, -9) if is_last else (-5, 4), ha="left" if is_last else "right", **style)
 
 
 def plain_log(axes: Axes, axis: Any) -> None:
