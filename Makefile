@@ -29,7 +29,7 @@ reference: $(VENV)/run  ## measure the reference runs in results/ again, replace
 	for run in reference-cpu reference-train-cpu; do \
 		rm -rf results/$$run && mv results/new-reference/$$run results/$$run || exit 1; \
 		sed -i 's#results/new-reference#results#' results/$$run/run.json results/$$run/report.md; \
-		rm -rf results/$$run/logs results/$$run/report.html; \
+		rm -rf results/$$run/logs results/$$run/report.html results/$$run/cells.arrow; \
 	done
 	rmdir results/new-reference
 	$(BIN)/python docs/make_gallery_page.py

@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,10 +163,11 @@ class Run:
         return launches
 
     def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
-        """Replaces cells.parquet; returns what it wrote."""
-        key = stored_cells.key_of(self.folder)
-        table = table_of(cells).replace_schema_metadata({stored_cells.KEY: key} if key else None)
+        """Replaces cells.parquet, and the copy that is quick to load; returns what it wrote."""
+        table = table_of(cells)
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
+        if key := stored_cells.key_of(self.folder):
+            write_atomically(stored_cells.path_in(self.folder), lambda path: stored_cells.write(table, key, path))
         return cells
 
     def clear_scratch(self) -> None:
@@ -278,8 +278,8 @@ def folders_below(path: str | Path) -> list[Run]:
 def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
     """The cells of a run, or of all runs below a folder, as a DataFrame, with the column `run` that names the folder.
 
-    Cells are derived from the raw files, unless cells.parquet holds what that would give. `columns` and `filters` are those of
-    pandas.read_parquet: only these columns, and only these cells, are read.
+    Cells are derived from the raw files, unless what that would give is stored. `columns` and `filters` are those of
+    pandas.read_parquet: only these columns, and only these cells, are kept.
     Raises UserError where there is no run, and for an unknown column.
     """
     return load_runs(find_runs(path), columns, filters)
@@ -288,35 +288,19 @@ def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = 
 def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
     """The same of runs that were found."""
     known = [*cells_schema().names, RUN]
-    wanted = None if columns is None else [name for name in columns if name != RUN] or ["arm"]
     for name in columns or ():
         if name not in known:
             raise errors.unknown("column", name, known)
-    found = pa.concat_tables(tables_of(runs, wanted, filters)).to_pandas()
-    return found if columns is None else found[list(columns)]
-
-
-def tables_of(runs: Sequence[Run], columns: list[str] | None, filters: Any) -> Iterator[pa.Table]:
-    """The cells of runs in their order, with the column `run`: those that are stored where they are up to date, else derived
-    again. Neighbours with stored cells are read together.
-    """
-    for is_stored, group in groupby(runs, key=lambda run: stored_cells.is_current(run.folder)):
-        together = list(group)
-        found = stored_cells.read([run.folder for run in together], columns, filters, cells_schema()) if is_stored else None
-        if found is None:
-            yield from (named(run, derived(run, columns, filters)) for run in together)
-        else:
-            table, places = found
-            names = pa.array([run.folder.resolve().name for run in together], pa.string())
-            yield table.append_column(RUN, names.take(places))
-
-
-def derived(run: Run, columns: list[str] | None, filters: Any) -> pa.Table:
-    """The cells of a run, derived from its raw files."""
-    table = table_of(derive.derive(run.read_raw(), run.info().machine))
+    found = pa.concat_tables([named(run, table_in(run)) for run in runs])
     if filters is not None:
-        table = table.filter(pq.filters_to_expression(filters))
-    return table if columns is None else table.select(columns)
+        found = found.filter(pq.filters_to_expression(filters))
+    return found.to_pandas() if columns is None else found.select(list(columns)).to_pandas()
+
+
+def table_in(run: Run) -> pa.Table:
+    """The cells of a run: those that are stored where they are up to date, else derived again."""
+    stored = stored_cells.read(run.folder) if run.cells.exists() else None
+    return table_of(derive.derive(run.read_raw(), run.info().machine)) if stored is None else stored
 
 
 def table_of(cells: list[CellRow]) -> pa.Table:

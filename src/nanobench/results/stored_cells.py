@@ -1,20 +1,17 @@
-"""Cells that were derived before. cells.parquet is read instead of the raw files where deriving again would give the same.
+"""Cells that were derived before: read instead of the raw files where deriving again would give the same.
 
-It carries a key of everything that cells follow from: the raw files, run.json, the journal, and the code that derives.
+They stand in a file of their own beside cells.parquet, which has them for everybody: many small files of parquet take long to
+read. It carries a key of everything that cells follow from: the raw files, run.json, the journal, and the code that derives.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from nanobench.results import derive
 
@@ -22,8 +19,6 @@ PACKAGE = Path(__file__).parents[1]
 DERIVING = ("results", "stats", "roofline", "schema.py", "records.py")
 """Rooms whose code decides what a cell says."""
 KEY = b"nanobench_key"
-FILE = "__filename"
-"""The column in which pyarrow names the file of a row."""
 
 
 @cache
@@ -59,25 +54,23 @@ def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield name, raw[name].st_size, raw[name].st_mtime_ns
 
 
-def is_current(folder: Path) -> bool:
-    """Whether a run's folder stores the cells that deriving them again would give."""
-    try:
-        stored = (pq.read_metadata(folder / "cells.parquet").metadata or {}).get(KEY)
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return stored is not None and stored == key_of(folder)
+def path_in(folder: Path) -> Path:
+    """The file in a run's folder."""
+    return folder / "cells.arrow"
 
 
-def read(
-    folders: Sequence[Path], columns: list[str] | None, filters: Any, schema: pa.Schema
-) -> tuple[pa.Table, pa.Array] | None:
-    """The cells that are stored in folders, and the place of each cell's folder among these; None where a file is damaged."""
-    paths = [str(folder / "cells.parquet") for folder in folders]
-    wanted = schema.names if columns is None else columns
-    expression = None if filters is None else pq.filters_to_expression(filters)
+def write(table: pa.Table, key: bytes, path: Path) -> None:
+    """Writes cells with their key."""
+    keyed = table.replace_schema_metadata({KEY: key}).combine_chunks()
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, keyed.schema) as writer:
+        writer.write_table(keyed)
+
+
+def read(folder: Path) -> pa.Table | None:
+    """The cells that are stored in a run's folder; None where there are none, or those of other files or other code."""
     try:
-        found = ds.dataset(paths, schema=schema, format="parquet").to_table(columns=[*wanted, FILE], filter=expression)
+        reader = pa.ipc.open_file(path_in(folder).read_bytes())
+        stored = (reader.schema.metadata or {}).get(KEY)
+        return reader.read_all() if stored is not None and stored == key_of(folder) else None
     except (OSError, pa.ArrowInvalid):
         return None
-    places = pc.index_in(found[FILE].cast(pa.string()), pa.array(paths)).combine_chunks()
-    return found.drop_columns([FILE]), places

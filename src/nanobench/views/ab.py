@@ -145,5 +145,6 @@ COLUMNS = (
         sorts_by="ratio",
     ),
     Column("launches", lambda row: format.text(row["launches"], "count"), sorts_by="launches"),
+    Column("would decide it", lambda row: row["needed"] and format.count(row["needed"], "launch"), sorts_by="needed"),
     Column("reason", lambda row: row["reason"], align="left"),
 )
