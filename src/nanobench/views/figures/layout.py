@@ -70,7 +70,9 @@ def panels(cells: pd.DataFrame, apart: Iterable[str] = ()) -> list[tuple[str, pd
 
 def word(name: str, values: Iterable[Any]) -> str:
     """Values of a field as titles and footers write them, never broken over two lines."""
-    return WORDS.get(name, "{}").format(", ".join(str(value) for value in values)).replace(" ", "\N{NO-BREAK SPACE}")
+    known = list(values)
+    text = WORDS.get(name, "{}").format(", ".join(map(str, known)))
+    return (text.removesuffix("s") if known == [1] else text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def at_ends(cells: pd.DataFrame, known: Collection[Any], most: int) -> tuple[list[tuple[str, pd.DataFrame]], list[Any]]:

@@ -1,6 +1,7 @@
 """Training: what it reaches and holds over batch sizes, when compiling has paid, and what more ranks give."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
             axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
         panel.entitle(axes, title, len(shown))
     panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
-    handles = [line_styles[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
+    solid = {arm: replace(line_style, line="-") for arm, line_style in line_styles.items()}
+    handles = [solid[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
     note = "from the cold compile time and mean steps; dashed: its speedup is unreliable or its interval reaches down to 1"
     return layout.finish_figure(
         drawing, "When compiling has paid", handles, paid, note, layout.left_out("points", shown, places)

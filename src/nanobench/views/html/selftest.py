@@ -27,7 +27,9 @@ class Selftest:
         """How many checks passed, and which did not."""
         failed = [check.name for check, _ in self.checks if check.passed is False]
         passed = sum(check.passed is True for check, _ in self.checks)
+        open_ones = len(self.checks) - passed - len(failed)
         found = f"{passed} of {format.count(len(self.checks), 'check')} of the self-test passed"
+        found += f", {open_ones} not checked" if open_ones else ""
         return f"{found}; failed: {', '.join(failed)}." if failed else f"{found}."
 
 
