@@ -20,7 +20,7 @@ bench: $(VENV)/run  ## install, then the default sweep with its plots and report
 report: $(VENV)/run  ## the report of the newest run in results/
 	$(BIN)/nanobench report
 
-reference: $(VENV)/run  ## measure the reference runs in results/ again; each old one is replaced once its new one is complete
+reference: $(VENV)/run  ## measure the reference runs in results/ again, replace each old one once its new one is complete, draw docs/gallery
 	rm -rf results/new-reference
 	$(BIN)/nanobench kv-sweep --batch 1,4,8,16,32,64,93 --out results/new-reference/reference-cpu
 	$(BIN)/nanobench report results/new-reference/reference-cpu
@@ -29,9 +29,10 @@ reference: $(VENV)/run  ## measure the reference runs in results/ again; each ol
 	for run in reference-cpu reference-train-cpu; do \
 		rm -rf results/$$run && mv results/new-reference/$$run results/$$run || exit 1; \
 		sed -i 's#results/new-reference#results#' results/$$run/run.json results/$$run/report.md; \
-		rm -rf results/$$run/logs results/$$run/report.html; \
+		rm -rf results/$$run/logs results/$$run/report.html results/$$run/cells.arrow; \
 	done
 	rmdir results/new-reference
+	$(BIN)/python docs/make_gallery_page.py
 
 test: $(VENV)/dev  ## install, then all tests but the slow ones
 	$(PYTEST) -m "not slow"

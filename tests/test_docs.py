@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanobench.results.raw_rows import RAW_COLUMNS
+from nanobench.views import plots
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
@@ -29,3 +30,23 @@ def test_the_page_of_columns_is_what_its_script_prints():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_unrelated_package_is_never_recommended(page):
     assert not re.search(r"pip install nanobench\b(?!-gpt)", page.read_text())
+
+
+def test_the_gallery_is_what_its_script_writes_and_its_pictures_are_small():
+    pictures = sorted((ROOT / "docs" / "gallery").glob("*.png"))
+    script = runpy.run_path(str(ROOT / "docs" / "make_gallery_page.py"))
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    assert script["page"]([path.stem for path in pictures]) == text
+    assert all(path.stat().st_size < 60_000 for path in pictures)
+    for name in plots.PLOTS:
+        assert (f"(gallery/{name}.png)" in text) != (f"| `{name}` |" in text), name
+
+
+def test_the_figure_of_the_audit_has_the_numbers_of_its_table():
+    script = runpy.run_path(str(ROOT / "docs" / "make_gallery_page.py"))
+    rows = {row.specimen.name: row for row in script["audited"]()}
+    line = r"^\| `([\w-]+)` \| [^|]+ \| [^|]+ \| [^|]+ \| ([\d.]+)x \|"
+    table = re.findall(line, (ROOT / "docs" / "audit.md").read_text(), re.MULTILINE)
+    assert len(table) > 8
+    for name, factor in table:
+        assert rows[name].factor == pytest.approx(float(factor), rel=0.03)

@@ -34,7 +34,14 @@ def test_a_sweep_leaves_raw_files_cells_and_what_was_asked(small_run):
     assert info.requested["batch"] == "1,3"
     assert info.description.identity["torch"]
     assert not run.scratch.exists()
-    assert sorted(path.name for path in folder.iterdir()) == ["cells.parquet", "journal.jsonl", "logs", "raw", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cells.arrow",
+        "cells.parquet",
+        "journal.jsonl",
+        "logs",
+        "raw",
+        "run.json",
+    ]
 
 
 def test_every_cell_is_measured_gated_and_has_its_interval(small_run):

@@ -1110,9 +1110,10 @@ def test_every_metric_says_what_it_is():
     for metric in derive.METRICS:
         assert metric.formula not in ("", "the same", "lower bound", "upper bound")
         assert metric.better in ("higher", "lower", "")
-        amounts = ("s", "B", "Hz", "W", "J", "C", "tok/s", "FLOP/s", "ratio", "count", "tokens", "logit", "loss")
+        rates = ("tok/s", "FLOP/s", "B/s", "FLOP/B")
+        amounts = ("s", "B", "Hz", "W", "J", "C", "FLOP", *rates, "ratio", "count", "tokens", "logit", "loss")
         assert metric.unit in (*amounts, "text", "flag")
-        assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s", "FLOP/s")
+        assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s", "FLOP/s", "B/s")
         assert not metric.name.endswith("_bytes") or metric.unit == "B"
         for tail, unit in (("_hz", "Hz"), ("_w", "W"), ("_j", "J"), ("_c", "C"), ("_fraction", "ratio")):
             assert not metric.name.endswith(tail) or metric.unit == unit

@@ -188,3 +188,45 @@ def test_a_cell_whose_operations_were_not_counted_says_so():
     record = ArmRecord(arm=UNCACHED, outcome=Outcome(status=Status.OK, kv_access="uncached"))
     (cell,) = make_cells([LaunchRecord.of(trial, 0, record)], MACHINE)
     assert roofline.prediction_note(cell) == "its operations were not counted"
+
+
+# The place of a cell on the roofline
+
+
+def test_a_step_moves_weights_and_cache_and_is_the_mean_over_the_growing_lengths():
+    reference, cell = cells()
+    for each, path in ((reference, flops.uncached), (cell, flops.static)):
+        costs = [flops.cost(SHAPE, "float32", one) for one in path(POINT)[1:]]
+        assert roofline.step_flops(each) == pytest.approx(sum(one.flops for one in costs) / 2)
+        assert roofline.step_bytes(each) == pytest.approx(sum(one.weight_bytes + one.kv_bytes for one in costs) / 2)
+        assert roofline.flops_per_byte(each) == pytest.approx(roofline.step_flops(each) / roofline.step_bytes(each))
+        assert roofline.step_flops_per_s(each) == pytest.approx(roofline.step_flops(each) / (each.calls[0].decode_s / 2))
+    assert roofline.flops_per_byte(reference) > roofline.flops_per_byte(cell)
+
+
+def test_of_a_single_token_the_prefill_is_on_the_roofline():
+    cell = cached(point=replace(POINT, new_tokens=1))
+    prefill = flops.cost(SHAPE, "float32", flops.prompt(POINT))
+    assert roofline.step_flops(cell) == pytest.approx(prefill.flops)
+    assert roofline.step_flops_per_s(cell) == pytest.approx(prefill.flops / cell.calls[0].ttft_s)
+
+
+def test_the_limits_of_a_cell_are_the_best_of_the_calibration_of_its_run():
+    cell = with_limits(*LIMITS.found, Limit(kind="matmul", value=3e9, spread=0.0, rows=64))
+    assert roofline.limit_flops_per_s(cell) == pytest.approx(3e9)
+    assert roofline.limit_bytes_per_s(cell) == pytest.approx(1e9)
+    bare = with_limits(*(each for each in LIMITS.found if each.kind not in ("matmul", "read")))
+    assert (roofline.limit_flops_per_s(bare), roofline.limit_bytes_per_s(bare)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "column", [roofline.step_flops, roofline.step_bytes, roofline.flops_per_byte, roofline.step_flops_per_s]
+)
+@pytest.mark.parametrize("known", [{"path": "magic"}, {"path": None}, {"machine": replace(MACHINE, shapes={})}])
+def test_without_known_costs_a_cell_has_no_place_on_the_roofline(column, known):
+    assert column(cached(**known)) is None
+
+
+@pytest.mark.parametrize("column", [roofline.limit_flops_per_s, roofline.limit_bytes_per_s])
+def test_without_a_calibration_there_are_no_limits(column):
+    assert column(cached(machine=Machine({"m": SHAPE}))) is None

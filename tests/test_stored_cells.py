@@ -86,7 +86,7 @@ def test_a_longer_journal_and_other_code_are_derived_again(run, derived, monkeyp
 def test_a_plug_in_that_adds_columns_is_never_skipped(run, derived, monkeypatch):
     monkeypatch.setattr(stored_cells.derive, "plug_ins", lambda: ("something",))
     assert stored_cells.key_of(run.folder) is None
-    assert stored_cells.read(run.folder, None, None) is None
+    assert stored_cells.read(run.folder) is None
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
@@ -103,7 +103,8 @@ def test_an_unknown_column_is_one_line(run):
         load(run.folder, columns=["sped"])
 
 
-def test_damaged_stored_cells_are_derived_again(run, derived):
-    run.cells.write_bytes(b"PAR1 no parquet")
+@pytest.mark.parametrize("text", [b"", b"ARROW1 nothing", b"PAR1"])
+def test_damaged_stored_cells_are_derived_again(run, derived, text):
+    stored_cells.path_in(run.folder).write_bytes(text)
     assert len(load(run.folder)) == 4
     assert len(derived) == 1

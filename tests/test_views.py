@@ -33,7 +33,9 @@ from nanobench.views import report as views
 from nanobench.views.figures import layout
 
 TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
-GENERATION = [name for name in plots.PLOTS if name not in TRAINING]
+PREDICTED = {"predicted_against_measured", "roofline"}
+"""Figures that need a calibration."""
+GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 LESSON = NOTEBOOK.with_name("what_is_a_kv_cache.ipynb")
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))
@@ -298,6 +300,8 @@ def test_axes_are_labelled_with_their_units(figures, name):
         "token_latency": {"position of the new token", "gap to the token before (ms)"},
         "throughput_per_request_vs_batch": {"batch size (rows)", "all rows (tok/s)", "one row, decoding (tok/s)"},
         "latency_vs_throughput": {"output (tok/s), all rows", "TPOT (ms)"},
+        "itl_distribution": {"gap to the token before (ms)", "gaps up to this (%)"},
+        "memory": {"batch size (rows)", "peak memory (MiB)"},
         "utilization_vs_batch": {
             "batch size (rows)",
             "main thread had\na core (% of time)",

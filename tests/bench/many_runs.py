@@ -2,7 +2,8 @@
 
     python tests/bench/many_runs.py DIR [RUNS]
 
-Writes the runs into DIR, where they are missing: one run of 100 cells, whose folder is copied. Each measurement is a process of
+Writes the runs into DIR, where they are missing: one run of 100 cells, whose folder is copied. Take a new DIR after each change
+of the code: cells that other code stored are derived again, which takes minutes. Each measurement is a process of
 its own. Prints a table in Markdown.
 """
 

@@ -177,7 +177,8 @@ def load(path: str | Path = "results", columns: Sequence[str] | None = None, fil
     """
     from nanobench.results import store
 
-    runs, cells = store.find_runs(path), store.load(path, columns, filters)
+    runs = store.find_runs(path)
+    cells = store.load_runs(runs, columns, filters)
     return of_run(cells, runs[0]) if len(runs) == 1 else cells
 
 

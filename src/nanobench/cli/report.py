@@ -41,7 +41,6 @@ def report(
 
 def reported(run: "Run") -> "tuple[Study, list[Path]]":
     """Writes the figures and both reports of a run. Returns what the run says, and the files of its figures."""
-    from nanobench.analysis import verdict
     from nanobench.analysis.report import study
     from nanobench.views import plots
     from nanobench.views import report as views
@@ -52,7 +51,7 @@ def reported(run: "Run") -> "tuple[Study, list[Path]]":
         raise unfinished(run)
     with writing(run.folder):
         paths = plots.draw_all(found.cells, found.launches, run.plots)
-        said, facts = verdict.sentences(found.cells), (found.name, found.info, found.cells)
+        said, facts = views.verdict_of(found.info, found.cells, found.launches), (found.name, found.info, found.cells)
         write(run.folder / "report.md", views.markdown(*facts, said, paths, run.folder, found.timed_share))
         write(run.folder / PAGE, run_page.page(found, paths))
     return found, paths

@@ -7,6 +7,7 @@ a sweep that is killed leaves every line but perhaps the last one whole. Runs up
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from nanobench.errors import UserError
@@ -16,6 +17,13 @@ from nanobench.schema import PROTOCOL, Plan
 
 NEEDED = ("plan", "started_at", "identity")
 """Keys without which a file is no run's."""
+
+
+def started_at(data: JsonObject) -> datetime:
+    """When a sweep began, by its run.json. Raises KeyError, TypeError or ValueError for what is no run's."""
+    if not all(isinstance(data[name], dict) for name in ("plan", "identity")):
+        raise TypeError
+    return datetime.fromisoformat(data["started_at"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nanobench import errors
 from nanobench.errors import UserError, writing
 from nanobench.records import JsonObject, LaunchRecord
-from nanobench.results import derive, stored_cells
+from nanobench.results import derive, run_info, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -140,8 +140,11 @@ class Run:
             file.write((b"" if whole else b"\n") + json.dumps(event).encode() + b"\n")
 
     def started_at(self) -> datetime:
-        """When the sweep began."""
-        return datetime.fromisoformat(self.info().started_at)
+        """When the sweep began, read without the plan. Raises UserError as `info` does."""
+        try:
+            return run_info.started_at(json.loads(self.info_file.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError):
+            return datetime.fromisoformat(self.info().started_at)
 
     def write_raw(self, trial: Trial, launches: Iterable[LaunchRecord]) -> None:
         """Writes what a finished trial left behind."""
@@ -160,10 +163,11 @@ class Run:
         return launches
 
     def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
-        """Replaces cells.parquet; returns what it wrote."""
-        key = stored_cells.key_of(self.folder)
-        table = table_of(cells).replace_schema_metadata({stored_cells.KEY: key} if key else None)
+        """Replaces cells.parquet, and the copy that is quick to load; returns what it wrote."""
+        table = table_of(cells)
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
+        if key := stored_cells.key_of(self.folder):
+            write_atomically(stored_cells.path_in(self.folder), lambda path: stored_cells.write(table, key, path))
         return cells
 
     def clear_scratch(self) -> None:
@@ -274,30 +278,29 @@ def folders_below(path: str | Path) -> list[Run]:
 def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
     """The cells of a run, or of all runs below a folder, as a DataFrame, with the column `run` that names the folder.
 
-    Cells are derived from the raw files, unless cells.parquet holds what that would give. `columns` and `filters` are those of
-    pandas.read_parquet: only these columns, and only these cells, are read.
+    Cells are derived from the raw files, unless what that would give is stored. `columns` and `filters` are those of
+    pandas.read_parquet: only these columns, and only these cells, are kept.
     Raises UserError where there is no run, and for an unknown column.
     """
-    runs = find_runs(path)
+    return load_runs(find_runs(path), columns, filters)
+
+
+def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
+    """The same of runs that were found."""
     known = [*cells_schema().names, RUN]
-    wanted = None if columns is None else [name for name in columns if name != RUN] or ["arm"]
     for name in columns or ():
         if name not in known:
             raise errors.unknown("column", name, known)
-    tables = [named(run, table_in(run, wanted, filters)) for run in runs]
-    found = pa.concat_tables(tables).to_pandas()
-    return found if columns is None else found[list(columns)]
-
-
-def table_in(run: Run, columns: list[str] | None, filters: Any) -> pa.Table:
-    """The cells of a run: those that are stored where they are up to date, else derived again."""
-    stored = stored_cells.read(run.folder, columns, filters)
-    if stored is not None:
-        return stored.select(columns or stored.column_names)
-    table = table_of(derive.derive(run.read_raw(), run.info().machine))
+    found = pa.concat_tables([named(run, table_in(run)) for run in runs])
     if filters is not None:
-        table = table.filter(pq.filters_to_expression(filters))
-    return table if columns is None else table.select(columns)
+        found = found.filter(pq.filters_to_expression(filters))
+    return found.to_pandas() if columns is None else found.select(list(columns)).to_pandas()
+
+
+def table_in(run: Run) -> pa.Table:
+    """The cells of a run: those that are stored where they are up to date, else derived again."""
+    stored = stored_cells.read(run.folder) if run.cells.exists() else None
+    return table_of(derive.derive(run.read_raw(), run.info().machine)) if stored is None else stored
 
 
 def table_of(cells: list[CellRow]) -> pa.Table:

@@ -1,6 +1,7 @@
-"""Cells that were derived before. cells.parquet is read instead of the raw files where deriving again would give the same.
+"""Cells that were derived before: read instead of the raw files where deriving again would give the same.
 
-It carries a key of everything that cells follow from: the raw files, run.json, the journal, and the code that derives.
+They stand in a file of their own beside cells.parquet, which has them for everybody: many small files of parquet take long to
+read. It carries a key of everything that cells follow from: the raw files, run.json, the journal, and the code that derives.
 """
 
 import hashlib
@@ -9,11 +10,8 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nanobench.results import derive
 
@@ -56,24 +54,23 @@ def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield name, raw[name].st_size, raw[name].st_mtime_ns
 
 
-def read(folder: Path, columns: list[str] | None, filters: Any) -> pa.Table | None:
-    """The cells that are stored in a run's folder; None where they are of other files or other code."""
-    path = folder / "cells.parquet"
+def path_in(folder: Path) -> Path:
+    """The file in a run's folder."""
+    return folder / "cells.arrow"
+
+
+def write(table: pa.Table, key: bytes, path: Path) -> None:
+    """Writes cells with their key."""
+    keyed = table.replace_schema_metadata({KEY: key}).combine_chunks()
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, keyed.schema) as writer:
+        writer.write_table(keyed)
+
+
+def read(folder: Path) -> pa.Table | None:
+    """The cells that are stored in a run's folder; None where there are none, or those of other files or other code."""
     try:
-        with pq.ParquetFile(path) as file:
-            stored = (file.schema_arrow.metadata or {}).get(KEY)
-            if stored is None or stored != key_of(folder):
-                return None
-            if filters is None or isinstance(filters, pc.Expression):
-                found = file.read(columns if filters is None else None, use_threads=False)
-            else:
-                found = file.read(columns and [*columns, *names_in(filters)], use_threads=False)
-        return found if filters is None else found.filter(pq.filters_to_expression(filters))
+        reader = pa.ipc.open_file(path_in(folder).read_bytes())
+        stored = (reader.schema.metadata or {}).get(KEY)
+        return reader.read_all() if stored is not None and stored == key_of(folder) else None
     except (OSError, pa.ArrowInvalid):
         return None
-
-
-def names_in(filters: Any) -> list[str]:
-    """The columns that filters name: a list of (column, operator, value), or a list of such lists."""
-    groups = [filters] if filters and isinstance(filters[0], tuple) else filters
-    return [name for group in groups for name, _, _ in group]

@@ -19,7 +19,9 @@ def text(value: Any, unit: str) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     if unit == "FLOP/s":
         return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
-    if unit == "ratio":
+    if unit in ("FLOP", "B/s"):
+        return rate(float(value), unit)
+    if unit in ("ratio", "FLOP/B"):
         return number(value)
     if unit in ("count", "tokens"):
         return f"{value:,.0f}"

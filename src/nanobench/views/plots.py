@@ -4,7 +4,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -118,7 +118,15 @@ def figure(name: str, cells: pd.DataFrame, launches: Launches) -> Figure:
     if not cells["status"].isin(MEASURED).any():
         raise UserError(f"{name} needs a measured cell and this run has none; nanobench report says why")
     with mpl.rc_context(style.STYLE):
-        drawn = (found.draw if isinstance(found, Foreign) else found)(cells.reset_index(drop=True), launches)
+        draw = found.draw if isinstance(found, Foreign) else partial(own, found)
+        drawn = draw(cells.reset_index(drop=True), launches)
     if not isinstance(drawn, Figure):
         raise TypeError(f"it gives a {type(drawn).__name__}, not a matplotlib.figure.Figure")
     return drawn
+
+
+def own(draw: Plot, cells: pd.DataFrame, launches: Launches) -> Figure:
+    """One of our own figures, of as many arms as it can distinguish; the others are counted below it."""
+    kept, note = layout.most_arms(cells)
+    drawn = draw(kept.reset_index(drop=True), launches)
+    return layout.foot(drawn, [note]) if note else drawn

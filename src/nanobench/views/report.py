@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.interpolated import of_run
-from nanobench.analysis.verdict import launched_again, stated, timestamp_overhead
-from nanobench.records import MEASURED
+from nanobench.analysis.verdict import launched_again, sentences, stated, timestamp_overhead
+from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import GPTShape
-from nanobench.views import format, interpolated, reliability, sweep
+from nanobench.views import ab, format, interpolated, reliability, sweep
 from nanobench.views.cell_table import in_order, varying
 from nanobench.views.markdown import escaped, pairs, render, words
 from nanobench.views.plots import about
@@ -29,7 +29,7 @@ def markdown(
     run: str,
     info: RunInfo,
     cells: pd.DataFrame,
-    sentences: list[str],
+    said: list[str],
     plots: list[Path],
     folder: Path,
     timed_share: float | None = None,
@@ -40,7 +40,7 @@ def markdown(
     """
     machine = {name: words(value) for name, value in info.description.identity.items() if value not in (None, [])}
     sections = (
-        ("", [f"- {sentence}" for sentence in sentences]),
+        ("", [f"- {sentence}" for sentence in said]),
         ("What was run", pairs(what_was_run(info, cells))),
         ("Cells", [table(cells)]),
         ("Curve", curve_section(info, cells)),
@@ -55,6 +55,12 @@ def markdown(
         if lines:
             parts += [f"## {title}", "\n".join(lines)] if title else ["\n".join(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def verdict_of(info: RunInfo, cells: pd.DataFrame, launches: list[LaunchRecord]) -> list[str]:
+    """What a run shows, a sentence each: the answer of an A/B comparison, or the verdict on its cells."""
+    found = ab.recorded(info, launches)
+    return ab.sentences(found) if found else sentences(cells)
 
 
 def table(cells: pd.DataFrame) -> str:

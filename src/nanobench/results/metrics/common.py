@@ -57,6 +57,14 @@ def timestamped_over_others(repetitions: list[Repetition]) -> list[float]:
     return [log - float(np.mean(logs[False])) for log in logs[True]] if logs[False] else []
 
 
+def held_bytes(cell: Cell) -> int | None:
+    """What stays allocated between calls or steps, by the sizes of its tensors; None where one of them is not known."""
+    trains = cell.point.trains
+    parts = ("weight_bytes", "gradient_bytes", "optimizer_bytes") if trains else ("weight_bytes", "kv_cache_expected_bytes")
+    sizes = [cell.largest(name) for name in parts]
+    return None if None in sizes else sum(sizes) + (cell.largest("packed_bytes") or 0)
+
+
 RESULT = (
     Metric(
         "status",
@@ -109,6 +117,13 @@ MEMORY = (
         rss_peak_bytes="the worker's largest resident size, all its arms",
     ),
     *outcome_max(BYTES, NEITHER, weight_bytes="all parameters and buffers"),
+    Metric(
+        "held_bytes",
+        BYTES,
+        NEITHER,
+        "what is held, in closed form: weights, packed too, + kv_cache_expected_bytes; in training + gradients + optimizer",
+        held_bytes,
+    ),
     Metric("rss_bytes", BYTES, LOWER, "the worker's resident size, median after its repetitions", median_reading("rss_bytes")),
     Metric(
         "gpu_memory_used_bytes",

@@ -8,6 +8,7 @@ from nanobench.results.cell import Cell
 
 SECONDS, BYTES, HERTZ, WATTS, JOULES, CELSIUS = "s", "B", "Hz", "W", "J", "C"
 TOKENS_PER_S, FLOPS_PER_S, TOKENS, RATIO, COUNT = "tok/s", "FLOP/s", "tokens", "ratio", "count"
+FLOPS, BYTES_PER_S, FLOPS_PER_BYTE = "FLOP", "B/s", "FLOP/B"
 LOGIT, LOSS, FLAG, TEXT = "logit", "loss", "flag", "text"
 HIGHER, LOWER, NEITHER = "higher", "lower", ""
 T_INTERVAL = "95 % t interval over the launches' logs; over repetitions where there is one launch"

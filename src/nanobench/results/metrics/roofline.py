@@ -1,9 +1,18 @@
 """Columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
 
+from collections.abc import Callable
+
+import numpy as np
+
 from nanobench.results.cell import Cell
-from nanobench.results.metrics.generation import tpot_s
+from nanobench.results.metrics.generation import tpot_s, ttft_s
 from nanobench.results.metrics.metric import (
+    BYTES,
+    BYTES_PER_S,
     COUNT,
+    FLOPS,
+    FLOPS_PER_BYTE,
+    FLOPS_PER_S,
     HIGHER,
     LOWER,
     NEITHER,
@@ -16,6 +25,7 @@ from nanobench.results.metrics.metric import (
 )
 from nanobench.results.metrics.training import executed_flops_per_s, useful_flops_per_s
 from nanobench.roofline import flops
+from nanobench.roofline.flops import Cost
 from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
@@ -145,6 +155,46 @@ def mbu(cell: Cell) -> float | None:
     return read / len(steps) / step_s / sheet.bytes_per_s
 
 
+def of_step(part: Callable[[Cost], float]) -> Callable[[Cell], float | None]:
+    """A part of the cost of a decode step, mean over the growing lengths; of the prefill for a single token."""
+
+    def compute(cell: Cell) -> float | None:
+        if cell.shape is None or cell.kv_access is None:
+            return None
+        first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
+        return float(np.mean([part(flops.cost(cell.shape, cell.point.dtype, each)) for each in steps or [first]]))
+
+    return compute
+
+
+step_flops = of_step(lambda cost: cost.flops)
+step_bytes = of_step(lambda cost: cost.weight_bytes + cost.kv_bytes)
+
+
+def flops_per_byte(cell: Cell) -> float | None:
+    """Arithmetic intensity of a step."""
+    operations, moved = step_flops(cell), step_bytes(cell)
+    return operations / moved if operations and moved else None
+
+
+def step_flops_per_s(cell: Cell) -> float | None:
+    """Operations of a step over its time; of the prefill for a single token."""
+    operations, step_s = step_flops(cell), tpot_s(cell) if cell.point.new_tokens > 1 else ttft_s(cell)
+    return operations / step_s if operations and step_s else None
+
+
+def limit_flops_per_s(cell: Cell) -> float | None:
+    """The highest rate of matmuls that the calibration of the run reached."""
+    limits = cell.machine.limits_of_run(cell.point)
+    return limits.best("matmul") if limits and "matmul" in limits.by_kind else None
+
+
+def limit_bytes_per_s(cell: Cell) -> float | None:
+    """The rate at which the calibration of the run read memory."""
+    limits = cell.machine.limits_of_run(cell.point)
+    return limits.at("read") if limits and "read" in limits.by_kind else None
+
+
 METRICS = (
     Metric("host_floor_s", SECONDS, LOWER, "operations_per_step * calibrated time of one operation", host_floor_s),
     Metric("predicted_ttft_s", SECONDS, NEITHER, "roofline of the prefill over calibrated limits", predicted_ttft_s),
@@ -186,4 +236,18 @@ METRICS = (
     Metric("mfu", RATIO, HIGHER, "useful FLOPs / time / datasheet peak; null where that is unknown", mfu),
     Metric("hfu", RATIO, NEITHER, "executed FLOPs / time / datasheet peak", hfu),
     Metric("mbu", RATIO, HIGHER, "(weights read + cache read) / tpot_s / datasheet bandwidth", mbu),
+    Metric(
+        "step_flops",
+        FLOPS,
+        NEITHER,
+        "executed FLOPs of a decode step, mean over the growing lengths; of the prefill for a single token",
+        step_flops,
+    ),
+    Metric(
+        "step_bytes", BYTES, NEITHER, "weights and cache that such a step reads and writes, without activations", step_bytes
+    ),
+    Metric("flops_per_byte", FLOPS_PER_BYTE, NEITHER, "arithmetic intensity: step_flops / step_bytes", flops_per_byte),
+    Metric("step_flops_per_s", FLOPS_PER_S, HIGHER, "step_flops / tpot_s; / ttft_s for a single token", step_flops_per_s),
+    Metric("limit_flops_per_s", FLOPS_PER_S, NEITHER, "highest rate of matmuls in the run's calibration", limit_flops_per_s),
+    Metric("limit_bytes_per_s", BYTES_PER_S, NEITHER, "rate of reading memory in the run's calibration", limit_bytes_per_s),
 )

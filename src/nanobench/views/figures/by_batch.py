@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nanobench.errors import UserError
 from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
@@ -35,6 +36,8 @@ class Quantity:
     """None leaves it to the range of the values"""
     reach: tuple[float, ...] = ()
     """what the axis shows in any case"""
+    closed_form: str = ""
+    """the column of what it should be, drawn dashed"""
 
     def known(self, cells: pd.DataFrame) -> bool:
         """Whether some row has it."""
@@ -45,6 +48,10 @@ class Quantity:
         tail = "_s" if f"{self.name.removesuffix('_s')}_lo_s" in cells else ""
         names = [f"{self.name.removesuffix(tail)}_{bound}{tail}" for bound in ("lo", "hi")]
         return [cells[name] / self.unit for name in names if name in cells]
+
+    def predicted(self, cells: pd.DataFrame) -> pd.Series:
+        """What it should be; not known where there is no closed form."""
+        return cells[self.closed_form].astype(float) / self.unit if self.closed_form else pd.Series(np.nan, cells.index)
 
 
 PERCENT, GHZ = 0.01, 1e9
@@ -78,13 +85,18 @@ def throughput_ttft_memory_vs_batch(cells: pd.DataFrame, launches: Launches) -> 
         raise UserError(
             "throughput_ttft_memory_vs_batch needs cells that generate; nanobench plot training_vs_batch draws training"
         )
-    bytes_name, bytes_per = ("GiB", 1024**3) if cells["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
+    bytes_name, bytes_per = byte_unit(cells["peak_memory_bytes"])
     quantities = (
         Quantity("output_tok_s", "output (tok/s)"),
         Quantity("ttft_s", "TTFT (ms)", 1e-3),
         Quantity("peak_memory_bytes", f"peak memory ({bytes_name})", bytes_per),
     )
     return stack(cells, quantities, 1.9, "Throughput, time to first token and peak memory, by batch size")
+
+
+def byte_unit(values: pd.Series) -> tuple[str, float]:
+    """The unit in which an axis shows bytes, and its size."""
+    return ("GiB", 1024.0**3) if values.max() >= 1024**3 else ("MiB", 1024.0**2)
 
 
 @plot
@@ -153,6 +165,8 @@ def stack(
     drawing.align_ylabels(grid[:, 0])
     panel.make_room(grid[0, 0], crosses, row_in)
     handles = [line_style.handle(arm) for arm, line_style in line_styles.items()]
+    if any(each.predicted(cells).notna().any() for each in quantities):
+        handles.append(Line2D([], [], color="0.3", **style.PREDICTED, label="closed form"))
     beside = "arms of one batch size stand side by side" if aside and len(line_styles) > 1 else ""
     return layout.finish_figure(drawing, title, handles, cells, beside, *notes, layout.left_out("settings", shown, panels))
 
@@ -166,6 +180,10 @@ def draw_lines(
         values, bounds = rows[quantity.name] / quantity.unit, quantity.bounds(rows)
         low, high = bounds if bounds else (None, None)
         panel.curve(axes, line_style, place, values, low, high, layout.unjudged(rows))
+        if quantity.closed_form:
+            expected = quantity.predicted(rows)
+            single = {"marker": "_", "markersize": 14} if expected.notna().sum() == 1 else {}
+            axes.plot(place, expected, color=line_style.colour, **{**style.PREDICTED, **single})
     if not any(quantity.known(rows) for _, rows in lines):
         panel.say(axes, "not known")
 
@@ -189,5 +207,6 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
             axes.fill_between(middle["batch_size"], *edges, **style)
         if labelled and len(middle):
             panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
-    values, ends = [*cells[quantity.name] / quantity.unit, *bounds], [end for each in quantity.bounds(cells) for end in each]
+    values = [*cells[quantity.name] / quantity.unit, *quantity.predicted(cells), *bounds]
+    ends = [end for each in quantity.bounds(cells) for end in each]
     panel.scale(axes, values, format.tick, ends, log=quantity.log, zero=quantity.zero)

@@ -1,17 +1,13 @@
 """What is gained and what is paid: throughput against latency."""
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nanobench.errors import UserError
 from nanobench.records import MEASURED
-from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.layout import HOLLOW, MOST_COLUMNS, UNJUDGED, Launches
+from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.plot import plot
 from nanobench.views.figures.style import LineStyle
 
@@ -32,32 +28,23 @@ def latency_vs_throughput(cells: pd.DataFrame, launches: Launches) -> Figure:
         for arm, rows in here.groupby("arm", sort=False):
             line(axes, line_styles[str(arm)], rows.sort_values("batch_size"))
         for axis in (axes.xaxis, axes.yaxis):
-            plain_log(axes, axis)
+            panel.plain_log(axes, axis)
     panel.outer_labels(grid, len(shown), "output (tok/s), all rows", "TPOT (ms)")
     handles = [line_styles[arm].handle(arm) for arm in known["arm"].drop_duplicates()]
-    note = "numbers: batch sizes; grey: no other cell has both a lower TPOT and a higher throughput"
+    notes = (
+        "numbers: batch sizes",
+        "bars: 95 % interval of the throughput",
+        "grey: no other cell has both a lower TPOT and a higher throughput",
+    )
     return layout.finish_figure(
         drawing,
         "Latency against throughput",
         handles,
         cells,
-        note,
+        *notes,
         layout.left_out("settings", shown, panels),
         layout.unmeasured_words(cells),
     )
-
-
-def line(axes: Axes, line_style: LineStyle, rows: pd.DataFrame) -> None:
-    """The cells of an arm by batch size, the sizes beside the points."""
-    x, y = rows["output_tok_s"].to_numpy(float), 1e3 * rows["tpot_s"].to_numpy(float)
-    hollow = layout.unjudged(rows)
-    axes.plot(x, y, color=line_style.colour, linestyle=line_style.line, marker=line_style.marker, zorder=2.5)
-    if hollow.any():
-        marks: Any = {"color": line_style.colour, "marker": line_style.marker, "linestyle": "", "zorder": 2.6, **HOLLOW}
-        axes.plot(x[hollow], y[hollow], label=UNJUDGED, **marks)
-    for place, size in zip(zip(x, y, strict=True), rows["batch_size"], strict=True):
-        style: Any = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": line_style.colour}
-        axes.annotate(str(size), place, (-5, 4), **style)
 
 
 def frontier(cells: pd.DataFrame) -> pd.DataFrame:
@@ -68,10 +55,9 @@ def frontier(cells: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values("output_tok_s")
 
 
-def plain_log(axes: Axes, axis: Any) -> None:
-    """A logarithmic axis with plain numbers."""
-    name = axis.axis_name
-    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0), numticks=9))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
-    axis.set_minor_locator(NullLocator())
+def line(axes: Axes, line_style: LineStyle, rows: pd.DataFrame) -> None:
+    """The cells of an arm by batch size, with the intervals of their throughput."""
+    x, y = rows["output_tok_s"].to_numpy(float), 1e3 * rows["tpot_s"].to_numpy(float)
+    bars = [x - rows["output_tok_s_lo"].to_numpy(float), rows["output_tok_s_hi"].to_numpy(float) - x]
+    axes.errorbar(x, y, xerr=bars, fmt="none", ecolor=line_style.colour, elinewidth=1.2, capsize=3, zorder=2.4)
+    panel.batches(axes, line_style, rows, x, y)

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import stated
-from nanobench.records import JUDGED, MEASURED, LaunchRecord
+from nanobench.analysis.verdict import THROUGHPUTS, causes_of, stated
+from nanobench.records import JUDGED, MEASURED, LaunchRecord, Status
+from nanobench.results.status import NEVER_SETTLED
 from nanobench.results.store import records
 from nanobench.views import format
 from nanobench.views.cell_table import varying
@@ -37,7 +38,11 @@ CROSS = "×"
 HOLLOW: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3}
 UNJUDGED = "_unjudged"
 """Label of the hollow markers: these cells are shown, but excluded from conclusions."""
+WHY_UNJUDGED = {Status.NO_STEADY_STATE: NEVER_SETTLED, Status.IMPLAUSIBLE: "faster than the limits of the machine allow"}
+"""Statuses that need no cause."""
 MOST_PANELS = 6
+MOST_ARMS = 12
+"""A figure of a run with more arms shows the fastest of them."""
 MOST_COLUMNS = 4
 WIDTH_IN = 8.0
 FOOTER_WORDS = 130
@@ -65,7 +70,9 @@ def panels(cells: pd.DataFrame, apart: Iterable[str] = ()) -> list[tuple[str, pd
 
 def word(name: str, values: Iterable[Any]) -> str:
     """Values of a field as titles and footers write them, never broken over two lines."""
-    return WORDS.get(name, "{}").format(", ".join(str(value) for value in values)).replace(" ", "\N{NO-BREAK SPACE}")
+    known = list(values)
+    text = WORDS.get(name, "{}").format(", ".join(map(str, known)))
+    return (text.removesuffix("s") if known == [1] else text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def at_ends(cells: pd.DataFrame, known: Collection[Any], most: int) -> tuple[list[tuple[str, pd.DataFrame]], list[Any]]:
@@ -125,6 +132,8 @@ def finish_figure(
     """Title and legend above the panels, what was run and how to read it below; `status` decides what is hollow."""
     if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
         handles = [*handles, unjudged_handle(cells, status)]
+        why = why_unjudged(cells, status)
+        notes = (*notes, f"hollow because of: {why}" if why else "")
     if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
         notes = (*notes, f"{CROSS} not measured, with its status")
     return finish(figure, title, handles, [run_words(cells), "; ".join(filter(None, notes))])
@@ -141,8 +150,13 @@ def finish(figure: Figure, title: str, handles: Sequence[Any], lines: Iterable[s
     figure.legend(
         handles=handles, loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=bold
     )
-    below = [fill(line, FOOTER_WORDS) for line in lines if line]
-    figure.supxlabel("\n".join(below), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
+    return foot(figure, lines)
+
+
+def foot(figure: Figure, lines: Iterable[str]) -> Figure:
+    """Lines of text below the panels, after those that are there."""
+    below = [figure.get_supxlabel(), *(fill(line, FOOTER_WORDS) for line in lines)]
+    figure.supxlabel("\n".join(filter(None, below)), x=0.012, ha="left", fontsize=7.5, color="0.35", linespacing=1.4)
     return figure
 
 
@@ -155,12 +169,32 @@ def unjudged_handle(cells: pd.DataFrame, *columns: str) -> Line2D:
     )
 
 
+def why_unjudged(cells: pd.DataFrame, status: str) -> str:
+    """What made cells or ratios unreliable, by the column of statuses that decides; empty where that is not known."""
+    found = cells[unjudged(cells, status)]
+    kinds = found.loc[found[status].eq(Status.UNSTABLE), status.replace("status", "disturbed_by")].dropna()
+    others = {words: int(found[status].eq(each).sum()) for each, words in WHY_UNJUDGED.items()}
+    said = [causes_of(kinds)] if len(kinds) else []
+    return "; ".join([*said, *(f"{words} ({number})" for words, number in others.items() if number)])
+
+
 def run_words(cells: pd.DataFrame) -> str:
     """Model, dtype, device, lengths and launches of all cells shown."""
     launches = cells.loc[cells["status"].isin(MEASURED), "launches_ok"]
     few, many = (launches.min(), launches.max()) if len(launches) else (0, 0)
     count = format.count(many, "launch") if few == many else f"{few} to {many} launches"
     return "  |  ".join([*(word(name, cells[name].drop_duplicates()) for name in stated(cells)), count])
+
+
+def most_arms(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The cells of as many arms as a figure can distinguish, the reference and the fastest; and how many there are beside."""
+    reference, *others = cells.sort_values("arm_index", kind="stable")["arm"].drop_duplicates()
+    if len(others) < MOST_ARMS:
+        return cells, ""
+    best = cells[list(THROUGHPUTS)].astype(float).max(axis=1).groupby(cells["arm"]).max().fillna(0.0)
+    kept = {reference, *sorted(others, key=lambda arm: -best[arm])[: MOST_ARMS - 1]}
+    note = f"{len(others) + 1 - len(kept)} of {len(others) + 1} arms are in no figure: the slowest, and those without a number"
+    return cells[cells["arm"].isin(kept)], note
 
 
 def left_out(what: str, shown: list[Any], of: list[Any]) -> str:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from nanobench.records import MEASURED
-from nanobench.views.figures import tooltips
+from nanobench.views import format
+from nanobench.views.figures import layout, tooltips
 from nanobench.views.figures.layout import CROSS, HOLLOW, UNJUDGED
 from nanobench.views.figures.style import LineStyle
 
@@ -59,6 +60,28 @@ def curve(axes: Axes, line_style: LineStyle, x: Any, y: Any, low: Any = None, hi
     if alone.any():
         bars = np.abs(np.stack([low, high]) - y)[:, alone]
         axes.errorbar(x[alone], y[alone], bars, fmt="none", ecolor=line_style.colour, elinewidth=1.2, capsize=3)
+
+
+def batches(axes: Axes, line_style: LineStyle, rows: pd.DataFrame, x: Any, y: Any) -> None:
+    """The cells of an arm in the order of their batch sizes, which stand beside the points."""
+    hollow = layout.unjudged(rows)
+    look: Any = {"color": line_style.colour, "marker": line_style.marker}
+    axes.plot(x, y, linestyle=line_style.line, zorder=2.5, **look)
+    if hollow.any():
+        axes.plot(x[hollow], y[hollow], linestyle="", zorder=2.6, label=UNJUDGED, **look, **HOLLOW)
+    style: Any = {"textcoords": "offset points", "fontsize": 7.5, "color": line_style.colour}
+    for number, (place, size) in enumerate(zip(zip(x, y, strict=True), rows["batch_size"], strict=True)):
+        # Lines often end close to the point before: the last label goes to the other side.
+        is_last = 0 < number == len(rows) - 1
+        axes.annotate(str(size), place, (6, -9) if is_last else (-5, 4), ha="left" if is_last else "right", **style)
+
+
+def plain_log(axes: Axes, axis: Any) -> None:
+    """A logarithmic axis with plain numbers."""
+    (axes.set_xscale if axis.axis_name == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
+    axis.set_minor_locator(NullLocator())
 
 
 def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
@@ -120,7 +143,7 @@ def scale(
         axes.set_ylim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
     else:
         low = min(0.0, low) if zero else low
-        margin = 0.06 * (high - low) or 0.1 * abs(high)
+        margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_ylim(low if zero else low - margin, high + margin)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))

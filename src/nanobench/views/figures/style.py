@@ -28,9 +28,12 @@ STYLE: Any = {
 }
 # Okabe and Ito's colours, without the yellow that white paper swallows; the reference comes first and is grey.
 COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "os^DvPX"
+MARKERS = "os^DvPX<>"
+"""Two more than colours: the first 63 arms differ in colour or marker."""
 Colour = str | tuple[float, ...]
-LINES = ("-", "-", "--", "-.", ":")
+LINES: tuple[Any, ...] = ("-", (0, (9, 1.5)), "-.", ":", (0, (5, 1.2, 1, 1.2, 1, 1.2)))
+"""Lines of arms, the reference first. Plain dashes are those of predictions."""
+PREDICTED: Any = {"linestyle": (0, (3, 2)), "linewidth": 1.1, "marker": ""}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Training: what it reaches and holds over batch sizes, when compiling has paid, and what more ranks give."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from nanobench.records import JUDGED
 from nanobench.stats.knee import NEAR_BEST, knee
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
-from nanobench.views.figures.by_batch import Quantity, stack
+from nanobench.views.figures.by_batch import Quantity, byte_unit, stack
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.plot import plot
 
@@ -23,7 +24,7 @@ from nanobench.views.figures.plot import plot
 def training_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Tokens per second, those that carry loss among them, and peak memory of training steps, by batch size."""
     trained = trains(cells, "training_vs_batch")
-    bytes_name, bytes_per = ("GiB", 1024**3) if trained["peak_memory_bytes"].max() >= 1024**3 else ("MiB", 1024**2)
+    bytes_name, bytes_per = byte_unit(trained["peak_memory_bytes"])
     quantities = [Quantity("train_tok_s", "training (tok/s)")]
     if trained["padding_fraction"].max() > 0:
         quantities.append(Quantity("useful_tok_s", "with loss (tok/s)"))
@@ -76,7 +77,8 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
             axis.set_major_formatter(FuncFormatter(lambda value, _: format.tick(value)))
         panel.entitle(axes, title, len(shown))
     panel.outer_labels(grid, len(shown), "steps", "saved by compiling (s)")
-    handles = [line_styles[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
+    solid = {arm: replace(line_style, line="-") for arm, line_style in line_styles.items()}
+    handles = [solid[arm].handle(arm, timestamped=False) for arm in paid["arm"].drop_duplicates()]
     note = "from the cold compile time and mean steps; dashed: its speedup is unreliable or its interval reaches down to 1"
     return layout.finish_figure(
         drawing, "When compiling has paid", handles, paid, note, layout.left_out("points", shown, places)

@@ -14,14 +14,14 @@ from nanobench.analysis.report import Study
 from nanobench.records import MEASURED, Description
 from nanobench.results.store import records
 from nanobench.source_code import digest
-from nanobench.views import explain, format, interpolated, plots, reliability, summary, sweep
+from nanobench.views import ab, explain, format, interpolated, plots, reliability, summary, sweep
 from nanobench.views import report as markdown
 from nanobench.views.cell_table import CellTable, Column, in_order, keys, make, varying
 from nanobench.views.env import plain
 from nanobench.views.html import evidence, grid
 from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import Inks, inline
-from nanobench.views.html.selftest import selftest_of
+from nanobench.views.html.selftest import Selftest, selftest_of
 
 HEADLINES = ("speedup_vs_batch", "speedup_vs_length", "training_vs_batch", "throughput_ttft_memory_vs_batch")
 """The figure that stands beside the verdict: the first of these that the run has, else its first figure."""
@@ -44,6 +44,7 @@ BOUNDS = {
     "allocator": "CUDA's allocator had to free its cache to go on",
     "unexplained": "the measured step differs from the predicted one by more than 30 %",
 }
+WIDER = "the interval of the answer allows for several looks at growing data, so it is wider than those in the table"
 MOST_SENTENCES = 16
 """Sentences about single cells that are shown at once; more are folded."""
 FAILURE = (
@@ -63,6 +64,30 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the command that measured a run says beyond its cells."""
+
+    compared: ab.Recorded | None
+    selftest: Selftest | None
+
+    @classmethod
+    def of(cls, study: Study) -> "Answers":
+        """Those of a run."""
+        return cls(ab.recorded(study.info, study.launches), selftest_of(study))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What tells the answer from the ratios in the table."""
+        return [WIDER] if self.compared else []
+
+    def content(self) -> dict[str, Any]:
+        """What the page shows of them."""
+        several = self.compared is not None and len(self.compared.answers) > 1
+        table = grid.of_table(ab.table(self.compared)) if self.compared and several else None
+        return {"selftest": self.selftest, "answers": table}
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page that has something to show."""
 
@@ -72,13 +97,13 @@ class Section:
 
 def page(study: Study, paths: list[Path]) -> str:
     """The page of a run; `paths` are the files of its figures."""
-    inks = Inks()
+    inks, answers = Inks(), Answers.of(study)
     figures = [figure(path, inks) for path in paths if path.suffix == ".svg"]
     by_name = {each.name: each for each in figures}
     headline = next((by_name[name] for name in HEADLINES if name in by_name), figures[0] if figures else None)
-    content = {**results(study), **reasons(study), **conditions(study), **method(study)}
+    content = {**results(study), **answers.content(), **reasons(study), **conditions(study), **method(study)}
     content |= {"headline": headline, "figures": [each for each in figures if each is not headline]}
-    return frame.render("run.html", inks, **heading(study), **content, sections=sections(content))
+    return frame.render("run.html", inks, **heading(study, answers), **content, sections=sections(content))
 
 
 def figure(path: Path, inks: Inks) -> Figure:
@@ -92,6 +117,7 @@ def sections(content: Mapping[str, Any]) -> list[Section]:
     known = (
         ("verdict", "Verdict", True),
         ("selftest", "Self-test", content["selftest"]),
+        ("answers", "Answers", content["answers"]),
         ("cells", "Cells", True),
         ("figures", "Figures", content["figures"]),
         ("reasons", "Reasons and predictions", True),
@@ -104,8 +130,8 @@ def sections(content: Mapping[str, Any]) -> list[Section]:
 
 
 # The first screen
-def heading(study: Study) -> dict[str, Any]:
-    """Title, date, machine, models and the statuses of all cells."""
+def heading(study: Study, answers: Answers) -> dict[str, Any]:
+    """Title, date, machine, models, the verdict and the statuses of all cells."""
     info, cells = study.info, study.cells
     return {
         "title": f"nanobench {info.command}: {study.name}",
@@ -115,10 +141,21 @@ def heading(study: Study) -> dict[str, Any]:
         "hardware": info.hardware,
         "models": ", ".join(dict.fromkeys(cells["model"])),
         "numbers": [(name, int(number), STATUSES.get(name, "")) for name, number in cells["status"].value_counts().items()],
-        "paragraph": summary.paragraph(cells, study.rows),
-        "remarks": remarks(study),
-        "conclusions": verdict.conclusions(cells),
+        "paragraph": paragraph(study, answers),
+        "remarks": [*answers.remarks, *remarks(study)],
+        "conclusions": [] if answers.compared else verdict.conclusions(cells),
     }
+
+
+def paragraph(study: Study, answers: Answers) -> list[summary.Part]:
+    """The verdict: the answer of the command that measured, or what the cells show."""
+    if answers.compared:
+        return ab.paragraph(answers.compared)
+    cells = summary.paragraph(study.cells, study.rows)
+    if not answers.selftest:
+        return cells
+    first, *others = cells
+    return [summary.Part("", answers.selftest.sentence), summary.Part("This run", first.text), *others]
 
 
 def when(study: Study) -> str:
@@ -147,7 +184,6 @@ def results(study: Study) -> dict[str, Any]:
         "curve": grid.of_table(interpolated.curve(curve)) if curve else None,
         "curve_sentence": interpolated.sentence(curve) if curve else "",
         "failures": grid.of_table(CellTable((*keys(rows), *FAILURE), failed)) if failed else None,
-        "selftest": selftest_of(study),
     }
 
 

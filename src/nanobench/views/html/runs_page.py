@@ -15,7 +15,7 @@ from nanobench.views.html import grid
 from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import Inks
 from nanobench.views.html.grid import Grid
-from nanobench.views.html.run_page import HEADLINES, Figure, figure, when
+from nanobench.views.html.run_page import HEADLINES, Answers, Figure, figure, paragraph, when
 
 MOST_FIGURES = 12
 """More runs than this are listed without a figure each."""
@@ -64,7 +64,7 @@ def page(studies: list[Study], drawn: list[list[Path]], folder: Path) -> str:
 def card(study: Study, name: str, paths: list[Path], folder: Path, inks: Inks) -> Card:
     """One run, with its first figure where it has some."""
     link = Path(os.path.relpath(study.folder.resolve() / "report.html", folder.resolve())).as_posix()
-    return Card(name, quote(link), facts(study), summary.paragraph(study.cells, study.rows), headline(paths, inks))
+    return Card(name, quote(link), facts(study), paragraph(study, Answers.of(study)), headline(paths, inks))
 
 
 def facts(study: Study) -> dict[str, str]:

@@ -7,6 +7,7 @@ from nanobench.results import status, store
 from nanobench.results.store import Run
 from nanobench.sweep import selftest
 from nanobench.sweep.selftest import CellSummary, Check
+from nanobench.views import format
 from nanobench.views import selftest as words
 
 SAME, DELAYED = "same", "delayed"
@@ -20,6 +21,16 @@ class Selftest:
 
     checks: list[tuple[Check, str]]
     meaning: list[str]
+
+    @property
+    def sentence(self) -> str:
+        """How many checks passed, and which did not."""
+        failed = [check.name for check, _ in self.checks if check.passed is False]
+        passed = sum(check.passed is True for check, _ in self.checks)
+        open_ones = len(self.checks) - passed - len(failed)
+        found = f"{passed} of {format.count(len(self.checks), 'check')} of the self-test passed"
+        found += f", {open_ones} not checked" if open_ones else ""
+        return f"{found}; failed: {', '.join(failed)}." if failed else f"{found}."
 
 
 def selftest_of(study: Study) -> Selftest | None:
