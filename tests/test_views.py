@@ -316,6 +316,7 @@ def test_axes_are_labelled_with_their_units(figures, name):
         },
         "waterfall": {"output relative to the first bar's start (x)"},
     }
+    assert name in known, f"add the axis labels of {name} here, each with its unit"
     assert labels - {""} == known[name]
     ends = [axes for axes in figure.axes if axes.get_xlabel()]
     assert len(ends) >= 2
