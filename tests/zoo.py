@@ -8,6 +8,7 @@ import gc
 import inspect
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.gates.generation import Expected
 from nanobench.models._gpt import GPTAdapter
+from nanobench.models._quantized_linear import int8_grid
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.models.nanochat import build as build_nanochat
 from nanobench.probes import clock
@@ -595,3 +597,9 @@ class TextByHeart(BlackBox):
 
 
 text_by_heart = engine(TextByHeart)
+
+
+def int8_two_percent_off(weight_NK):
+    """A broken quantiser: its scales are 2 % too large."""
+    grid = int8_grid(weight_NK)
+    return replace(grid, scales_NG=grid.scales_NG * 1.02)

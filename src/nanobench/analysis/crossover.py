@@ -81,7 +81,8 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 def forecast(cells: list[Cell]) -> Forecast:
     """The forecast for an arm from the median operation counts of its cells, which hardly depend on the batch size."""
-    shape, kv_access, limits = cells[0].shape, cells[0].kv_access, cells[0].machine.limits_of_run(cells[0].point)
+    shape, kv_access, weights = cells[0].shape, cells[0].kv_access, cells[0].arm.weights
+    limits = cells[0].machine.limits_of_run(cells[0].point, weights)
     assert shape is not None
     assert kv_access is not None
     assert limits is not None
@@ -90,7 +91,8 @@ def forecast(cells: list[Cell]) -> Forecast:
 
     @cache
     def seconds(batch_size: int) -> float:
-        return predict(shape, replace(cells[0].point, batch_size=batch_size), kv_access, limits, operations).call.total_s
+        point = replace(cells[0].point, batch_size=batch_size)
+        return predict(shape, point, kv_access, limits, operations, weights).call.total_s
 
     return seconds
 

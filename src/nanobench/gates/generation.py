@@ -62,10 +62,18 @@ class Reference:
     """The expected results of one point, shared by all its arms. Computed once: by `compute`, or at the first use.
 
     `prompt_BT` is the prompt at the measured shape; without it, that prompt is random tokens, as all others are.
+    `make_truth` makes the model whose results are expected, in float32 or in the measured dtype; without it, it is `adapter`.
     """
 
-    def __init__(self, adapter: Adapter, point: Point, seed: int, prompt_BT: Tensor | None = None) -> None:
-        self.adapter, self.point = adapter, point
+    def __init__(
+        self,
+        adapter: Adapter,
+        point: Point,
+        seed: int,
+        prompt_BT: Tensor | None = None,
+        make_truth: Callable[[], Adapter] | None = None,
+    ) -> None:
+        self.adapter, self.point, self.make_truth = adapter, point, make_truth
         self.device = next(adapter.module.parameters()).device
         self.seed = seed
         random_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
@@ -86,9 +94,19 @@ class Reference:
         return torch.randint(self.adapter.shape.vocab_size, (rows, length), generator=generator).to(self.device)
 
     @cached_property
+    def truth(self) -> Adapter:
+        """The model whose results are expected."""
+        return self.make_truth() if self.make_truth else self.adapter
+
+    def in_dtype(self, dtype: str) -> Adapter:
+        """That model in a dtype: itself if it has this dtype."""
+        wanted = getattr(torch, dtype)
+        return self.truth if next(self.truth.module.parameters()).dtype == wanted else cast(self.truth, wanted)
+
+    @cached_property
     def float32_adapter(self) -> Adapter:
-        """The model in float32: the model itself if it is measured in float32."""
-        return self.adapter if self.point.dtype == "float32" else cast(self.adapter, torch.float32)
+        """That model in float32."""
+        return self.in_dtype("float32")
 
     @cached_property
     def small(self) -> Point:
@@ -105,7 +123,7 @@ class Reference:
     @cached_property
     def small_expected(self) -> tuple[Tensor, Expected]:
         """Greedy tokens [B, T + N] of the float64 model at the small shape, and the logits that they come from."""
-        wide, tokens_BN = cast(self.adapter, torch.float64), self.small_prompt_BT
+        wide, tokens_BN = cast(self.truth, torch.float64), self.small_prompt_BT
         rows = []
         for _ in range(self.small.new_tokens):
             rows.append(wide.forward(tokens_BN, last_only=True)[:, -1])
@@ -116,16 +134,23 @@ class Reference:
         return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
 
     @cached_property
+    def positions(self) -> list[int]:
+        """The new tokens whose logits are compared, counted from 0."""
+        return sorted({round(p) for p in torch.linspace(0, self.point.new_tokens - 1, MAX_POSITIONS).tolist()})
+
+    @cached_property
+    def sequence_RT(self) -> Tensor:
+        """Prompts and forced tokens of the rows whose logits are compared."""
+        rows = slice(0, min(MAX_ROWS, self.point.batch_size))
+        return torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
+
+    @cached_property
     def expected(self) -> Expected:
         """The reference's logits on the forced tokens at the measured shape, for MAX_ROWS rows and MAX_POSITIONS positions."""
-        point = self.point
-        rows = slice(0, min(MAX_ROWS, point.batch_size))
-        positions = sorted({round(p) for p in torch.linspace(0, point.new_tokens - 1, MAX_POSITIONS).tolist()})
-        sequence_RT = torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
-        wide = cast(self.adapter, getattr(torch, REFERENCE_DTYPE[point.dtype]))
-        logits_RPV = logits_at(wide, sequence_RT, point.prompt_len, positions)
-        own = own_logits(self.adapter, sequence_RT, point.prompt_len, positions)
-        return Expected(logits_RPV, positions, tolerance(own, logits_RPV, point.dtype))
+        point, sequence_RT = self.point, self.sequence_RT
+        logits_RPV = logits_at(self.in_dtype(REFERENCE_DTYPE[point.dtype]), sequence_RT, point.prompt_len, self.positions)
+        own = own_logits(self.in_dtype(point.dtype), sequence_RT, point.prompt_len, self.positions)
+        return Expected(logits_RPV, self.positions, tolerance(own, logits_RPV, point.dtype))
 
 
 def cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:

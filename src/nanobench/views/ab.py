@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nanobench.records import LaunchRecord
+from nanobench.records import LaunchRecord, Verdict
 from nanobench.results.decision import Answer, Decision
 from nanobench.schema import Point
 from nanobench.views import format
@@ -52,8 +52,10 @@ def words(found: Decision, threshold: float) -> str:
 
 
 def gates(launches: list[LaunchRecord]) -> list[str]:
-    """What the gate across the sides found, each finding once."""
-    return list(dict.fromkeys(each.outcome.across_note for each in launches if each.outcome.across_note))
+    """What the gates across the sides and of lossy sides found, each finding once."""
+    across = [each.outcome.across_note for each in launches if each.outcome.across_note]
+    lossy = [f"{each.arm.label}: lossy, {each.outcome.gate_note}" for each in launches if each.outcome.gate is Verdict.LOSSY]
+    return list(dict.fromkeys([*across, *lossy]))
 
 
 def document(

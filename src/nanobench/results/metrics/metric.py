@@ -9,6 +9,7 @@ from nanobench.results.cell import Cell
 SECONDS, BYTES, HERTZ, WATTS, JOULES, CELSIUS = "s", "B", "Hz", "W", "J", "C"
 TOKENS_PER_S, FLOPS_PER_S, TOKENS, RATIO, COUNT = "tok/s", "FLOP/s", "tokens", "ratio", "count"
 LOGIT, LOSS, FLAG, TEXT = "logit", "loss", "flag", "text"
+NATS, BITS_PER_BYTE = "nats", "bits/B"
 HIGHER, LOWER, NEITHER = "higher", "lower", ""
 T_INTERVAL = "95 % t interval over the launches' logs; over repetitions where there is one launch"
 ALLOWED = "95 % t interval over launch means, wider where the arms may have been slowed differently"

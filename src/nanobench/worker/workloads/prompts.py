@@ -13,8 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nanobench.gates.divergence import Text
 from nanobench.models.base import Adapter
-from nanobench.schema import SYNTHETIC, Point
+from nanobench.schema import BYTES, SYNTHETIC, Point
+from nanobench.training import tokenizer
 from nanobench.training.data import Corpus
 
 POISON = 0x5EED
@@ -25,6 +27,8 @@ MOST = 1024
 """Different bases of one repetition, at most; further calls use them again."""
 ONE_IN = 8
 """Of so many tokens of a prompt that is cut from a text, one is random."""
+LEAST_SCORED, MOST_ROWS = 256, 16
+"""Tokens of a text whose likelihood is taken at least, unless that needs more than MOST_ROWS rows."""
 Bases = tuple[Tensor, ...]
 """What the prompts of a repetition are made from; the first dimension of each tensor is the call."""
 
@@ -138,6 +142,23 @@ def prompts_of(adapter: Adapter, point: Point, device: torch.device) -> Prompts:
     if point.data in ("", SYNTHETIC):
         return RandomPrompts(adapter, point)
     return TextPrompts(adapter, point, Corpus.of_text(Path(point.data), point.tokenizer).tokens_N.to(device))
+
+
+def text_of(prompts: Prompts, point: Point) -> Text | None:
+    """Rows of the text that prompts are cut from, at even distances, each as long as prompt and output.
+
+    None without a text, for one that is shorter, and for token ids, which say nothing of bytes.
+    """
+    if not isinstance(prompts, TextPrompts) or len(prompts.text_N) < point.total_len:
+        return None
+    rows = min(MOST_ROWS, max(point.batch_size, -(-LEAST_SCORED // point.new_tokens)))
+    starts = torch.linspace(0, len(prompts.text_N) - point.total_len, rows).long().tolist()
+    tokens_RS = torch.stack([prompts.text_N[start : start + point.total_len] for start in starts])
+    follow_RN = tokens_RS[:, point.prompt_len :]
+    if point.tokenizer == BYTES:
+        return Text(tokens_RS, follow_RN.numel())
+    texts = [tokenizer.find(point.tokenizer).decode(follow_N) for follow_N in follow_RN.tolist()]
+    return None if None in texts else Text(tokens_RS, sum(len((text or "").encode()) for text in texts))
 
 
 def to_device(bases: Bases, device: torch.device) -> Bases:
