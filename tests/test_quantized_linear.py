@@ -1,4 +1,4 @@
-"""Quantised weights: each is the nearest value on its grid, kernels multiply by these values, and the float model stays as it is."""
+"""Quantised weights: each is the nearest value on its grid, kernels multiply by these, and the float model stays as it is."""
 
 import copy
 import sys

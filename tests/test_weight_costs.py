@@ -135,6 +135,7 @@ def test_it_is_said_why_quantised_weights_pay_or_not(factor, words):
 def test_records_keep_the_weights():
     launch = cell_of().launches[0]
     record = ArmRecord(arm=launch.arm, outcome=launch.outcome)
-    assert ArmRecord.from_json({"arm": vars(record.arm), "repetitions": [], "outcome": vars(record.outcome)}).arm.weights == "int8"
+    document = {"arm": vars(record.arm), "repetitions": [], "outcome": vars(record.outcome)}
+    assert ArmRecord.from_json(document).arm.weights == "int8"
     assert isinstance(launch, LaunchRecord)
     assert launch.arm.label.endswith("int8")

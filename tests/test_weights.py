@@ -83,15 +83,21 @@ def test_every_ratio_of_a_lossy_arm_says_so(swept, no_plots, nanobench_here):
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_an_engine_that_cheats_with_a_quantised_model_is_found(nanobench_here, tmp_path, weights):
-    engines = "uncached,cached,zoo:replay_after,zoo:other_weights"
+    engines = "uncached,cached,zoo:by_call_count,zoo:other_numbers"
     asked = ("--batch", 4, "--new-tokens", 12, "--max-seconds", 1.0, "--engine", engines, "--weights", weights)
     nanobench_here("kv-sweep", *ONE, *asked, cwd=tmp_path, code=1)
     cells = cells_of(tmp_path)
-    for cheat in ("replay_after", "other_weights"):
+    for cheat in ("by_call_count", "other_numbers"):
         assert cells.loc[f"zoo:{cheat} {weights}", "status"] == "wrong"
         assert "is not the reference's choice" in cells.loc[f"zoo:{cheat} {weights}", "reason"]
     for honest in ("uncached", "cached"):
         assert cells.loc[f"{honest} {weights}", "status"] in MEASURED
+
+
+def test_quantised_weights_that_arms_share_stay_as_they_are(nanobench_here, tmp_path):
+    asked = ("--batch", 2, "--engine", "cached,zoo:shared_numbers", "--weights", "int8")
+    nanobench_here("kv-sweep", *ONE, *asked, cwd=tmp_path, code=1)
+    assert "it changed what all arms share: weights of the model" in cells_of(tmp_path).loc["zoo:shared_numbers int8", "reason"]
 
 
 def test_a_broken_quantiser_is_wrong_beyond_the_limit(nanobench_here, tmp_path, monkeypatch):

@@ -146,6 +146,8 @@ class Point:
     """prompt tokens per row"""
     new_tokens: int = 0
     """tokens generated per row"""
+    shared_prompt: str = "off"
+    """whether all rows of a call have the same prompt: off or on"""
     seq_len: int = 0
     """tokens per full row of a training batch"""
     phase: str = ""

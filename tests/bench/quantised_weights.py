@@ -2,8 +2,8 @@
 
 python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES]]]        about forty minutes for gpt2 at batch 1 to 64
 
-Each dtype is a point of its own, so a ratio across dtypes is one of two cells of the same launch number, and not of pairs. Ratios
-within a dtype come from pairs.
+Each dtype is a point of its own, so a ratio across dtypes is one of two cells of the same launch number, and not of pairs.
+Ratios to float weights in the same dtype come from pairs.
 """
 
 import math
@@ -14,14 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 import nanobench
-from nanobench.results.metrics.formulas import rate
-from nanobench.results.run_info import RunInfo
-from nanobench.results.store import Run
 from nanobench.results import derive
 from nanobench.results.cell import Cell
+from nanobench.results.metrics.formulas import rate
+from nanobench.results.store import Run
 from nanobench.stats import intervals
 
-MODEL, BATCHES, LAUNCHES = "gpt2", "1-64*2", "5"
+DEFAULTS = ("gpt2", "1-64*2", "5")
+"""Model, batch sizes and launches."""
 WEIGHTS = ("float", "int8", "int4")
 DTYPES = ("float32", "bfloat16")
 
@@ -63,13 +63,14 @@ def paired(row: pd.Series) -> str:
 def main() -> None:
     """Measures and prints a row per batch size, dtype and kind of weights."""
     folder = Path(sys.argv[1])
-    model, batches, launches = (*sys.argv[2:5], *(MODEL, BATCHES, LAUNCHES)[len(sys.argv[2:5]) :])
+    given = sys.argv[2:5]
+    model, batches, launches = [*given, *DEFAULTS[len(given) :]]
     measure(folder, model, batches, launches)
     run = Run(folder)
-    info: RunInfo = run.info()
-    cells = {(each.point.batch_size, each.point.dtype, each.arm.weights): each for each in derive.cells_of(run.read_raw(), info.machine)}
+    made = derive.cells_of(run.read_raw(), run.info().machine)
+    cells = {(each.point.batch_size, each.point.dtype, each.arm.weights): each for each in made}
     rows = nanobench.load(folder).sort_values(["batch_size", "dtype", "arm_index"], ascending=[True, False, True])
-    print("| batch | dtype | weights | tok/s | over float, same dtype | over packed float32 | over bfloat16 | KL, nats | status |")
+    print("| batch | dtype | weights | tok/s | over float | over packed float32 | over bfloat16 | KL, nats | status |")
     print("|--:|---|---|--:|--:|--:|--:|--:|---|")
     for _, row in rows.iterrows():
         batch, dtype, weights = row["batch_size"], row["dtype"], row["weights"]

@@ -75,8 +75,8 @@ def of_step(row: CellRow, cell: Cell | None) -> CellRow:
 
 
 def of_weights(cell: Cell) -> CellRow:
-    """Quantised weights beside float ones, in the matmuls of the blocks of a step: the bytes that they read, and the rate at which
-    they multiply at these rows, both as a share of the float weights'.
+    """Quantised weights beside float ones, in the matmuls of the blocks of a step: the bytes that they read, and the rate at
+    which they multiply at these rows, both as a share of the float weights'.
     """
     kind, shape, point = cell.arm.weights, cell.shape, cell.point
     limits, own = cell.machine.limits_of(point), cell.machine.limits_of(point, kind)

@@ -17,7 +17,7 @@ from nanobench.records import Gate, Verdict
 from nanobench.stats.divergence import Divergence
 
 KNOWS = 0.9
-"""A model whose loss on a text is above this share of a uniform guess's does not know the text: its bits per byte mean nothing."""
+"""A model whose loss on a text is above this share of a uniform guess's does not know the text."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def matching(reference: Reference, tokens_RN: Tensor) -> float:
 
 # A text
 def bits_per_byte(arm: Lossy, text: Text) -> dict[str, float]:
-    """Bits per byte of the arm and of the float model over the same tokens; nothing where the float model does not know the text."""
+    """Bits per byte of the arm and of the float model over the same tokens; empty if the float model does not know the text."""
     prompt_len, vocab_size = arm.float_reference.point.prompt_len, arm.adapter.shape.vocab_size
     float_nats = model_nats(arm.float_reference.adapter, text.tokens_RS, prompt_len)
     tokens = text.tokens_RS[:, prompt_len:].numel()
@@ -118,8 +118,9 @@ def bits_per_byte(arm: Lossy, text: Text) -> dict[str, float]:
 
 
 def arm_nats(arm: Lossy, tokens_RS: Tensor) -> float:
-    """What follows the prompts, read by the engine token by token, as many rows at once as it has."""
-    return sum(nats_of_rows(arm, part_RS) for part_RS in tokens_RS.split(len(arm.engine.tokens_BN)))
+    """What follows the prompts, read by the engine token by token, as many rows at once as have prompts of their own."""
+    rows = 1 if arm.float_reference.shares_prompt else len(arm.engine.tokens_BN)
+    return sum(nats_of_rows(arm, part_RS) for part_RS in tokens_RS.split(rows))
 
 
 def nats_of_rows(arm: Lossy, tokens_RS: Tensor) -> float:
@@ -147,9 +148,7 @@ def nats_of_rows(arm: Lossy, tokens_RS: Tensor) -> float:
 def model_nats(adapter: Adapter, tokens_RS: Tensor, prompt_len: int) -> float:
     """What follows the prompts, read by an uncached pass per row."""
     places = list(range(tokens_RS.shape[1] - prompt_len))
-    return sum(
-        nats_of(own_logits(adapter, row_S[None, :-1], prompt_len, places)[0], row_S[prompt_len:]) for row_S in tokens_RS
-    )
+    return sum(nats_of(own_logits(adapter, row_S[None, :-1], prompt_len, places)[0], row_S[prompt_len:]) for row_S in tokens_RS)
 
 
 def nats_of(logits_KV: Tensor, tokens_K: Tensor) -> float:

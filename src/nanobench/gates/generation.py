@@ -76,7 +76,7 @@ class Reference:
         self.adapter, self.point, self.make_truth = adapter, point, make_truth
         self.device = next(adapter.module.parameters()).device
         self.seed = seed
-        random_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
+        random_BT = self.random_prompts(point.batch_size, point.prompt_len, stream=0)
         self.prompt_BT = random_BT if prompt_BT is None else prompt_BT.to(self.device)
         self.forced_BN = self.random_tokens(point.batch_size, point.new_tokens, stream=1)
 
@@ -92,6 +92,16 @@ class Reference:
         """Seeded random tokens [rows, length]; rows differ."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + stream)
         return torch.randint(self.adapter.shape.vocab_size, (rows, length), generator=generator).to(self.device)
+
+    def random_prompts(self, rows: int, length: int, stream: int) -> Tensor:
+        """Seeded random prompts [rows, length]; rows differ, unless they share their prompt."""
+        tokens_BT = self.random_tokens(rows, length, stream)
+        return tokens_BT[:1].repeat(rows, 1) if self.shares_prompt else tokens_BT
+
+    @property
+    def shares_prompt(self) -> bool:
+        """Whether all rows have the same prompt: then no single row can be given another."""
+        return self.point.shared_prompt == "on"
 
     @cached_property
     def truth(self) -> Adapter:
@@ -118,7 +128,7 @@ class Reference:
     @cached_property
     def small_prompt_BT(self) -> Tensor:
         """The prompts [B, T] of the check in float32."""
-        return self.random_tokens(self.small.batch_size, self.small.prompt_len, stream=2)
+        return self.random_prompts(self.small.batch_size, self.small.prompt_len, stream=2)
 
     @cached_property
     def small_expected(self) -> tuple[Tensor, Expected]:
@@ -230,10 +240,10 @@ def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bo
             raise Skip("a compiled engine without logits cannot be gated")
         return replace(small, note=f"black box, gated by its tokens alone: {small.note}")
     full = judge_forced(reference, engine)
+    if full.verdict is not Verdict.WRONG and (compiled or reference.shares_prompt):
+        full = judge_rows_forced(reference, engine, full)
     if full.verdict is Verdict.EXACT and small:
         return replace(full, verdict=small.verdict, note=f"{small.note}; {full.note}")
-    if full.verdict is not Verdict.WRONG and compiled:
-        return judge_rows_forced(reference, engine, full)
     return full
 
 
@@ -244,7 +254,7 @@ def judge_small(reference: Reference, build: BuildEngine) -> Gate:
     prompt_BT, new_tokens = reference.small_prompt_BT, reference.small.new_tokens
     tokens_BN = run_free(engine, prompt_BT, new_tokens)
     gate = compare_tokens(tokens_BN, expected_BN, expected, prompt_BT.shape[1], "small float32 tokens")
-    if gate.verdict is Verdict.WRONG:
+    if gate.verdict is Verdict.WRONG or reference.shares_prompt:
         return gate
     other_BT = prompt_BT.clone()
     other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
@@ -293,14 +303,17 @@ def judge_forced(reference: Reference, engine: Engine) -> Gate:
 
 
 def judge_rows_forced(reference: Reference, engine: Engine, gate: Gate) -> Gate:
-    """Checks the independence of rows at the measured shape: a change of row 0 must not change the logits of other rows."""
+    """Checks the independence of rows at the measured shape: a change of row 0 (its prompt, or else its forced
+    tokens) must not change the logits of other rows.
+    """
     expected = reference.expected
     rows = len(expected.logits_RPV)
     if rows == 1:
         return gate
-    other_BT = reference.prompt_BT.clone()
-    other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
-    logits_RPV = run_forced(engine, other_BT, reference.forced_BN, rows, expected.positions)
+    other_BT, forced_BN = reference.prompt_BT.clone(), reference.forced_BN.clone()
+    changed = forced_BN if reference.shares_prompt else other_BT
+    changed[0] = (changed[0] + 1) % reference.adapter.shape.vocab_size
+    logits_RPV = run_forced(engine, other_BT, forced_BN, rows, expected.positions)
     assert logits_RPV is not None
     change = (logits_RPV[1:].to(expected.logits_RPV.dtype) - expected.logits_RPV[1:]).abs().max().item()
     if change <= expected.tolerance:

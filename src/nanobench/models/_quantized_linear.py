@@ -49,7 +49,7 @@ def int8_grid(weight_NK: Tensor) -> Grid:
 
 
 def int4_grid(weight_NK: Tensor) -> Grid:
-    """A scale and a zero point per group: 16 values from its smallest weight to its largest. Raises Skip where no group fits."""
+    """A scale and a zero point per group: 16 values from its smallest to its largest weight. Raises Skip if no group fits."""
     width = weight_NK.shape[1]
     group = next((each for each in INT4_GROUPS if width % each == 0), None)
     if group is None:

@@ -85,8 +85,8 @@ class Cell:
 
     @cached_property
     def prediction(self) -> Prediction | None:
-        """How long a call should take; None without a calibration, a profile or a known KV access, if limits are missing, and with
-        a quantised cache.
+        """How long a call should take; None without a calibration, a profile or a known KV access, if limits are missing, and
+        with a quantised cache.
         """
         limits, weights = self.machine.limits_of(self.point, self.arm.weights), self.arm.weights
         prefill, step = self.first("operations_prefill"), self.first("operations_per_step")

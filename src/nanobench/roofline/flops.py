@@ -167,6 +167,13 @@ def cat(point: Point) -> list[Pass]:
     return [prompt(point), *steps]
 
 
+def shared_prompt(point: Point, steps: Callable[[Point], list[Pass]]) -> list[Pass]:
+    """Steps of another way, after a prompt that is read once: its keys and values are copied to all other rows."""
+    length = point.prompt_len
+    first = Pass(1, length, length, 1, kv_read=length, kv_written=point.batch_size * length)
+    return [first, *steps(point)[1:]]
+
+
 def prompt(point: Point) -> Pass:
     """The prefill of a prompt into an empty cache."""
     length = point.prompt_len
@@ -180,16 +187,26 @@ KV_ACCESS: dict[str, Callable[[Point], list[Pass]]] = {
     "buckets": buckets,
     "static": static,
     "cat": cat,
+    "shared-prompt": lambda point: shared_prompt(point, prefix),
+    "shared-prompt-static": lambda point: shared_prompt(point, static),
 }
 """How an engine reads keys and values -> the passes of a call. An engine has its name in the attribute `kv_access`."""
 
 
 def useful_flops(shape: GPTShape, point: Point) -> float:
-    """The minimum operations of a call: each token processed once, attention over true contexts, logits of new tokens only."""
+    """The minimum operations of a call: each token processed once, attention over true contexts, logits of new tokens only. A
+    prompt that all rows share is processed once.
+    """
     read = point.total_len - 1
     attended_positions = read * (read + 1) / 2
     per_row = 2.0 * (read * shape.block_params + point.new_tokens * shape.head_params)
-    return point.batch_size * (per_row + 4.0 * attended_positions * shape.n_layer * shape.attention_width)
+    per_position = 4.0 * shape.n_layer * shape.attention_width
+    again = 0.0
+    if point.shared_prompt == "on":
+        length = point.prompt_len
+        prompt_flops = 2.0 * (length * shape.block_params + shape.head_params) + per_position * length * (length + 1) / 2
+        again = (point.batch_size - 1) * prompt_flops
+    return point.batch_size * (per_row + per_position * attended_positions) - again
 
 
 def naive_speedup(point: Point, reference: str = "uncached", kv_access: str = "static") -> float:

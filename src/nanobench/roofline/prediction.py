@@ -105,8 +105,8 @@ class Prediction:
 def predict(
     shape: GPTShape, point: Point, kv_access: str, limits: Limits, operations: Operations, weights: str = "float"
 ) -> Prediction:
-    """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS). The limits are those of
-    these weights.
+    """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS). The limits are those
+    of these weights.
 
     Raises KeyError for an unknown `kv_access`, and for limits that lack what a prediction needs (`Limits.missing`).
     """
@@ -134,9 +134,7 @@ def operation_s(shape: GPTShape, dtype: str, weights: str, limits: Limits) -> Re
     return limits.reading("operation", set_bytes=flops.read_bytes(shape, dtype, weights))
 
 
-def pass_time(
-    shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits, operations: float, overlaps: bool
-) -> Time:
+def pass_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
     dispatch = operation_s(shape, dtype, weights, limits)
     host = by_one_limit(Time(host_s=operations * dispatch.value), dispatch)

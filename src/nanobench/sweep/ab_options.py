@@ -41,6 +41,7 @@ class AbOptions:
     threads: str = same(Options, "threads")
     prompt_len: str = same(GateOptions, "prompt_len", "prompt lengths in tokens")
     new_tokens: str = same(GateOptions, "new_tokens", "output lengths in tokens")
+    shared_prompt: str = same(GateOptions, "shared_prompt")
     seq_len: str = same(TrainOptions, "seq_len", "with --train: tokens per full row")
     phase: str = same(TrainOptions, "phase", "with --train: pretrain, sft-dynamic or sft-padded")
     data: str = same(TrainOptions, "data", "with --train: synthetic, or the path of a text")

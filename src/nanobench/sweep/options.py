@@ -144,6 +144,7 @@ class GateOptions(Options):
     new_tokens: str = listed("auto", "output lengths in tokens", WHAT)
     prompts: str = listed(SYNTHETIC, f"{SYNTHETIC} (random tokens), or paths of files with text or token ids", WHAT)
     tokenizer: str = listed(BYTES, f"what reads the files of --prompts: {TOKENIZERS}", WHAT)
+    shared_prompt: str = listed("off", "off, on: all rows of a call have the same prompt", WHAT)
     engine: str = listed("uncached,cached", "engines; the first is the reference of every speedup", HOW)
     sampler: str = listed("greedy", "samplers", HOW)
     weights: str = listed("float", f"{', '.join(WEIGHTS)}: weights of matmuls in the dtype, or quantised; a lossy arm", HOW)

@@ -22,7 +22,7 @@ from nanobench.worker.trial import measure
 
 
 def calibrate(request: JsonObject) -> JsonObject:
-    """The limits of a device at a dtype, a number of threads and a kind of weights: all, or with `brief` those that show a drift.
+    """The limits of a device at a dtype, a number of threads and a kind of weights; with `brief` only those that show a drift.
 
     `pressure_fraction` is the share of the time in which some task waited for a core; None if the kernel does not report it.
     """

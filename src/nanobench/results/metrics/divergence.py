@@ -9,7 +9,7 @@ METRICS = (
         kl_nats="mean of KL(float model || arm) over the positions that the gate compares; lossy arms only, as all of these",
         kl_max_nats="its largest value",
     ),
-    *outcome_first(RATIO, HIGHER, top1_agreement="share of these positions at which the most likely token is the float model's"),
+    *outcome_first(RATIO, HIGHER, top1_agreement="share of these positions where the most likely token is the float model's"),
     *outcome_first(
         TOKENS,
         HIGHER,

@@ -30,6 +30,7 @@ WORDS = {
     "data": "data {}",
     "grad_accum": "{} accumulated",
     "world_size": "{} ranks",
+    "shared_prompt": "shared prompt {}",
 }
 AXIS = {"batch_size": "batch size (rows)", "prompt_len": "prompt length (tokens)", "new_tokens": "new tokens (per row)"}
 CROSS = "×"

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.profiler import record_function
@@ -20,6 +20,7 @@ from nanobench.models import _packed_linear as packed_linear
 from nanobench.models import gpt2
 from nanobench.models._gpt import Attention
 from nanobench.models._quantized_linear import QuantizedLinear, quantized
+from nanobench.models.base import Adapter
 from nanobench.probes import profiler
 from nanobench.probes.clock import make_clock
 from nanobench.roofline import flops
@@ -89,7 +90,7 @@ class InstrumentedModel:
         for parameter in module.parameters():
             parameter.fill_(1 / size.width)
         if weights != "float":
-            self.adapter = quantized(self.adapter, weights)
+            self.adapter = quantized(cast(Adapter, self.adapter), weights)
             module = self.adapter.module
         packed_linear.pack(module)
         module.logits = self.instrument("lm_head", module.logits)

@@ -68,12 +68,14 @@ class RandomPrompts:
 
     def bases(self, seed: int, calls: int) -> Bases:
         """See Prompts.bases."""
-        return (fresh_prompts(seed, calls, self.point.batch_size, self.point.prompt_len, self.adapter.shape.vocab_size),)
+        rows, prompt_len = rows_of(self.point), self.point.prompt_len
+        return (fresh_prompts(seed, calls, rows, prompt_len, self.adapter.shape.vocab_size),)
 
     def write(self, bases: Bases, call: int, number: int, out_BT: Tensor) -> None:
         """See Prompts.write."""
         (base_CBT,) = bases
-        torch.add(base_CBT[call % len(base_CBT)], number, out=out_BT)
+        # A shared prompt has one row here, and is written to all.
+        torch.add(base_CBT[call % len(base_CBT)].expand_as(out_BT), number, out=out_BT)
         out_BT.remainder_(self.adapter.shape.vocab_size)
 
     def untimed(self, seed: int) -> None:
@@ -112,7 +114,7 @@ class TextPrompts:
 
     def bases(self, seed: int, calls: int) -> Bases:
         """See Prompts.bases. Random tokens [calls, rows, lead] and numbers of windows [calls, rows]."""
-        generator, rows = torch.Generator().manual_seed(seed), self.point.batch_size
+        generator, rows = torch.Generator().manual_seed(seed), rows_of(self.point)
         random, windows = [], []
         for _ in range(min(calls, MOST)):
             random.append(torch.randint(self.adapter.shape.vocab_size, (rows, self.lead), generator=generator))
@@ -125,9 +127,9 @@ class TextPrompts:
         place, vocab_size = call % len(windows_CB), self.adapter.shape.vocab_size
         move, shift = divmod(number, vocab_size)
         random_BK = out_BT[:, : self.lead]
-        torch.add(random_CBK[place], shift, out=random_BK)
+        torch.add(random_CBK[place].expand_as(random_BK), shift, out=random_BK)
         random_BK.remainder_(vocab_size)
-        windows_B = torch.add(windows_CB[place], move).remainder_(len(self.windows_WL))
+        windows_B = torch.add(windows_CB[place].expand(len(out_BT)), move).remainder_(len(self.windows_WL))
         torch.index_select(self.windows_WL, 0, windows_B, out=out_BT[:, self.lead :])
 
     def untimed(self, seed: int) -> Tensor:
@@ -159,6 +161,11 @@ def text_of(prompts: Prompts, point: Point) -> Text | None:
         return Text(tokens_RS, follow_RN.numel())
     texts = [tokenizer.find(point.tokenizer).decode(follow_N) for follow_N in follow_RN.tolist()]
     return None if None in texts else Text(tokens_RS, sum(len((text or "").encode()) for text in texts))
+
+
+def rows_of(point: Point) -> int:
+    """Rows that have a prompt of their own."""
+    return 1 if point.shared_prompt == "on" else point.batch_size
 
 
 def to_device(bases: Bases, device: torch.device) -> Bases:
