@@ -1111,6 +1111,7 @@ def test_every_metric_says_what_it_is():
         assert metric.formula not in ("", "the same", "lower bound", "upper bound")
         assert metric.better in ("higher", "lower", "")
         amounts = ("s", "B", "Hz", "W", "J", "C", "tok/s", "FLOP/s", "ratio", "count", "tokens", "logit", "loss")
+        amounts = (*amounts, "nats", "bits/B")
         assert metric.unit in (*amounts, "text", "flag")
         assert not metric.name.endswith("_s") or metric.unit in ("s", "tok/s", "FLOP/s")
         assert not metric.name.endswith("_bytes") or metric.unit == "B"
