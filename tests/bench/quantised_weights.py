@@ -1,6 +1,6 @@
 """int8 and int4 weights compared with packed float32 and bfloat16 over batch sizes, with their divergence from the float model.
 
-python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES]]]        about forty minutes for gpt2 at batch 1 to 64
+python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES [OPTION ...]]]]        about an hour for gpt2 at batch 1 to 64
 
 Each dtype is a point of its own, so a ratio across dtypes is one of two cells of the same launch number, and not of pairs.
 Ratios to float weights in the same dtype come from pairs.
@@ -26,12 +26,12 @@ WEIGHTS = ("float", "int8", "int4")
 DTYPES = ("float32", "bfloat16")
 
 
-def measure(folder: Path, model: str, batches: str, launches: str) -> None:
-    """The sweep; one that is in the folder already is continued."""
+def measure(folder: Path, model: str, batches: str, launches: str, more: list[str]) -> None:
+    """The sweep, with more options of kv-sweep; one that is in the folder already is continued."""
     asked = ["--resume", str(folder)] if (folder / "run.json").exists() else ["--out", str(folder)]
     sweep = ["--model", model, "--batch", batches, "--launches", launches, "--engine", "cached", "--max-minutes", "planned"]
     kinds = ["--dtype", ",".join(DTYPES), "--weights", ",".join(WEIGHTS), "--no-plot"]
-    subprocess.run([sys.executable, "-m", "nanobench", "kv-sweep", *sweep, *kinds, *asked], check=True)
+    subprocess.run([sys.executable, "-m", "nanobench", "kv-sweep", *sweep, *kinds, *asked, *more], check=True)
 
 
 def log_rates(cell: Cell) -> dict[int, float]:
@@ -65,7 +65,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     given = sys.argv[2:5]
     model, batches, launches = [*given, *DEFAULTS[len(given) :]]
-    measure(folder, model, batches, launches)
+    measure(folder, model, batches, launches, sys.argv[5:])
     run = Run(folder)
     made = derive.cells_of(run.read_raw(), run.info().machine)
     cells = {(each.point.batch_size, each.point.dtype, each.arm.weights): each for each in made}
