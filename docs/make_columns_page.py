@@ -27,10 +27,10 @@ files on every load, so an old run gains a new column. Raw files of earlier prot
 ## cells.parquet: one row per point and arm
 
 The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random prompts); in
-generation `prompt_len`, `new_tokens`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`, `world_size`. The arm:
-`compile_mode`, `attention`; in generation `engine`, `sampler`; in training `checkpointing`, `optimizer_kernel`; its name `arm`
-and its place `arm_index` (0 is the reference); `side` of an A/B comparison. The fields of the other workload are 0, empty
-or at their defaults. Its columns are null.
+generation `prompt_len`, `new_tokens`, `shared_prompt`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`,
+`world_size`. The arm: `compile_mode`, `attention`; in generation `engine`, `sampler`, `weights`, `kv_cache`; in training
+`checkpointing`, `optimizer_kernel`; its name `arm` and its place `arm_index` (0 is the reference); `side` of an A/B comparison.
+The fields of the other workload are 0, empty or at their defaults. Its columns are null.
 """
 RAW_HEAD = """
 ## raw/*.parquet: one file per launch of a point
@@ -112,8 +112,8 @@ RAW = {
         "activation_bytes",
     ): "outcome of training: memory besides the weights; activations are the allocator's peak in a batch's forward pass",
     ("kv_access",): "outcome: how the engine reads its cache (`uncached`, `uncached-full-logits`, `prefix`: the filled part, "
-    "`buckets`: the filled part rounded up, `static`: the whole cache, `cat`); null for an engine that does not say: its time "
-    "is not predicted",
+    "`buckets`: the filled part rounded up, `static`: the whole cache, `cat`, `shared-prompt` and "
+    "`shared-prompt-static`: a prompt that is read once); null for an engine that does not say: its time is not predicted",
     (
         "operations_prefill",
         "operations_per_step",
@@ -122,6 +122,8 @@ RAW = {
         "gpu_busy_fraction",
         "alloc_retries",
     ): "outcome of the first launch: what the profiler counted in an untimed call, and retries of CUDA's allocator",
+    ("kl_nats", "kl_max_nats", "top1_agreement", "matching_tokens", "bits_per_byte", "float_bits_per_byte"): "outcome of a "
+    "lossy arm, of the launch whose gate ran: its distance from the float model",
     ("compiled_graphs", "recompiles", "graph_breaks"): "outcome: dynamo's counts; null for an eager arm",
 }
 

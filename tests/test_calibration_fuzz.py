@@ -76,8 +76,8 @@ class LyingClock:
 class FakeModel(InstrumentedModel):
     """A model whose parts do nothing: timing, counting and everything after them are real."""
 
-    def __init__(self, clock, size, device, dtype):
-        self.size, self.device, self.dtype, self.clock = size, device, dtype, clock
+    def __init__(self, clock, size, device, dtype, weights="float"):
+        self.size, self.device, self.dtype, self.clock, self.weights = size, device, dtype, clock, weights
         self.timestamps, self.counting = [], False
         sizes = {"n_layer": size.layers, "n_head": 1, "n_kv_head": 1, "n_embd": size.width, "vocab_size": size.vocab}
         self.adapter = SimpleNamespace(shape=GPTShape(architecture="gpt2", block_size=256, n_params=1, **sizes))

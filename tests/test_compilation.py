@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,8 +43,11 @@ def loaded(model):
 
 
 def tokens(adapter, point, engine, sampler, mode):
+    prompt_BT = torch.arange(24).view(3, 8)
+    if engine == "cached-shared-prompt":
+        point, prompt_BT = replace(point, shared_prompt="on"), prompt_BT[:1].repeat(3, 1)
     built = registry.find("engines", engine)(adapter, registry.find("samplers", sampler)(), point, Compiler(mode))
-    built.prefill(torch.arange(24).view(3, 8))
+    built.prefill(prompt_BT)
     for _ in range(point.new_tokens - 1):
         built.step()
     return built.tokens_BN

@@ -1,9 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from nanobench import registry
 from nanobench.records import Description
+from nanobench.schema import GPTShape
 from nanobench.sweep import config_file, options, plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
@@ -18,7 +20,8 @@ def test_every_config_plans(path):
     gpus = ["a GPU"] if asked.device.startswith("cuda") else []
     device = "cpu" if asked.device == "auto" else asked.device
     names = plan.describe_request(asked)["models"][device]
-    sizes = {name: dict(registry.presets()[name]) for name in names}
+    known = {field.name for field in dataclasses.fields(GPTShape)}
+    sizes = {name: {key: size for key, size in registry.presets()[name].items() if key in known} for name in names}
     shapes = {name: {"n_params": 1, "n_kv_head": size["n_head"], **size} for name, size in sizes.items()}
     machine = {"device": device, "gpus": gpus, "identity": {"hash": "0123456789ab"}}
     description = {**machine, "models": shapes, "available_bytes": 1 << 34, "matmul_flops_per_s": 1e11}

@@ -53,8 +53,14 @@ def point_of(model="", dtype="float32", **sizes):
     return Point(model=model, dtype=dtype, device="cpu", threads=1, **sizes)
 
 
+def of_engine(engine, point):
+    """The point that an engine runs: one of them needs a prompt that all rows share."""
+    return replace(point, shared_prompt="on") if engine == "cached-shared-prompt" else point
+
+
 def start(adapter, engine, point, mode="off"):
     """An engine and the prompt that it is to read."""
+    point = of_engine(engine, point)
     made = registry.find("engines", engine)(adapter, registry.find("samplers", "greedy")(), point, compiler.Compiler(mode))
     device = next(adapter.module.parameters()).device
     return made, torch.zeros((point.batch_size, point.prompt_len), dtype=torch.long, device=device)
@@ -105,9 +111,21 @@ def test_a_real_device_executes_the_same_as_the_meta_device(model, engine):
 
 def test_every_path_is_walked_by_an_engine():
     made = [start(on_meta("gpt2-nano"), engine, point_of(**SMALL))[0] for engine in ENGINES]
-    compiled = start(on_meta("gpt2-nano"), "cached", point_of(**SMALL), "default")[0]
+    both = ("cached", "cached-shared-prompt")
+    compiled = [start(on_meta("gpt2-nano"), engine, point_of(**SMALL), "default")[0] for engine in both]
     captured = {"buckets"}
-    assert {engine.kv_access for engine in [*made, compiled]} | captured == set(flops.KV_ACCESS)
+    assert {engine.kv_access for engine in [*made, *compiled]} | captured == set(flops.KV_ACCESS)
+
+
+def test_a_shared_prompt_is_processed_once_and_copied_to_the_other_rows():
+    """By the closed form of a row, and of the rows without it."""
+    point = point_of(batch_size=5, prompt_len=4, new_tokens=3)
+    shared = replace(point, shared_prompt="on")
+    first, *steps = flops.KV_ACCESS["shared-prompt"](shared)
+    assert steps == flops.prefix(point)[1:]
+    assert (first.rows, first.tokens, first.kv_written) == (1, 4, 20)
+    alone = flops.useful_flops(TINY, replace(point, batch_size=1, new_tokens=1))
+    assert flops.useful_flops(TINY, point) - flops.useful_flops(TINY, shared) == pytest.approx(4 * alone)
 
 
 def test_a_compiled_step_looks_at_the_whole_cache(monkeypatch):

@@ -17,6 +17,11 @@ NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 POINT = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=4, prompt_len=12, new_tokens=10)
 
 
+def of_engine(name, **sizes):
+    """The point that an engine is gated at: one of them needs a prompt that all rows share."""
+    return dataclasses.replace(POINT, **sizes, **({"shared_prompt": "on"} if name == "cached-shared-prompt" else {}))
+
+
 def judge(build, point=POINT, model="gpt2-nano", compiled=False):
     torch.manual_seed(0)
     adapter = registry.find("models", model)()
@@ -36,7 +41,7 @@ def judge(build, point=POINT, model="gpt2-nano", compiled=False):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("batch_size", [1, 4, 11])
 def test_every_engine_is_exact_in_float32(engine, model, batch_size):
-    verdict = judge(registry.find("engines", engine), dataclasses.replace(POINT, batch_size=batch_size), model)
+    verdict = judge(registry.find("engines", engine), of_engine(engine, batch_size=batch_size), model)
     assert verdict.verdict is Verdict.EXACT, verdict
     assert verdict.max_error <= verdict.tolerance < 1e-3
 
@@ -44,7 +49,7 @@ def test_every_engine_is_exact_in_float32(engine, model, batch_size):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_half_types_are_exact_or_rounding_never_wrong(engine, dtype):
-    verdict = judge(registry.find("engines", engine), dataclasses.replace(POINT, dtype=dtype, batch_size=11))
+    verdict = judge(registry.find("engines", engine), of_engine(engine, dtype=dtype, batch_size=11))
     assert verdict.verdict in (Verdict.EXACT, Verdict.ROUNDING), verdict
 
 
@@ -54,6 +59,13 @@ def test_a_wrong_engine_is_wrong_by_the_full_gate_and_by_the_one_of_compiled_arm
     verdict = judge(getattr(fakes, name), compiled=compiled)
     assert verdict.verdict is Verdict.WRONG
     assert verdict.note
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["frozen", "leaky"])
+def test_a_wrong_engine_is_wrong_where_all_rows_share_their_prompt(name, compiled):
+    verdict = judge(getattr(fakes, name), dataclasses.replace(POINT, shared_prompt="on"), compiled=compiled)
+    assert verdict.verdict is Verdict.WRONG
 
 
 def test_a_token_broadcast_is_wrong():

@@ -183,7 +183,8 @@ def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
     names = {field.name for config_class in (Point, Arm) for field in fields(config_class)}
     generation, training = set(GateOptions().axes), set(TrainOptions().axes)
     assert generation | training == names - {"device", "side"}
-    assert generation - training == {"prompt_len", "new_tokens", "engine", "sampler"}
+    only_generated = {"prompt_len", "new_tokens", "shared_prompt", "engine", "sampler", "weights", "kv_cache"}
+    assert generation - training == only_generated
 
 
 def test_the_default_axes_are_those_of_the_help():

@@ -164,8 +164,11 @@ def test_a_cheat_in_training_is_wrong(nanobench_here, tmp_path, model, optimizer
     assert TRAINING_CHEATS[model, optimizer] in cell["reason"]
 
 
+SHARED = "cached-shared-prompt"
 HONEST = {
-    "engines": ("--engine", ",".join(name for name in registry.names("engines") if name != "cuda-graph")),
+    "engines": ("--engine", ",".join(name for name in registry.names("engines") if name not in ("cuda-graph", SHARED))),
+    "shared prompts": ("--engine", f"uncached,cached,{SHARED}", "--shared-prompt", "on", "--sampler", "greedy,top-k"),
+    "shared prompts of a text": ("--engine", f"uncached,{SHARED}", "--shared-prompt", "on", "--prompts", __file__),
     "samplers": ("--engine", "cached", "--sampler", ",".join(registry.names("samplers"))),
     "narrow": ("--dtype", "bfloat16", "--engine", "uncached,cached", "--sampler", "greedy,top-k"),
     "black boxes": ("--engine", "uncached,fakes:black_box,fakes:whole"),

@@ -8,6 +8,7 @@ import gc
 import inspect
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.gates.generation import Expected
 from nanobench.models._gpt import GPTAdapter
+from nanobench.models._quantized_linear import int8_grid
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.models.nanochat import build as build_nanochat
 from nanobench.probes import clock
@@ -595,3 +597,39 @@ class TextByHeart(BlackBox):
 
 
 text_by_heart = engine(TextByHeart)
+
+
+def int8_two_percent_off(weight_NK):
+    """A broken quantiser: its scales are 2 % too large."""
+    grid = int8_grid(weight_NK)
+    return replace(grid, scales_NG=grid.scales_NG * 1.02)
+
+
+class SharedNumbers(Cached):
+    """After the gate, it takes bits from the numbers of the quantised model that arms share."""
+
+    calls = 0
+
+    def prefill(self, prompt_BT):
+        self.calls += 1
+        if self.calls == QUANTISED_CALLS:
+            for numbers in self.own_module().buffers():
+                if numbers.dtype in (torch.int8, torch.uint8):
+                    numbers.bitwise_and_(0x60 if numbers.dtype == torch.int8 else 0xCC)
+        super().prefill(prompt_BT)
+
+    def own_module(self):
+        return self.adapter.module
+
+
+class OtherNumbers(SharedNumbers):
+    """The same with a copy of the model, which the others do not see."""
+
+    def own_module(self):
+        self.adapter = copy.deepcopy(self.adapter)
+        return self.adapter.module
+
+
+QUANTISED_CALLS = HONEST_CALLS + 2
+"""The gate of a lossy arm calls its engine once more, to measure how far it is from the float model."""
+shared_numbers, other_numbers = map(engine, (SharedNumbers, OtherNumbers))

@@ -7,6 +7,7 @@ from typing import Any
 
 from nanobench.schema import Arm, GPTShape, Point, Trial
 from nanobench.source_code import Source
+from nanobench.stats.divergence import Divergence
 
 JsonObject = dict[str, Any]
 """A JSON document, as it crosses the border of a process or a file."""
@@ -38,6 +39,8 @@ class Verdict(StrEnum):
 
     EXACT = "exact"
     ROUNDING = "rounding"
+    LOSSY = "lossy"
+    """right for an approximation of the model, whose divergence from it was measured"""
     WRONG = "wrong"
 
 
@@ -136,7 +139,7 @@ class Repetition(Readings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Divergence):
     """The outcome of one arm in one launch: one row of kind `outcome` next to its repetitions."""
 
     status: Status
@@ -243,20 +246,13 @@ class LaunchRecord:
     @classmethod
     def of(cls, trial: Trial, process: int, record: ArmRecord) -> "LaunchRecord":
         """What a worker says of an arm, with the facts of the trial that it ran."""
+        shared = ("protocol", "identity", "launch", "seed", "target_ci", "point", "extra")
         return cls(
             trial=trial.key,
-            protocol=trial.protocol,
-            identity=trial.identity,
-            launch=trial.launch,
             process=process,
-            seed=trial.seed,
-            target_ci=trial.target_ci,
-            point=trial.point,
             arm_index=trial.arms.index(record.arm),
-            arm=record.arm,
-            repetitions=record.repetitions,
-            outcome=record.outcome,
-            extra=trial.extra,
+            **{name: getattr(trial, name) for name in shared},
+            **vars(record),
         )
 
     @property

@@ -27,6 +27,10 @@ COMPILE_MODES: Mapping[str, Mapping[str, Any] | None] = {
 layout inductor may change: for inference only."""
 ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
 """Kernels of scaled_dot_product_attention; `auto` lets torch choose."""
+WEIGHTS = ("float", "int8", "int4")
+"""How the weights of matmuls are stored: in the dtype, or quantised to so many bits with scales."""
+KV_CACHES = ("float", "int8")
+"""How a cache stores keys and values: in the dtype, or as int8 with a scale per token and head."""
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes that capture CUDA graphs."""
 PHASES = ("pretrain", "sft-dynamic", "sft-padded")
@@ -142,6 +146,8 @@ class Point:
     """prompt tokens per row"""
     new_tokens: int = 0
     """tokens generated per row"""
+    shared_prompt: str = "off"
+    """whether all rows of a call have the same prompt: off or on"""
     seq_len: int = 0
     """tokens per full row of a training batch"""
     phase: str = ""
@@ -180,16 +186,26 @@ class Arm:
     compile_mode: str = "off"
     attention: str = "auto"
     sampler: str = "greedy"
+    weights: str = "float"
+    """one of WEIGHTS"""
+    kv_cache: str = "float"
+    """one of KV_CACHES"""
     checkpointing: str = "off"
     optimizer_kernel: str = "fused"
     side: str = ""
     """of an A/B comparison: what the arm's code or environment is"""
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether the arm computes an approximation of the model: it is compared with the float model, and never `exact`."""
+        return (self.weights, self.kv_cache) != ("float", "float")
+
+    @property
     def label(self) -> str:
         """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not default."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
-        return " ".join([name, *map(str, unusual(self, but=("engine",)).values())])
+        more = unusual(self, but=("engine",)).items()
+        return " ".join([name, *(f"{value}-kv" if field == "kv_cache" else str(value) for field, value in more)])
 
 
 def unusual(instance: Any, but: tuple[str, ...] = ()) -> dict[str, object]:
@@ -233,6 +249,8 @@ class Trial:
     """such a file, whose weights the model takes"""
     sustain: bool = True
     """run each arm for some seconds more in the first launch, if a probe needs it"""
+    max_kl: float | None = None
+    """nats: a lossy arm whose mean KL divergence is above this is wrong; None for no limit"""
     identity: str | None = None
     """of machine, software, model and threads, and of the source code; results of two identities are never mixed"""
     protocol: int = PROTOCOL
@@ -276,6 +294,8 @@ class Plan:
     """the batch sizes are candidates, of which the sweep chooses what to measure"""
     sustain: bool = True
     """see Trial.sustain"""
+    max_kl: float | None = None
+    """see Trial.max_kl"""
     identities: tuple[str, ...] = ()
     """one per point, in their order"""
 
@@ -322,5 +342,6 @@ class Plan:
             check=self.check,
             extra=launch > self.launches,
             sustain=self.sustain,
+            max_kl=self.max_kl,
             identity=self.identity_of.get(point),
         )

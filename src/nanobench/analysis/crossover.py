@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from nanobench.analysis.explain import PUBLISHED, of_setting, over
-from nanobench.analysis.verdict import SETTING
+from nanobench.analysis.verdict import LOSSY, SETTING
 from nanobench.records import JUDGED
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
@@ -67,7 +67,12 @@ def crossover(group: list[CellRow], index: int, forecasts: dict[Any, Forecast]) 
     forecast_of = {each: forecasts.get((of_setting(group[0]), each)) for each in (0, index)}
     where = {name: group[0][name] for name in ("run", *SETTING)}
     found = predicted(forecast_of[0], forecast_of[index], judged)
-    return Crossover(where, reference[0]["arm"], mine[0]["arm"], *found, measured(judged))
+    return Crossover(where, name_of(reference), name_of(mine), *found, measured(judged))
+
+
+def name_of(rows: list[CellRow]) -> str:
+    """The name of the arm of some cells; that of an approximation says so."""
+    return rows[0]["arm"] + (f" ({LOSSY})" if any(row.get("gate") == LOSSY for row in rows) else "")
 
 
 def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
@@ -81,7 +86,8 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 def forecast(cells: list[Cell]) -> Forecast:
     """The forecast for an arm from the median operation counts of its cells, which hardly depend on the batch size."""
-    shape, kv_access, limits = cells[0].shape, cells[0].kv_access, cells[0].machine.limits_of_run(cells[0].point)
+    shape, kv_access, weights = cells[0].shape, cells[0].kv_access, cells[0].arm.weights
+    limits = cells[0].machine.limits_of_run(cells[0].point, weights)
     assert shape is not None
     assert kv_access is not None
     assert limits is not None
@@ -90,7 +96,8 @@ def forecast(cells: list[Cell]) -> Forecast:
 
     @cache
     def seconds(batch_size: int) -> float:
-        return predict(shape, replace(cells[0].point, batch_size=batch_size), kv_access, limits, operations).call.total_s
+        point = replace(cells[0].point, batch_size=batch_size)
+        return predict(shape, point, kv_access, limits, operations, weights).call.total_s
 
     return seconds
 

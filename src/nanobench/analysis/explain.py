@@ -25,6 +25,7 @@ FLAT = 0.25
 PUBLISHED = "published"
 """Status of a result that was published by other people, not measured here."""
 UNCACHED = ("uncached", "uncached-full-logits")
+WEIGHTS_FIELDS = ("weights_bytes_share", "weights_rate_share")
 COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
@@ -33,6 +34,7 @@ COLUMNS = (
     *("prediction_uncertainty", "prediction_note"),
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
+    *("gate", "kl_nats"),
 )
 """Columns that are copied from the cells."""
 
@@ -68,7 +70,22 @@ def of_step(row: CellRow, cell: Cell | None) -> CellRow:
         "weight_floor_s": weights / rate if weights and rate else None,
         "floor_basis": basis,
         "bound_share": parts_s(time)[time.bound_by] / time.total_s if time else None,
+        **(of_weights(known) if known else dict.fromkeys(WEIGHTS_FIELDS)),
     }
+
+
+def of_weights(cell: Cell) -> CellRow:
+    """Quantised weights beside float ones, in the matmuls of the blocks of a step: the bytes that they read, and the rate at
+    which they multiply at these rows, both as a share of the float weights'.
+    """
+    kind, shape, point = cell.arm.weights, cell.shape, cell.point
+    limits, own = cell.machine.limits_of(point), cell.machine.limits_of(point, kind)
+    if kind == "float" or shape is None or limits is None or own is None or limits.missing() or own.missing():
+        return dict.fromkeys(WEIGHTS_FIELDS)
+    rows = point.batch_size if cell.kv_access not in UNCACHED else point.batch_size * point.prompt_len
+    sizes = [flops.matrix_bytes(shape, point.dtype, each) for each in ("float", kind)]
+    rates = [each.reading("matmul", rows, size).value for each, size in zip((limits, own), sizes, strict=True)]
+    return dict(zip(WEIGHTS_FIELDS, (sizes[1] / sizes[0], rates[1] / rates[0]), strict=True))
 
 
 def parts_s(time: Time) -> dict[str, float]:
@@ -81,12 +98,14 @@ def of_passes(cell: Cell, part: Callable[[flops.Cost], float]) -> float | None:
     if cell.shape is None or cell.kv_access is None:
         return None
     first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
-    return mean_cost(cell.shape, cell.point.dtype, steps or [first], part)
+    return mean_cost(cell.shape, cell.point.dtype, steps or [first], part, cell.arm.weights)
 
 
-def mean_cost(shape: GPTShape, dtype: str, passes: list[flops.Pass], part: Callable[[flops.Cost], float]) -> float:
+def mean_cost(
+    shape: GPTShape, dtype: str, passes: list[flops.Pass], part: Callable[[flops.Cost], float], weights: str = "float"
+) -> float:
     """A part of the cost, mean over some passes."""
-    each = {one: part(flops.cost(shape, dtype, one)) for one in set(passes)}
+    each = {one: part(flops.cost(shape, dtype, one, weights)) for one in set(passes)}
     return float(np.mean([each[one] for one in passes]))
 
 

@@ -18,6 +18,7 @@ from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
 from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.results.run_info import RunInfo
+from nanobench.roofline import flops
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.roofline.prediction import Operations, Prediction, predict
@@ -34,7 +35,7 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.arm_index))
     predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
     if not predictions:
-        limits = [cell.machine.limits_of(cell.point) for cell in ordered]
+        limits = [cell.machine.limits_of(cell.point, cell.arm.weights) for cell in ordered]
         reason = next((reason for each in limits if each and (reason := each.missing())), None)
         why = reason or "no cell has a calibration, a profile and a dtype that its datasheet has"
         raise UserError(
@@ -88,17 +89,20 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
     """
     point = cell.point
     there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
-    limits = cell.machine.limits_of(point)
+    limits = cell.machine.limits_of(point, cell.arm.weights)
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
     if cell.shape is None or limits is None or limits.missing() or cell.kv_access is None or prefill is None:
+        return None
+    if cell.arm.kv_cache != "float":
         return None
     if sheet.bytes_per_s is None or there_point.dtype not in sheet.flops:
         return None
     here = cell.machine.sheet or Datasheet("unknown")
     read = sheet.bytes_per_s * share(limits.reading("read").value, here.bytes_per_s)
     peak = sheet.flops[there_point.dtype] * share(best_matmul(limits), here.flops.get(point.dtype))
-    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype)), limits.unresolved)
-    return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0))
+    width = flops.weight_width(cell.shape, there_point.dtype, cell.arm.weights)
+    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype, width)), limits.unresolved)
+    return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0), cell.arm.weights)
 
 
 def best_matmul(limits: Limits) -> float:
@@ -106,14 +110,16 @@ def best_matmul(limits: Limits) -> float:
     return limits.best(limits.source("matmul") or "matmul")
 
 
-def transferred(limits: Limits, read: float, peak: float, dtype: str) -> Iterator[Limit]:
-    """Each limit on the other device, from its attainable bytes and FLOPs per second.
+def transferred(limits: Limits, read: float, peak: float, dtype: str, width: float | None = None) -> Iterator[Limit]:
+    """Each limit on the other device, from its attainable bytes and FLOPs per second. A weight of a matmul has
+    `width` bytes; without it, those of the dtype.
 
     A matmul over few rows takes as long as reading its weights.
     """
-    per_byte, here_read, here_peak = 2.0 / DTYPE_BYTES[dtype], limits.reading("read").value, best_matmul(limits)
+    here_read, here_peak = limits.reading("read").value, best_matmul(limits)
     for limit in limits.found:
         if limit.kind in ("matmul", "lm_head", "attention"):
+            per_byte = 2.0 / (DTYPE_BYTES[dtype] if width is None or limit.kind == "attention" else width)
             value = min(peak * min(1.0, limits.best(limit.kind) / here_peak), limit.rows * per_byte * read)
         elif limit.kind in ("read", "copy", "elementwise", "argmax"):
             value = read * min(1.0, limit.value / here_read)

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from nanobench.records import JUDGED, MEASURED, Status
+from nanobench.records import JUDGED, MEASURED, Status, Verdict
 from nanobench.results.repetitions import POINT_FIELDS
 from nanobench.results.status import NEVER_SETTLED, count_causes
 from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
 THROUGHPUTS = ("output_tok_s", "train_tok_s")
+LOSSY = str(Verdict.LOSSY)
+"""The verdict that stands beside every ratio of an approximation."""
 MOST_PLACES = 3
 """Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
@@ -39,11 +41,20 @@ def conclusions(cells: pd.DataFrame) -> list[str]:
     found = []
     for setting, group in cells.groupby(SETTING, sort=False):
         differing = ", ".join(f"{name} {value}" for name, value in varying(cells, setting))
-        reference = str(group.loc[group["arm_index"] == 0, "arm"].iloc[0])
-        for arm, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
-            if sentence := conclusion(str(arm), reference, rows.sort_values("batch_size")):
+        reference = named(group[group["arm_index"] == 0])
+        for _, rows in group[group["arm_index"] > 0].groupby("arm", sort=False):
+            if sentence := conclusion(named(rows), reference, rows.sort_values("batch_size")):
                 found.append(sentence + (f" ({differing})" if differing else ""))
     return found
+
+
+def named(rows: pd.DataFrame) -> str:
+    """The name of the arm of some cells; that of an approximation says so: cached int8 (lossy, KL 0.0021 nats)."""
+    arm = str(rows["arm"].iloc[0])
+    if "gate" not in rows or not rows["gate"].eq(LOSSY).any():
+        return arm
+    most = rows["kl_nats"].astype(float).max()
+    return f"{arm} ({LOSSY})" if pd.isna(most) else f"{arm} ({LOSSY}, KL {most:.2g} nats)"
 
 
 def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:

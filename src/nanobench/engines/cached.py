@@ -22,6 +22,7 @@ class Cached:
         self.adapter, self.sampler = adapter, sampler
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
         self.kv_access = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
+        self.is_masked = self.kv_access == "static"
         self.max_len, self.length = point.total_len, 0
         self.tokens_BN = allocate_tokens(point, weights)
         self.logits_BV: Tensor | None = None
@@ -55,8 +56,7 @@ class Cached:
     def step(self) -> int:
         """See Engine.step."""
         self.length += 1
-        is_static = self.kv_access == "static"
-        self.attend_to(self.max_len if is_static else self.length, masked=is_static)
+        self.attend_to(self.max_len if self.is_masked else self.length, masked=self.is_masked)
         self.logits_BV = self.run_decode()
         return 1
 

@@ -62,13 +62,21 @@ class Reference:
     """The expected results of one point, shared by all its arms. Computed once: by `compute`, or at the first use.
 
     `prompt_BT` is the prompt at the measured shape; without it, that prompt is random tokens, as all others are.
+    `make_truth` makes the model whose results are expected, in float32 or in the measured dtype; without it, it is `adapter`.
     """
 
-    def __init__(self, adapter: Adapter, point: Point, seed: int, prompt_BT: Tensor | None = None) -> None:
-        self.adapter, self.point = adapter, point
+    def __init__(
+        self,
+        adapter: Adapter,
+        point: Point,
+        seed: int,
+        prompt_BT: Tensor | None = None,
+        make_truth: Callable[[], Adapter] | None = None,
+    ) -> None:
+        self.adapter, self.point, self.make_truth = adapter, point, make_truth
         self.device = next(adapter.module.parameters()).device
         self.seed = seed
-        random_BT = self.random_tokens(point.batch_size, point.prompt_len, stream=0)
+        random_BT = self.random_prompts(point.batch_size, point.prompt_len, stream=0)
         self.prompt_BT = random_BT if prompt_BT is None else prompt_BT.to(self.device)
         self.forced_BN = self.random_tokens(point.batch_size, point.new_tokens, stream=1)
 
@@ -85,10 +93,30 @@ class Reference:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + stream)
         return torch.randint(self.adapter.shape.vocab_size, (rows, length), generator=generator).to(self.device)
 
+    def random_prompts(self, rows: int, length: int, stream: int) -> Tensor:
+        """Seeded random prompts [rows, length]; rows differ, unless they share their prompt."""
+        tokens_BT = self.random_tokens(rows, length, stream)
+        return tokens_BT[:1].repeat(rows, 1) if self.shares_prompt else tokens_BT
+
+    @property
+    def shares_prompt(self) -> bool:
+        """Whether all rows have the same prompt: then no single row can be given another."""
+        return self.point.shared_prompt == "on"
+
+    @cached_property
+    def truth(self) -> Adapter:
+        """The model whose results are expected."""
+        return self.make_truth() if self.make_truth else self.adapter
+
+    def in_dtype(self, dtype: str) -> Adapter:
+        """That model in a dtype: itself if it has this dtype."""
+        wanted = getattr(torch, dtype)
+        return self.truth if next(self.truth.module.parameters()).dtype == wanted else cast(self.truth, wanted)
+
     @cached_property
     def float32_adapter(self) -> Adapter:
-        """The model in float32: the model itself if it is measured in float32."""
-        return self.adapter if self.point.dtype == "float32" else cast(self.adapter, torch.float32)
+        """That model in float32."""
+        return self.in_dtype("float32")
 
     @cached_property
     def small(self) -> Point:
@@ -100,12 +128,12 @@ class Reference:
     @cached_property
     def small_prompt_BT(self) -> Tensor:
         """The prompts [B, T] of the check in float32."""
-        return self.random_tokens(self.small.batch_size, self.small.prompt_len, stream=2)
+        return self.random_prompts(self.small.batch_size, self.small.prompt_len, stream=2)
 
     @cached_property
     def small_expected(self) -> tuple[Tensor, Expected]:
         """Greedy tokens [B, T + N] of the float64 model at the small shape, and the logits that they come from."""
-        wide, tokens_BN = cast(self.adapter, torch.float64), self.small_prompt_BT
+        wide, tokens_BN = cast(self.truth, torch.float64), self.small_prompt_BT
         rows = []
         for _ in range(self.small.new_tokens):
             rows.append(wide.forward(tokens_BN, last_only=True)[:, -1])
@@ -116,16 +144,23 @@ class Reference:
         return tokens_BN, Expected(logits_RPV, positions, tolerance(own, logits_RPV, "float32"))
 
     @cached_property
+    def positions(self) -> list[int]:
+        """The new tokens whose logits are compared, counted from 0."""
+        return sorted({round(p) for p in torch.linspace(0, self.point.new_tokens - 1, MAX_POSITIONS).tolist()})
+
+    @cached_property
+    def sequence_RT(self) -> Tensor:
+        """Prompts and forced tokens of the rows whose logits are compared."""
+        rows = slice(0, min(MAX_ROWS, self.point.batch_size))
+        return torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
+
+    @cached_property
     def expected(self) -> Expected:
         """The reference's logits on the forced tokens at the measured shape, for MAX_ROWS rows and MAX_POSITIONS positions."""
-        point = self.point
-        rows = slice(0, min(MAX_ROWS, point.batch_size))
-        positions = sorted({round(p) for p in torch.linspace(0, point.new_tokens - 1, MAX_POSITIONS).tolist()})
-        sequence_RT = torch.cat((self.prompt_BT[rows], self.forced_BN[rows, :-1]), dim=1)
-        wide = cast(self.adapter, getattr(torch, REFERENCE_DTYPE[point.dtype]))
-        logits_RPV = logits_at(wide, sequence_RT, point.prompt_len, positions)
-        own = own_logits(self.adapter, sequence_RT, point.prompt_len, positions)
-        return Expected(logits_RPV, positions, tolerance(own, logits_RPV, point.dtype))
+        point, sequence_RT = self.point, self.sequence_RT
+        logits_RPV = logits_at(self.in_dtype(REFERENCE_DTYPE[point.dtype]), sequence_RT, point.prompt_len, self.positions)
+        own = own_logits(self.in_dtype(point.dtype), sequence_RT, point.prompt_len, self.positions)
+        return Expected(logits_RPV, self.positions, tolerance(own, logits_RPV, point.dtype))
 
 
 def cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:
@@ -205,10 +240,10 @@ def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bo
             raise Skip("a compiled engine without logits cannot be gated")
         return replace(small, note=f"black box, gated by its tokens alone: {small.note}")
     full = judge_forced(reference, engine)
+    if full.verdict is not Verdict.WRONG and (compiled or reference.shares_prompt):
+        full = judge_rows_forced(reference, engine, full)
     if full.verdict is Verdict.EXACT and small:
         return replace(full, verdict=small.verdict, note=f"{small.note}; {full.note}")
-    if full.verdict is not Verdict.WRONG and compiled:
-        return judge_rows_forced(reference, engine, full)
     return full
 
 
@@ -219,7 +254,7 @@ def judge_small(reference: Reference, build: BuildEngine) -> Gate:
     prompt_BT, new_tokens = reference.small_prompt_BT, reference.small.new_tokens
     tokens_BN = run_free(engine, prompt_BT, new_tokens)
     gate = compare_tokens(tokens_BN, expected_BN, expected, prompt_BT.shape[1], "small float32 tokens")
-    if gate.verdict is Verdict.WRONG:
+    if gate.verdict is Verdict.WRONG or reference.shares_prompt:
         return gate
     other_BT = prompt_BT.clone()
     other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
@@ -268,14 +303,17 @@ def judge_forced(reference: Reference, engine: Engine) -> Gate:
 
 
 def judge_rows_forced(reference: Reference, engine: Engine, gate: Gate) -> Gate:
-    """Checks the independence of rows at the measured shape: a change of row 0 must not change the logits of other rows."""
+    """Checks the independence of rows at the measured shape: a change of row 0 (its prompt, or else its forced
+    tokens) must not change the logits of other rows.
+    """
     expected = reference.expected
     rows = len(expected.logits_RPV)
     if rows == 1:
         return gate
-    other_BT = reference.prompt_BT.clone()
-    other_BT[0] = (other_BT[0] + 1) % reference.adapter.shape.vocab_size
-    logits_RPV = run_forced(engine, other_BT, reference.forced_BN, rows, expected.positions)
+    other_BT, forced_BN = reference.prompt_BT.clone(), reference.forced_BN.clone()
+    changed = forced_BN if reference.shares_prompt else other_BT
+    changed[0] = (changed[0] + 1) % reference.adapter.shape.vocab_size
+    logits_RPV = run_forced(engine, other_BT, forced_BN, rows, expected.positions)
     assert logits_RPV is not None
     change = (logits_RPV[1:].to(expected.logits_RPV.dtype) - expected.logits_RPV[1:]).abs().max().item()
     if change <= expected.tolerance:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import Skip
+from nanobench.models._int8_cache import Int8Cache, rounded
 from nanobench.models._kv_cache import Cache, CatCache, StaticCache
 from nanobench.schema import GPTShape
 
@@ -17,6 +18,8 @@ class Attention(nn.Module):
 
     sdpa = staticmethod(F.scaled_dot_product_attention)
     """An attribute, so that a calibration can time it and a model can replace it."""
+    rounds_kv = False
+    """whether keys and values are those that an int8 cache gives back"""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
@@ -28,6 +31,8 @@ class Attention(nn.Module):
         """Attention output [B, T, C] for queries, keys and values of the new tokens; updates the cache."""
         if cache is not None:
             k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
+        elif self.rounds_kv:
+            k_BKTD, v_BKTD = rounded(k_BKTD), rounded(v_BKTD)
         mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
         # Branches, not comparisons as arguments: under torch.compile sizes are symbolic, and the kernel accepts no SymBool.
         if q_BHTD.shape[2] > 1:
@@ -61,6 +66,9 @@ def last_position(x_BTC: Tensor) -> Tensor:
 class GPTAdapter:
     """The Adapter of the built-in architectures."""
 
+    kv_cache = "float"
+    """how its caches store keys and values: one of KV_CACHES"""
+
     def __init__(self, module: GPT, shape: GPTShape) -> None:
         self.module = module
         self.shape = shape
@@ -81,10 +89,12 @@ class GPTAdapter:
     def make_cache(self, batch_size: int, max_len: int, kind: str) -> Cache:
         """See Adapter.make_cache."""
         if kind == "static":
-            return StaticCache(self.shape, batch_size, max_len, like=next(self.module.parameters()))
-        if kind == "cat":
+            make = Int8Cache if self.kv_cache == "int8" else StaticCache
+            return make(self.shape, batch_size, max_len, like=next(self.module.parameters()))
+        if kind == "cat" and self.kv_cache == "float":
             return CatCache(self.shape)
-        raise Skip(f"{self.shape.architecture} has no cache of kind {kind!r} (it has: static, cat)")
+        name, known = ("cache", "static, cat") if self.kv_cache == "float" else (f"{self.kv_cache} cache", "static")
+        raise Skip(f"{self.shape.architecture} has no {name} of kind {kind!r} (it has: {known})")
 
     def forward_cached(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache, last_only: bool = True) -> tuple[Tensor, Cache]:
         """See Adapter.forward_cached."""

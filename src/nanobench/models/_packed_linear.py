@@ -68,6 +68,14 @@ def packed_bytes(module: nn.Module) -> int:
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in packed_layers(module))
 
 
+def share_packed(module: nn.Module, twin: nn.Module) -> None:
+    """Gives the layers of a copy with the same tensors the packed copies of their originals."""
+    originals = {layer.weight.data_ptr(): layer.packed for layer in packed_layers(module)}
+    for part in twin.modules():
+        if isinstance(part, Linear):
+            part.packed = originals.get(part.weight.data_ptr())
+
+
 @contextmanager
 def unpacked(module: nn.Module) -> Iterator[None]:
     """Within the context, every layer uses its original weights."""

@@ -18,6 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 T = TypeVar("T")
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 """Parameters of mallopt, from glibc's malloc.h."""
+QUANTIZED = (torch.int8, torch.uint8)
+"""Dtypes of quantised weights and caches."""
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -129,7 +131,7 @@ def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]
 
 
 def tensor_bytes(holder: Any) -> int:
-    """Bytes of all floating-point tensors reachable from an object; each storage is counted once."""
+    """Bytes of all floating-point and quantised tensors reachable from an object; each storage is counted once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
 
@@ -138,7 +140,7 @@ def tensor_bytes(holder: Any) -> int:
             return
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if value.is_floating_point():
+            if value.is_floating_point() or value.dtype in QUANTIZED:
                 found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
             return
         parts: Any = ()

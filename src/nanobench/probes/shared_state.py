@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn, overrides
+from torch import Tensor, nn, overrides
 
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class SharedState:
-    """The state of a model and of the process, as it was when this was made."""
+    """The state of some models and of the process, as it was when this was made."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.parts = module, list(module.modules())
+    def __init__(self, *modules: nn.Module) -> None:
+        self.modules, self.parts = modules, [part for module in modules for part in module.modules()]
         self.readers: dict[str, Callable[[], Any]] = {
             "hooks of the model": self.hooks,
             "methods of the model": lambda: [vars(part).get("forward") for part in self.parts],
@@ -41,8 +41,9 @@ class SharedState:
         return [list(hooks) for hooks in (*shared, *own)]
 
     def weights(self) -> list[Any]:
-        """Address of each parameter, and how often it was changed in place."""
-        return [(each.data_ptr(), None if each.is_inference() else each._version) for each in self.module.parameters()]
+        """Address of each weight, and how often it was changed in place."""
+        every = (tensor for module in self.modules for tensor in weights_of(module))
+        return [(each.data_ptr(), None if each.is_inference() else each._version) for each in every]
 
     def changed(self) -> str | None:
         """What differs from how it was kept, in words; it counts as kept from now on. Most of it is set back."""
@@ -73,6 +74,11 @@ class SharedState:
         del gc.callbacks[callbacks:]
         while torch._C._len_torch_function_stack() > self.kept["torch's function and dispatch modes"][0]:
             overrides._pop_mode()
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """The parameters of a model, and the numbers of quantised weights, which are buffers."""
+    return [*module.parameters(), *(each for each in module.buffers() if each.dtype in (torch.int8, torch.uint8))]
 
 
 def modes() -> tuple[int, int]:

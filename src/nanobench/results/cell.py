@@ -85,12 +85,16 @@ class Cell:
 
     @cached_property
     def prediction(self) -> Prediction | None:
-        """How long a call should take; None without a calibration, a profile or a known KV access, or if limits are missing."""
-        limits = self.machine.limits_of(self.point)
+        """How long a call should take; None without a calibration, a profile or a known KV access, if limits are missing, and
+        with a quantised cache.
+        """
+        limits, weights = self.machine.limits_of(self.point, self.arm.weights), self.arm.weights
         prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
         if self.shape is None or limits is None or limits.missing() or self.kv_access is None or prefill is None:
             return None
-        return predict(self.shape, self.point, self.kv_access, limits, Operations(prefill, step or 0.0))
+        if self.arm.kv_cache != "float":
+            return None
+        return predict(self.shape, self.point, self.kv_access, limits, Operations(prefill, step or 0.0), weights)
 
     @cached_property
     def reference(self) -> "Cell | None":

@@ -56,7 +56,7 @@ def works_of(cell: Cell) -> Iterator[Work]:
         if rate:
             yield Work("a second's worth of training", 1.0, rate / point.world_size, 0.0)
         return
-    weights = shape.read_params * DTYPE_BYTES[point.dtype]
+    weights = flops.read_bytes(shape, point.dtype, cell.arm.weights)
     e2e_s, steps = intervals.median(cell.e2e_s), cell.first("steps_per_call")
     if e2e_s:
         yield Work("a call", e2e_s, flops.useful_flops(shape, point), weights * (1 + (steps or 0)))

@@ -10,6 +10,9 @@ from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.limits import Limits
 from nanobench.schema import GPTShape, Point
 
+FLOAT_WORDS = 3
+"""Words in the name of a setting with float weights."""
+
 
 @dataclass(frozen=True, order=True)
 class Setting:
@@ -18,16 +21,17 @@ class Setting:
     device: str
     dtype: str
     threads: int
+    weights: str = "float"
 
     @classmethod
-    def of(cls, point: Point) -> "Setting":
-        """That of a point."""
-        return cls(point.device, point.dtype, point.threads)
+    def of(cls, point: Point, weights: str = "float") -> "Setting":
+        """That of a point with such weights."""
+        return cls(point.device, point.dtype, point.threads, weights)
 
     @property
     def name(self) -> str:
         """How files and messages name it."""
-        return f"{self.device} {self.dtype} {self.threads}"
+        return " ".join([self.device, self.dtype, str(self.threads), *([self.weights] if self.weights != "float" else [])])
 
 
 @dataclass(frozen=True)
@@ -93,29 +97,32 @@ class Machine:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     """by the name of their setting, as they stood in the run"""
     sheet: Datasheet | None = None
-    limits_at: Mapping[Point, Limits] = field(default_factory=dict)
-    """as they stood around the trials of a point"""
+    limits_at: Mapping[tuple[Point, str], Limits] = field(default_factory=dict)
+    """as they stood around the trials of a point, by the kind of weights"""
 
     @classmethod
     def of(cls, shapes: Mapping[str, GPTShape], calibrations: Mapping[str, Calibration], hardware: str) -> "Machine":
         """From the models, the calibrations and the name of the GPU, or of the CPU, of a run."""
         limits: dict[str, Limits] = {}
-        limits_at: dict[Point, Limits] = {}
+        limits_at: dict[tuple[Point, str], Limits] = {}
         for name, calibration in calibrations.items():
-            limits[name] = moved(calibration.limits, calibration.drift_checks)
+            # Drift checks are made with float weights: they move the limits of all kinds alike.
+            of_float, weights = (name, "float") if len(name.split()) == FLOAT_WORDS else name.rsplit(" ", 1)
+            drift_checks = calibrations.get(of_float, calibration).drift_checks
+            limits[name] = moved(calibration.limits, drift_checks)
             at: dict[Point, list[DriftCheck]] = defaultdict(list)
-            for check in calibration.drift_checks:
+            for check in drift_checks:
                 at[check.point].append(check)
-            limits_at |= {point: moved(calibration.limits, checks) for point, checks in at.items()}
+            limits_at |= {(point, weights): moved(calibration.limits, checks) for point, checks in at.items()}
         return cls(shapes, limits, datasheet.find(hardware), limits_at)
 
-    def limits_of(self, point: Point) -> Limits | None:
-        """The limits that hold for a point; None where none were measured."""
-        return self.limits_at.get(point) or self.limits_of_run(point)
+    def limits_of(self, point: Point, weights: str = "float") -> Limits | None:
+        """The limits that hold for a point with such weights; None where none were measured."""
+        return self.limits_at.get((point, weights)) or self.limits_of_run(point, weights)
 
-    def limits_of_run(self, point: Point) -> Limits | None:
+    def limits_of_run(self, point: Point, weights: str = "float") -> Limits | None:
         """As they stood over the whole run; None where none were measured."""
-        return self.limits.get(Setting.of(point).name)
+        return self.limits.get(Setting.of(point, weights).name)
 
 
 def moved(limits: Limits, checks: Iterable[DriftCheck]) -> Limits:

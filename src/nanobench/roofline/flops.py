@@ -14,6 +14,8 @@ from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
 BUCKET = 512
 """The number of attended positions of a captured step is a multiple of this."""
+INT4_GROUPS = (128, 64, 32)
+"""Inputs of a layer that share a scale and a zero point of int4 weights: the first that divides the width."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,30 @@ class Cost:
 NOTHING = Cost(*[0.0] * len(fields(Cost)))
 
 
-def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
+def weight_width(shape: GPTShape, dtype: str, weights: str = "float") -> float:
+    """Bytes of a weight of a matmul, with its share of the scales: one per output of int8, two per group of int4.
+
+    Scales count as if every matmul had `n_embd` inputs.
+    """
+    size = DTYPE_BYTES[dtype]
+    if weights == "float":
+        return size
+    group = next((each for each in INT4_GROUPS if shape.n_embd % each == 0), INT4_GROUPS[-1])
+    return 1 + size / shape.n_embd if weights == "int8" else 0.5 + 2 * size / group
+
+
+def read_bytes(shape: GPTShape, dtype: str, weights: str = "float") -> float:
+    """Bytes of the parameters that every pass reads; the weights of matmuls may be narrower than the dtype."""
+    size, matmul_params = DTYPE_BYTES[dtype], shape.block_params + shape.head_params
+    return size * shape.read_params - (size - weight_width(shape, dtype, weights)) * matmul_params
+
+
+def head_bytes(shape: GPTShape, dtype: str, weights: str = "float") -> float:
+    """Bytes of the weights of lm_head."""
+    return weight_width(shape, dtype, weights) * shape.head_params
+
+
+def cost(shape: GPTShape, dtype: str, one: Pass, weights: str = "float") -> Cost:
     """Operations and bytes of one pass.
 
     Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value,
@@ -81,7 +106,7 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),
         attention_flops=4.0 * tokens * one.context * layers * shape.attention_width,
-        weight_bytes=size * (shape.read_params + tokens * width),
+        weight_bytes=read_bytes(shape, dtype, weights) + size * tokens * width,
         kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
         matmul_io_bytes=size * tokens * layers * (2 * (width + joined) + matmuls * (width + shape.mlp_width)),
         elementwise_bytes=size * tokens * layers * (10 * width + (3 * matmuls - 4) * shape.mlp_width),
@@ -89,9 +114,16 @@ def cost(shape: GPTShape, dtype: str, one: Pass) -> Cost:
     )
 
 
-def matrix_bytes(shape: GPTShape, dtype: str) -> float:
+def matrix_bytes(shape: GPTShape, dtype: str, weights: str = "float") -> float:
     """Mean bytes of the weights of a matmul in a block; query, key and value count as one."""
-    return DTYPE_BYTES[dtype] * shape.block_params / shape.n_layer / (2 + shape.mlp_matmuls)
+    return weight_width(shape, dtype, weights) * shape.block_params / shape.n_layer / (2 + shape.mlp_matmuls)
+
+
+def kv_bytes_per_token(shape: GPTShape, dtype: str, kv_cache: str = "float") -> int:
+    """Bytes of keys and values that one token of one row adds to a cache; in an int8 cache with a scale for each head."""
+    if kv_cache == "float":
+        return shape.kv_bytes_per_token(dtype)
+    return 2 * shape.n_layer * shape.n_kv_head * (shape.head_dim + DTYPE_BYTES[dtype])
 
 
 def attended_kv_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:
@@ -135,6 +167,13 @@ def cat(point: Point) -> list[Pass]:
     return [prompt(point), *steps]
 
 
+def shared_prompt(point: Point, steps: Callable[[Point], list[Pass]]) -> list[Pass]:
+    """Steps of another way, after a prompt that is read once: its keys and values are copied to all other rows."""
+    length = point.prompt_len
+    first = Pass(1, length, length, 1, kv_read=length, kv_written=point.batch_size * length)
+    return [first, *steps(point)[1:]]
+
+
 def prompt(point: Point) -> Pass:
     """The prefill of a prompt into an empty cache."""
     length = point.prompt_len
@@ -148,16 +187,26 @@ KV_ACCESS: dict[str, Callable[[Point], list[Pass]]] = {
     "buckets": buckets,
     "static": static,
     "cat": cat,
+    "shared-prompt": lambda point: shared_prompt(point, prefix),
+    "shared-prompt-static": lambda point: shared_prompt(point, static),
 }
 """How an engine reads keys and values -> the passes of a call. An engine has its name in the attribute `kv_access`."""
 
 
 def useful_flops(shape: GPTShape, point: Point) -> float:
-    """The minimum operations of a call: each token processed once, attention over true contexts, logits of new tokens only."""
+    """The minimum operations of a call: each token processed once, attention over true contexts, logits of new tokens only. A
+    prompt that all rows share is processed once.
+    """
     read = point.total_len - 1
     attended_positions = read * (read + 1) / 2
     per_row = 2.0 * (read * shape.block_params + point.new_tokens * shape.head_params)
-    return point.batch_size * (per_row + 4.0 * attended_positions * shape.n_layer * shape.attention_width)
+    per_position = 4.0 * shape.n_layer * shape.attention_width
+    again = 0.0
+    if point.shared_prompt == "on":
+        length = point.prompt_len
+        prompt_flops = 2.0 * (length * shape.block_params + shape.head_params) + per_position * length * (length + 1) / 2
+        again = (point.batch_size - 1) * prompt_flops
+    return point.batch_size * (per_row + per_position * attended_positions) - again
 
 
 def naive_speedup(point: Point, reference: str = "uncached", kv_access: str = "static") -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from nanobench.roofline import flops
 from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limits, Reading
-from nanobench.schema import DTYPE_BYTES, GPTShape, Point
+from nanobench.schema import GPTShape, Point
 
 ROWS_FACTOR = 4
 """The factor on rows that tests whether a matmul waits for its weights: if so, more rows take almost no more time."""
@@ -102,16 +102,19 @@ class Prediction:
         return sorted(self.call.notes)
 
 
-def predict(shape: GPTShape, point: Point, kv_access: str, limits: Limits, operations: Operations) -> Prediction:
-    """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS).
+def predict(
+    shape: GPTShape, point: Point, kv_access: str, limits: Limits, operations: Operations, weights: str = "float"
+) -> Prediction:
+    """The prediction for a call of a point by an engine with this `kv_access` (a key of flops.KV_ACCESS). The limits are those
+    of these weights.
 
     Raises KeyError for an unknown `kv_access`, and for limits that lack what a prediction needs (`Limits.missing`).
     """
     first, *others = flops.KV_ACCESS[kv_access](point)
-    overlaps = point.device != "cpu"
-    prefill = pass_time(shape, point.dtype, first, limits, operations.prefill, overlaps)
-    times = {each: pass_time(shape, point.dtype, each, limits, operations.step, overlaps) for each in set(others)}
-    floor_s = operations.step * operation_s(shape, point.dtype, limits).value
+    overlaps, width = point.device != "cpu", (point.dtype, weights)
+    prefill = pass_time(shape, *width, first, limits, operations.prefill, overlaps)
+    times = {each: pass_time(shape, *width, each, limits, operations.step, overlaps) for each in set(others)}
+    floor_s = operations.step * operation_s(shape, *width, limits).value
     return Prediction(prefill, total(times[each] for each in others), len(others), floor_s)
 
 
@@ -126,28 +129,28 @@ def by_one_limit(time: Time, limit: Reading) -> Time:
     return replace(time, uncertain_s=time.total_s * limit.uncertainty, notes=notes)
 
 
-def operation_s(shape: GPTShape, dtype: str, limits: Limits) -> Reading:
+def operation_s(shape: GPTShape, dtype: str, weights: str, limits: Limits) -> Reading:
     """Dispatch time per operation in seconds, in a pass that reads all weights of the model."""
-    return limits.reading("operation", set_bytes=shape.read_params * DTYPE_BYTES[dtype])
+    return limits.reading("operation", set_bytes=flops.read_bytes(shape, dtype, weights))
 
 
-def pass_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
+def pass_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
-    dispatch = operation_s(shape, dtype, limits)
+    dispatch = operation_s(shape, dtype, weights, limits)
     host = by_one_limit(Time(host_s=operations * dispatch.value), dispatch)
-    device = device_time(shape, dtype, one, limits)
+    device = device_time(shape, dtype, weights, one, limits)
     if not overlaps:
         return host + device
     slower = host if host.total_s > device.total_s else device
     return replace(slower, notes=host.notes | device.notes)
 
 
-def device_time(shape: GPTShape, dtype: str, one: Pass, limits: Limits) -> Time:
+def device_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits) -> Time:
     """The device's time of a pass: each kind of work at the rate measured for its rows and bytes."""
-    cost, rows = flops.cost(shape, dtype, one), one.rows * one.tokens
+    cost, rows = flops.cost(shape, dtype, one, weights), one.rows * one.tokens
     head_flops = 2.0 * one.rows * one.logits_positions * shape.head_params
-    head_bytes = float(shape.head_params * DTYPE_BYTES[dtype])
-    matrix_bytes, kv_bytes = flops.matrix_bytes(shape, dtype), flops.attended_kv_bytes(shape, dtype, one)
+    head_bytes = float(flops.head_bytes(shape, dtype, weights))
+    matrix_bytes, kv_bytes = flops.matrix_bytes(shape, dtype, weights), flops.attended_kv_bytes(shape, dtype, one)
     block_bytes = cost.weight_bytes - head_bytes
     return total(
         (

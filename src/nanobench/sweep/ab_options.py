@@ -41,6 +41,7 @@ class AbOptions:
     threads: str = same(Options, "threads")
     prompt_len: str = same(GateOptions, "prompt_len", "prompt lengths in tokens")
     new_tokens: str = same(GateOptions, "new_tokens", "output lengths in tokens")
+    shared_prompt: str = same(GateOptions, "shared_prompt")
     seq_len: str = same(TrainOptions, "seq_len", "with --train: tokens per full row")
     phase: str = same(TrainOptions, "phase", "with --train: pretrain, sft-dynamic or sft-padded")
     data: str = same(TrainOptions, "data", "with --train: synthetic, or the path of a text")
@@ -50,6 +51,8 @@ class AbOptions:
     sampler: str = same(GateOptions, "sampler", "the sampler of both sides")
     compile_mode: str = same(Options, "compile_mode", "the compile mode of both sides")
     attention: str = same(Options, "attention", "the attention kernel of both sides")
+    weights: str = same(GateOptions, "weights", "the weights of both sides: float, int8 or int4")
+    kv_cache: str = same(GateOptions, "kv_cache", "the KV cache of both sides: float or int8")
     base_arg: list[str] = option((), "what differs on the side of BASE, like compile_mode=off; repeatable", HOW, "FIELD=VALUE")
     new_arg: list[str] = option(
         (), "what differs on the side of NEW, like compile_mode=default; repeatable", HOW, "FIELD=VALUE"
@@ -64,6 +67,7 @@ class AbOptions:
     timeout: float = same(Options, "timeout")
     isolation: str = same(Options, "isolation")
     seed: int = same(Options, "seed")
+    max_kl: str = same(GateOptions, "max_kl")
     no_check: bool = same(TimedOptions, "no_check")
     wait: bool = same(TimedOptions, "wait")
     out: str = same(TimedOptions, "out")

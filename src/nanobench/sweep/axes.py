@@ -6,7 +6,18 @@ from dataclasses import fields
 from nanobench import errors, registry
 from nanobench.errors import UserError
 from nanobench.registry import spec
-from nanobench.schema import ATTENTIONS, CHECKPOINTING, COMPILE_MODES, DTYPES, OPTIMIZER_KERNELS, PHASES, Arm, Point
+from nanobench.schema import (
+    ATTENTIONS,
+    CHECKPOINTING,
+    COMPILE_MODES,
+    DTYPES,
+    KV_CACHES,
+    OPTIMIZER_KERNELS,
+    PHASES,
+    WEIGHTS,
+    Arm,
+    Point,
+)
 from nanobench.sweep.values import Value, at_commas, read_list
 
 Axes = Mapping[str, list[Value]]
@@ -18,10 +29,13 @@ AXES = {
     "threads": "threads",
     "prompt_len": "prompt_len",
     "new_tokens": "new_tokens",
+    "shared_prompt": "shared_prompt",
     "engine": "engine",
     "compile_mode": "compile_mode",
     "attention": "attention",
     "sampler": "sampler",
+    "weights": "weights",
+    "kv_cache": "kv_cache",
     "seq_len": "seq_len",
     "phase": "phase",
     "data": "data",
@@ -43,6 +57,9 @@ CHOICES: dict[str, Iterable[str]] = {
     "dtype": DTYPES,
     "compile_mode": COMPILE_MODES,
     "attention": ATTENTIONS,
+    "shared_prompt": ("off", "on"),
+    "weights": WEIGHTS,
+    "kv_cache": KV_CACHES,
     "phase": PHASES,
     "checkpointing": CHECKPOINTING,
     "optimizer_kernel": OPTIMIZER_KERNELS,

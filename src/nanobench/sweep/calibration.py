@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanobench.errors import UserError
 from nanobench.results.run_context import Calibration, Setting
-from nanobench.schema import PROTOCOL, Point
+from nanobench.schema import PROTOCOL, Arm, Point, unusual
 from nanobench.sweep import user_cache
 from nanobench.sweep.executors.base import Executor
 
@@ -15,9 +15,10 @@ TIMEOUT_S = 300.0
 MOST_PRESSURE = 0.1
 
 
-def settings(points: Iterable[Point]) -> list[Setting]:
-    """The settings of some points, each once."""
-    return sorted({Setting.of(point) for point in points})
+def settings(points: Iterable[Point], arms: Iterable[Arm] = ()) -> list[Setting]:
+    """The settings of some points, each once: with float weights, and with those that arms have."""
+    kinds = {"float", *(arm.weights for arm in arms)}
+    return sorted({Setting.of(point, weights) for point in points for weights in kinds})
 
 
 def file_of(identity: str, setting: Setting) -> Path:
@@ -59,7 +60,7 @@ def why_not_kept(calibration: Calibration) -> str | None:
 
 def measured(executor: Executor, setting: Setting, scratch: Path, brief: bool) -> Calibration:
     """Asks a worker for limits and what disturbed them. Raises UserError where it cannot measure them."""
-    request = {"device": setting.device, "dtype": setting.dtype, "threads": setting.threads, "brief": brief}
+    request = {**unusual(setting), "brief": brief}
     log = scratch / "calibrate.log"
     result = executor.run({"calibrate": request}, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
     if result.record is None:

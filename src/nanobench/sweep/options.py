@@ -15,9 +15,11 @@ from nanobench.schema import (
     COMPILE_MODES,
     DTYPES,
     IDS,
+    KV_CACHES,
     OPTIMIZER_KERNELS,
     PHASES,
     SYNTHETIC,
+    WEIGHTS,
     option,
 )
 from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
@@ -125,6 +127,10 @@ class Options:
             raise UserError(f"--seed {self.seed} is not between 0 and {MOST_SEED}; give another one")
         read_memory_limit(self.memory_limit, None)
 
+    def kl_limit(self) -> float | None:
+        """The largest mean KL divergence of a lossy arm, in nats; None for any."""
+        return None
+
     def timing(self, defaults: Defaults) -> Timing:
         """How trials are timed on a device with these defaults: here one launch, of gates only."""
         return Timing(target_ci=defaults.target_ci, max_seconds=defaults.max_seconds)
@@ -138,8 +144,23 @@ class GateOptions(Options):
     new_tokens: str = listed("auto", "output lengths in tokens", WHAT)
     prompts: str = listed(SYNTHETIC, f"{SYNTHETIC} (random tokens), or paths of files with text or token ids", WHAT)
     tokenizer: str = listed(BYTES, f"what reads the files of --prompts: {TOKENIZERS}", WHAT)
+    shared_prompt: str = listed("off", "off, on: all rows of a call have the same prompt", WHAT)
     engine: str = listed("uncached,cached", "engines; the first is the reference of every speedup", HOW)
     sampler: str = listed("greedy", "samplers", HOW)
+    weights: str = listed("float", f"{', '.join(WEIGHTS)}: weights of matmuls in the dtype, or quantised; a lossy arm", HOW)
+    kv_cache: str = listed("float", f"{', '.join(KV_CACHES)}: the KV cache in the dtype, or quantised; a lossy arm", HOW)
+    max_kl: str = option(
+        "none", "nats: a lossy arm whose mean KL from the float model is above this is wrong; none: no limit", MEASURING
+    )
+
+    def validate(self) -> None:
+        """See Options.validate."""
+        super().validate()
+        self.kl_limit()
+
+    def kl_limit(self) -> float | None:
+        """See Options.kl_limit."""
+        return None if self.max_kl == "none" else read_positive("max-kl", self.max_kl, 0.01)
 
 
 @dataclass(frozen=True, kw_only=True)

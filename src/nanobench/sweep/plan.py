@@ -144,6 +144,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         max_minutes=timing.max_minutes,
         adaptive=timing.adaptive,
         sustain=timing.sustain,
+        max_kl=options.kl_limit(),
     )
     refuse_long(expected_total_s(plan, description), options.yes)
     return plan

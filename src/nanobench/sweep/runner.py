@@ -188,14 +188,15 @@ class Sweep:
         if self.plan.calibration == "off" or self.plan.gate_only:
             return
         identity, fresh = self.description.identity["hash"], self.plan.calibration == "fresh"
-        for setting in calibration.settings(self.plan.points):
+        for setting in calibration.settings(self.plan.points, self.plan.arms):
             try:
                 if setting.name not in self.info.calibrations:
                     found = calibration.full(executor, identity, setting, self.run.scratch, fresh)
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                self.limits_now[setting] = calibration.measured(executor, setting, self.run.scratch, brief=True).limits
+                if setting.weights == "float":
+                    self.limits_now[setting] = calibration.measured(executor, setting, self.run.scratch, brief=True).limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
                 if setting.name not in self.info.calibrations:

@@ -1,6 +1,7 @@
 """The contract of an engine: what it writes, what it forgets, and the gate of generation."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nanobench import registry
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.base import Engine
+from nanobench.errors import Skip
 from nanobench.gates import generation
 from nanobench.gates.generation import Reference
 from nanobench.models.base import Adapter
@@ -76,6 +78,11 @@ class EngineContract:
         yield "host reads", self.host_reads
         yield "kv_access", self.kv_access
 
+    def share_prompt(self) -> None:
+        """Gives all rows the same prompt, for an engine that needs that."""
+        self.point = replace(self.point, shared_prompt="on")
+        self.prompt_BT, self.other_BT = (prompt_BT[:1].repeat(ROWS, 1) for prompt_BT in (self.prompt_BT, self.other_BT))
+
     def make(self, adapter: Adapter | None = None, point: Point | None = None, sampler: Sampler | None = None) -> Engine:
         """A new engine, without compilation."""
         at = point or self.point
@@ -89,7 +96,11 @@ class EngineContract:
     def parts(self) -> str:
         """Build() returns an engine with its tokens allocated. Raises NotChecked where this device or model cannot have it."""
         with torch.inference_mode():
-            engine = skipped(self.make)
+            try:
+                engine = self.make()
+            except Skip:
+                self.share_prompt()
+                engine = skipped(self.make)
         missing = [part for part in ("tokens_BN", "logits_BV", "prefill", "step") if not hasattr(engine, part)]
         if missing:
             raise Broken(f"build() returns a {type(engine).__name__} without {', '.join(missing)}")

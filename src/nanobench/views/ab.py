@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanobench.errors import UserError
-from nanobench.records import LaunchRecord
+from nanobench.records import LaunchRecord, Verdict
 from nanobench.results import decision
 from nanobench.results.decision import Answer, Decision
 from nanobench.results.derive import CellRow
@@ -60,8 +60,10 @@ def words(found: Decision, threshold: float) -> str:
 
 
 def gates(launches: list[LaunchRecord]) -> list[str]:
-    """What the gate across the sides found, each finding once."""
-    return list(dict.fromkeys(each.outcome.across_note for each in launches if each.outcome.across_note))
+    """What the gates across the sides and of lossy sides found, each finding once."""
+    across = [each.outcome.across_note for each in launches if each.outcome.across_note]
+    lossy = [f"{each.arm.label}: lossy, {each.outcome.gate_note}" for each in launches if each.outcome.gate is Verdict.LOSSY]
+    return list(dict.fromkeys([*across, *lossy]))
 
 
 def document(

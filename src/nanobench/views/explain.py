@@ -83,7 +83,7 @@ def because(row: CellRow) -> str:
     where = " and ".join(filter(None, (over_batch(row), over_floor(row))))
     suggestions = f"; try {either(row['suggestions'])}" if row["suggestions"] else ""
     separator = "; " if row["status"] == PUBLISHED else ": "
-    return doubt + separator.join(filter(None, (where, cause(row)))) + doubt_of_prediction(row) + suggestions
+    return doubt + separator.join(filter(None, (where, cause(row)))) + of_weights(row) + doubt_of_prediction(row) + suggestions
 
 
 def either(suggestions: list[str]) -> str:
@@ -128,6 +128,18 @@ def cause(row: CellRow) -> str:
     if row["operations_per_step"] is None:
         work = "the host's dispatching takes"
     return f"{PARTS.get(bound, work)} {format.percent(row['bound_share'])} of the predicted time"
+
+
+def of_weights(row: CellRow) -> str:
+    """Why quantised weights pay or not at these rows; empty where that is not known, and for float weights."""
+    share, rate = row.get("weights_bytes_share"), row.get("weights_rate_share")
+    if share is None or rate is None:
+        return ""
+    kind, read = row["weights"], f"{format.percent(share)} of the bytes of float weights"
+    if rate >= 1:
+        return f"; {kind} weights pay here: they are {read} and multiply {format.times(rate)} as fast"
+    why = "they are converted again for every few rows, and that takes longer than reading float weights"
+    return f"; {kind} weights do not pay here: they are {read}, but multiply at {format.percent(rate)} of their rate: {why}"
 
 
 def doubt_of_prediction(row: CellRow) -> str:

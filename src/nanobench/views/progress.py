@@ -198,7 +198,8 @@ def latest(progress: "Progress", intervals: bool = True, unit: str = " tok/s") -
     parts = []
     for cell in here:
         rate = rates([cell])[0].cell(cell) + unit
-        text = speedup_text(cell) if intervals else format.times(cell["speedup"])
+        bounds = ("speedup_lo", "speedup_hi")
+        text = speedup_text(cell if intervals else {**cell, **dict.fromkeys(bounds)})
         ratio = f" ({text})" if cell["arm_index"] and cell["speedup"] is not None else ""
         parts.append(f"{cell['arm']} {rate}{ratio}" if cell["status"] in MEASURED else f"{cell['arm']} {cell['status']}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.interpolated import of_run
-from nanobench.analysis.verdict import launched_again, sentences, stated, timestamp_overhead
+from nanobench.analysis.verdict import LOSSY, launched_again, sentences, stated, timestamp_overhead
 from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
@@ -146,11 +146,23 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         else "no ratio was measured",
         *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
+        *lossy_arms(cells),
         checked_outputs(cells),
         *([f"{format.percent(timed_share)} of the wall time went into timed repetitions and warm-up"] if timed_share else []),
         timestamp_overhead(cells),
         f"seed {plan.seed}, protocol {info.protocol}",
     ]
+
+
+def lossy_arms(cells: pd.DataFrame) -> list[str]:
+    """What the verdict of lossy arms means, and the largest divergence of each; empty without one."""
+    lossy = cells[cells["gate"].eq(LOSSY)]
+    if lossy.empty:
+        return []
+    most = lossy.astype({"kl_nats": float}).groupby("arm", sort=False)["kl_nats"].max()
+    words = ", ".join(f"{arm} {format.text(kl, 'nats')}" for arm, kl in most.items())
+    what = "a lossy arm computes what its quantised model computes, which is not what the float model computes"
+    return [f"{what}: KL divergence of the next token from the float model in the same dtype, in nats: {words}"]
 
 
 def checked_outputs(cells: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from nanobench.views import format
 
 OPENING, CLOSING = "»", "«"
 """Around the token that is the first difference: they are there without colours, too."""
-STYLES = {Verdict.EXACT: "green", Verdict.ROUNDING: "yellow", Verdict.WRONG: "red", None: "dim"}
+STYLES = {Verdict.EXACT: "green", Verdict.ROUNDING: "yellow", Verdict.LOSSY: "yellow", Verdict.WRONG: "red", None: "dim"}
 
 
 def page(sample: Sample) -> Group:

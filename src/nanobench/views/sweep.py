@@ -6,7 +6,8 @@ from nanobench.views import format
 from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, cell_name, in_order, make, value
 from nanobench.views.console import Fitted
 
-PASSED = ("exact", "rounding")
+STYLES = {"exact": "green", "rounding": "green", "lossy": "yellow"}
+"""Verdicts of a gate that are passed -> their colours."""
 MOST_BARS, LEAST_BAR = 24, 10
 """More bars than this are no picture, and neither are shorter ones."""
 FULL, PARTS = "█", ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
@@ -18,12 +19,13 @@ GENERATION = (
 TRAINING = (value("tok/s", "train_tok_s"), value("useful\ntok/s", "useful_tok_s", drop=4), value("step", "step_s", drop=3))
 MEMORY = value("peak\nmemory", "peak_memory_bytes", drop=2)
 GATE = Column("gate", lambda row: row["gate"], align="left", drop=1)
+DIVERGENCE = (value("KL", "kl_nats", drop=2), value("top token\nequal", "top1_agreement", drop=1))
 GATE_COLUMNS = (
     Column(
         "gate",
         lambda row: row["gate"] or row["status"],
         align="left",
-        style=lambda row: "green" if row["gate"] in PASSED else "bold red",
+        style=lambda row: STYLES.get(row["gate"] or "", "bold red"),
     ),
     Column("error", lambda row: format.text(row["gate_max_error"], "logit")),
     Column("tolerance", lambda row: format.text(row["gate_tolerance"], "logit"), drop=1),
@@ -47,9 +49,9 @@ def of_plug_ins() -> tuple[Column, ...]:
 
 def results(cells: list[CellRow]) -> CellTable:
     """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures. Columns of
-    plug-ins stand before the gate.
+    plug-ins stand before the gate, and so does the divergence of lossy arms.
     """
-    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, *of_plug_ins(), GATE, STATUS))
+    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, *of_plug_ins(), *DIVERGENCE, GATE, STATUS))
 
 
 def result_table(cells: list[CellRow]) -> Fitted:

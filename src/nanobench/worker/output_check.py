@@ -16,9 +16,10 @@ from nanobench.gates import outputs as output_gate
 from nanobench.gates import training as training_gate
 from nanobench.gates.outputs import Sample
 from nanobench.gates.training import Recording
+from nanobench.models import _lossy as lossy
 from nanobench.models.base import Adapter
 from nanobench.records import JsonObject
-from nanobench.schema import REFERENCE_DTYPE, Point, Trial
+from nanobench.schema import REFERENCE_DTYPE, Arm, Point, Trial
 from nanobench.worker.workloads.generate import load
 from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.prompts import Prompts, poison, prompts_of
@@ -47,17 +48,18 @@ def check(request: JsonObject) -> JsonObject:
 def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random) -> list[JsonObject]:
     """Per arm: how many of its calls were checked, and what is wrong with them."""
     point, found = trial.point, []
-    adapter: Adapter | None = None
+    adapters: dict[tuple[str, str], Adapter] = {}
     prompts: Prompts | None = None
     for request in arms:
         outputs = Outputs.load(Path(request["outputs"]))
         parts = [choose(same, point, chosen) for same in by_length(outputs)]
-        adapter = adapter or reference_of(trial)
+        arm = Arm(**request["arm"])
+        adapter = adapters.get((arm.weights, arm.kv_cache)) or reference_of(trial, arm)
+        adapters[arm.weights, arm.kv_cache] = adapter
         prompts = prompts or prompts_of(adapter, point, torch.device("cpu"))
         vocab_size = adapter.shape.vocab_size
         wrong = not_written(outputs, point, vocab_size)
-        name = request["arm"]["sampler"]
-        sampler = None if name == "greedy" else registry.find("samplers", name)()
+        sampler = None if arm.sampler == "greedy" else registry.find("samplers", arm.sampler)()
         for calls in parts:
             if wrong is None:
                 sample = sample_of(calls, point, prompts, chosen)
@@ -77,12 +79,16 @@ def check_training(trial: Trial, arms: list[JsonObject]) -> list[JsonObject]:
     return found
 
 
-def reference_of(trial: Trial) -> Adapter:
-    """The model with the weights of the measured dtype; 16-bit weights in float32."""
+def reference_of(trial: Trial, arm: Arm) -> Adapter:
+    """The model with the weights of the measured dtype; 16-bit weights in float32. That of a lossy arm has the values that its
+    quantised weights and cache stand for: they are quantised again here.
+    """
     point = trial.point
     adapter = load(point, trial.seed)
     across.take_from(trial, adapter)
+    adapter = lossy.expected(adapter, arm)
     if point.dtype != "float32":
+        # Nothing else holds its tensors here, so that they can be converted in place.
         adapter.module.to(getattr(torch, REFERENCE_DTYPE[point.dtype]))
     return adapter
 

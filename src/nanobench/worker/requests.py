@@ -22,7 +22,7 @@ from nanobench.worker.trial import measure
 
 
 def calibrate(request: JsonObject) -> JsonObject:
-    """The limits of a device at a dtype and a number of threads: all of them, or with `brief` only those that show a drift.
+    """The limits of a device at a dtype, a number of threads and a kind of weights; with `brief` only those that show a drift.
 
     `pressure_fraction` is the share of the time in which some task waited for a core; None if the kernel does not report it.
     """
@@ -34,7 +34,10 @@ def calibrate(request: JsonObject) -> JsonObject:
     distributed.set_device(device)
     probe, start = HostProbe(), time.perf_counter()
     probe.before()
-    limits = (measure.brief if request["brief"] else measure.calibrate)(device, request["dtype"])
+    if request["brief"]:
+        limits = measure.brief(device, request["dtype"])
+    else:
+        limits = measure.calibrate(device, request["dtype"], request.get("weights", "float"))
     waited_s = probe.after()["pressure_s"]
     pressure = None if waited_s is None else waited_s / (time.perf_counter() - start)
     return {"limits": limits.to_json(), "pressure_fraction": pressure}

@@ -28,7 +28,7 @@ from nanobench.training import distributed
 from nanobench.training.distributed import World
 from nanobench.worker.arms import Arms, Report, limit_of, outcome_of
 from nanobench.worker.workloads.base import Block, TrialContext, Workload
-from nanobench.worker.workloads.generate import Generation
+from nanobench.worker.workloads.generation import Generation
 from nanobench.worker.workloads.train import Training
 
 IMPORT_S = process_age_s()
@@ -80,7 +80,7 @@ def measure(
             distributed.abort(out, outcome.status, outcome.reason)
         return [ArmRecord(arm=arm, outcome=outcome_of(error)) for arm in trial.arms]
     leftovers.claim(NO_ARM)
-    arms.shared_state = SharedState(context.adapter.module)
+    arms.shared_state = SharedState(*context.modules)
     instruments.ready()
     arms.shared = [Repetition(kind="import", wall_s=IMPORT_S), loaded]
     with torch.inference_mode(context.inference):

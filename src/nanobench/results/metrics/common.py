@@ -75,7 +75,7 @@ RESULT = (
     ),
     Metric("reason", TEXT, NEITHER, "why the status is not ok", lambda c: status.judge(c).reason),
     Metric("disturbed_by", TEXT, NEITHER, "kinds of what made the status unstable, comma-separated", status.disturbed_by),
-    *outcome_first(TEXT, NEITHER, gate="exact, rounding or wrong", gate_note="what the gate compared"),
+    *outcome_first(TEXT, NEITHER, gate="exact, rounding, lossy or wrong", gate_note="what the gate compared"),
     *outcome_first(
         LOGIT,
         NEITHER,

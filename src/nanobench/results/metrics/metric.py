@@ -10,6 +10,12 @@ SECONDS, BYTES, HERTZ, WATTS, JOULES, CELSIUS = "s", "B", "Hz", "W", "J", "C"
 TOKENS_PER_S, FLOPS_PER_S, TOKENS, RATIO, COUNT = "tok/s", "FLOP/s", "tokens", "ratio", "count"
 FLOPS, BYTES_PER_S, FLOPS_PER_BYTE = "FLOP", "B/s", "FLOP/B"
 LOGIT, LOSS, FLAG, TEXT = "logit", "loss", "flag", "text"
+NATS, BITS_PER_BYTE = "nats", "bits/B"
+UNITS = (
+    *(SECONDS, BYTES, HERTZ, WATTS, JOULES, CELSIUS, TOKENS_PER_S, FLOPS_PER_S, TOKENS, RATIO, COUNT, FLOPS, BYTES_PER_S),
+    *(FLOPS_PER_BYTE, LOGIT, LOSS, FLAG, TEXT, NATS, BITS_PER_BYTE),
+)
+"""All units of columns. Storage has SI base units; `views/format.py` says how each is written."""
 HIGHER, LOWER, NEITHER = "higher", "lower", ""
 T_INTERVAL = "95 % t interval over the launches' logs; over repetitions where there is one launch"
 ALLOWED = "95 % t interval over launch means, wider where the arms may have been slowed differently"
@@ -22,7 +28,7 @@ class Metric:
 
     name: str
     unit: str
-    """one of the units above"""
+    """one of UNITS"""
     better: str
     """higher, lower or empty"""
     formula: str

@@ -62,11 +62,14 @@ def prediction_note(cell: Cell) -> str | None:
     """Why there is no prediction, or which limits it lacks; None for a prediction from resolved limits."""
     if cell.prediction:
         return "; ".join(cell.prediction.notes) or None
-    limits = cell.machine.limits_of(cell.point)
+    weights = cell.arm.weights
+    limits = cell.machine.limits_of(cell.point, weights)
     if cell.point.trains:
         return "training is not predicted"
+    if cell.arm.kv_cache != "float":
+        return "attention over a quantised cache is not calibrated"
     if limits is None:
-        return "there is no calibration"
+        return "there is no calibration" + (f" with {weights} weights" if weights != "float" else "")
     if reason := limits.missing():
         return reason
     if cell.shape is None:
@@ -149,8 +152,8 @@ def mbu(cell: Cell) -> float | None:
     if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not step_s:
         return None
     steps = flops.KV_ACCESS[cell.kv_access](cell.point)[1:]
-    kv_bytes = cell.shape.kv_bytes_per_token(cell.point.dtype)
-    weights = [flops.cost(cell.shape, cell.point.dtype, each).weight_bytes for each in steps]
+    kv_bytes = flops.kv_bytes_per_token(cell.shape, cell.point.dtype, cell.arm.kv_cache)
+    weights = [flops.cost(cell.shape, cell.point.dtype, each, cell.arm.weights).weight_bytes for each in steps]
     read = sum(weights) + sum(each.rows * each.context * kv_bytes for each in steps if each.kv_read)
     return read / len(steps) / step_s / sheet.bytes_per_s
 

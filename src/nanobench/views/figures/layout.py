@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import THROUGHPUTS, causes_of, stated
+from nanobench.analysis.verdict import LOSSY, THROUGHPUTS, causes_of, stated
 from nanobench.records import JUDGED, MEASURED, LaunchRecord, Status
 from nanobench.results.status import NEVER_SETTLED
 from nanobench.results.store import records
@@ -31,6 +31,7 @@ WORDS = {
     "data": "data {}",
     "grad_accum": "{} accumulated",
     "world_size": "{} ranks",
+    "shared_prompt": "shared prompt {}",
 }
 AXIS = {"batch_size": "batch size (rows)", "prompt_len": "prompt length (tokens)", "new_tokens": "new tokens (per row)"}
 CROSS = "×"
@@ -130,6 +131,7 @@ def finish_figure(
     figure: Figure, title: str, handles: list[Line2D], cells: pd.DataFrame, *notes: str, status: str = "status"
 ) -> Figure:
     """Title and legend above the panels, what was run and how to read it below; `status` decides what is hollow."""
+    handles = [labelled(handle, cells) for handle in handles]
     if any(line.get_label() == UNJUDGED for axes in figure.axes for line in axes.lines):
         handles = [*handles, unjudged_handle(cells, status)]
         why = why_unjudged(cells, status)
@@ -137,6 +139,14 @@ def finish_figure(
     if any(text.get_text() == CROSS for axes in figure.axes for text in axes.texts):
         notes = (*notes, f"{CROSS} not measured, with its status")
     return finish(figure, title, handles, [run_words(cells), "; ".join(filter(None, notes))])
+
+
+def labelled(handle: Line2D, cells: pd.DataFrame) -> Line2D:
+    """An entry of the legend; that of a lossy arm says so."""
+    lossy = set(cells.loc[cells["gate"].eq(LOSSY), "arm"]) if "gate" in cells else ()
+    if handle.get_label() in lossy:
+        handle.set_label(f"{handle.get_label()} ({LOSSY})")
+    return handle
 
 
 def finish(figure: Figure, title: str, handles: Sequence[Any], lines: Iterable[str]) -> Figure:

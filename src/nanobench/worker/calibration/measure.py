@@ -15,7 +15,6 @@ from nanobench.probes.clock import Clock, make_clock
 from nanobench.roofline import flops
 from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limit, Limits, Unresolved
-from nanobench.schema import DTYPE_BYTES
 from nanobench.worker.calibration.model import STEP_CONTEXT, InstrumentedModel, PassTiming, Size
 from nanobench.worker.calibration.samples import (
     NO_TIME,
@@ -47,12 +46,14 @@ BRIEF_SIZES = (Size(128, 4, 64, (1,), ()), Size(640, 2, 32_768, (1, 4), ()), Siz
 """The sizes of a drift check: one each for dispatch, memory and matmuls."""
 
 
-def calibrate(device: torch.device, dtype: str) -> Limits:
-    """All limits of a device at a dtype, with torch's current number of threads."""
+def calibrate(device: torch.device, dtype: str, weights: str = "float") -> Limits:
+    """All limits of a device at a dtype and a kind of weights, with torch's current number of threads. Raises Skip for weights
+    that the device cannot multiply by.
+    """
     with torch.inference_mode():
         first_passes = brief_limits(device, dtype)
         sizes = [*SIZES, *reversed(SIZES)]
-        limits = [limit for size in sizes for limit in limits_at_start(first_passes, size, device, dtype)]
+        limits = [limit for size in sizes for limit in limits_at_start(first_passes, size, device, dtype, weights)]
         return Limits.of([*memory(device), *limits, *first_passes.found, *first_passes.unresolved])
 
 
@@ -62,10 +63,12 @@ def brief(device: torch.device, dtype: str) -> Limits:
         return brief_limits(device, dtype)
 
 
-def limits_at_start(first_passes: Limits, size: Size, device: torch.device, dtype: str) -> list[Limit | Unresolved]:
-    """The limits of one size, corrected for the drift of the machine since `first_passes` were measured."""
+def limits_at_start(
+    first_passes: Limits, size: Size, device: torch.device, dtype: str, weights: str
+) -> list[Limit | Unresolved]:
+    """The limits of one size, corrected for the drift of the machine since `first_passes` were measured, with float weights."""
     changes = brief_limits(device, dtype).pass_changes([first_passes])
-    corrected = Limits.of(limits_of(InstrumentedModel(size, device, dtype))).changed(changes)
+    corrected = Limits.of(limits_of(InstrumentedModel(size, device, dtype, weights))).changed(changes)
     return [*corrected.found, *corrected.unresolved]
 
 
@@ -147,13 +150,13 @@ def part_rates(
     operations: Counter[str | None],
 ) -> Iterator[Limit | Unresolved]:
     """The rates of the parts of one pass, and of the norms and additions between them, without the time of their dispatch."""
-    shape = model.adapter.shape
-    cost = flops.cost(shape, model.dtype, one)
+    shape, weights = model.adapter.shape, model.weights
+    cost = flops.cost(shape, model.dtype, one, weights)
     head_flops, rows = 2.0 * one.rows * one.logits_positions * shape.head_params, one.rows * one.tokens
-    matrix_bytes = flops.matrix_bytes(shape, model.dtype)
+    matrix_bytes = flops.matrix_bytes(shape, model.dtype, weights)
     amounts = {
         "matmul": (cost.matmul_flops - head_flops, rows, matrix_bytes),
-        "lm_head": (head_flops, one.rows, shape.head_params * DTYPE_BYTES[model.dtype]),
+        "lm_head": (head_flops, one.rows, flops.head_bytes(shape, model.dtype, weights)),
         "attention": (cost.attention_flops, one.tokens, flops.attended_kv_bytes(shape, model.dtype, one)),
         "argmax": (cost.logits_bytes, 1, cost.logits_bytes),
     }

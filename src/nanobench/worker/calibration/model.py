@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.profiler import record_function
@@ -19,10 +19,13 @@ from nanobench.engines.uncached import Uncached
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models import gpt2
 from nanobench.models._gpt import Attention
+from nanobench.models._quantized_linear import QuantizedLinear, quantized
+from nanobench.models.base import Adapter
 from nanobench.probes import profiler
 from nanobench.probes.clock import make_clock
+from nanobench.roofline import flops
 from nanobench.samplers import greedy
-from nanobench.schema import DTYPE_BYTES, Point
+from nanobench.schema import Point
 
 MIN_PASSES, PASSES_S = 3, 0.1
 """A pass is repeated at least so many times, and for at least so many seconds."""
@@ -72,8 +75,8 @@ class PassTiming:
 class InstrumentedModel:
     """A GPT-2 of one size on one device, with timestamps before and after each part."""
 
-    def __init__(self, size: Size, device: torch.device, dtype: str) -> None:
-        self.size, self.device, self.dtype, self.clock = size, device, dtype, make_clock(device)
+    def __init__(self, size: Size, device: torch.device, dtype: str, weights: str = "float") -> None:
+        self.size, self.device, self.dtype, self.clock, self.weights = size, device, dtype, make_clock(device), weights
         self.timestamps: list[tuple[str, Any, Any]] = []
         self.counting = False
         with torch.device("meta"):
@@ -86,10 +89,13 @@ class InstrumentedModel:
         module.head.weight = module.token_embedding.weight
         for parameter in module.parameters():
             parameter.fill_(1 / size.width)
+        if weights != "float":
+            self.adapter = quantized(cast(Adapter, self.adapter), weights)
+            module = self.adapter.module
         packed_linear.pack(module)
         module.logits = self.instrument("lm_head", module.logits)
         for part in module.modules():
-            if isinstance(part, packed_linear.Linear) and part is not module.head:
+            if isinstance(part, packed_linear.Linear | QuantizedLinear) and part is not module.head:
                 vars(part)["forward"] = self.instrument("matmul", part.forward)
             elif isinstance(part, Attention):
                 vars(part)["sdpa"] = self.instrument("attention", part.sdpa)
@@ -129,7 +135,7 @@ class InstrumentedModel:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that each pass reads."""
-        return int(self.adapter.shape.read_params * DTYPE_BYTES[self.dtype])
+        return int(flops.read_bytes(self.adapter.shape, self.dtype, self.weights))
 
     def point(self, batch_size: int, prompt_len: int, new_tokens: int) -> Point:
         """The point that an engine is built for."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
 from nanobench.models.base import Adapter
 from nanobench.probes.clock import Clock
 from nanobench.records import Gate, Outcome, Repetition
@@ -84,6 +86,11 @@ class TrialContext(Protocol):
     """whether no gradients are needed"""
     adapter: Adapter
     """the model of all arms; in training each has a copy"""
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that arms share: that of the model, and those made of it."""
+        ...
 
     def ready(self, gated: bool) -> None:
         """Called before the first arm is built. `gated`: an earlier launch has gated the arms."""

@@ -1,8 +1,7 @@
 """Generation: a prefill of the prompt and a decode of `new_tokens`, timed from prompt to last token."""
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import randbelow
 from typing import Any
@@ -13,9 +12,11 @@ from torch import Tensor
 from nanobench import registry
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.base import Engine
-from nanobench.gates import across
+from nanobench.errors import Skip
+from nanobench.gates import divergence
 from nanobench.gates import generation as generation_gate
 from nanobench.gates import sampler as sampler_gate
+from nanobench.gates.divergence import Lossy, Text
 from nanobench.gates.generation import Reference
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models import _sdpa as sdpa
@@ -23,19 +24,32 @@ from nanobench.models.base import Adapter
 from nanobench.probes import compilation, memory, profiler
 from nanobench.probes.clock import Clock
 from nanobench.records import Gate, Outcome, Repetition, Verdict
+from nanobench.roofline import flops
 from nanobench.samplers import greedy
-from nanobench.schema import GRAPH_MODES, Arm, Point, Trial
+from nanobench.schema import GRAPH_MODES, Arm, Point
+from nanobench.stats.divergence import Divergence
 from nanobench.worker.workloads.base import Block
 from nanobench.worker.workloads.first_token import time_first_token
 from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.peak_memory import PeakMemoryMeter
-from nanobench.worker.workloads.prompts import Bases, Prompts, RandomPrompts, poison, prompts_of, to_device
+from nanobench.worker.workloads.prompts import Bases, Prompts, RandomPrompts, poison, to_device
 from nanobench.worker.workloads.timed import Timed
 
 NEVER = 1 << 31
 """A token that no call reaches."""
 PROFILED_STEPS = 8
 """Decode steps per profile, at most."""
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """What a lossy arm approximates, and how far from it the arm may be."""
+
+    float_reference: Reference
+    text: Text | None = None
+    max_kl: float | None = None
+    error: Exception | None = None
+    """why there is no model for the arm"""
 
 
 class Generate(Timed):
@@ -69,6 +83,8 @@ class Generate(Timed):
         self.run_call: Callable[[Tensor], None] | None = None
         self.steps_per_call: int | None = None
         """of an engine with steps"""
+        self.approximates: Approximation | None = None
+        self.divergence = Divergence()
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The gate runs unless this launch generates the same tokens as one that passed it."""
@@ -78,9 +94,13 @@ class Generate(Timed):
 
     def build(self) -> None:
         """See Timed.build. The engine allocates its tokens and its cache."""
+        if self.approximates and self.approximates.error:
+            raise self.approximates.error
         sdpa.check_device(self.arm.attention, self.device.type)
         with sdpa.use_backend(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
+        if self.arm.kv_cache != "float" and not self.cache_bytes():
+            raise Skip(f"{self.arm.engine} has no KV cache that could be {self.arm.kv_cache}")
         with torch.inference_mode(False):
             # Like the gate's prompt no inference tensor: a compiled function would be compiled again for the other kind.
             self.input_BT = torch.empty_like(self.prompt_BT)
@@ -105,10 +125,13 @@ class Generate(Timed):
         """See Timed.judge. It also measures the memory peaks of the engine, so that they need no further run."""
         if self.run_call is not None and self.engine.logits_BV is not None:
             raise TypeError("an engine with run_call() shows logits, which the gate cannot check; set its logits_BV to None")
+        greedy_BN = self.engine.tokens_BN.clone() if self.arm.sampler == "greedy" else None
         meter = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = generation_gate.judge(self.reference, self.build_engine, meter, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
             verdict = sampler_gate.judge(self.sampler, verdict, self.point, self.adapter.shape.vocab_size, self.compiler)
+        if verdict.verdict is not Verdict.WRONG and self.approximates:
+            verdict = self.judge_divergence(self.approximates, meter, greedy_BN, verdict)
         self.gate = replace(verdict, digest=digest)
         if not meter.complete:
             generation_gate.run_free(meter, self.prompt_BT, self.point.new_tokens)
@@ -119,6 +142,11 @@ class Generate(Timed):
             + memory.tensor_bytes(getattr(self.engine, "draft", None))
         )
         self.peaks_bytes = {phase: static_bytes + peak for phase, peak in meter.peaks_bytes.items()}
+
+    def judge_divergence(self, given: Approximation, engine: Engine, greedy_BN: Tensor | None, gate: Gate) -> Gate:
+        """Measures how far a lossy arm is from its float model, and sets `divergence`."""
+        self.divergence = divergence.measure(Lossy(engine, self.adapter, given.float_reference), greedy_BN, given.text)
+        return divergence.judge(gate, self.divergence, given.max_kl)
 
     def warm_up(self) -> None:
         """See Workload.warm_up. The call of one token of an engine with `run_call` is warmed up too."""
@@ -271,7 +299,7 @@ class Generate(Timed):
     def expected_cache_bytes(self) -> int | None:
         """Closed form: keys and values of every position of every row; 0 and None as in `cache_bytes`."""
         point = self.point
-        per_row = self.adapter.shape.kv_bytes_per_token(point.dtype) * point.total_len
+        per_row = flops.kv_bytes_per_token(self.adapter.shape, point.dtype, self.arm.kv_cache) * point.total_len
         return self.cache_bytes() and point.batch_size * per_row
 
     def outcome(self) -> Outcome:
@@ -279,6 +307,7 @@ class Generate(Timed):
         build = next(phase for phase in self.phases if phase.kind == "build")
         return Outcome(
             **self.common_outcome(),
+            **vars(self.divergence),
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),
@@ -304,42 +333,3 @@ def load(point: Point, seed: int) -> Adapter:
     adapter: Adapter = registry.find("models", point.model)()
     adapter.module.to(device=point.device, dtype=getattr(torch, point.dtype)).eval().requires_grad_(False)
     return adapter
-
-
-class Generation:
-    """The TrialContext of generation: the model and the gate's reference."""
-
-    inference = True
-
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.adapter = load(trial.point, trial.seed)
-        self.taken = across.take_from(trial, self.adapter)
-        self.across: Gate | None = None
-        self.prompts = prompts_of(self.adapter, trial.point, torch.device(trial.point.device))
-        self.reference = Reference(self.adapter, trial.point, trial.seed, self.prompts.untimed(trial.seed))
-
-    def ready(self, gated: bool) -> None:
-        """See TrialContext.ready. Computes the reference before the weights are packed: the model in the wider dtype needs the
-        memory that the packed weights take afterwards.
-        """
-        if not gated:
-            # An error here is raised again for each arm that needs the reference, and becomes its outcome.
-            with contextlib.suppress(Exception), torch.inference_mode():
-                self.reference.compute()
-        with torch.inference_mode():
-            self.across = across.exchange(self.trial, self.adapter, self.taken, gated, self.reference.results)
-        packed_linear.pack(self.adapter.module)
-
-    def reserve_gate_memory(self) -> None:
-        """See TrialContext.reserve_gate_memory. The reference has only a few rows: it is computed completely."""
-        with torch.inference_mode():
-            self.reference.compute()
-        packed_linear.pack(self.adapter.module)
-
-    def make_workload(self, arm: Arm, clock: Clock) -> Generate:
-        """See TrialContext.make_workload."""
-        trial = self.trial
-        workload = Generate(self.adapter, self.reference, trial.point, arm, clock, trial.nvtx, trial.check, self.prompts)
-        workload.across = self.across
-        return workload

@@ -13,8 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nanobench.gates.divergence import Text
 from nanobench.models.base import Adapter
-from nanobench.schema import SYNTHETIC, Point
+from nanobench.schema import BYTES, SYNTHETIC, Point
+from nanobench.training import tokenizer
 from nanobench.training.data import Corpus
 
 POISON = 0x5EED
@@ -25,6 +27,8 @@ MOST = 1024
 """Different bases of one repetition, at most; further calls use them again."""
 ONE_IN = 8
 """Of so many tokens of a prompt that is cut from a text, one is random."""
+LEAST_SCORED, MOST_ROWS = 256, 16
+"""Tokens of a text whose likelihood is taken at least, unless that needs more than MOST_ROWS rows."""
 Bases = tuple[Tensor, ...]
 """What the prompts of a repetition are made from; the first dimension of each tensor is the call."""
 
@@ -64,12 +68,14 @@ class RandomPrompts:
 
     def bases(self, seed: int, calls: int) -> Bases:
         """See Prompts.bases."""
-        return (fresh_prompts(seed, calls, self.point.batch_size, self.point.prompt_len, self.adapter.shape.vocab_size),)
+        rows, prompt_len = rows_of(self.point), self.point.prompt_len
+        return (fresh_prompts(seed, calls, rows, prompt_len, self.adapter.shape.vocab_size),)
 
     def write(self, bases: Bases, call: int, number: int, out_BT: Tensor) -> None:
         """See Prompts.write."""
         (base_CBT,) = bases
-        torch.add(base_CBT[call % len(base_CBT)], number, out=out_BT)
+        # A shared prompt has one row here, and is written to all.
+        torch.add(base_CBT[call % len(base_CBT)].expand_as(out_BT), number, out=out_BT)
         out_BT.remainder_(self.adapter.shape.vocab_size)
 
     def untimed(self, seed: int) -> None:
@@ -108,7 +114,7 @@ class TextPrompts:
 
     def bases(self, seed: int, calls: int) -> Bases:
         """See Prompts.bases. Random tokens [calls, rows, lead] and numbers of windows [calls, rows]."""
-        generator, rows = torch.Generator().manual_seed(seed), self.point.batch_size
+        generator, rows = torch.Generator().manual_seed(seed), rows_of(self.point)
         random, windows = [], []
         for _ in range(min(calls, MOST)):
             random.append(torch.randint(self.adapter.shape.vocab_size, (rows, self.lead), generator=generator))
@@ -121,9 +127,9 @@ class TextPrompts:
         place, vocab_size = call % len(windows_CB), self.adapter.shape.vocab_size
         move, shift = divmod(number, vocab_size)
         random_BK = out_BT[:, : self.lead]
-        torch.add(random_CBK[place], shift, out=random_BK)
+        torch.add(random_CBK[place].expand_as(random_BK), shift, out=random_BK)
         random_BK.remainder_(vocab_size)
-        windows_B = torch.add(windows_CB[place], move).remainder_(len(self.windows_WL))
+        windows_B = torch.add(windows_CB[place].expand(len(out_BT)), move).remainder_(len(self.windows_WL))
         torch.index_select(self.windows_WL, 0, windows_B, out=out_BT[:, self.lead :])
 
     def untimed(self, seed: int) -> Tensor:
@@ -138,6 +144,28 @@ def prompts_of(adapter: Adapter, point: Point, device: torch.device) -> Prompts:
     if point.data in ("", SYNTHETIC):
         return RandomPrompts(adapter, point)
     return TextPrompts(adapter, point, Corpus.of_text(Path(point.data), point.tokenizer).tokens_N.to(device))
+
+
+def text_of(prompts: Prompts, point: Point) -> Text | None:
+    """Rows of the text that prompts are cut from, at even distances, each as long as prompt and output.
+
+    None without a text, for one that is shorter, and for token ids, which say nothing of bytes.
+    """
+    if not isinstance(prompts, TextPrompts) or len(prompts.text_N) < point.total_len:
+        return None
+    rows = min(MOST_ROWS, max(point.batch_size, -(-LEAST_SCORED // point.new_tokens)))
+    starts = torch.linspace(0, len(prompts.text_N) - point.total_len, rows).long().tolist()
+    tokens_RS = torch.stack([prompts.text_N[start : start + point.total_len] for start in starts])
+    follow_RN = tokens_RS[:, point.prompt_len :]
+    if point.tokenizer == BYTES:
+        return Text(tokens_RS, follow_RN.numel())
+    texts = [tokenizer.find(point.tokenizer).decode(follow_N) for follow_N in follow_RN.tolist()]
+    return None if None in texts else Text(tokens_RS, sum(len((text or "").encode()) for text in texts))
+
+
+def rows_of(point: Point) -> int:
+    """Rows that have a prompt of their own."""
+    return 1 if point.shared_prompt == "on" else point.batch_size
 
 
 def to_device(bases: Bases, device: torch.device) -> Bases:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nanobench import registry
@@ -224,6 +224,11 @@ class Training:
         self.expected: Expected | None = None
         self.taken = across.take_from(trial, self.adapter)
         self.across: Gate | None = None
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """See TrialContext.modules."""
+        return [self.adapter.module]
 
     def ready(self, gated: bool) -> None:
         """See TrialContext.ready. Runs the gate's reference loop in float64 before the arms take the memory that it needs."""
