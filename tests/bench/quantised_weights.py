@@ -1,6 +1,6 @@
 """int8 and int4 weights compared with packed float32 and bfloat16 over batch sizes, with their divergence from the float model.
 
-python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES [OPTION ...]]]]        about an hour for gpt2 at batch 1 to 64
+python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES [OPTION ...]]]]    an hour for gpt2 at batch 1 to 64
 
 Each dtype is a point of its own, so a ratio across dtypes is one of two cells of the same launch number, and not of pairs.
 Ratios to float weights in the same dtype come from pairs.

@@ -65,7 +65,7 @@ def allocate_tokens(point: Point, like: Tensor) -> Tensor:
 
 
 def make_generator(like: Tensor, compiler: Compiler) -> torch.Generator | None:
-    """A seeded generator on the device of `like`; None (torch's default one) if compiled, where it would break the graph, and on
-    the meta device, which has no random numbers.
+    """A seeded generator on the device of `like`; None (torch's default one) if compiled, where it would break the graph, and
+    on the meta device, which has no random numbers.
     """
     return None if compiler.compiles or like.device.type == "meta" else torch.Generator(device=like.device).manual_seed(0)

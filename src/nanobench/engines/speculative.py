@@ -36,6 +36,7 @@ class Speculative:
     ) -> None:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler, self.draft_len = adapter, sampler, draft_len
+        self.probabilities = getattr(sampler, "probabilities", None)
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
         if not hasattr(self.cache, "attend_to"):
             raise Skip("speculative needs a static cache that is read up to a length")
@@ -69,10 +70,10 @@ class Speculative:
         if number:
             drafted_BK, probs_BKV = self.draft.propose(self.tokens_BN, self.newest, number)
         logits_BTV = self.logits(torch.cat((token_B1, drafted_BK), dim=1), self.newest, last_only=False)
-        if self.sampler is greedy:
+        if self.probabilities is None:
             new_BN = accept_greedy(logits_BTV, drafted_BK)
         else:
-            target_BTV = self.sampler.probabilities(logits_BTV.flatten(0, 1).float()).view(logits_BTV.shape)
+            target_BTV = self.probabilities(logits_BTV.flatten(0, 1).float()).view(logits_BTV.shape)
             new_BN = accept_sampled(target_BTV, drafted_BK, probs_BKV, self.generator)
         written = new_BN.shape[1]
         self.tokens_BN[:, first : first + written] = new_BN
