@@ -73,6 +73,18 @@ class GPTShape:
     """matmuls of an MLP: 2, or 3 of a gated one, two of which read the same input"""
     head_width: int | None = None
     """width of one attention head; None: n_embd / n_head"""
+    window: int | None = None
+    """positions that a token attends to at most, its own included, in layers with a window; None: no layer has one"""
+    windowed_layers: int | None = None
+    """layers with a window; None: all of them, if `window` is given"""
+    latent_width: int | None = None
+    """values of a token that a cache keeps per layer instead of keys and values, which are computed from them (MLA)"""
+    gate_params: int | None = None
+    """weights of matmuls that belong to neither attention nor MLP, as of small gates; None: none"""
+    lookup_width: int | None = None
+    """values that a token looks up in tables; None: n_embd"""
+    vocab_rows: int | None = None
+    """rows of the lm_head with its padding; None: vocab_size"""
 
     @property
     def head_dim(self) -> int:
@@ -90,22 +102,34 @@ class GPTShape:
         return (self.n_head + 2 * self.n_kv_head) * self.head_dim
 
     @property
+    def kv_width(self) -> int:
+        """Values that a token adds to a cache per layer: key and value, or the latent that both are computed from."""
+        return 2 * self.n_kv_head * self.head_dim if self.latent_width is None else self.latent_width
+
+    @property
+    def attention_params(self) -> int:
+        """Weights of the matmuls of one layer's attention; with a latent also those to it, and from it to key and value."""
+        if self.latent_width is None:
+            return self.n_embd * (self.qkv_width + self.attention_width)
+        return 2 * self.n_embd * self.attention_width + self.latent_width * (self.n_embd + 2 * self.attention_width)
+
+    @property
     def head_params(self) -> int:
         """Weights of lm_head, the matmul that gives the logits, tied to the embedding or not."""
-        return self.n_embd * self.vocab_size
+        return self.n_embd * (self.vocab_rows or self.vocab_size)
 
     @property
     def block_params(self) -> int:
         """Weights of the matmuls in all blocks."""
         if self.matmul_params is not None:
             return self.matmul_params - self.head_params
-        return self.n_layer * self.n_embd * (self.qkv_width + self.attention_width + 8 * self.n_embd)
+        return self.n_layer * (self.attention_params + 8 * self.n_embd**2)
 
     @property
     def mlp_width(self) -> float:
         """Width of the MLP, or of one that has as many weights as this one, in as many matmuls."""
-        widths = self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.attention_width
-        return widths / self.mlp_matmuls
+        params = (self.block_params - (self.gate_params or 0)) / self.n_layer - self.attention_params
+        return params / self.n_embd / self.mlp_matmuls
 
     @property
     def read_params(self) -> int:
@@ -115,8 +139,8 @@ class GPTShape:
         return min(self.n_params, self.block_params + self.head_params)
 
     def kv_bytes_per_token(self, dtype: str) -> int:
-        """Bytes of keys and values that one token of one row adds to a cache: 2 * layers * kv heads * head width * itemsize."""
-        return 2 * self.n_layer * self.n_kv_head * self.head_dim * DTYPE_BYTES[dtype]
+        """Bytes that one token of one row adds to a cache, also in layers with a window: layers * kv_width * itemsize."""
+        return self.n_layer * self.kv_width * DTYPE_BYTES[dtype]
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of all parameters."""

@@ -139,9 +139,9 @@ def mbu(cell: Cell) -> float | None:
     if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not step_s:
         return None
     steps = flops.KV_ACCESS[cell.kv_access](cell.point)[1:]
-    kv_bytes = cell.shape.kv_bytes_per_token(cell.point.dtype)
-    weights = [flops.cost(cell.shape, cell.point.dtype, each).weight_bytes for each in steps]
-    read = sum(weights) + sum(each.rows * each.context * kv_bytes for each in steps if each.kv_read)
+    weights = sum(flops.cost(cell.shape, cell.point.dtype, each).weight_bytes for each in steps)
+    layers = (flops.layer_attentions(cell.shape, cell.point.dtype, each) for each in steps if each.kv_read)
+    read = weights + sum(each.read_bytes for found in layers for each in found)
     return read / len(steps) / step_s / sheet.bytes_per_s
 
 
