@@ -45,6 +45,7 @@ VALID = {
     "--device": ["cpu", "auto", "cuda", "cuda:99", "cpu:0"],
     "--compile-mode": ["off", "default", "off,default,freeze"],
     "--attention": ["auto", "sdpa-math", "auto,sdpa-flash"],
+    "--window": ["auto", "none", "64", "none,16-64*2", "1000000"],
     "--engine": ["cached", "uncached,cached", "cached,fakes:same", "cuda-graph"],
     "--sampler": ["greedy", "greedy,top-k"],
     "--weights": ["float", "float,int8", "int4", "int2"],

@@ -448,7 +448,7 @@ def other_meta(text):
     return write
 
 
-AUTUMN = "only nanochat's architecture of autumn 2025 is read"
+AGES = "only nanochat's architectures of autumn 2025 and since March 2026 are read"
 NANOCHAT_HARM = {
     "no folder": ("", lambda folder: None, "d2 is no folder of nanochat's checkpoints (FileNotFoundError"),
     "file": ("", lambda folder: folder.write_text(""), "d2 is no folder of nanochat's checkpoints (NotADirectoryError"),
@@ -461,9 +461,9 @@ NANOCHAT_HARM = {
     "broken meta": ("", other_meta("{"), "meta_000007.json cannot be read: JSONDecodeError"),
     "meta as a list": ("", other_meta("[]"), "meta_000007.json is no table of settings"),
     "meta without settings": ("", other_meta("{}"), "meta_000007.json has no 'model_config'"),
-    "windows": ("", chat(window_pattern="SSSL"), f"has the setting 'window_pattern'; {AUTUMN}"),
-    "lambdas": ("", more("resid_lambdas", torch.ones(2)), f"has the tensor 'resid_lambdas'; {AUTUMN}"),
-    "value embeddings": ("", more("value_embeds.1.weight", torch.ones(1)), f"has the tensor 'value_embeds.1.weight'; {AUTUMN}"),
+    "windows": ("", chat(window_pattern="SSSL"), f"has no tensor smear_gate.weight, so it is from before March 2026; {AGES}"),
+    "lambdas": ("", more("resid_lambdas", torch.ones(2)), f"has the tensor 'resid_lambdas'; {AGES}"),
+    "value embeddings": ("", more("value_embeds.1.weight", torch.ones(1)), f"has the tensor 'value_embeds.1.weight'; {AGES}"),
     "heads": ("", chat(n_head=3), "n_head 3 does not divide n_embd 16"),
     "KV heads": ("", chat(n_kv_head=3), "n_kv_head 3 does not divide n_head 4"),
     "odd heads": ("", chat(n_head=16, n_kv_head=16), "n_embd / n_head is odd"),

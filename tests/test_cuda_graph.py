@@ -73,16 +73,16 @@ def cuda(monkeypatch):
     return captured
 
 
-def adapter():
+def adapter(model="gpt2-nano"):
     torch.manual_seed(0)
-    made = registry.find("models", "gpt2-nano")()
+    made = registry.find("models", model)()
     made.module.eval()
     return made
 
 
-def build(cuda, point=POINT, mode="off"):
+def build(cuda, point=POINT, mode="off", model="gpt2-nano"):
     """An engine whose graphs replay what was captured: a step under the view that the cache had then."""
-    engine = cuda_graph.build(adapter(), greedy.build(), point, Compiler(mode, "cuda"))
+    engine = cuda_graph.build(adapter(model), greedy.build(), point, Compiler(mode, "cuda"))
 
     def body(captured, logits_BV):
         engine.attend_to(*captured)
@@ -105,6 +105,18 @@ def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda, monkey
         assert tokens.equal(generation_gate.run_free(plain, prompt_BT, POINT.new_tokens))
         torch.testing.assert_close(engine.logits_BV, plain.logits_BV, atol=1e-5, rtol=0)
         assert {seen: graph.replays for seen, (graph, _) in engine.graphs.items()} == replays
+
+
+@pytest.mark.parametrize("model", ["gpt2-nano:window=5", "gpt2-mla-nano", "nanochat-2026-nano"])
+def test_so_does_one_over_windows_latents_and_tokens_in_the_cache(cuda, monkeypatch, model):
+    monkeypatch.setattr(flops, "BUCKET", 4)
+    prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        engine = build(cuda, model=model)
+        tokens = generation_gate.run_free(engine, prompt_BT, POINT.new_tokens)
+        plain = registry.find("engines", "cached")(adapter(model), greedy.build(), ON_CPU, Compiler("off"))
+        assert tokens.equal(generation_gate.run_free(plain, prompt_BT, POINT.new_tokens))
+        torch.testing.assert_close(engine.logits_BV, plain.logits_BV, atol=1e-5, rtol=0)
 
 
 def test_a_second_call_begins_anew(cuda):

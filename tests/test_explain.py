@@ -611,10 +611,12 @@ def test_a_published_count_is_a_whole_number_that_can_be_computed_with(name, val
 
 def test_a_preset_with_sizes_that_no_closed_form_knows_has_no_floors_and_says_why(monkeypatch):
     known = registry.presets()
-    presets = {**known, "nanochat-d12": {**known["nanochat-d12"], "window": 512}}
+    presets = {**known, "nanochat-d12": {**known["nanochat-d12"], "experts": 8}}
     monkeypatch.setattr(registry, "presets", lambda: presets)
     rows = published.published(figures(), A100)
-    assert {row["reason"] for row in rows} == {"the preset of nanochat-d12 has sizes for which there is no closed form: window"}
+    assert {row["reason"] for row in rows} == {
+        "the preset of nanochat-d12 has sizes for which there is no closed form: experts"
+    }
     assert all(row[name] is None for row in rows for name in (*published.FLOORS, "bound_by"))
     assert all(row["step_s"] > 0 for row in rows)
     assert [row["speedup"] for row in rows if row["batch_size"] == 93] == [None, pytest.approx(10.73, abs=0.01)]

@@ -122,13 +122,17 @@ def their_nanochat(adapter):
 
 
 def their_llama(adapter, rotary_base):
-    """transformers' Llama with our weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """transformers' Llama with our weights; with windows its Mistral, which differs from it in these alone."""
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
     shape, module = adapter.shape, adapter.module
     tied = module.head.weight is module.token_embedding.weight
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
+    config, model, more = LlamaConfig, LlamaForCausalLM, {}
+    if shape.window is not None:
+        config, model, more = MistralConfig, MistralForCausalLM, {"sliding_window": shape.window}
+    theirs = model(
+        config(
+            **more,
             num_hidden_layers=shape.n_layer,
             num_attention_heads=shape.n_head,
             num_key_value_heads=shape.n_kv_head,
@@ -179,7 +183,7 @@ def test_nanochat_equals_transformers(dtype, n_kv_head, monkeypatch):
     assert_same(ours.forward(idx_BT), theirs(idx_BT).logits, TOLERANCES[dtype])
 
 
-LLAMAS = ({"n_kv_head": 1, "tied": True}, {"n_kv_head": 2}, {"rotary_base": 500_000.0})
+LLAMAS = ({"n_kv_head": 1, "tied": True}, {"n_kv_head": 2}, {"rotary_base": 500_000.0}, {"n_kv_head": 2, "window": 5})
 
 
 def two_llamas(dtype, monkeypatch, **variant):

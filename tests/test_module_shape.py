@@ -14,6 +14,8 @@ from nanobench.plugins import shape_of_module
 
 NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 SIZES = ("n_layer", "n_head", "n_kv_head", "n_embd", "vocab_size", "block_size")
+UNSEEN = ("window", "windowed_layers", "latent_width", "gate_params", "lookup_width")
+"""Sizes that are not seen in the layers."""
 CONFIG = {"n_layer": 2, "n_head": 2, "n_embd": 8, "vocab_size": 11, "block_size": 16}
 BLOCK = 8 * (3 * 8 + 8 + 2 * 32)
 """Weights of the matmuls of one block."""
@@ -50,7 +52,7 @@ def test_our_own_modules_are_counted_as_their_closed_forms_say(name):
     with torch.device("meta"):
         adapter = registry.find("models", name)()
     known = adapter.shape
-    sizes = {each: getattr(known, each) for each in SIZES}
+    sizes = {each: getattr(known, each) for each in (*SIZES, *UNSEEN)}
     assert shape_of_module(adapter.module, architecture=known.architecture, **sizes) == known
 
 

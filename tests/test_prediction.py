@@ -69,6 +69,19 @@ def test_a_product_is_bound_by_bandwidth_where_its_bytes_alone_take_longer_than_
     assert predict(read=1e30, elementwise=1e30, argmax=1e30, operation=1e-30).decode.bound_by == "compute"
 
 
+def test_a_layer_with_a_window_costs_what_it_attends_to_and_in_a_compiled_step_its_copy():
+    windowed = replace(SHAPE, window=5, windowed_layers=1)
+
+    def saved_s(kv_access):
+        plain, less = (prediction.predict(shape, POINT, kv_access, limits(), OPERATIONS) for shape in (SHAPE, windowed))
+        assert plain.prefill.total_s == pytest.approx(less.prefill.total_s)
+        return plain.decode.total_s - less.decode.total_s
+
+    # Steps over 5 and 6 positions; compiled ones over 7.
+    assert saved_s("prefix") == pytest.approx(4 * 3 * 1 * 8 / 4e6)
+    assert saved_s("static") == pytest.approx(2 * (4 * 3 * 2 * 8 / 4e6 - 2 * 3 * 5 * 16 * 4 / 5e6))
+
+
 def test_a_slow_host_binds():
     assert predict(operation=1.0).decode.bound_by == "host"
 

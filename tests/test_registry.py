@@ -86,7 +86,8 @@ def test_models_are_listed_in_the_order_of_their_presets():
 
 def test_every_preset_names_a_file_that_builds_it():
     for name, sizes in registry.presets().items():
-        assert (registry.PACKAGE / "models" / f"{sizes['architecture']}.py").exists(), name
+        file = sizes["architecture"].replace("-", "_")
+        assert (registry.PACKAGE / "models" / f"{file}.py").exists(), name
 
 
 def test_a_model_in_memory_is_a_source_that_nobody_types():

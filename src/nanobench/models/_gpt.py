@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.errors import Skip
+from nanobench.errors import Skip, UserError
 from nanobench.models._int8_cache import Int8Cache, rounded
-from nanobench.models._kv_cache import Cache, CatCache, StaticCache
+from nanobench.models._kv_cache import Cache, CatCache, StaticCache, View, uncached_view
 from nanobench.schema import GPTShape
 
 
@@ -25,15 +25,14 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.grouped = layer, shape.n_head != shape.n_kv_head
 
-    def attend(
-        self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
-    ) -> Tensor:
+    def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, pos_T: Tensor, cache: Cache | None, view: View) -> Tensor:
         """Attention output [B, T, C] for queries, keys and values of the new tokens; updates the cache."""
         if cache is not None:
             k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
         elif self.rounds_kv:
             k_BKTD, v_BKTD = rounded(k_BKTD), rounded(v_BKTD)
-        mask = None if mask_TS is None else mask_TS.to(q_BHTD.dtype)
+        k_BKTD, v_BKTD = view.of(k_BKTD), view.of(v_BKTD)
+        mask = None if view.mask_TS is None else view.mask_TS.to(q_BHTD.dtype)
         # Branches, not comparisons as arguments: under torch.compile sizes are symbolic, and the kernel accepts no SymBool.
         if q_BHTD.shape[2] > 1:
             y_BHTD = self.sdpa(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
@@ -50,12 +49,31 @@ def embedding(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
+def refuse_wrong_window(window: object) -> None:
+    """Raises UserError for a window that is no number of positions."""
+    if window is not None and (type(window) is not int or window < 1):
+        raise UserError(f"window {window} is not a whole number from 1 up; write it like window=128, or window=none")
+
+
 class GPT(nn.Module):
     """Base class of the built-in networks: forward(tokens, positions, cache) returns hidden states [B, T, C]."""
+
+    def __init__(self, windows: list[int | None]) -> None:
+        super().__init__()
+        self.windows = windows
+        """The window of each layer; None: it attends to all positions."""
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, V]"""
         raise NotImplementedError
+
+    def views(self, pos_T: Tensor, cache: Cache | None, dtype: torch.dtype) -> list[View]:
+        """What the tokens of a pass attend to, layer by layer. Layers with the same window have the same view."""
+        found: dict[int | None, View] = {}
+        for window in self.windows:
+            if window not in found:
+                found[window] = uncached_view(pos_T, window, dtype) if cache is None else cache.view(pos_T, window)
+        return [found[window] for window in self.windows]
 
 
 def last_position(x_BTC: Tensor) -> Tensor:
@@ -66,6 +84,8 @@ def last_position(x_BTC: Tensor) -> Tensor:
 class GPTAdapter:
     """The Adapter of the built-in architectures."""
 
+    static_cache: type[StaticCache] = StaticCache
+    cat_cache: type[CatCache] = CatCache
     kv_cache = "float"
     """how its caches store keys and values: one of KV_CACHES"""
 
@@ -89,10 +109,10 @@ class GPTAdapter:
     def make_cache(self, batch_size: int, max_len: int, kind: str) -> Cache:
         """See Adapter.make_cache."""
         if kind == "static":
-            make = Int8Cache if self.kv_cache == "int8" else StaticCache
+            make = Int8Cache if self.kv_cache == "int8" else self.static_cache
             return make(self.shape, batch_size, max_len, like=next(self.module.parameters()))
         if kind == "cat" and self.kv_cache == "float":
-            return CatCache(self.shape)
+            return self.cat_cache(self.shape)
         name, known = ("cache", "static, cat") if self.kv_cache == "float" else (f"{self.kv_cache} cache", "static")
         raise Skip(f"{self.shape.architecture} has no {name} of kind {kind!r} (it has: {known})")
 

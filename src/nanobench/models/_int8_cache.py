@@ -44,28 +44,17 @@ class Int8Cache(StaticCache):
         """See StaticCache.tensors."""
         return [*super().tensors, *self.key_scales_BKS1, *self.value_scales_BKS1]
 
-    def mask(self, pos_T: Tensor) -> Tensor | None:
-        """See StaticCache.mask."""
-        if not self.masked and len(pos_T) in (1, self.attended_len):
-            return None
-        hidden_TS = self.steps_S[None, : self.attended_len] > pos_T[:, None]
-        return torch.zeros_like(hidden_TS, dtype=self.key_scales_BKS1[0].dtype).masked_fill_(hidden_TS, float("-inf"))
+    @property
+    def dtype(self) -> torch.dtype:
+        """See StaticCache.dtype."""
+        return self.key_scales_BKS1[0].dtype
 
     def append(self, layer: int, keys_BKTD: Tensor, values_BKTD: Tensor, pos_T: Tensor) -> tuple[Tensor, Tensor]:
         """See StaticCache.append. The new tokens too are attended to as the cache holds them."""
-        kept = (
-            (keys_BKTD, self.keys_BKSD[layer], self.key_scales_BKS1[layer]),
-            (values_BKTD, self.values_BKSD[layer], self.value_scales_BKS1[layer]),
-        )
-        keys, values = (self.write(*each, pos_T) for each in kept)
-        return keys, values
+        keys_BKSD = self.write_int8(self.keys_BKSD[layer], self.key_scales_BKS1[layer], keys_BKTD, pos_T)
+        return keys_BKSD, self.write_int8(self.values_BKSD[layer], self.value_scales_BKS1[layer], values_BKTD, pos_T)
 
-    def write(self, x_BKTD: Tensor, numbers_BKSD: Tensor, scales_BKS1: Tensor, pos_T: Tensor) -> Tensor:
+    def write_int8(self, numbers_BKSD: Tensor, scales_BKS1: Tensor, new_BKTD: Tensor, pos_T: Tensor) -> Tensor:
         """Writes new keys or values, and returns those to attend to."""
-        numbers_BKSD, scales_BKS1 = numbers_BKSD[:, :, : self.attended_len], scales_BKS1[:, :, : self.attended_len]
-        for new, into in zip(to_int8(x_BKTD), (numbers_BKSD, scales_BKS1), strict=True):
-            if self.masked:
-                into.index_copy_(2, pos_T, new)
-            else:
-                into[:, :, -len(pos_T) :] = new
-        return from_int8(numbers_BKSD, scales_BKS1)
+        new_numbers_BKTD, new_scales_BKT1 = to_int8(new_BKTD)
+        return from_int8(self.write(numbers_BKSD, new_numbers_BKTD, pos_T), self.write(scales_BKS1, new_scales_BKT1, pos_T))

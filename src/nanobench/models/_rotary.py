@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanobench.models._gpt import Attention
-from nanobench.models._kv_cache import Cache
+from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
 
@@ -38,13 +38,20 @@ class RotaryAttention(Attention):
         self.out = Linear(shape.n_embd, shape.n_embd, bias=False)
 
     def forward(
-        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
+        self,
+        x_BTC: Tensor,
+        rotation_2TR: Tensor,
+        pos_T: Tensor,
+        cache: Cache | None,
+        view: View,
+        more_values_BTE: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, C] -> [B, T, C]"""
-        projections = (self.query, self.key, self.value)
-        q, k, v = (project(x_BTC).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for project in projections)
+        """[B, T, C] -> [B, T, C]; `more_values_BTE` are added to the values of all KV heads."""
+        values_BTE = self.value(x_BTC) if more_values_BTE is None else self.value(x_BTC) + more_values_BTE
+        parts = (self.query(x_BTC), self.key(x_BTC), values_BTE)
+        q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         q, k = (self.place(x_BHTD, rotation_2TR) for x_BHTD in (q, k))
-        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+        return self.out(self.attend(q, k, v, pos_T, cache, view))
 
     def place(self, x_BHTD: Tensor, rotation_2TR: Tensor) -> Tensor:
         """Gives queries or keys their positions."""

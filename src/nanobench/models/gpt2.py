@@ -1,7 +1,8 @@
 """GPT-2: learned positions, LayerNorm before each block, GELU, biases everywhere, the head tied to the embedding.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Three arguments give variants: fewer KV heads than
-heads (grouped-query attention), no biases, and the exact GELU instead of the paper's approximation by tanh.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Arguments give variants: fewer KV heads than heads
+(grouped-query attention), a latent instead of keys and values in the cache (multi-head latent attention), windows of attention,
+no biases, and the exact GELU instead of the paper's approximation by tanh.
 """
 
 from dataclasses import dataclass, replace
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.errors import unknown
-from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
-from nanobench.models._kv_cache import Cache
+from nanobench.errors import UserError, unknown
+from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._kv_cache import Cache, View
+from nanobench.models._latent import LatentAttention
 from nanobench.models._packed_linear import Linear
 from nanobench.schema import GPTShape
 
@@ -40,11 +42,11 @@ class SelfAttention(Attention):
         self.qkv = Linear(shape.n_embd, sum(self.widths), bias=variant.bias)
         self.out = Linear(shape.n_embd, shape.n_embd, bias=variant.bias)
 
-    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, view: View) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
         parts = self.qkv(x_BTC).split(self.widths, dim=2)
         q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        return self.out(self.attend(q, k, v, pos_T, cache, mask_TS))
+        return self.out(self.attend(q, k, v, pos_T, cache, view))
 
 
 class Block(nn.Module):
@@ -54,14 +56,18 @@ class Block(nn.Module):
         super().__init__()
         self.gelu = variant.gelu
         self.norm_1 = nn.LayerNorm(shape.n_embd, bias=variant.bias)
-        self.attention = SelfAttention(shape, layer, variant)
+        self.attention: nn.Module
+        if shape.latent_width is None:
+            self.attention = SelfAttention(shape, layer, variant)
+        else:
+            self.attention = LatentAttention(shape, layer, variant.bias)
         self.norm_2 = nn.LayerNorm(shape.n_embd, bias=variant.bias)
         self.up = Linear(shape.n_embd, 4 * shape.n_embd, bias=variant.bias)
         self.down = Linear(4 * shape.n_embd, shape.n_embd, bias=variant.bias)
 
-    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, pos_T: Tensor, cache: Cache | None, view: View) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
-        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, mask_TS)
+        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), pos_T, cache, view)
         return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC)), approximate=self.gelu))
 
 
@@ -69,7 +75,7 @@ class GPT2(GPT):
     """The whole network: `forward` returns hidden states, `logits` maps them to the vocabulary."""
 
     def __init__(self, shape: GPTShape, variant: Variant) -> None:
-        super().__init__()
+        super().__init__([shape.window] * shape.n_layer)
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.position_embedding = embedding(shape.block_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer, variant) for layer in range(shape.n_layer))
@@ -82,9 +88,8 @@ class GPT2(GPT):
     def forward(self, idx_BT: Tensor, pos_T: Tensor, cache: Cache | None = None) -> Tensor:
         """Hidden states [B, T, C] of tokens at positions `pos_T`."""
         x_BTC = self.token_embedding(idx_BT) + self.position_embedding(pos_T)
-        mask_TS = None if cache is None else cache.mask(pos_T)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, pos_T, cache, mask_TS)
+        for block, view in zip(self.blocks, self.views(pos_T, cache, x_BTC.dtype), strict=True):
+            x_BTC = block(x_BTC, pos_T, cache, view)
         return self.norm(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
@@ -101,10 +106,13 @@ def initialise(module: nn.Module) -> None:
 
 
 def count_params(shape: GPTShape, variant: Variant) -> int:
-    """Parameters, the tied head counted once. A layer of the paper's GPT-2 has 12 C^2 of weights, 13 C of biases and norms."""
-    width, norms = shape.n_embd, 1 + variant.bias
-    biases = shape.qkv_width + 6 * width if variant.bias else 0
-    layers = shape.block_params + shape.n_layer * (biases + 2 * norms * width)
+    """Parameters, the tied head counted once. A layer of the paper's GPT-2 has 12 C^2 of weights, 13 C of biases and norms.
+
+    With a latent of R values, attention has biases of the query, the latent and the output, and the R weights of a norm.
+    """
+    width, latent, norms = shape.n_embd, shape.latent_width, 1 + variant.bias
+    biases = (shape.qkv_width if latent is None else width + latent) + 6 * width if variant.bias else 0
+    layers = shape.block_params + shape.n_layer * (biases + 2 * norms * width + (latent or 0))
     return (shape.vocab_size + shape.block_size) * width + layers + norms * width
 
 
@@ -118,25 +126,42 @@ def build(
     n_kv_head: int | None = None,
     bias: bool = True,
     gelu: str | None = "tanh",
+    window: int | None = None,
+    latent_width: int | None = None,
 ) -> GPTAdapter:
-    """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is not one of GELUS."""
+    """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is not one of GELUS.
+
+    With `window`, a token attends to so many of the last tokens, itself included. With `latent_width`, attention is multi-head
+    latent attention.
+    """
     gelu = "none" if gelu is None else gelu
     if gelu not in GELUS:
         raise unknown("gelu", str(gelu), GELUS)
-    variant, n_kv_head = Variant(bias, gelu), n_kv_head or n_head
-    qkv_width = (n_head + 2 * n_kv_head) * (n_embd // n_head)
+    refuse_wrong_window(window)
+    refuse_wrong_latent(latent_width, n_kv_head, n_head)
+    variant = Variant(bias, gelu)
     shape = GPTShape(
         architecture="gpt2",
         n_layer=n_layer,
         n_head=n_head,
-        n_kv_head=n_kv_head,
+        n_kv_head=n_kv_head or n_head,
         n_embd=n_embd,
         vocab_size=vocab_size,
         block_size=block_size,
         n_params=1,
-        matmul_params=n_embd * (vocab_size + n_layer * (qkv_width + 9 * n_embd)),
         lookup_params=block_size * n_embd,
+        window=window,
+        latent_width=latent_width,
     )
+    shape = replace(shape, matmul_params=shape.block_params + shape.head_params)
     shape = replace(shape, n_params=count_params(shape, variant))
     with torch.no_grad():
         return GPTAdapter(GPT2(shape, variant), shape)
+
+
+def refuse_wrong_latent(width: object, n_kv_head: int | None, n_head: int) -> None:
+    """Raises UserError for a latent that is no number of values, and for one beside grouped KV heads."""
+    if width is not None and (type(width) is not int or width < 1):
+        raise UserError(f"latent_width {width} is not a whole number from 1 up; write it like latent_width=256")
+    if width is not None and n_kv_head not in (None, n_head):
+        raise UserError(f"n_kv_head {n_kv_head} with latent_width {width}: a latent is that of all heads; give either one")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import UserError
-from nanobench.models._gpt import GPT, GPTAdapter, embedding
-from nanobench.models._kv_cache import Cache
+from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.models._rotary import RotaryAttention, rotations
 from nanobench.schema import GPTShape
@@ -40,11 +40,9 @@ class Block(nn.Module):
         self.up = Linear(shape.n_embd, variant.mlp_width, bias=False)
         self.down = Linear(variant.mlp_width, shape.n_embd, bias=False)
 
-    def forward(
-        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, view: View) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
-        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), rotation_2TR, pos_T, cache, mask_TS)
+        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), rotation_2TR, pos_T, cache, view)
         normed_BTC = self.norm_2(x_BTC)
         return x_BTC + self.down(F.silu(self.gate(normed_BTC)) * self.up(normed_BTC))
 
@@ -55,7 +53,7 @@ class Llama(GPT):
     rotations_2NR: Tensor
 
     def __init__(self, shape: GPTShape, variant: Variant) -> None:
-        super().__init__()
+        super().__init__([shape.window] * shape.n_layer)
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer, variant) for layer in range(shape.n_layer))
         self.norm = nn.RMSNorm(shape.n_embd, eps=variant.norm_eps)
@@ -73,9 +71,8 @@ class Llama(GPT):
         """Hidden states [B, T, C] of tokens at positions `pos_T`."""
         x_BTC = self.token_embedding(idx_BT)
         rotation_2TR = self.rotations_2NR.index_select(1, pos_T)
-        mask_TS = None if cache is None else cache.mask(pos_T)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, rotation_2TR, pos_T, cache, mask_TS)
+        for block, view in zip(self.blocks, self.views(pos_T, cache, x_BTC.dtype), strict=True):
+            x_BTC = block(x_BTC, rotation_2TR, pos_T, cache, view)
         return self.norm(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
@@ -101,12 +98,14 @@ def build(
     tied: bool = False,
     rotary_base: float = 10_000.0,
     norm_eps: float = 1e-5,
+    window: int | None = None,
 ) -> GPTAdapter:
-    """A Llama with random weights from torch's current seed.
+    """A Llama with random weights from torch's current seed. With `window`, a token attends to so many of the last tokens.
 
     Parameters: V C for the embedding, and for a head that is not tied; per layer C (Q + C) for attention with the joint width Q
     of query, key and value, 3 C M for the MLP and 2 C for norms; C for the last norm.
     """
+    refuse_wrong_window(window)
     n_kv_head = n_kv_head or n_head
     head_dim = n_embd // n_head
     if head_dim % 2:
@@ -126,6 +125,7 @@ def build(
         matmul_params=table + blocks,
         lookup_params=0 if tied else table,
         mlp_matmuls=3,
+        window=window,
     )
     with torch.no_grad():
         return GPTAdapter(Llama(shape, Variant(mlp_width, tied, rotary_base, norm_eps)), shape)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models._gpt import GPT, GPTAdapter, embedding
-from nanobench.models._kv_cache import Cache
+from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.models._rotary import RotaryAttention, rotations
 from nanobench.schema import GPTShape
@@ -39,11 +39,9 @@ class Block(nn.Module):
         self.up = Linear(shape.n_embd, 4 * shape.n_embd, bias=False)
         self.down = Linear(4 * shape.n_embd, shape.n_embd, bias=False)
 
-    def forward(
-        self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, mask_TS: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotation_2TR: Tensor, pos_T: Tensor, cache: Cache | None, view: View) -> Tensor:
         """[B, T, C] -> [B, T, C]"""
-        x_BTC = x_BTC + self.attention(normalise(x_BTC), rotation_2TR, pos_T, cache, mask_TS)
+        x_BTC = x_BTC + self.attention(normalise(x_BTC), rotation_2TR, pos_T, cache, view)
         return x_BTC + self.down(F.relu(self.up(normalise(x_BTC))).square())
 
 
@@ -53,7 +51,7 @@ class Nanochat(GPT):
     rotations_2NR: Tensor
 
     def __init__(self, shape: GPTShape) -> None:
-        super().__init__()
+        super().__init__([shape.window] * shape.n_layer)
         self.token_embedding = embedding(shape.vocab_size, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.head = Linear(shape.n_embd, shape.vocab_size, bias=False)
@@ -65,9 +63,8 @@ class Nanochat(GPT):
         """Hidden states [B, T, C] of tokens at positions `pos_T`."""
         x_BTC = normalise(self.token_embedding(idx_BT))
         rotation_2TR = self.rotations_2NR.index_select(1, pos_T)
-        mask_TS = None if cache is None else cache.mask(pos_T)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, rotation_2TR, pos_T, cache, mask_TS)
+        for block, view in zip(self.blocks, self.views(pos_T, cache, x_BTC.dtype), strict=True):
+            x_BTC = block(x_BTC, rotation_2TR, pos_T, cache, view)
         return normalise(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
@@ -88,8 +85,11 @@ def count_params(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_s
     return 2 * vocab_size * n_embd + n_layer * (10 * n_embd**2 + 2 * n_embd * n_kv_head * (n_embd // n_head))
 
 
-def build(*, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int, block_size: int) -> GPTAdapter:
-    """A nanochat with random weights from torch's current seed."""
+def build(
+    *, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int, block_size: int, window: int | None = None
+) -> GPTAdapter:
+    """A nanochat with random weights from torch's current seed. With `window` a token attends to the last tokens only."""
+    refuse_wrong_window(window)
     shape = GPTShape(
         architecture="nanochat",
         n_layer=n_layer,
@@ -101,6 +101,7 @@ def build(*, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size:
         n_params=count_params(n_layer, n_head, n_kv_head, n_embd, vocab_size),
         matmul_params=count_params(n_layer, n_head, n_kv_head, n_embd, vocab_size) - vocab_size * n_embd,
         lookup_params=vocab_size * n_embd,
+        window=window,
     )
     with torch.no_grad():
         return GPTAdapter(Nanochat(shape), shape)

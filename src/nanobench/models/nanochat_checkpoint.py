@@ -1,7 +1,8 @@
 """A checkpoint of nanochat: the folder with model_*.pt and meta_*.json that its checkpoint_manager.py writes.
 
-It becomes our own nanochat with the same weights. Only the architecture of autumn 2025 is read: a later checkpoint has tensors
-and settings that ours lacks, and is refused. Names of tensors are those of karpathy/nanochat.
+It becomes our own nanochat with the same weights. Two architectures are read: that of autumn 2025, and that since March 2026,
+whose settings have a `window_pattern` and whose tensors have a smear. One between them has parts that neither has, and is
+refused. Names of tensors are those of karpathy/nanochat.
 """
 
 import re
@@ -13,21 +14,23 @@ import torch
 from torch import Tensor
 
 from nanobench.errors import UserError
-from nanobench.models import _torch_file, nanochat
+from nanobench.models import _torch_file, nanochat, nanochat_2026
 from nanobench.models._checkpoint import Settings, Slot, fill, is_meta, named, read_json, shown, take
 from nanobench.models._gpt import GPTAdapter
 
 MODEL = re.compile(r"model_([0-9]+)\.pt")
 SIZES = ("n_layer", "n_head", "n_kv_head", "n_embd", "vocab_size")
-SETTINGS = (*SIZES, "sequence_len")
+PATTERN = "window_pattern"
+SETTINGS = (*SIZES, "sequence_len", PATTERN)
 LONGEST = 2**20
 """Positions: their rotations are computed, not read, so the file does not limit them."""
 PADDED_TO = 64
 """nanochat pads the vocabulary to a multiple of this since December 2025, and cuts the logits."""
 SHOWN = 5
 """So many steps are named in a message."""
-TABLE, HEAD = "transformer.wte.weight", "lm_head.weight"
-REASON = "only nanochat's architecture of autumn 2025 is read, which has none of this name"
+TABLE, HEAD, SMEAR = "transformer.wte.weight", "lm_head.weight", "smear_gate.weight"
+AGES = "only nanochat's architectures of autumn 2025 and since March 2026 are read"
+REASON = f"{AGES}, and this one has none of this name"
 
 
 def build(location: str, *, step: int | None = None) -> GPTAdapter:
@@ -41,27 +44,49 @@ def build(location: str, *, step: int | None = None) -> GPTAdapter:
     if sizes["n_embd"] // sizes["n_head"] % 2:
         raise UserError(f"{settings.where}: n_embd / n_head is odd, but rotary positions turn pairs of dimensions")
     tensors = named(_torch_file.read(path), path)
+    if PATTERN in settings.values:
+        return since_march_2026(sizes, block_size, settings, tensors, path)
+    return of_autumn_2025(sizes, block_size, tensors, path)
+
+
+def of_autumn_2025(sizes: Mapping[str, int], block_size: int, tensors: Mapping[str, Any], path: Path) -> GPTAdapter:
+    """The network with its weights, and with nanochat's own rotations, which are no weights: rounded to bfloat16."""
     weights = take(tensors, slots(sizes, rows_of(tensors.get(TABLE), sizes["vocab_size"])), path, REASON)
     for name in ("token_embedding.weight", "head.weight"):
         weights[name] = weights[name][: sizes["vocab_size"]]
-    return adapter_of(sizes, block_size, weights)
-
-
-def adapter_of(sizes: Mapping[str, int], block_size: int, weights: Mapping[str, Tensor]) -> GPTAdapter:
-    """The network with its weights, and with nanochat's own rotations, which are no weights."""
     with torch.device("meta"):
         adapter = nanochat.build(**sizes, block_size=block_size)
     fill(adapter.module, weights)
     if not is_meta():
-        adapter.module.rotations_2NR = rotations(block_size, sizes["n_embd"] // sizes["n_head"])
+        found_2NR = rotations(block_size, sizes["n_embd"] // sizes["n_head"], nanochat.ROTARY_BASE)
+        adapter.module.rotations_2NR = found_2NR.bfloat16().float()
     return adapter
 
 
-def rotations(block_size: int, head_dim: int) -> Tensor:
-    """Cosine and sine [2, block_size, R] as nanochat has them: angles in float32, rounded to bfloat16. It trains with these."""
-    frequencies_R = 1.0 / nanochat.ROTARY_BASE ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+def since_march_2026(
+    sizes: Mapping[str, int], block_size: int, settings: Settings, tensors: Mapping[str, Any], path: Path
+) -> GPTAdapter:
+    """The network with its weights, and with nanochat's own rotations, which it keeps in the dtype that it computes in."""
+    if SMEAR not in tensors:
+        raise UserError(f"{path} has no tensor {SMEAR}, so it is from before March 2026; {AGES}")
+    pattern = settings.values[PATTERN]
+    if not isinstance(pattern, str):
+        raise UserError(f"{settings.where}: {PATTERN} {shown(pattern)} is no text like SSSL")
+    weights = take(tensors, new_slots(sizes), path, REASON)
+    window = nanochat_2026.short_window(block_size)
+    with torch.device("meta"):
+        adapter = nanochat_2026.build(**sizes, block_size=block_size, window=window, window_pattern=pattern)
+    fill(adapter.module, weights)
+    if not is_meta():
+        adapter.module.rotations_2NR = rotations(block_size, adapter.shape.head_dim, nanochat_2026.ROTARY_BASE)
+    return adapter
+
+
+def rotations(block_size: int, head_dim: int, base: int) -> Tensor:
+    """Cosine and sine [2, block_size, R] as nanochat has them: from angles in float32. It trains with these."""
+    frequencies_R = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles_TR = torch.outer(torch.arange(block_size, dtype=torch.float32), frequencies_R)
-    return torch.stack((angles_TR.cos(), angles_TR.sin())).bfloat16().float()
+    return torch.stack((angles_TR.cos(), angles_TR.sin()))
 
 
 def files_of(location: str, step: object) -> tuple[Path, Path]:
@@ -123,3 +148,20 @@ def slots(sizes: Mapping[str, int], rows: int) -> Iterator[Slot]:
         ):
             yield Slot(f"transformer.h.{layer}.{theirs}.weight", f"blocks.{layer}.{ours}.weight", shape)
     yield Slot(HEAD, "head.weight", (rows, width))
+
+
+def new_slots(sizes: Mapping[str, int]) -> Iterator[Slot]:
+    """Every tensor of a nanochat since March 2026: those of autumn 2025 with padded rows, and its own."""
+    layers, rows = sizes["n_layer"], -(-sizes["vocab_size"] // PADDED_TO) * PADDED_TO
+    yield from slots(sizes, rows)
+    yield Slot(SMEAR, "smear_gate.weight", (1, nanochat_2026.SMEAR_CHANNELS))
+    yield Slot("smear_lambda", "smear_scale", (1,))
+    yield Slot("backout_lambda", "backout_scale", (1,))
+    yield Slot("resid_lambdas", "residual_scales", (layers,))
+    yield Slot("x0_lambdas", "first_scales", (layers,))
+    kv_width = sizes["n_embd"] // sizes["n_head"] * sizes["n_kv_head"]
+    for layer in filter(lambda each: nanochat_2026.has_value_embedding(each, layers), range(layers)):
+        ours = f"blocks.{layer}.attention"
+        yield Slot(f"value_embeds.{layer}.weight", f"{ours}.value_embedding.weight", (rows, kv_width))
+        gate = (sizes["n_kv_head"], nanochat_2026.VALUE_GATE_CHANNELS)
+        yield Slot(f"transformer.h.{layer}.attn.ve_gate.weight", f"{ours}.value_gate.weight", gate)

@@ -123,6 +123,10 @@ def describe(family: str, name: str) -> str:
     heads = f"{sizes['n_head']} heads"
     if "n_kv_head" in sizes:
         heads += f", {sizes['n_kv_head']} KV heads"
+    if "latent_width" in sizes:
+        heads += f", latents of {sizes['latent_width']}"
+    if "window" in sizes:
+        heads += f", windows of {sizes['window']}"
     return (
         f"{sizes['architecture']}: {sizes['n_layer']} layers, {heads}, width {sizes['n_embd']}, "
         f"vocabulary {sizes['vocab_size']}, {sizes['block_size']} positions"
@@ -180,7 +184,8 @@ def build_of(family: str, found: Spec) -> Callable[..., Any]:
     if found.name not in built_in(family):
         return plug_in.load_function(next(entry for entry in usable(family) if entry.name == found.name))
     if family == "models":
-        return importlib.import_module(f"nanobench.models.{presets()[found.name]['architecture']}").build
+        file = presets()[found.name]["architecture"].replace("-", "_")
+        return importlib.import_module(f"nanobench.models.{file}").build
     return importlib.import_module(f"nanobench.{PACKAGES[family]}.{found.name.replace('-', '_')}").build
 
 

@@ -95,3 +95,13 @@ def read_value(text: str) -> Any:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
     return value if isinstance(value, int | float) else text
+
+
+def with_argument(text: str, sources: Collection[str], name: str, value: object) -> str:
+    """A member's text with one argument more. Raises UserError where the text gives this argument already."""
+    found = parse(text, sources)
+    if name in found.arguments:
+        raise UserError(f"{text!r} gives {name} already; leave out one of both")
+    if found.arguments:
+        return f"{text},{name}={value}"
+    return f"{text}{'?' if found.location is not None else ':'}{name}={value}"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from nanobench.results import derive
 
 PACKAGE = Path(__file__).parents[1]
-DERIVING = ("results", "stats", "roofline", "schema.py", "records.py")
+DERIVING = ("results", "stats", "roofline", "schema", "records.py")
 """Rooms whose code decides what a cell says."""
 KEY = b"nanobench_key"
 

@@ -5,10 +5,14 @@ Operations are counted as in Kaplan et al. 2020 ("Scaling Laws for Neural Langua
 *Executed* operations are those that an engine performs, including padding, masked positions and repeated prefixes. *Useful*
 operations are the minimum for the same tokens: each token is processed once, attends to its true context, and only generated
 tokens need logits.
+
+In a layer with a window of W positions a single new token attends to the last W. A pass over several tokens attends to all of
+them, and a mask hides those outside of the window: they count as executed, not as useful.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from nanobench.schema import DTYPE_BYTES, GPTShape, Point
 
@@ -25,12 +29,33 @@ class Pass:
     rows: int
     tokens: int
     context: int
+    """in layers without a window"""
     logits_positions: int
     """positions of each row for which logits are computed"""
     kv_read: int = 0
-    """positions of each row whose keys and values are read from a cache"""
+    """positions of each row whose keys and values are read from a cache, in layers without a window"""
     kv_written: int = 0
     """positions of each row whose keys and values are written to a cache"""
+    gathers: bool = False
+    """whether the positions of a window are copied out of the cache before they are read: where a step is compiled or captured,
+    it has no view of them"""
+
+    def attended(self, window: int | None) -> int:
+        """Positions that a token attends to in layers with a window; masked ones count."""
+        return min(self.context, window) if window is not None and self.tokens == 1 else self.context
+
+    def gathered(self, window: int | None) -> int:
+        """Positions that are copied out of the cache in layers with a window."""
+        return self.attended(window) if self.gathers and self.attended(window) < self.context else 0
+
+    def kv_attended(self, window: int | None) -> int:
+        """As `kv_read` in layers with a window; the context where no cache is read."""
+        return (self.kv_read or self.context) - self.context + self.attended(window)
+
+    def kv_moved(self, window: int | None) -> int:
+        """Positions whose keys and values are read from or written to a cache in layers with a window."""
+        read = self.kv_attended(window) if self.kv_read else 0
+        return read + self.kv_written + 2 * self.gathered(window)
 
 
 @dataclass(frozen=True)
@@ -94,24 +119,67 @@ def head_bytes(shape: GPTShape, dtype: str, weights: str = "float") -> float:
 def cost(shape: GPTShape, dtype: str, one: Pass, weights: str = "float") -> Cost:
     """Operations and bytes of one pass.
 
-    Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value,
-    width A of the output of all heads (mostly C), and width M of the MLP, matmuls and attention move
+    Each operation of a block reads its input and writes its output once. With width C, joint width Q of query, key and value
+    and the latent of MLA, width A of the output of all heads (mostly C), and width M of the MLP, matmuls and attention move
     (C + Q) + (Q + A) + (A + C) values per token and layer, and C + M for each matmul of the MLP; two norms, two additions
     and the activation 4 C + 6 C + 2 M, and the multiplication by a gate 3 M.
     """
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers, matmuls = shape.n_embd, shape.n_layer, shape.mlp_matmuls
-    joined = shape.attention_width + shape.qkv_width
-    logits = one.rows * (one.logits_positions + 1) * shape.vocab_size
+    joined = shape.attention_width + shape.qkv_width + (shape.latent_width or 0)
+    logits = one.rows * (one.logits_positions + 1) * (shape.vocab_rows or shape.vocab_size)
+    attentions = layer_attentions(shape, dtype, one)
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),
-        attention_flops=4.0 * tokens * one.context * layers * shape.attention_width,
-        weight_bytes=read_bytes(shape, dtype, weights) + size * tokens * width,
-        kv_bytes=one.rows * (one.kv_read + one.kv_written) * shape.kv_bytes_per_token(dtype),
+        attention_flops=sum(each.flops for each in attentions),
+        weight_bytes=read_bytes(shape, dtype, weights)
+        + size * tokens * (width if shape.lookup_width is None else shape.lookup_width),
+        kv_bytes=sum(each.kv_bytes for each in attentions),
         matmul_io_bytes=size * tokens * layers * (2 * (width + joined) + matmuls * (width + shape.mlp_width)),
         elementwise_bytes=size * tokens * layers * (10 * width + (3 * matmuls - 4) * shape.mlp_width),
         logits_bytes=float(size * logits),
     )
+
+
+class LayerAttention(NamedTuple):
+    """The attention of all layers that have the same window, in one pass."""
+
+    flops: float
+    kv_bytes: float
+    """cached keys and values, read and written"""
+    read_bytes: float
+    """keys and values that attention reads, cached or not"""
+    layer_bytes: float
+    """the same in one layer, with what a growing cache reads to copy it"""
+
+
+def windows(shape: GPTShape) -> list[tuple[int, int | None]]:
+    """How many layers have which window; None: they attend to all positions."""
+    windowed = 0 if shape.window is None else shape.n_layer if shape.windowed_layers is None else shape.windowed_layers
+    return [pair for pair in ((shape.n_layer - windowed, None), (windowed, shape.window)) if pair[0]]
+
+
+def layer_attentions(shape: GPTShape, dtype: str, one: Pass) -> list[LayerAttention]:
+    """The attention of one pass, by window. A single token over a cache of latents attends to these themselves."""
+    over_latents = shape.latent_width is not None and one.tokens == 1 and one.kv_read > 0
+    width = shape.n_head * (shape.latent_width or 0) if over_latents else shape.attention_width
+    row_bytes = one.rows * shape.kv_width * DTYPE_BYTES[dtype]
+    return [
+        LayerAttention(
+            flops=4.0 * one.rows * one.tokens * one.attended(window) * layers * width,
+            kv_bytes=float(row_bytes * layers * one.kv_moved(window)),
+            read_bytes=float(row_bytes * layers * one.attended(window)),
+            layer_bytes=float(row_bytes * one.kv_attended(window)),
+        )
+        for layers, window in windows(shape)
+    ]
+
+
+def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:
+    """Bytes read and written to copy a cache that grows by a copy, or a window out of a cache; 0 where nothing is copied."""
+    grown = max(0, one.kv_written - one.tokens)
+    copied = sum(layers * (grown + one.gathered(window)) for layers, window in windows(shape))
+    return 2.0 * one.rows * copied * shape.kv_width * DTYPE_BYTES[dtype]
 
 
 def matrix_bytes(shape: GPTShape, dtype: str, weights: str = "float") -> float:
@@ -124,11 +192,6 @@ def kv_bytes_per_token(shape: GPTShape, dtype: str, kv_cache: str = "float") -> 
     if kv_cache == "float":
         return shape.kv_bytes_per_token(dtype)
     return 2 * shape.n_layer * shape.n_kv_head * (shape.head_dim + DTYPE_BYTES[dtype])
-
-
-def attended_kv_bytes(shape: GPTShape, dtype: str, one: Pass) -> float:
-    """Bytes of the keys and values that one layer's attention reads, cached or not."""
-    return one.rows * (one.kv_read or one.context) * shape.kv_bytes_per_token(dtype) / shape.n_layer
 
 
 def uncached(point: Point, last_only: bool = True) -> list[Pass]:
@@ -144,15 +207,17 @@ def prefix(point: Point) -> list[Pass]:
 
 
 def static(point: Point) -> list[Pass]:
-    """A preallocated cache: every step attends to all positions, with empty ones masked."""
+    """A preallocated cache: every step attends to all positions, with empty ones masked; in a window to copies of them."""
     total = point.total_len
-    return [prompt(point), *[Pass(point.batch_size, 1, total, 1, kv_read=total, kv_written=1)] * (point.new_tokens - 1)]
+    step = Pass(point.batch_size, 1, total, 1, kv_read=total, kv_written=1, gathers=True)
+    return [prompt(point), *[step] * (point.new_tokens - 1)]
 
 
 def buckets(point: Point) -> list[Pass]:
     """A preallocated cache: every step attends to its filled positions, rounded up to a bucket, with empty ones masked."""
     lengths = [bucket(length, point.total_len) for length in range(point.prompt_len + 1, point.total_len)]
-    return [prompt(point), *[Pass(point.batch_size, 1, each, 1, kv_read=each, kv_written=1) for each in lengths]]
+    steps = [Pass(point.batch_size, 1, each, 1, kv_read=each, kv_written=1, gathers=True) for each in lengths]
+    return [prompt(point), *steps]
 
 
 def bucket(length: int, maximum: int) -> int:
@@ -198,15 +263,24 @@ def useful_flops(shape: GPTShape, point: Point) -> float:
     prompt that all rows share is processed once.
     """
     read = point.total_len - 1
-    attended_positions = read * (read + 1) / 2
     per_row = 2.0 * (read * shape.block_params + point.new_tokens * shape.head_params)
-    per_position = 4.0 * shape.n_layer * shape.attention_width
     again = 0.0
     if point.shared_prompt == "on":
         length = point.prompt_len
-        prompt_flops = 2.0 * (length * shape.block_params + shape.head_params) + per_position * length * (length + 1) / 2
-        again = (point.batch_size - 1) * prompt_flops
-    return point.batch_size * (per_row + per_position * attended_positions) - again
+        prompt_flops = 2.0 * (length * shape.block_params + shape.head_params)
+        again = (point.batch_size - 1) * (prompt_flops + 4.0 * useful_positions(shape, length) * shape.attention_width)
+    return point.batch_size * (per_row + 4.0 * useful_positions(shape, read) * shape.attention_width) - again
+
+
+def useful_positions(shape: GPTShape, length: int) -> int:
+    """The positions that all tokens of a row attend to together, without masked ones, over all layers."""
+    return sum(layers * in_window(length, window) for layers, window in windows(shape))
+
+
+def in_window(length: int, window: int | None) -> int:
+    """The positions that all tokens of a row attend to together, in a layer with this window."""
+    whole = length if window is None else min(length, window)
+    return whole * (whole + 1) // 2 + (length - whole) * whole
 
 
 def naive_speedup(point: Point, reference: str = "uncached", kv_access: str = "static") -> float:

@@ -150,14 +150,14 @@ def device_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Li
     cost, rows = flops.cost(shape, dtype, one, weights), one.rows * one.tokens
     head_flops = 2.0 * one.rows * one.logits_positions * shape.head_params
     head_bytes = float(flops.head_bytes(shape, dtype, weights))
-    matrix_bytes, kv_bytes = flops.matrix_bytes(shape, dtype, weights), flops.attended_kv_bytes(shape, dtype, one)
+    matrix_bytes, attentions = flops.matrix_bytes(shape, dtype, weights), flops.layer_attentions(shape, dtype, one)
     block_bytes = cost.weight_bytes - head_bytes
     return total(
         (
             matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix_bytes),
             matmul_time(limits, "lm_head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
-            matmul_time(limits, "attention", cost.attention_flops, cost.kv_bytes, one.tokens, kv_bytes),
-            moving_time(cache_copy_bytes(one, shape, dtype), limits.reading("copy")),
+            *(matmul_time(limits, "attention", each.flops, each.kv_bytes, one.tokens, each.layer_bytes) for each in attentions),
+            moving_time(flops.cache_copy_bytes(one, shape, dtype), limits.reading("copy")),
             moving_time(cost.elementwise_bytes, limits.reading("elementwise", rows, matrix_bytes)),
             moving_time(cost.logits_bytes, limits.reading("argmax")),
         )
@@ -182,9 +182,3 @@ def matmul_time(limits: Limits, kind: str, flops: float, moved_bytes: float, row
     is_bandwidth = is_weight_bound or moved_bytes / read > flops / best
     seconds = flops / rate.value
     return by_one_limit(Time(bandwidth_s=seconds) if is_bandwidth else Time(compute_s=seconds), rate)
-
-
-def cache_copy_bytes(one: Pass, shape: GPTShape, dtype: str) -> float:
-    """Bytes read and written to copy a cache that grows by a copy; 0 for a cache that is updated in place."""
-    copied = one.kv_written - one.tokens
-    return 2.0 * one.rows * copied * shape.kv_bytes_per_token(dtype) if copied > 0 else 0.0

@@ -1,5 +1,6 @@
 """The axes of a sweep: every field of a point or an arm with the values requested for it."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
@@ -26,6 +27,7 @@ AXES = {
     "model": "model",
     "batch": "batch_size",
     "dtype": "dtype",
+    "window": "window",
     "threads": "threads",
     "prompt_len": "prompt_len",
     "new_tokens": "new_tokens",
@@ -47,10 +49,12 @@ AXES = {
     "checkpointing": "checkpointing",
     "optimizer_kernel": "optimizer_kernel",
 }
-"""Option -> the field of Point or Arm whose values it lists."""
-AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len")
+"""Option -> the field of Point or Arm whose values it lists; `window` becomes an argument of the model."""
+AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len", "window")
 """Fields that accept `auto`."""
-NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int}
+NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int} | {"window"}
+WORDS = {"window": ("auto", "none")}
+"""Field with numbers -> the words that it accepts, too."""
 FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
 """Field -> the family whose members it names."""
 CHOICES: dict[str, Iterable[str]] = {
@@ -89,7 +93,7 @@ def split_axis(text: str) -> tuple[str, str]:
 def read_axis(field: str, flag: str, text: str) -> list[Value]:
     """The values of one field."""
     split = spec.split if field in FAMILIES else at_commas
-    values = read_list(flag, text, int if field in NUMBERS else str, split)
+    values = read_list(flag, text, int if field in NUMBERS else str, split, WORDS.get(field, ("auto",)))
     if "auto" in values and field not in AUTOMATIC:
         raise UserError(f"{flag} does not accept auto (auto works for: {', '.join(AUTOMATIC)}); write the values")
     return values
@@ -104,9 +108,28 @@ def check_names(axes: Axes) -> None:
         for name in without_auto(axes, field):
             if name not in choices:
                 raise errors.unknown(field.replace("_", " "), name, choices)
+    refuse_double_windows(axes)
 
 
 def without_auto(axes: Axes, field: str) -> list[str]:
     """The names requested for a field, without `auto`."""
     may_be_auto = field in AUTOMATIC
     return [str(name) for name in axes.get(field, ()) if not (may_be_auto and name == "auto")]
+
+
+def models_of(axes: Axes, default: str) -> list[str]:
+    """The models requested, each with each window; `default` is what `auto` means. Raises UserError for two windows of one."""
+    names = [default if name == "auto" else str(name) for name in axes["model"]]
+    pairs = itertools.product(names, axes.get("window", ["auto"]))
+    return list(dict.fromkeys(name if window == "auto" else with_window(name, str(window)) for name, window in pairs))
+
+
+def with_window(name: str, window: str) -> str:
+    """A model whose windows are so many positions long."""
+    return spec.with_argument(name, registry.sources(), "window", window)
+
+
+def refuse_double_windows(axes: Axes) -> None:
+    """Raises UserError for windows of a model that has one in its arguments."""
+    if axes.get("window", ["auto"]) != ["auto"]:
+        models_of(axes, "auto")

@@ -21,7 +21,7 @@ LEAST_TOKEN_S = 0.002
 
 def refuse_large(axes: Axes, launches: int, confirmed: bool) -> None:
     """Raises UserError for a plan with too many cells or trials. It only multiplies numbers of values: no point is made."""
-    points, arms = combinations(axes, Point), combinations(axes, Arm)
+    points, arms = combinations(axes, Point) * len(axes.get("window", [""])), combinations(axes, Arm)
     for what, factor, unit in (("cells", arms, "arms"), ("trials", launches, "launches")):
         size, limit = points * factor, MOST if confirmed else UNCONFIRMED
         if size > limit:

@@ -90,6 +90,9 @@ class Options:
 
     model: str = listed("auto", "built-in models or dotted paths like my_pkg.my_mod:build", WHAT)
     batch: str = listed("1,4,8,16,32,64,93", "batch sizes; auto: the batch that nanobench autobatch recommends", WHAT)
+    window: str = listed(
+        "auto", "positions that a token attends to at most, or none; auto: as the model has it. For built-in models", WHAT
+    )
     dtype: str = listed("auto", ", ".join(DTYPES), WHAT)
     device: str = option("auto", "cpu, cuda or cuda:INDEX", WHAT)
     threads: str = listed("auto", "CPU thread counts; auto: every core that the process may use, divided among its ranks", WHAT)

@@ -13,10 +13,10 @@ from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject, TextTokens
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import SYNTHETIC, Arm, GPTShape, Plan, Point
-from nanobench.sweep.axes import FAMILIES, Axes
+from nanobench.sweep.axes import FAMILIES, Axes, models_of
 from nanobench.sweep.estimate import expected_total_s, refuse_large, refuse_long
 from nanobench.sweep.options import CPU, Defaults, Options
-from nanobench.sweep.values import read_memory_limit
+from nanobench.sweep.values import Value, read_memory_limit
 
 FindBatch = Callable[[Point, tuple[Arm, ...]], int]
 """Finds the batch size that `auto` stands for: of a point, for all its arms together."""
@@ -38,8 +38,8 @@ def describe_request(options: Options) -> JsonObject:
 
 
 def models_on(defaults: Defaults, axes: Axes) -> list[str]:
-    """The models requested, on a device with these defaults."""
-    return [defaults.model if name == "auto" else str(name) for name in axes["model"]]
+    """The models requested, on a device with these defaults, each with each window."""
+    return models_of(axes, defaults.model)
 
 
 def texts(axes: Axes) -> list[str]:
@@ -52,7 +52,9 @@ def requested(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ..
     there are no others.
     """
     auto = automatic_values(options, device)
-    axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in options.axes.items()}
+    models: list[Value] = [*models_of(options.axes, str(auto["model"]))]
+    known = {**options.axes, "model": models, "window": []}
+    axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in known.items()}
     if "prompt_len" in axes and axes["data"] == [SYNTHETIC]:
         axes["data"] = [""]
     points = dict.fromkeys(point_of(values) for values in combinations({**axes, "device": [device]}, Point))

@@ -19,8 +19,10 @@ def at_commas(text: str) -> list[str]:
     return text.split(",")
 
 
-def read_list(name: str, text: str, kind: type, split: Callable[[str], list[str]] = at_commas) -> list[Value]:
-    """The values of a LIST in the given order, each once; `auto` stays as it is. `split` gives its parts.
+def read_list(
+    name: str, text: str, kind: type, split: Callable[[str], list[str]] = at_commas, words: tuple[str, ...] = ("auto",)
+) -> list[Value]:
+    """The values of a LIST in the given order, each once; `words` stay as they are. `split` gives its parts.
 
     Raises UserError that names the part that is wrong.
     """
@@ -28,7 +30,7 @@ def read_list(name: str, text: str, kind: type, split: Callable[[str], list[str]
     for part in (part.strip() for part in split(text)):
         if not part:
             raise UserError(f"{name} {text!r} contains an empty value; write values between commas, like 1,4,8")
-        values |= dict.fromkeys([part] if kind is str or part == "auto" else read_numbers(name, part))
+        values |= dict.fromkeys([part] if kind is str or part in words else read_numbers(name, part))
         if len(values) > MOST_VALUES:
             raise UserError(f"{name} lists more than {MOST_VALUES:,} values; give fewer, or use larger steps")
     return list(values)

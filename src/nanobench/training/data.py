@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from nanobench.errors import UserError
-from nanobench.schema import SYNTHETIC, Point
+from nanobench.roofline import flops
+from nanobench.schema import SYNTHETIC, GPTShape, Point
 from nanobench.training.tokenizer import find
 
 MEDIAN_SHARE, SIGMA, MIN_LENGTH = 0.35, 0.6, 8
@@ -49,16 +50,19 @@ class TokenCounts:
     attended_positions: int
     """sum over all tokens of the positions in their attention, including masked ones"""
     useful_attended_positions: int
-    """the same over useful tokens, without causally masked positions"""
+    """the same over useful tokens, without masked positions; of layers with different windows the mean"""
 
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
         return TokenCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     @classmethod
-    def of(cls, lengths: Sequence[int], width: int) -> "TokenCounts":
-        """The counts of rows of these lengths, padded to `width`."""
-        triangles = sum(length * (length + 1) // 2 for length in lengths)
-        return cls(len(lengths) * width, sum(lengths), len(lengths) * width * width, triangles)
+    def of(cls, lengths: Sequence[int], width: int, shape: GPTShape | None = None) -> "TokenCounts":
+        """The counts of rows of these lengths, padded to `width`. Without a `shape` no layer has a window."""
+        if shape is None:
+            seen = sum(flops.in_window(length, None) for length in lengths)
+        else:
+            seen = round(sum(flops.useful_positions(shape, length) for length in lengths) / shape.n_layer)
+        return cls(len(lengths) * width, sum(lengths), len(lengths) * width * width, seen)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ class BatchStream:
     device: torch.device
     parts: int = 1
     """batches per step over all ranks: accumulation steps x ranks"""
+    shape: GPTShape | None = None
+    """of a model whose layers have windows: it says which positions are attended to"""
 
     @cached_property
     def max_len(self) -> int:
@@ -143,7 +149,7 @@ class BatchStream:
         lengths = self.lengths(generator)
         rows = split_evenly(self.corpus.rows(tuple(length + 1 for length in lengths), generator), self.parts)
         part_lengths = split_evenly(lengths, self.parts)
-        counts = sum((TokenCounts.of(part, self.width(part)) for part in part_lengths), TokenCounts(0, 0, 0, 0))
+        counts = sum((TokenCounts.of(part, self.width(part), self.shape) for part in part_lengths), TokenCounts(0, 0, 0, 0))
         own_parts = range(rank * self.parts // ranks, (rank + 1) * self.parts // ranks)
         return Step(tuple(self.pad(rows[part], part_lengths[part]) for part in own_parts), counts)
 

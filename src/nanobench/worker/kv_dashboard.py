@@ -219,7 +219,9 @@ def kv_bytes(calls: list[dict[str, Any]], n_head: int) -> int:
     for call in calls:
         key, value = call["key"], call["value"]
         length = len(attended(call, 0, n_head).weights_S)
-        total += (key[:, :, :length].numel() + value[:, :, :length].numel()) * key.element_size()
+        # The latents of multi-head latent attention are keys and values at once.
+        parts = (key,) if value is key else (key, value)
+        total += sum(each[:, :, :length].numel() for each in parts) * key.element_size()
     return total
 
 

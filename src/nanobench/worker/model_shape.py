@@ -91,13 +91,14 @@ def wrong_size(sizes: dict[str, Any]) -> str | None:
     for part, whole in (("n_head", "n_embd"), ("n_kv_head", "n_head")):
         if sizes[whole] % sizes[part] and not (part == "n_head" and sizes["head_width"]):
             return f"{part} {sizes[part]} does not divide {whole} {sizes[whole]}"
-    matmuls, lm_head = sizes["matmul_params"], sizes["n_embd"] * sizes["vocab_size"]
+    for part, whole in (("windowed_layers", "n_layer"), ("vocab_size", "vocab_rows"), ("lookup_params", "n_params")):
+        if sizes[whole] is not None and (sizes[part] or 0) > sizes[whole]:
+            return f"{part} {sizes[part]} is above {whole} {sizes[whole]}"
+    matmuls, lm_head = sizes["matmul_params"], sizes["n_embd"] * (sizes["vocab_rows"] or sizes["vocab_size"])
     if matmuls is not None and matmuls <= lm_head:
         return f"matmul_params {matmuls} is not above the {lm_head} of the lm_head (n_embd x vocab_size), which it includes"
     if sizes["mlp_matmuls"] not in (2, 3):
         return f"mlp_matmuls {sizes['mlp_matmuls']} is not 2, or 3 for a gated MLP"
-    if (sizes["lookup_params"] or 0) > sizes["n_params"]:
-        return f"lookup_params {sizes['lookup_params']} is above n_params {sizes['n_params']}"
     return None
 
 

@@ -108,6 +108,13 @@ RESULT = (
         lambda c: c.any_launch.identity,
     ),
     Metric("protocol", COUNT, NEITHER, "version of the way of measuring", lambda c: c.any_launch.protocol),
+    Metric(
+        "window",
+        COUNT,
+        NEITHER,
+        "positions that a token attends to at most, in layers with a window; null for a model without",
+        lambda c: c.shape.window if c.shape else None,
+    ),
 )
 MEMORY = (
     *outcome_max(

@@ -175,7 +175,12 @@ METRICS = (
         kv_cache_bytes="tensors of the KV cache",
         packed_bytes="weights held a second time, as the CPU's kernels read them",
     ),
-    *outcome_max(BYTES, NEITHER, kv_cache_expected_bytes="2 * layers * kv heads * head width * itemsize * rows * positions"),
+    *outcome_max(
+        BYTES,
+        NEITHER,
+        kv_cache_expected_bytes="2 * layers * kv heads * head width * itemsize * rows * positions; "
+        "with latents layers * latent width * itemsize * rows * positions",
+    ),
     Metric("cache_alloc_s", SECONDS, LOWER, "building the engine, cache included; median over launches", cache_alloc_s),
     Metric("breakeven_tokens", TOKENS, LOWER, "tokens until the cold compile time is paid back", breakeven_tokens),
     *divergence.METRICS,

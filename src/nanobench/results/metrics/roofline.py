@@ -152,9 +152,11 @@ def mbu(cell: Cell) -> float | None:
     if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not step_s:
         return None
     steps = flops.KV_ACCESS[cell.kv_access](cell.point)[1:]
-    kv_bytes = flops.kv_bytes_per_token(cell.shape, cell.point.dtype, cell.arm.kv_cache)
-    weights = [flops.cost(cell.shape, cell.point.dtype, each, cell.arm.weights).weight_bytes for each in steps]
-    read = sum(weights) + sum(each.rows * each.context * kv_bytes for each in steps if each.kv_read)
+    kv_share = float(flops.kv_bytes_per_token(cell.shape, cell.point.dtype, cell.arm.kv_cache))
+    kv_share /= cell.shape.kv_bytes_per_token(cell.point.dtype)
+    weights = sum(flops.cost(cell.shape, cell.point.dtype, each, cell.arm.weights).weight_bytes for each in steps)
+    layers = (flops.layer_attentions(cell.shape, cell.point.dtype, each) for each in steps if each.kv_read)
+    read = weights + kv_share * sum(each.read_bytes for found in layers for each in found)
     return read / len(steps) / step_s / sheet.bytes_per_s
 
 

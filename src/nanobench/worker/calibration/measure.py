@@ -157,7 +157,7 @@ def part_rates(
     amounts = {
         "matmul": (cost.matmul_flops - head_flops, rows, matrix_bytes),
         "lm_head": (head_flops, one.rows, flops.head_bytes(shape, model.dtype, weights)),
-        "attention": (cost.attention_flops, one.tokens, flops.attended_kv_bytes(shape, model.dtype, one)),
+        "attention": (cost.attention_flops, one.tokens, flops.layer_attentions(shape, model.dtype, one)[0].layer_bytes),
         "argmax": (cost.logits_bytes, 1, cost.logits_bytes),
     }
     for kind, (amount, place, set_bytes) in amounts.items():

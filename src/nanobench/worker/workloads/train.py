@@ -218,9 +218,10 @@ class Training:
     def __init__(self, trial: Trial, world: World = SINGLE_PROCESS) -> None:
         point = trial.point
         self.trial, self.world, self.adapter = trial, world, load(point, trial.seed)
-        corpus = Corpus.of(point, self.adapter.shape.vocab_size, trial.seed)
+        shape = self.adapter.shape
+        corpus = Corpus.of(point, shape.vocab_size, trial.seed)
         device, parts = next(self.adapter.module.parameters()).device, point.grad_accum * point.world_size
-        self.stream = BatchStream(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts)
+        self.stream = BatchStream(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts, shape)
         self.expected: Expected | None = None
         self.taken = across.take_from(trial, self.adapter)
         self.across: Gate | None = None

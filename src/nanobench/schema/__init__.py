@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from nanobench.schema.shape import DTYPE_BYTES as DTYPE_BYTES
+from nanobench.schema.shape import GPTShape as GPTShape
+
 PROTOCOL = 5
 """Increases whenever the way of measuring changes, so that numbers of two protocols are never compared."""
-DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = ("float32", "bfloat16", "float16")
 REFERENCE_DTYPE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
 """Measured dtype -> the dtype in which its correctness reference is computed."""
@@ -55,76 +57,6 @@ def option(default: Any, help: str, panel: str, metavar: str | None = None) -> A
 def argument(default: Any, help: str, metavar: str) -> Any:
     """A dataclass field that is a positional argument of the command line."""
     return field(default=default, metadata={"help": help, "panel": None, "metavar": metavar, "positional": True})
-
-
-@dataclass(frozen=True, kw_only=True)
-class GPTShape:
-    """The sizes of a GPT, from which all costs follow. `n_params` counts a tied head once."""
-
-    architecture: str
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-    vocab_size: int
-    block_size: int
-    n_params: int
-    matmul_params: int | None = None
-    """weights of all matmuls, lm_head included; None for a GPT-2, whose MLP is four times as wide as the residual stream"""
-    lookup_params: int | None = None
-    """parameters of tables that are only looked up, a row at a time; None: all parameters that are in no matmul"""
-    mlp_matmuls: int = 2
-    """matmuls of an MLP: 2, or 3 of a gated one, two of which read the same input"""
-    head_width: int | None = None
-    """width of one attention head; None: n_embd / n_head"""
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head if self.head_width is None else self.head_width
-
-    @property
-    def attention_width(self) -> int:
-        """Width of the output of all heads together; n_embd, unless heads have a width of their own."""
-        return self.n_head * self.head_dim
-
-    @property
-    def qkv_width(self) -> int:
-        """Width of a token's query, key and value together."""
-        return (self.n_head + 2 * self.n_kv_head) * self.head_dim
-
-    @property
-    def head_params(self) -> int:
-        """Weights of lm_head, the matmul that gives the logits, tied to the embedding or not."""
-        return self.n_embd * self.vocab_size
-
-    @property
-    def block_params(self) -> int:
-        """Weights of the matmuls in all blocks."""
-        if self.matmul_params is not None:
-            return self.matmul_params - self.head_params
-        return self.n_layer * self.n_embd * (self.qkv_width + self.attention_width + 8 * self.n_embd)
-
-    @property
-    def mlp_width(self) -> float:
-        """Width of the MLP, or of one that has as many weights as this one, in as many matmuls."""
-        widths = self.block_params / self.n_layer / self.n_embd - self.qkv_width - self.attention_width
-        return widths / self.mlp_matmuls
-
-    @property
-    def read_params(self) -> int:
-        """Parameters that every pass reads, whatever its tokens are: all except the tables that are looked up."""
-        if self.lookup_params is not None:
-            return self.n_params - self.lookup_params
-        return min(self.n_params, self.block_params + self.head_params)
-
-    def kv_bytes_per_token(self, dtype: str) -> int:
-        """Bytes of keys and values that one token of one row adds to a cache: 2 * layers * kv heads * head width * itemsize."""
-        return 2 * self.n_layer * self.n_kv_head * self.head_dim * DTYPE_BYTES[dtype]
-
-    def weight_bytes(self, dtype: str) -> int:
-        """Bytes of all parameters."""
-        return self.n_params * DTYPE_BYTES[dtype]
 
 
 @dataclass(frozen=True, kw_only=True)
