@@ -21,7 +21,7 @@ class Cached:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler = adapter, sampler
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
-        self.kv_access = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
+        self.kv_access: str | None = "prefix" if hasattr(self.cache, "attend_to") and not compiler.compiles else "static"
         self.is_masked = self.kv_access == "static"
         self.max_len, self.length = point.total_len, 0
         self.tokens_BN = allocate_tokens(point, weights)

@@ -24,6 +24,8 @@ from nanobench.testing.check import Broken, Check, Checks, NotChecked, seeded, s
 from nanobench.testing.model import ROWS, gate, point_of, prepared
 
 PROMPT_LEN, NEW_TOKENS = 7, 6
+LONG_PROMPT = 37
+"""Tokens of a prompt that is read in several parts, where an engine reads it in parts: no multiple of a usual size."""
 TINY = "gpt2-nano"
 """The built-in model that engines are checked with by default."""
 HOST_READS = (
@@ -75,6 +77,7 @@ class EngineContract:
         yield "forgets", self.forgets
         yield "sampler", self.sampler
         yield "gate", self.gate
+        yield "long prompt", self.long_prompt
         yield "host reads", self.host_reads
         yield "kv_access", self.kv_access
 
@@ -163,6 +166,12 @@ class EngineContract:
     def gate(self) -> str:
         """The gate of generation: tokens, independence of rows, logits under teacher forcing."""
         return gate(Reference(self.adapter, self.point, seed=0), self.make)
+
+    def long_prompt(self) -> str:
+        """The same after a longer prompt, for an engine that reads a prompt in parts."""
+        point = replace(self.point, prompt_len=min(LONG_PROMPT, max(1, self.adapter.shape.block_size // 2)))
+        note = gate(Reference(self.adapter, point, seed=0), self.make)
+        return f"{point.prompt_len} tokens; {note}"
 
     def host_reads(self) -> str:
         """Neither prefill() nor step() reads a value on the host, as .item() does; calls of the model do not count."""
