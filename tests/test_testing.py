@@ -44,6 +44,9 @@ def notes(checks):
 
 # Built-in members
 
+UNCHECKED = {"speculative": {"sampler", "host reads"}}
+"""It uses a sampler's probabilities, and has to know on the host how many tokens were accepted."""
+
 
 @pytest.mark.parametrize("name", NANOS)
 def test_our_models_keep_the_contract(name):
@@ -56,7 +59,7 @@ def test_our_models_keep_the_contract(name):
 def test_our_engines_keep_the_contract(name):
     checks = check_engine(registry.find("engines", name))
     assert_contract(checks)
-    assert not [each for each in checks if each.note.startswith("not checked")]
+    assert {each.name for each in checks if each.note.startswith("not checked")} == UNCHECKED.get(name, set())
 
 
 def test_an_engine_that_a_device_cannot_run_is_not_checked():

@@ -15,6 +15,9 @@ class Engine(Protocol):
     An optional attribute `kv_access` names how the engine reads keys and values (one of `roofline.flops.KV_ACCESS`); without it
     the engine's time cannot be predicted.
 
+    An optional attribute `reads_host` says why a step has to read values on the host, where it waits for a GPU. Engines without
+    it never do.
+
     An engine that only generates whole outputs has the optional method `run_call(prompt_BT)`: the work of a call from the
     prompt to the last token. It shows no logits. Each timed call is then one `run_call`. There are no times between its tokens,
     and the columns that need them are null. The time to the first token comes from calls of `prefill` alone. They run before

@@ -30,6 +30,7 @@ class Speculative:
     """Shows no logits, because a step writes several tokens; so it is gated by its tokens."""
 
     logits_BV = None
+    reads_host = "how many tokens are accepted decides how long the next pass is"
 
     def __init__(
         self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler, draft: str, draft_len: int
