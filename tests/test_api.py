@@ -564,7 +564,7 @@ def test_the_examples_of_the_page_run_in_their_order(here, monkeypatch):
     assert list(objects["status"].iloc[1:]) == ["skipped"]
     assert "a bigram model needs no cache" in objects["reason"].iloc[1]
     assert re.fullmatch(r"object:my_gpt\.Bigram-[0-9a-f]{12}", objects["model"].iloc[0])
-    assert (batch_size, largest, len(curve)) == (6, 8, 5)
+    assert (batch_size, largest, len(curve)) == (6, 8, 4)
     assert isinstance(names["figure"], Figure)
     assert len(names["again"]) == 4
 

@@ -9,6 +9,7 @@ import torch
 
 from nanobench import registry, schema
 from nanobench.engines._compiler import Compiler
+from nanobench.errors import Skip
 from nanobench.gates import generation as generation_gate
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.probes import compilation
@@ -17,7 +18,8 @@ from nanobench.schema import Arm, Point
 from nanobench.worker.workloads import generate
 from nanobench.worker.workloads.generate import Generate
 
-ENGINES = [name for name in registry.names("engines") if name != "cuda-graph"]
+ENGINES = [name for name in registry.names("engines") if name not in ("cuda-graph", "speculative")]
+"""Those that are compiled on a CPU."""
 SAMPLERS = registry.names("samplers")
 NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 ARCHITECTURES = list(zip(NANOS, itertools.cycle(("default", "dynamic")), strict=False))
@@ -57,6 +59,10 @@ def tokens(adapter, point, engine, sampler, mode):
 @pytest.mark.parametrize(("model", "mode"), ARCHITECTURES)
 def test_every_engine_is_captured_whole_over_every_architecture(model, engine, mode):
     adapter, point = loaded(model)
+    if (model, engine) == ("nanochat-2026-nano", "cached-shared-prompt"):
+        with pytest.raises(Skip, match="keeps tokens too"):
+            tokens(adapter, point, engine, "greedy", mode)
+        return
     plain = tokens(adapter, point, engine, "greedy", "off")
     tally = compilation.CompileCounters()
     assert torch.equal(tokens(adapter, point, engine, "greedy", mode), plain)

@@ -43,7 +43,9 @@ def judge(build, point=POINT, model="gpt2-nano", compiled=False):
 def test_every_engine_is_exact_in_float32(engine, model, batch_size):
     verdict = judge(registry.find("engines", engine), of_engine(engine, batch_size=batch_size), model)
     assert verdict.verdict is Verdict.EXACT, verdict
-    assert verdict.max_error <= verdict.tolerance < 1e-3
+    assert verdict.tolerance < 1e-3
+    if engine != "speculative":  # shows no logits
+        assert verdict.max_error <= verdict.tolerance
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -20,7 +20,7 @@ from nanobench import load
 from nanobench.analysis import verdict
 from nanobench.analysis.report import alike, differences, names_of, study
 from nanobench.cli import app
-from nanobench.records import MEASURED, Description
+from nanobench.records import JUDGED, MEASURED, Description
 from nanobench.results import store
 from nanobench.results.derive import BY_NAME
 from nanobench.results.store import Run, records
@@ -253,6 +253,8 @@ def test_many_conclusions_are_counted_with_the_largest_and_the_smallest_ratio(tm
     assert len(verdict.conclusions(found.cells)) == 4
     first = summary.paragraph(found.cells, found.rows)[0].text
     ratios = found.cells[found.cells["arm_index"].gt(0)]
+    ratios = ratios[ratios["speedup_status"].isin(JUDGED)]
+    assert len(ratios) > 4
     assert first.startswith(f"of {len(ratios)} reliable ratios, ")
     for row in (ratios.loc[ratios["speedup"].idxmax()], ratios.loc[ratios["speedup"].idxmin()]):
         assert f"{verdict.ratio_text(row)}, cached at batch {row['batch_size']} (prompt_len {row['prompt_len']})" in first

@@ -185,7 +185,7 @@ def test_a_self_test_leads_with_its_checks(tmp_path):
     found = run_page.Answers.of(study(Run(tmp_path / "same"))).selftest
     said = tree.all("p", class_="verdict")[0].text
     passed = sum(check.passed is True for check, _ in found.checks)
-    assert said.startswith(f"{passed} of {len(found.checks)} checks of the self-test passed")
+    assert said.startswith(f"{len(found.checks)} checks of the self-test: {passed} passed, ")
     for check, _ in found.checks:
         assert (check.name in said) == (check.passed is False)
     assert "This run: " in said

@@ -52,7 +52,9 @@ def study(run: Run) -> Study:
     cells = in_order(frame(run, derived))
     rows = explained(records(cells), made, info.description.identity.get("cores"))
     share = derive.timed_share(launches, info.wall_s) if info.wall_s else None
-    return Study(run.folder, info, cells, launches, rows, crossovers(rows, made), share)
+    # The sides of an A/B comparison have an answer of their own, over a threshold.
+    pays = [] if any(arm.side for arm in info.plan.arms) else crossovers(rows, made)
+    return Study(run.folder, info, cells, launches, rows, pays, share)
 
 
 # Several runs

@@ -26,6 +26,8 @@ class CachedSharedPrompt(Cached):
         super().__init__(adapter, sampler, point, compiler)
         if not isinstance(self.cache, StaticCache):
             raise Skip(f"cached-shared-prompt needs the cache of the built-in models; {adapter.shape.architecture} has its own")
+        if compiler.compiles and any(tensor.dim() != 4 for tensor in self.cache.tensors):
+            raise Skip("a cache that keeps tokens too is not compiled with a shared prompt: dynamo runs a part of it eagerly")
         self.rows = point.batch_size
         self.first_row = first_row(self.cache)
         self.first_row.attend_to(point.prompt_len, masked=False)
@@ -35,7 +37,11 @@ class CachedSharedPrompt(Cached):
         logits_11V, _ = self.adapter.forward_cached(prompt_BT[:1], self.prompt_T, self.first_row)
         length = prompt_BT.shape[1]
         for tensor in self.cache.tensors:
-            tensor[1:, :, :length] = tensor[:1, :, :length]
+            # Keys and values are [B, K, S, D]; tokens that a cache keeps are [B, S].
+            if tensor.dim() == 4:
+                tensor[1:, :, :length] = tensor[:1, :, :length]
+            else:
+                tensor[1:, :length] = tensor[:1, :length]
         logits_BV = logits_11V[:, -1].expand(self.rows, -1).contiguous()
         return logits_BV, self.sampler(logits_BV, self.generator)
 
@@ -46,6 +52,8 @@ def first_row(cache: StaticCache) -> StaticCache:
     for name, value in vars(cache).items():
         if isinstance(value, list):
             setattr(row, name, [each[:1] if isinstance(each, Tensor) else each for each in value])
+        elif isinstance(value, Tensor) and value.dim() > 1:
+            setattr(row, name, value[:1])
     return row
 
 

@@ -37,7 +37,13 @@ def lines(names: tuple[str, str], answers: Mapping[Point, Decision], over_all: D
         for point, found in answers.items():
             where = ", ".join(f"{name.removesuffix('_size')} {getattr(point, name)}" for name in varying)
             yield f"  {where}: {sentence(found, threshold)}"
-    yield sentence(over_all, threshold)
+    yield over_points(answers, over_all, threshold)
+
+
+def over_points(answers: Mapping[Point, Decision], over_all: Decision, threshold: float) -> str:
+    """The answer over all points: it is one of their mean."""
+    said = sentence(over_all, threshold)
+    return f"mean of {len(answers)} points: {said}" if len(answers) > 1 and over_all.ratio is not None else said
 
 
 def sentence(found: Decision, threshold: float) -> str:
@@ -116,7 +122,7 @@ def paragraph(found: Recorded) -> list[Part]:
     """The answer, what it means, the sides, and whether they put out the same."""
     below = format.percent(math.expm1(found.threshold))
     parts = {
-        "": sentence(found.over_all, found.threshold),
+        "": over_points(found.answers, found.over_all, found.threshold),
         "Decision": f"{ACTIONS[found.over_all.answer]}; a difference below {below} does not matter",
         "Sides": "; ".join(found.names),
         "Outputs": "; ".join(found.gates) or "no gate compared the sides",

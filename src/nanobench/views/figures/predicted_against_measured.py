@@ -93,7 +93,7 @@ def label_worst(axes: Axes, known: pd.DataFrame, cells: pd.DataFrame, ends: tupl
         place = max(place + LABEL, float((np.log(row["step_ms"]) - low) / (high - low)))
         place = min(place, 1 - LABEL * (len(worst) - 1 - number))
         text = f"{cell_name(every, row.to_dict())}: {format.times(float(row['times']))}"
-        line: Any = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        line: Any = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             text, (row["by_ms"], row["step_ms"]), (1.02, place), textcoords="axes fraction", fontsize=7.5, color="0.25",
             va="center", annotation_clip=False, arrowprops=line,

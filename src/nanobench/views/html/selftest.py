@@ -12,7 +12,7 @@ from nanobench.views import selftest as words
 
 SAME, DELAYED = "same", "delayed"
 """Folders of the two runs of a self-test."""
-VERDICTS = {True: "passed", False: "FAILED", None: "not checked"}
+VERDICTS = {True: "passed", False: "FAILED", None: "not run"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Selftest:
         failed = [check.name for check, _ in self.checks if check.passed is False]
         passed = sum(check.passed is True for check, _ in self.checks)
         open_ones = len(self.checks) - passed - len(failed)
-        found = f"{passed} of {format.count(len(self.checks), 'check')} of the self-test passed"
-        found += f", {open_ones} not checked" if open_ones else ""
+        parts = [f"{passed} passed", f"{len(failed)} failed", *([f"{open_ones} not run"] if open_ones else [])]
+        found = f"{format.count(len(self.checks), 'check')} of the self-test: {', '.join(parts)}"
         return f"{found}; failed: {', '.join(failed)}." if failed else f"{found}."
 
 
