@@ -1,6 +1,7 @@
 """Quantised weights through the command line: verdicts, columns, labels, checks while timed, limits and what is skipped."""
 
 import json
+import re
 
 import pytest
 
@@ -76,8 +77,9 @@ def test_every_ratio_of_a_lossy_arm_says_so(swept, no_plots, nanobench_here):
     assert "a lossy arm computes what its quantised model computes" in report
     assert "] lossy" in page
     document = json.loads(printed.splitlines()[-1])
-    named = [sentence for sentence in document["verdict"] if "cached int8 " in sentence and "x [" in sentence]
-    assert all("cached int8 (lossy, KL" in sentence for sentence in named if "than" in sentence)
+    named = [sentence for sentence in document["verdict"] if "cached int8 " in sentence and "than" in sentence]
+    labels = [label for sentence in named for label in re.findall(r"cached int8(?: int8-kv)?(?: \(lossy, KL)?", sentence)]
+    assert all(label.endswith("(lossy, KL") for label in labels)
     assert set(cells["gate"].dropna()) >= {"lossy"}
 
 
