@@ -16,7 +16,7 @@ from nanobench.views.html import run_page, runs_page
 from test_report_html import MARKUP, hostile_run, study_of
 from test_views import command, make_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(executable() is None, reason="no Chromium is installed")]
+pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium is installed")
 REFERENCE = Path(__file__).parents[1] / "results" / "reference-cpu"
 TABLE = "document.getElementById('cells-table')"
 SHOWN = f"[...{TABLE}.tBodies[0].rows].filter((row) => !row.hidden && !row.classList.contains('detail'))"
