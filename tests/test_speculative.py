@@ -11,6 +11,8 @@ from nanobench.engines.cached import build as build_cached
 from nanobench.errors import Skip, UserError
 from nanobench.gates.generation import run_free
 from nanobench.models.gpt2 import build as gpt2
+from nanobench.records import MEASURED
+from nanobench.results import store
 from nanobench.samplers import greedy, temperature
 from nanobench.schema import Point
 
@@ -174,3 +176,18 @@ def test_what_cannot_sample_or_compile_is_skipped():
         speculative.build(model(), lambda logits_BV, generator: logits_BV.argmax(-1, keepdim=True), point_of(1), OFF)
     with pytest.raises(UserError, match="unknown model 'nobody'"):
         speculative.build(model(), greedy.build(), point_of(1), OFF, draft="nobody")
+
+
+def test_the_command_measures_it_and_no_step_is_beyond_the_output(nanobench_here, tmp_path):
+    """Its profile too: the output of random weights repeats itself, so a step writes several tokens."""
+    engines = "uncached,cached,speculative,speculative:draft=gpt2-nano:n_layer=1"
+    asked = ("--model", "gpt2-nano", "--batch", 2, "--prompt-len", 8, "--new-tokens", 9, "--threads", 1, "--launches", 1)
+    more = ("--max-seconds", 0.1, "--calibration", "off", "--no-plot", "--sampler", "greedy,temperature", "--out", "run")
+    nanobench_here("kv-sweep", *asked, *more, "--engine", engines, cwd=tmp_path, code=0)
+    cells = store.load(tmp_path / "run").set_index("arm")
+    mine = cells[cells.index.str.startswith("speculative")]
+    assert len(mine) == 4
+    assert set(mine["status"]) <= set(MEASURED)
+    assert set(mine["gate"]) == {"exact"}
+    assert mine["checked_calls"].ge(1).all()
+    assert cells.loc["speculative", "steps_per_call"] < 8

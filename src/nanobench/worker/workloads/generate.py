@@ -157,7 +157,7 @@ class Generate(Timed):
 
     def profile(self, trace: Path | None) -> None:
         """See Workload.profile. Profiles a prefill and up to PROFILED_STEPS decode steps, but none of a whole call."""
-        device, steps = self.device, min(PROFILED_STEPS, self.point.new_tokens - 1)
+        device = self.device
         with sdpa.use_backend(self.arm.attention):
             prefill = profiler.count(lambda: self.engine.prefill(self.prompt_BT), device)
         sdpa.check(self.arm.attention, prefill.names, self.compiler.compiles)
@@ -165,9 +165,11 @@ class Generate(Timed):
         if self.run_call is not None and trace is not None:
             with sdpa.use_backend(self.arm.attention):
                 profiler.count(self.engine.step, device, trace)
-        elif self.run_call is None and steps:
+        elif self.run_call is None and self.point.new_tokens > 1:
+            wrote: list[int] = []
             with sdpa.use_backend(self.arm.attention):
-                found = profiler.count(lambda: [self.engine.step() for _ in range(steps)], device, trace)
+                found = profiler.count(lambda: self.decode_some(wrote), device, trace)
+            steps = len(wrote)
             if not found.graph_launches:
                 sdpa.check(self.arm.attention, found.names, self.compiler.compiles)
             self.dispatched |= {
@@ -178,6 +180,11 @@ class Generate(Timed):
             }
             if self.arm.compile_mode in GRAPH_MODES and not found.graph_launches:
                 raise RuntimeError(f"{self.arm.compile_mode} replayed no CUDA graph: {compilation.graph_skips()}")
+
+    def decode_some(self, wrote: list[int]) -> None:
+        """Up to PROFILED_STEPS decode steps, as far as the output goes; adds the tokens that each wrote to `wrote`."""
+        while len(wrote) < PROFILED_STEPS and 1 + sum(wrote) < self.point.new_tokens:
+            wrote.append(self.engine.step())
 
     def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
         """`calls` generate calls. The attention kernel is selected before the clock starts."""
