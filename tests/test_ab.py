@@ -9,6 +9,7 @@ import time
 import pytest
 
 from conftest import environment
+from planted import OTHER
 from test_revision import git, state
 
 MODEL = """
@@ -48,19 +49,6 @@ def repository(tmp_path):
         git(top, "add", ".")
         git(top, "commit", "-m", message)
     return top
-
-
-OTHER = """
-made = build
-def build():
-    adapter = made()
-    plain = type(adapter.module)
-    class Other(plain):
-        def logits(self, x_BTC):
-            return 1.5 * plain.logits(self, x_BTC) + 0.1
-    adapter.module.__class__ = Other
-    return adapter
-"""
 
 
 def document(done):

@@ -116,7 +116,7 @@ def test_what_cannot_win_leaves_with_its_reason(search):
 
     ranking, asked, _ = search(speed, max_memory="499B", batches=(1, 16))
     assert ranking.winner is None
-    reasons = {named(each): ranking.left[each.candidate] for each in ranking.standings}
+    reasons = {named(each): views.reason(ranking.left[each.candidate]) for each in ranking.standings}
     assert reasons[16, "cached"] == "oom: full"
     assert reasons[1, "cached"] == "peak_memory_bytes 500 is above the limit of 499"
     assert {launch for *_, launch in asked} == {1}

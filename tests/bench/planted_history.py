@@ -14,23 +14,11 @@ from pathlib import Path
 
 from ab_truth import MODEL, OPTIONS, git
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from planted import OTHER
+
 COMMITS, WRONG, SLOW, SHARE = 16, 8, 11, 0.2
 """The wrong commit lies where the search looks first."""
-OTHER = """
-made = build
-
-
-def build():
-    adapter = made()
-    plain = type(adapter.module)
-
-    class Other(plain):
-        def logits(self, x_BTC):
-            return 1.5 * plain.logits(self, x_BTC) + 0.1
-
-    adapter.module.__class__ = Other
-    return adapter
-"""
 SWEEP = ["--model", "planted:build", "--batch", "4,8,16", "--prompt-len", "16", "--new-tokens", "16", "--threads", "1"]
 SWEEP += ["--calibration", "off", "--no-plot"]
 

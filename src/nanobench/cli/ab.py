@@ -1,25 +1,18 @@
 """The command that compares two revisions, models, engines or environments: ab."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from nanobench.cli.app import announce_worker, command, make_console, printer
-from nanobench.cli.interrupt import watched
+from nanobench.cli.audience import audience_of
 from nanobench.sweep.ab_options import AbOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nanobench.records import Description
-    from nanobench.results.store import Run
-    from nanobench.schema import Plan
     from nanobench.sweep.ab import Result
-    from nanobench.sweep.job import Audience
-    from nanobench.sweep.runner import Watch
 
 CODES = {"faster": 0, "same": 0, "slower": 1, "different outputs": 1, "failed": 1, "undecided": 3}
 """Answer -> exit code."""
@@ -39,27 +32,6 @@ def ab(options: AbOptions) -> None:
     found = comparison.run(options, audience_of(console, options.limit_s()))
     show(found, options, console)
     raise typer.Exit(CODES[found.over_all.answer])
-
-
-def audience_of(console: "Console", limit_s: float, quiet: bool = False) -> "Audience":
-    """Shows a comparison that ends after `limit_s` seconds on the terminal: the card of its plan, and the live table."""
-    from nanobench.sweep.job import Audience
-    from nanobench.views import progress
-
-    def planned(plan: "Plan", description: "Description") -> None:
-        if not quiet:
-            console.print(progress.card(plan, description, limit_s))
-
-    @contextmanager
-    def measuring(run: "Run", plan: "Plan") -> Iterator["Watch"]:
-        def report() -> None:
-            kept = len(list(run.raw.glob("*.parquet")))
-            typer.echo(f"interrupted: nothing is decided; {kept} finished launches are kept in {run.folder}")
-
-        with watched(console, report, quiet) as watch:
-            yield watch
-
-    return Audience(waiting=printer(console), planned=planned, measuring=measuring)
 
 
 def show(found: "Result", options: AbOptions, console: "Console") -> None:

@@ -4,8 +4,8 @@ import json
 
 import typer
 
-from nanobench.cli.ab import audience_of
 from nanobench.cli.app import announce_worker, command, make_console, printer
+from nanobench.cli.audience import audience_of
 from nanobench.sweep.tune_options import TuneOptions
 
 

@@ -7,6 +7,7 @@ dimension.
 import torch
 from torch import Tensor
 
+from nanobench.errors import UserError
 from nanobench.models._gpt import Attention
 from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
@@ -18,6 +19,12 @@ def rotations(length: int, head_dim: int, base: float) -> Tensor:
     exponents_R = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     angles_TR = torch.arange(length, dtype=torch.float64)[:, None] * base**-exponents_R
     return torch.stack((angles_TR.cos(), angles_TR.sin())).float()
+
+
+def refuse_odd_heads(head_dim: int) -> None:
+    """Raises UserError for heads whose dimensions do not form pairs."""
+    if head_dim % 2:
+        raise UserError(f"heads are {head_dim} wide (n_embd / n_head), but rotary positions need an even width; change n_head")
 
 
 def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.errors import UserError
 from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
 from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
-from nanobench.models._rotary import RotaryAttention, rotations
+from nanobench.models._rotary import RotaryAttention, refuse_odd_heads, rotations
 from nanobench.schema import GPTShape
 
 
@@ -108,8 +107,7 @@ def build(
     refuse_wrong_window(window)
     n_kv_head = n_kv_head or n_head
     head_dim = n_embd // n_head
-    if head_dim % 2:
-        raise UserError(f"heads are {head_dim} wide (n_embd / n_head), but rotary positions need an even width; change n_head")
+    refuse_odd_heads(head_dim)
     table, qkv_width = vocab_size * n_embd, (n_head + 2 * n_kv_head) * head_dim
     blocks = n_layer * n_embd * (qkv_width + n_embd + 3 * mlp_width)
     norms = (2 * n_layer + 1) * n_embd

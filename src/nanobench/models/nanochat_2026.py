@@ -23,7 +23,7 @@ from nanobench.errors import UserError
 from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
 from nanobench.models._kv_cache import Cache, CatCache, StaticCache, View
 from nanobench.models._packed_linear import Linear
-from nanobench.models._rotary import RotaryAttention, rotations
+from nanobench.models._rotary import RotaryAttention, refuse_odd_heads, rotations
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 100_000
@@ -249,8 +249,7 @@ def build(
     """
     refuse_wrong_window(window)
     head_dim, rows = n_embd // n_head, -(-vocab_size // PADDED_TO) * PADDED_TO
-    if head_dim % 2:
-        raise UserError(f"heads are {head_dim} wide (n_embd / n_head), but rotary positions need an even width; change n_head")
+    refuse_odd_heads(head_dim)
     if n_embd < SMEAR_CHANNELS:
         raise UserError(f"n_embd {n_embd} is below {SMEAR_CHANNELS}, the channels that a gate reads; give a larger n_embd")
     windows = windows_of(str(window_pattern), n_layer, window)

@@ -6,7 +6,7 @@ one excludes 1. Launches of one round are paired.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nanobench.records import MEASURED, LaunchRecord
@@ -88,22 +88,37 @@ def ratio(fast: Standing, slow: Standing) -> intervals.Interval | None:
     return intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared]) if shared else None
 
 
-def leaving(racing: Sequence[Standing], rounds: int, say: Callable[[intervals.Interval], str]) -> dict[Candidate, str]:
-    """The candidates that leave after so many rounds, and why. `racing` are those that have not left, the best first; `say`
-    writes a ratio.
-    """
-    left = {each.candidate: each.failure for each in racing if each.failure is not None}
+@dataclass(frozen=True)
+class Left:
+    """Why a candidate left the race."""
+
+    failure: str | None = None
+    """it cannot win, whatever its speed"""
+    behind: intervals.Interval | None = None
+    """how many times as fast the best one is"""
+    halved_after: int | None = None
+    """the launch after which it was in the slower half; None where the interval decided"""
+
+
+def leaving(racing: Sequence[Standing], rounds: int) -> dict[Candidate, Left]:
+    """The candidates that leave after so many rounds. `racing` are those that have not left, the best first."""
+    left = {each.candidate: Left(failure=each.failure) for each in racing if each.failure is not None}
     able = [each for each in racing if each.failure is None]
     kept = max(FINALISTS, math.ceil(len(able) / 2))
     for place, each in enumerate(able[1:], 1):
         behind = ratio(able[0], each)
         if behind is None:
             continue
-        if behind.low is not None and behind.low > 1:
-            left[each.candidate] = f"the best is {say(behind)} as fast"
+        if excludes_one(behind):
+            left[each.candidate] = Left(behind=behind)
         elif rounds <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
-            left[each.candidate] = f"in the slower half after launch {rounds}: the best is {say(behind)} as fast"
+            left[each.candidate] = Left(behind=behind, halved_after=rounds)
     return left
+
+
+def excludes_one(found: intervals.Interval | None) -> bool:
+    """Whether the interval of a ratio lies above 1."""
+    return found is not None and found.low is not None and found.low > 1
 
 
 @dataclass(frozen=True)
@@ -112,8 +127,7 @@ class Ranking:
 
     standings: list[Standing]
     """all candidates: those that raced to the end, the best first; then those that left, the last to leave first"""
-    left: Mapping[Candidate, str]
-    """candidate -> why it left"""
+    left: Mapping[Candidate, Left]
 
     @property
     def winner(self) -> Standing | None:
@@ -135,10 +149,10 @@ class Ranking:
     @property
     def is_decided(self) -> bool:
         """Whether the two differ: the interval of their ratio excludes 1."""
-        return self.lead is not None and self.lead.low is not None and self.lead.low > 1
+        return excludes_one(self.lead)
 
 
-def rank(found: Iterable[Standing], left: Mapping[Candidate, str]) -> Ranking:
+def rank(found: Iterable[Standing], left: Mapping[Candidate, Left]) -> Ranking:
     """The end of a race. Who stayed longer stands higher; then who is faster."""
     order = sorted(
         found,

@@ -94,6 +94,9 @@ def records_of(group: ArmGroup, result: WorkerResult) -> list[ArmRecord]:
 class Sweep:
     """One run of a plan, with the launches that it has so far."""
 
+    more_time = "more --max-minutes give more launches"
+    """what helps where the time is up"""
+
     def __init__(self, run: Run, plan: Plan, description: Description, make_executor: MakeExecutor, watch: Watch) -> None:
         self.run, self.plan, self.description = run, plan, description
         self.make_executor, self.watch = make_executor, watch
@@ -165,8 +168,8 @@ class Sweep:
         limited = trial.extra or (trial.launch > 1 and self.plan.max_minutes is not None)
         limit_s = schedule.limit_s(self.plan, self.info.planned_s or 0.0)
         if limited and self.spent_s() + self.took_s.get(trial.point, 0.0) > limit_s:
-            again = "more --max-minutes give more launches"
-            raise TimeIsUp(f"time is up after {self.spent_s() / 60:.1f} minutes, in launch {trial.launch}; {again}")
+            spent = f"time is up after {self.spent_s() / 60:.1f} minutes, in launch {trial.launch}"
+            raise TimeIsUp(f"{spent}; {self.more_time}")
 
     def spent_s(self) -> float:
         """Seconds of measuring so far, those before --resume included."""

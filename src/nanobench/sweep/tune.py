@@ -6,24 +6,25 @@ from typing import Any
 
 from nanobench.errors import UserError
 from nanobench.results import race, store
-from nanobench.results.race import Candidate, Ranking, Standing
+from nanobench.results.race import Candidate, Left, Ranking, Standing
 from nanobench.results.run_info import stopped_event
 from nanobench.results.store import Run
 from nanobench.schema import Arm, Point, Trial
-from nanobench.stats.intervals import Interval
 from nanobench.sweep import device_lock, session
 from nanobench.sweep.job import SILENT, Audience
-from nanobench.sweep.runner import Sweep, TimeIsUp
+from nanobench.sweep.runner import Sweep
 from nanobench.sweep.tune_options import TuneOptions
 
 
 class Tune(Sweep):
     """Launches of the settings that may still be the fastest, until the two fastest are distinguished or the time is up."""
 
+    more_time = "more --max-minutes distinguish more settings"
+
     def __init__(self, options: TuneOptions, *facts: Any) -> None:
         super().__init__(*facts)
         self.goal, self.limits = options.goal, options.limits()
-        self.left: dict[Candidate, str] = {}
+        self.left: dict[Candidate, Left] = {}
 
     def standings(self) -> list[Standing]:
         """All settings that were launched, the best first."""
@@ -36,7 +37,7 @@ class Tune(Sweep):
             self.ahead = [self.plan.trial(point, launch) for point in points]
             yield launch, self.ahead
             racing = [each for each in self.standings() if each.candidate not in self.left]
-            self.left |= race.leaving(racing, launch, in_words)
+            self.left |= race.leaving(racing, launch)
             if len(racing) - len(self.left.keys() & {each.candidate for each in racing}) < race.FINALISTS:
                 return
         self.note(stopped_event(f"{self.plan.launches} launches did not distinguish the fastest settings"))
@@ -48,20 +49,6 @@ class Tune(Sweep):
     def is_final(self, point: Point, arm: Arm) -> bool:
         """See Sweep.is_final. A setting that has left is not launched again."""
         return Candidate(point, arm) in self.left or super().is_final(point, arm)
-
-    def refuse_late(self, trial: Trial) -> None:
-        """See Sweep.refuse_late. What is said of the time names this command's options."""
-        try:
-            super().refuse_late(trial)
-        except TimeIsUp as stop:
-            why = str(stop).partition("; ")[0]
-            raise TimeIsUp(f"{why}; more --max-minutes distinguish more settings") from None
-
-
-def in_words(found: Interval) -> str:
-    """A ratio with its interval: 1.53x [1.2, 1.9]."""
-    bounds = "" if found.low is None or found.high is None else f" [{found.low:.3g}, {found.high:.3g}]"
-    return f"{found.value:.3g}x{bounds}"
 
 
 @dataclass(frozen=True)

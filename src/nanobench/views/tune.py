@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from nanobench.results.derive import CellRow
-from nanobench.results.race import Candidate, Ranking, Standing
+from nanobench.results.race import Candidate, Left, Ranking, Standing
 from nanobench.schema import Arm, Point
-from nanobench.sweep.tune import Result, in_words
+from nanobench.stats.intervals import Interval
+from nanobench.sweep.tune import Result
 from nanobench.views import format
 from nanobench.views.cell_table import CellTable, Column, make, value
 from nanobench.views.sweep import MEMORY
@@ -34,7 +35,21 @@ def table(ranking: Ranking) -> CellTable:
 
 def row_of(standing: Standing, ranking: Ranking) -> CellRow:
     """The cell of a setting, with why it left."""
-    return {**standing.row, LEFT: ranking.left.get(standing.candidate) or standing.failure}
+    left = ranking.left.get(standing.candidate)
+    return {**standing.row, LEFT: reason(left) if left else standing.failure}
+
+
+def reason(left: Left) -> str | None:
+    """Why a setting left."""
+    if left.behind is None:
+        return left.failure
+    half = "" if left.halved_after is None else f"in the slower half after launch {left.halved_after}: "
+    return f"{half}the best is {times(left.behind)} as fast"
+
+
+def times(found: Interval) -> str:
+    """A ratio with its interval."""
+    return format.times(found.value, found.low, found.high)
 
 
 def lines(found: Result) -> Iterator[str]:
@@ -47,7 +62,7 @@ def lines(found: Result) -> Iterator[str]:
     if ranking.runner_up and ranking.lead:
         verb = "they differ" if ranking.is_decided else "no difference between them was shown"
         yield f"runner-up: {setting(ranking.runner_up, ranking)}, {figures(ranking.runner_up)}"
-        yield f"the fastest is {in_words(ranking.lead)} as fast as the runner-up; {verb}"
+        yield f"the fastest is {times(ranking.lead)} as fast as the runner-up; {verb}"
     launches = sum(len(each.logs) for each in ranking.standings)
     yield f"{format.count(found.settings, 'setting')}, {format.count(launches, 'launch')} of them"
     yield f"measure it again: {command(ranking.winner.candidate)}"
