@@ -31,8 +31,9 @@ COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = "os^DvPX<>"
 """Two more than colours: the first 63 arms differ in colour or marker."""
 Colour = str | tuple[float, ...]
-LINES: tuple[Any, ...] = ("-", (0, (9, 1.5)), "-.", ":", (0, (5, 1.2, 1, 1.2, 1, 1.2)))
-"""Lines of arms, the reference first. Plain dashes are those of predictions."""
+LINES: tuple[Any, ...] = ("-", "-", (0, (9, 1.5)), "-.", ":", (0, (5, 1.2, 1, 1.2, 1, 1.2)))
+"""Lines of arms, the reference first. Most runs compare two arms, and a dashed line would look like a prediction there: their
+markers and shades differ. Plain dashes are those of predictions."""
 PREDICTED: Any = {"linestyle": (0, (3, 2)), "linewidth": 1.1, "marker": ""}
 
 
