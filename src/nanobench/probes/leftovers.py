@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -22,6 +22,9 @@ SETTLE_S, WINDOW_S = 0.02, 0.02
 """OpenMP's threads wait for the next work in a loop for some milliseconds; what still runs after that is an arm's own."""
 MIN_RUNNING = 0.3
 """A thread is still running if it has a core for this share of the window."""
+LOADED_WINDOW_S, MIN_READY = 0.2, 0.9
+"""Where threads of an arm wait for a core: a thread is still running if it has or wants a core for this share of a longer
+window."""
 MIN_CHILD_S = 0.05
 """CPU time of a child process that counts as work."""
 PR_SET_CHILD_SUBREAPER = 36
@@ -38,6 +41,19 @@ def guarded(clock: Clock) -> list[tuple[Any, str]]:
     cuda = [(torch.cuda, "synchronize"), *((torch.cuda.Event, name) for name in ("record", "elapsed_time", "synchronize"))]
     ours = [(owner, name) for owner in (HostClock, CudaClock, clock) for name in CLOCK_METHODS]
     return [*functions, *cuda, (clocks, "perf_counter"), (clocks, "synchronize"), *ours]
+
+
+class Scheduled(NamedTuple):
+    """Seconds of a thread."""
+
+    ran_s: float
+    waited_s: float
+    """ready to run, without a core"""
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds with a core or waiting for one."""
+        return self.ran_s + self.waited_s
 
 
 class Leftovers:
@@ -68,22 +84,31 @@ class Leftovers:
     def still_running(self) -> dict[int, str]:
         """Arm -> what works while nothing should: a thread of its own, or a child process with CPU time.
 
-        Takes SETTLE_S + WINDOW_S seconds. A thread that the interpreter did not start counts only if it appeared with the arm.
+        Takes SETTLE_S + WINDOW_S seconds, and LOADED_WINDOW_S more if a thread of an arm waits for a core meanwhile. A thread
+        that the interpreter did not start counts only if it appeared with the arm.
         """
         time.sleep(SETTLE_S)
-        before = cpu_s_of_threads()
-        time.sleep(WINDOW_S)
-        after = cpu_s_of_threads()
-        main, found = threading.main_thread().native_id, {}
-        for thread, cpu_s in after.items():
-            owner = self.owner_of_thread.get(thread, -1)
-            if thread != main and owner >= 0 and cpu_s - before.get(thread, cpu_s) > MIN_RUNNING * WINDOW_S:
-                found[owner] = "a thread that it started was still running when the clock had stopped"
+        used = self.used(WINDOW_S)
+        found = {owner for owner, each in used if each.ran_s > MIN_RUNNING * WINDOW_S}
+        if any(owner not in found and each.ready_s > MIN_RUNNING * WINDOW_S for owner, each in used):
+            found |= {owner for owner, each in self.used(LOADED_WINDOW_S) if each.ready_s > MIN_READY * LOADED_WINDOW_S}
+        reasons = dict.fromkeys(found, "a thread that it started was still running when the clock had stopped")
         for child, cpu_s in child_cpu_s().items():
             owner = self.owner_of_child.get(child, -1)
             if owner >= 0 and cpu_s > MIN_CHILD_S:
-                found[owner] = f"a process that it started used {cpu_s:.2g} s of CPU time"
-        return found
+                reasons[owner] = f"a process that it started used {cpu_s:.2g} s of CPU time"
+        return reasons
+
+    def used(self, seconds: float) -> list[tuple[int, Scheduled]]:
+        """Owner, and what each thread of an arm gets during so many seconds; the main thread is nobody's."""
+        before = scheduled()
+        time.sleep(seconds)
+        main = threading.main_thread().native_id
+        return [
+            (self.owner_of_thread[thread], Scheduled(*(now - then for now, then in zip(each, before[thread], strict=True))))
+            for thread, each in scheduled().items()
+            if thread in before and thread != main and self.owner_of_thread.get(thread, -1) >= 0
+        ]
 
 
 def adopt_orphans() -> None:
@@ -104,12 +129,13 @@ def thread_ids() -> list[int]:
     return []
 
 
-def cpu_s_of_threads() -> dict[int, float]:
-    """Thread id -> CPU seconds so far, from /proc/self/task/*/schedstat (nanoseconds)."""
+def scheduled() -> dict[int, Scheduled]:
+    """Thread id -> its seconds so far, from /proc/self/task/*/schedstat (nanoseconds)."""
     found = {}
     for thread in thread_ids():
         with suppress(OSError, ValueError, IndexError):
-            found[thread] = int((TASKS / str(thread) / "schedstat").read_text().split()[0]) / 1e9
+            ran, waited = (TASKS / str(thread) / "schedstat").read_text().split()[:2]
+            found[thread] = Scheduled(int(ran) / 1e9, int(waited) / 1e9)
     return found
 
 
