@@ -54,7 +54,7 @@ gpu:  ## the sweeps of GPU on CUDA from this checkout, without an install, each 
 	PYTHONPATH=src $(CALIBRATE) || echo "no limits were stored: each sweep measures its own"
 	for sweep in $(GPU); do \
 		name=$${sweep%:*}; run=$(OUT)/gpu-$(STAMP)/$$name; \
-		PYTHONPATH=src timeout --signal=INT --kill-after=5 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
+		PYTHONPATH=src timeout --signal=TERM --kill-after=5 $${sweep#*:} $(PYTHON) -m nanobench run $$name --out $$run \
 			|| echo "$$name ended with $$?; what it finished is saved"; \
 		PYTHONPATH=src $(PYTHON) -m nanobench report $$run || true; \
 	done

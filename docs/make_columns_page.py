@@ -29,7 +29,8 @@ files on every load, so an old run gains a new column. Raw files of earlier prot
 The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random prompts); in
 generation `prompt_len`, `new_tokens`, `shared_prompt`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`,
 `world_size`. The arm: `compile_mode`, `attention`; in generation `engine`, `sampler`, `weights`, `kv_cache`; in training
-`checkpointing`, `optimizer_kernel`; its name `arm` and its place `arm_index` (0 is the reference); `side` of an A/B comparison.
+`checkpointing`, `cross_entropy`, `optimizer_kernel`; its name `arm` and its place `arm_index` (0 is the reference); `side` of
+an A/B comparison.
 The fields of the other workload are 0, empty or at their defaults. Its columns are null.
 """
 RAW_HEAD = """
@@ -111,6 +112,7 @@ RAW = {
         "optimizer_bytes",
         "activation_bytes",
     ): "outcome of training: memory besides the weights; activations are the allocator's peak in a batch's forward pass",
+    ("data_s",): "outcome of training: time to make the batches of one step and to copy them to the device",
     ("kv_access",): "outcome: how the engine reads its cache (`uncached`, `uncached-full-logits`, `prefix`: the filled part, "
     "`buckets`: the filled part rounded up, `static`: the whole cache, `cat`, `shared-prompt` and "
     "`shared-prompt-static`: a prompt that is read once); null for an engine that does not say: its time is not predicted",

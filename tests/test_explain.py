@@ -672,7 +672,7 @@ def test_a_limit_that_was_not_resolved_is_the_reason_and_another_calibration_the
 )
 def test_an_uncertain_prediction_says_how_uncertain_it_is(uncertainty, note, column, words):
     row = only(a_row(predicted_tpot_s=2e-3, prediction_uncertainty=uncertainty, prediction_note=note, bound_by="host"))
-    assert views.predicted_tpot(row) == column
+    assert views.predicted(row, "predicted_tpot_s") == column
     assert views.doubt_of_prediction(row).startswith(words)
     assert bool(words) == bool(views.doubt_of_prediction(row))
     assert views.doubt_of_prediction(row) in views.because(row)

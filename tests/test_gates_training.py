@@ -3,6 +3,7 @@
 import copy
 import itertools
 import statistics
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from nanobench import registry, schema
 from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip, UserError
 from nanobench.gates import training as training_gate
+from nanobench.models._foreign import UncachedAdapter
+from nanobench.probes import memory
 from nanobench.records import Verdict
 from nanobench.roofline import flops
 from nanobench.schema import PHASES, Arm, Point
@@ -173,8 +176,12 @@ def test_a_step_is_a_plain_loops(name, phase_name):
 
 RECIPES = [
     ({"optimizer": "sgd"}, {}),
+    ({"optimizer": "muon"}, {}),
+    ({"optimizer": "muon"}, {"optimizer_kernel": "foreach"}),
     ({}, {"optimizer_kernel": "foreach"}),
     ({}, {"checkpointing": "checkpointed"}),
+    ({}, {"cross_entropy": "chunked"}),
+    ({"dtype": "bfloat16", "grad_accum": 2}, {"cross_entropy": "chunked"}),
     ({"grad_accum": 3}, {}),
     ({"grad_accum": 2}, {"checkpointing": "checkpointed"}),
     ({"dtype": "bfloat16"}, {}),
@@ -193,6 +200,11 @@ def test_every_recipe_takes_the_plain_loops_steps(asked, arm, phase_name):
 @pytest.mark.parametrize("phase_name", PHASES)
 def test_a_compiled_step_is_a_plain_loops(captured, arm, phase_name):
     verdict = gated(point(phase=phase_name), Arm(compile_mode="default", **arm))
+    assert verdict.verdict is Verdict.EXACT, verdict.note
+
+
+def test_a_compiled_step_in_chunks_is_a_plain_loops(captured):
+    verdict = gated(point(), Arm(compile_mode="default", cross_entropy="chunked"))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
@@ -267,18 +279,71 @@ def test_checkpointing_needs_a_list_of_blocks():
         trainer_of(arm=Arm(checkpointing="checkpointed"), adapter=adapter)
 
 
+def test_a_model_with_a_loss_of_its_own_has_no_chunked_one():
+    adapter = UncachedAdapter(torch.nn.Linear(2, 2), shape=model().shape)
+    with pytest.raises(Skip, match="use --cross-entropy full"):
+        trainer_of(arm=Arm(cross_entropy="chunked"), adapter=adapter)
+
+
+def test_in_chunks_the_logits_of_a_batch_are_never_in_memory_at_once():
+    adapter = registry.find("models", "gpt2:n_layer=1,n_head=1,n_embd=8,vocab_size=4096,block_size=64")()
+    batch = batch_of(phase("pretrain", seq_len=64, vocab=4096))
+    logits = 4 * batch.tokens_BT.numel() * 4096
+
+    def peak(kind):
+        trainer = trainer_of(arm=Arm(cross_entropy=kind), adapter=copy.deepcopy(adapter))
+        loss = partial(trainer.loss, batch.tokens_BT, batch.targets_BT)
+        return memory.allocator_peak(lambda: loss().backward(), CPU)[1]
+
+    assert peak("full") > 2 * logits
+    assert peak("chunked") < logits
+
+
+def test_muon_takes_the_matrices_of_the_blocks():
+    trainer = trainer_of(point(optimizer="muon"))
+    muon, adamw = trainer.optimizer.parts
+    blocks = {id(each) for each in trainer.loss.model.blocks.parameters() if each.ndim == 2}
+    assert blocks
+    assert {id(each) for each in muon.param_groups[0]["params"]} == blocks
+    assert len(adamw.param_groups[0]["params"]) + len(blocks) == len(trainer.parameters)
+
+
+def test_muon_has_matrices_alone_or_others_alone():
+    for size, kind in (((4, 4), torch.optim.Muon), ((4,), torch.optim.AdamW)):
+        optimizer = registry.find("optimizers", "muon")([torch.nn.Parameter(torch.zeros(size))], fused=True)
+        assert [type(part) for part in optimizer.parts] == [kind]
+
+
+def test_a_muon_that_goes_the_wrong_way_is_caught():
+    def spoil(trainer):
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = 1.2 * group["lr"]
+
+    verdict = gated(point(optimizer="muon"), spoil=spoil)
+    assert verdict.verdict is Verdict.WRONG, verdict.note
+
+
+@pytest.mark.parametrize("name", [*NANOS, "gpt2-mini"])
+def test_the_closed_form_knows_that_chunks_compute_logits_twice(name):
+    assert_closed_form(name, "pretrain", Arm(attention="sdpa-math", cross_entropy="chunked"))
+
+
 @pytest.mark.parametrize(
     ("name", "phase_name", "checkpointing"),
     itertools.product([*NANOS, "gpt2-mini"], PHASES, schema.CHECKPOINTING),
 )
 def test_a_step_executes_what_the_closed_form_says(name, phase_name, checkpointing):
+    assert_closed_form(name, phase_name, Arm(attention="sdpa-math", checkpointing=checkpointing))
+
+
+def assert_closed_form(name, phase_name, arm):
     from torch.utils.flop_counter import FlopCounterMode
 
     adapter = model(name)
-    arm = Arm(attention="sdpa-math", checkpointing=checkpointing)
     step = phase(phase_name, batch_size=2, parts=2).step(0)
     trainer = trainer_of(point(name, grad_accum=2), arm, adapter)
     with FlopCounterMode(display=False) as counter:
         trainer.step(step)
-    predicted = flops.training_flops(adapter.shape, step.counts.tokens, step.counts.attended_positions, checkpointing != "off")
+    again = arm.checkpointing != "off", arm.cross_entropy != "full"
+    predicted = flops.training_flops(adapter.shape, step.counts.tokens, step.counts.attended_positions, *again)
     assert counter.get_total_flops() == pytest.approx(predicted, rel=0.02)

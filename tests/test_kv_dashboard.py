@@ -212,6 +212,7 @@ def test_the_command_writes_a_file_and_a_document(nanobench_here, tmp_path):
         (("--frame-s", "0"), "--frame-s 0.0 is not between 0.02 and 60"),
         (("--prompt", ""), "--prompt is empty"),
         (("--batch", "many"), "batch 'many' is not a whole number"),
+        (("--batch", "auto"), "batch 'auto' is not a whole number"),
         (("--model", "nothing"), "unknown model 'nothing'"),
         (("--layer", "7", "--model", "gpt2-nano"), "--layer 7 is not in model"),
     ],

@@ -230,7 +230,8 @@ def test_a_sweep_that_is_killed_is_resumed_without_running_a_trial_twice(nanoben
     assert "4 cells" in again.stdout
 
 
-def test_control_c_shows_the_results_so_far_what_is_saved_and_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_shows_the_results_so_far_what_is_saved_and_how_to_go_on(tmp_path, number):
     asked = ("kv-sweep", *SMALL, "--batch", "1,2,3", "--launches", "3", "--out", "run")
     sweep = subprocess.Popen(
         [sys.executable, "-m", "nanobench", *asked], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
@@ -241,9 +242,12 @@ def test_control_c_shows_the_results_so_far_what_is_saved_and_how_to_go_on(tmp_p
         time.sleep(0.05)
     workers = psutil.Process(sweep.pid).children(recursive=True)
     assert workers
-    sweep.send_signal(signal.SIGINT)
+    saved = len(list(raw.glob("*.parquet")))
+    sweep.send_signal(number)
     out, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
+    assert ("finishing this launch" in out) == (number == signal.SIGINT)
+    assert len(list(raw.glob("*.parquet"))) <= saved + 2
     assert "--resume run" in out.strip().splitlines()[-1]
     assert "speedup" in out
     assert any(line.startswith("absolute figures are") or line.startswith("ratios are") for line in out.splitlines())

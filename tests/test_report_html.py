@@ -328,7 +328,7 @@ def test_a_run_of_training(tmp_path):
     tree = check_page(text_of(run))
     assert "nanobench train-throughput: protocol-4-train" in tree.text
     assert "tok/s" in table_of(tree)[0]
-    assert "training is not predicted" in tree.id("reasons").text
+    assert "not predicted: there is no calibration" in tree.id("reasons").text
 
 
 def test_a_run_of_sixty_arms_is_short_in_prose_and_small(tmp_path):

@@ -86,6 +86,12 @@ def test_memory_is_split_and_checkpointing_keeps_fewer_activations(trained):
     assert (cells["peak_memory_bytes"] > 3 * weights).all()
 
 
+def test_the_share_of_making_batches_is_known(trained):
+    cells = cells_of(trained[0])
+    assert (cells["data_s"] > 0).all()
+    assert (cells["data_fraction"] * (cells["data_s"] + cells["step_s"])).tolist() == pytest.approx(cells["data_s"].tolist())
+
+
 def test_generation_has_no_columns_here_and_training_none_there(trained, small_run):
     trains, generates = cells_of(trained[0]), pd.read_parquet(small_run[0] / "cells.parquet")
     for column in ("output_tok_s", "ttft_s", "tpot_s", "itl_p50_s", "kv_cache_bytes", "mbu"):
@@ -107,9 +113,10 @@ def test_a_report_is_written_of_it(own_copy, nanobench_here):
     assert "prompt" not in written
 
 
-def test_explain_says_that_training_is_not_predicted(nanobench_here, trained):
+def test_explain_says_why_training_is_not_predicted(nanobench_here, trained):
     told = nanobench_here("explain", trained[0], cwd=trained[0].parent, code=0).stdout
-    assert told.count("training is not predicted") == 6
+    assert told.count("not predicted: there is no calibration") == 4
+    assert told.count("not predicted: lengths change from step to step") == 2
     assert "attribute path" not in told
 
 

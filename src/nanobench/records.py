@@ -166,6 +166,8 @@ class Outcome(Divergence):
     optimizer_bytes: int | None = None
     activation_bytes: int | None = None
     """the allocator's peak in a forward pass"""
+    data_s: float | None = None
+    """training: seconds that the batches of one step took to be made and copied to the device"""
     rss_peak_bytes: int | None = None
     probe_note: str | None = None
     """why readings are missing"""

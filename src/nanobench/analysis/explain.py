@@ -30,7 +30,15 @@ COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
     *("speedup", "speedup_lo", "speedup_hi", "speedup_basis", "speedup_status", "speedup_reason", "speedup_widening"),
-    *("predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "predicted_speedup", "naive_speedup", "prediction_error"),
+    *(
+        "predicted_ttft_s",
+        "predicted_tpot_s",
+        "predicted_e2e_s",
+        "predicted_step_s",
+        "predicted_speedup",
+        "naive_speedup",
+        "prediction_error",
+    ),
     *("prediction_uncertainty", "prediction_note"),
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
@@ -57,11 +65,14 @@ def place(row: CellRow) -> tuple[Point, int]:
 
 
 def of_step(row: CellRow, cell: Cell | None) -> CellRow:
-    """The predicted parts of a step (of the prefill if there are no steps), and the minimum time to read its weights."""
+    """The predicted parts of a step (of the prefill if there are none, of an optimizer step in training), and the minimum time
+    to read its weights.
+    """
     known = cell if row["status"] in MEASURED else None
     prediction = known.prediction if known else None
     steps = max(1, prediction.steps) if prediction else 1
-    time = (prediction.decode if prediction.steps else prediction.prefill) if prediction else None
+    of_call = (prediction.decode if prediction.steps else prediction.prefill) if prediction else None
+    time = of_call or (known.step_prediction if known else None)
     rate, basis = read_rate(known) if known else (None, None)
     weights = of_passes(known, lambda cost: cost.weight_bytes) if known else None
     return {

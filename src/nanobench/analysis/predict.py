@@ -18,13 +18,13 @@ from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
 from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.results.run_info import RunInfo
-from nanobench.roofline import flops
+from nanobench.roofline import flops, training
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
-from nanobench.roofline.prediction import Operations, Prediction, predict
-from nanobench.schema import DTYPE_BYTES
+from nanobench.roofline.prediction import Operations, Prediction, Time, predict
+from nanobench.schema import DTYPE_BYTES, Point
 
-SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]
+SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", "seq_len", "phase", "grad_accum", *ARM_FIELDS]
 """What a measured cell must share with a predicted one."""
 
 
@@ -33,13 +33,16 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     the cells of runs on that device. Raises UserError if the run has nothing to predict from.
     """
     ordered = sorted(cells, key=lambda cell: (*vars(cell.point).values(), cell.arm_index))
-    predictions = [(cell, prediction) for cell in ordered if (prediction := elsewhere(cell, sheet, dtype)) is not None]
+    predictions = [
+        (cell, there) for cell in ordered if (there := elsewhere(cell, sheet, dtype) or step_elsewhere(cell, sheet, dtype))
+    ]
     if not predictions:
         limits = [cell.machine.limits_of(cell.point, cell.arm.weights) for cell in ordered]
         reason = next((reason for each in limits if each and (reason := each.missing())), None)
         why = reason or "no cell has a calibration, a profile and a dtype that its datasheet has"
         raise UserError(
-            f"nothing to predict for {sheet.name}: {why}; measure again with: nanobench kv-sweep --calibration auto"
+            f"nothing to predict for {sheet.name}: {why}; "
+            f"measure again with: nanobench {command_of(ordered)} --calibration auto"
         )
     references = {cell.point: prediction for cell, prediction in predictions if cell.is_reference}
     found = []
@@ -51,21 +54,43 @@ def rows(cells: list[Cell], sheet: Datasheet, dtype: str | None, measured: pd.Da
     return found
 
 
-def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: float | None) -> CellRow:
+def command_of(cells: list[Cell]) -> str:
+    """The command that measures such cells."""
+    return "train-throughput" if cells and cells[0].point.trains else "kv-sweep"
+
+
+def throughput(point: Point) -> str:
+    """The column of a point's throughput."""
+    return "train_tok_s" if point.trains else "output_tok_s"
+
+
+def seconds(found: Prediction | Time) -> float:
+    """Those of a call, or of an optimizer step."""
+    return found.total_s if isinstance(found, Time) else found.call.total_s
+
+
+def figures(cell: Cell, found: Prediction | Time, reference: Prediction | Time | None, there: float | None) -> CellRow:
     """The prediction of a cell, and the throughput that was measured there."""
-    call_s = found.call.total_s
-    speedup = reference.call.total_s / call_s if reference else None
+    point, column = cell.point, throughput(cell.point)
+    tok_s = (point.step_tokens if point.trains else point.batch_size * point.new_tokens) / seconds(found)
     return {
-        "predicted_output_tok_s": cell.point.batch_size * cell.point.new_tokens / call_s,
-        "predicted_ttft_s": found.prefill.total_s,
-        "predicted_tpot_s": found.tpot_s,
+        f"predicted_{column}": tok_s,
+        **parts(found),
         "prediction_uncertainty": found.uncertainty,
-        "prediction_note": "; ".join(found.notes) or None,
-        "predicted_speedup": speedup,
-        "predicted_bound_by": found.decode.bound_by if found.steps else found.prefill.bound_by,
-        "measured_output_tok_s": there,
-        "prediction_error": None if there is None else cell.point.batch_size * cell.point.new_tokens / call_s / there - 1,
+        "prediction_note": "; ".join(sorted(found.notes)) or None,
+        "predicted_speedup": seconds(reference) / seconds(found) if reference else None,
+        f"measured_{column}": there,
+        "prediction_error": None if there is None else tok_s / there - 1,
     }
+
+
+def parts(found: Prediction | Time) -> CellRow:
+    """The times of a call's phases, or of a step, and what the step waits for."""
+    if isinstance(found, Time):
+        return {"predicted_step_s": found.total_s, "predicted_bound_by": found.bound_by}
+    step = found.decode if found.steps else found.prefill
+    times = {"predicted_ttft_s": found.prefill.total_s, "predicted_tpot_s": found.tpot_s}
+    return {**times, "predicted_bound_by": step.bound_by}
 
 
 def uncertainties(rows: list[CellRow]) -> tuple[float, float]:
@@ -79,7 +104,8 @@ def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
     if measured is None or measured.empty:
         return None
     same = measured[(measured[SAME] == pd.Series({name: head[name] for name in SAME})).all(axis=1)]
-    values = same.loc[same["status"].isin(MEASURED), "output_tok_s"]
+    column = "train_tok_s" if head["seq_len"] else "output_tok_s"
+    values = same.loc[same["status"].isin(MEASURED), column]
     return float(values.iloc[-1]) if len(values) else None
 
 
@@ -87,22 +113,42 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
     """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype, and if
     limits are missing.
     """
-    point = cell.point
-    there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
-    limits = cell.machine.limits_of(point, cell.arm.weights)
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
-    if cell.shape is None or limits is None or limits.missing() or cell.kv_access is None or prefill is None:
+    if cell.kv_access is None or prefill is None or cell.arm.kv_cache != "float":
         return None
-    if cell.arm.kv_cache != "float":
+    point = moved(cell, dtype)
+    there = limits_elsewhere(cell, sheet, point.dtype)
+    if cell.shape is None or there is None:
         return None
-    if sheet.bytes_per_s is None or there_point.dtype not in sheet.flops:
+    return predict(cell.shape, point, cell.kv_access, there, Operations(prefill, step or 0.0), cell.arm.weights)
+
+
+def step_elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Time | None:
+    """An optimizer step on the other device; None in generation, and where it cannot be predicted here."""
+    point, operations = moved(cell, dtype), cell.first("operations_per_step")
+    if not point.trains or training.why_not(point) or operations is None:
+        return None
+    there = limits_elsewhere(cell, sheet, point.dtype)
+    if cell.shape is None or there is None:
+        return None
+    return training.predict_step(cell.shape, point, cell.arm, there, operations)
+
+
+def moved(cell: Cell, dtype: str | None) -> Point:
+    """A cell's point on CUDA, in its own dtype or another."""
+    return replace(cell.point, device="cuda", dtype=dtype or cell.point.dtype)
+
+
+def limits_elsewhere(cell: Cell, sheet: Datasheet, dtype: str) -> Limits | None:
+    """The limits of the other device; None without those of this one, or without the datasheet's rates for a dtype."""
+    limits = cell.machine.limits_of(cell.point, cell.arm.weights)
+    if cell.shape is None or limits is None or limits.missing() or sheet.bytes_per_s is None or dtype not in sheet.flops:
         return None
     here = cell.machine.sheet or Datasheet("unknown")
     read = sheet.bytes_per_s * share(limits.reading("read").value, here.bytes_per_s)
-    peak = sheet.flops[there_point.dtype] * share(best_matmul(limits), here.flops.get(point.dtype))
-    width = flops.weight_width(cell.shape, there_point.dtype, cell.arm.weights)
-    there = Limits(tuple(transferred(limits, read, peak, there_point.dtype, width)), limits.unresolved)
-    return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0), cell.arm.weights)
+    peak = sheet.flops[dtype] * share(best_matmul(limits), here.flops.get(cell.point.dtype))
+    width = flops.weight_width(cell.shape, dtype, cell.arm.weights)
+    return Limits(tuple(transferred(limits, read, peak, dtype, width)), limits.unresolved)
 
 
 def best_matmul(limits: Limits) -> float:

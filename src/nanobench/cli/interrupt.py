@@ -14,26 +14,37 @@ if TYPE_CHECKING:
 
     from nanobench.sweep.runner import Progress, Watch
 
+FINISHING = "finishing this launch, so that it is not lost; Ctrl-C again stops at once"
 
-@contextmanager
-def interruptible(report: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """On Ctrl-C or SIGTERM calls `report`, and exits with 130.
 
-    A KeyboardInterrupt that is raised in a callback gets lost. The function that this yields raises it again.
-    """
-    pressed: list[int] = []
+class Interrupts:
+    """Counts signals. The first Ctrl-C waits for the end of the launch, if `say` can tell that; all others stop at once."""
 
-    def press(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.say = say
+        self.pressed = self.must_stop = False
 
-    def check_interrupt() -> None:
-        if pressed:
+    def press(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler. Raises KeyboardInterrupt where the work stops at once."""
+        self.must_stop = self.pressed or self.say is None or number != signal.SIGINT
+        self.pressed = True
+        if self.must_stop:
+            raise KeyboardInterrupt
+        if self.say:
+            self.say(FINISHING)
+
+    def check(self, is_end: bool) -> None:
+        """Raises KeyboardInterrupt again, because one that is raised in a callback gets lost; and at the end of a launch."""
+        if self.must_stop or (self.pressed and is_end):
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def interruptible(report: Callable[[], None], interrupts: Interrupts) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM calls `report`, and exits with 130."""
+    before = {number: signal.signal(number, interrupts.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield check_interrupt
+        yield
     except KeyboardInterrupt:
         report()
         sys.exit(INTERRUPTED)
@@ -47,11 +58,13 @@ def watched(console: "Console", report: Callable[[], None], quiet: bool = False)
     """Shows a measurement on the terminal while it can be interrupted; nothing if `quiet`."""
     from nanobench.views.progress import Screen
 
-    with interruptible(report) as check_interrupt, nullcontext() if quiet else Screen(console) as screen:
+    interrupts = Interrupts(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    with interruptible(report, interrupts), nullcontext() if quiet else Screen(console) as screen:
 
         def watch(seen: "Progress") -> None:
-            check_interrupt()
+            interrupts.check(is_end=False)
             if screen:
                 screen.show(seen)
+            interrupts.check(is_end=seen.report is None)
 
         yield watch

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import Skip, UserError
+from nanobench.models._chunked_loss import chunked_cross_entropy
 from nanobench.models._int8_cache import Int8Cache, rounded
 from nanobench.models._kv_cache import Cache, CatCache, StaticCache, View, uncached_view
 from nanobench.schema import GPTShape
@@ -88,6 +89,8 @@ class GPTAdapter:
     cat_cache: type[CatCache] = CatCache
     kv_cache = "float"
     """how its caches store keys and values: one of KV_CACHES"""
+    cross_entropy = "full"
+    """how its loss is computed: one of CROSS_ENTROPIES"""
 
     def __init__(self, module: GPT, shape: GPTShape) -> None:
         self.module = module
@@ -96,6 +99,8 @@ class GPTAdapter:
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
         """See Adapter.forward."""
         x_BTC: Tensor = self.module(idx_BT, torch.arange(idx_BT.shape[1], device=idx_BT.device))
+        if targets_BT is not None and self.cross_entropy == "chunked":
+            return chunked_cross_entropy(self.module.logits, x_BTC, targets_BT)
         logits_BTV = self.module.logits(last_position(x_BTC) if last_only else x_BTC)
         if targets_BT is None:
             return logits_BTV

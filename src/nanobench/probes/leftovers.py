@@ -100,7 +100,7 @@ class Leftovers:
         return reasons
 
     def used(self, seconds: float) -> list[tuple[int, Scheduled]]:
-        """Owner, and what each thread of an arm gets during so many seconds; the main thread is nobody's."""
+        """Owner, and what each thread of an arm gets during so many seconds; the main thread belongs to no arm."""
         before = scheduled()
         time.sleep(seconds)
         main = threading.main_thread().native_id

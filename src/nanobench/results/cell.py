@@ -25,8 +25,8 @@ from nanobench.results.repetitions import (
     untimestamped,
 )
 from nanobench.results.run_context import Machine
-from nanobench.roofline import flops
-from nanobench.roofline.prediction import Operations, Prediction, predict
+from nanobench.roofline import flops, training
+from nanobench.roofline.prediction import Operations, Prediction, Time, predict
 from nanobench.schema import Arm, GPTShape, Point
 from nanobench.stats import intervals
 
@@ -95,6 +95,16 @@ class Cell:
         if self.arm.kv_cache != "float":
             return None
         return predict(self.shape, self.point, self.kv_access, limits, Operations(prefill, step or 0.0), weights)
+
+    @cached_property
+    def step_prediction(self) -> Time | None:
+        """How long an optimizer step should take; None in generation, and where it cannot be predicted."""
+        limits, operations = self.machine.limits_of(self.point, self.arm.weights), self.first("operations_per_step")
+        if not self.point.trains or training.why_not(self.point):
+            return None
+        if self.shape is None or limits is None or limits.missing() or operations is None:
+            return None
+        return training.predict_step(self.shape, self.point, self.arm, limits, operations)
 
     @cached_property
     def reference(self) -> "Cell | None":

@@ -293,17 +293,20 @@ def tokens_processed(kv_access: str, point: Point) -> int:
     return sum(one.tokens for one in KV_ACCESS[kv_access](point)) if kv_access.startswith("uncached") else point.total_len
 
 
-def training_flops(shape: GPTShape, tokens: int, attended_positions: int, recomputed: bool = False) -> float:
+def training_flops(
+    shape: GPTShape, tokens: int, attended_positions: int, recomputed: bool = False, recomputed_logits: bool = False
+) -> float:
     """Operations of the forward and backward pass over `tokens` with `attended_positions` in total; backward is twice forward.
 
     With checkpointing (`recomputed`) the forward pass of the blocks runs twice, the second time without its last matmul, whose
-    output is not needed.
+    output is not needed. With a chunked cross entropy (`recomputed_logits`) the logits are computed twice.
     """
     attention = 4.0 * attended_positions * shape.n_layer * shape.attention_width
     forward = 2.0 * tokens * (shape.block_params + shape.head_params) + attention
     last_matmuls = shape.n_layer * shape.n_embd * shape.mlp_width
     recomputation = 2.0 * tokens * (shape.block_params - last_matmuls) + attention
-    return 3 * forward + (recomputation if recomputed else 0.0)
+    logits = 2.0 * tokens * shape.head_params
+    return 3 * forward + (recomputation if recomputed else 0.0) + (logits if recomputed_logits else 0.0)
 
 
 def rough_flops(point: Point, shape: GPTShape) -> float:

@@ -52,6 +52,11 @@ class Time:
         parts = {"host": self.host_s, "bandwidth": self.bandwidth_s, "compute": self.compute_s}
         return max(parts, key=lambda name: parts[name])
 
+    def times(self, factor: float) -> "Time":
+        """So many times this time, as uncertain as one."""
+        host_s, bandwidth_s, compute_s = (factor * each for each in (self.host_s, self.bandwidth_s, self.compute_s))
+        return Time(host_s, bandwidth_s, compute_s, factor * self.uncertain_s, self.notes)
+
     def __add__(self, other: "Time") -> "Time":
         return Time(
             self.host_s + other.host_s,
@@ -136,32 +141,41 @@ def operation_s(shape: GPTShape, dtype: str, weights: str, limits: Limits) -> Re
 
 def pass_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits, operations: float, overlaps: bool) -> Time:
     """The time of one forward pass; `overlaps` if the device works in parallel with its host."""
+    host = operation_time(shape, dtype, weights, limits, operations)
+    device = total(device_parts(shape, dtype, weights, one, limits).values())
+    return overlapped(host, device) if overlaps else host + device
+
+
+def operation_time(shape: GPTShape, dtype: str, weights: str, limits: Limits, operations: float) -> Time:
+    """The host's time to dispatch operations."""
     dispatch = operation_s(shape, dtype, weights, limits)
-    host = by_one_limit(Time(host_s=operations * dispatch.value), dispatch)
-    device = device_time(shape, dtype, weights, one, limits)
-    if not overlaps:
-        return host + device
+    return by_one_limit(Time(host_s=operations * dispatch.value), dispatch)
+
+
+def overlapped(host: Time, device: Time) -> Time:
+    """The time of a host and a device that work in parallel: that of the slower."""
     slower = host if host.total_s > device.total_s else device
     return replace(slower, notes=host.notes | device.notes)
 
 
-def device_time(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits) -> Time:
-    """The device's time of a pass: each kind of work at the rate measured for its rows and bytes."""
+def device_parts(shape: GPTShape, dtype: str, weights: str, one: Pass, limits: Limits) -> dict[str, Time]:
+    """The device's time of a pass by kind of work, each at the rate measured for its rows and bytes."""
     cost, rows = flops.cost(shape, dtype, one, weights), one.rows * one.tokens
     head_flops = 2.0 * one.rows * one.logits_positions * shape.head_params
     head_bytes = float(flops.head_bytes(shape, dtype, weights))
     matrix_bytes, attentions = flops.matrix_bytes(shape, dtype, weights), flops.layer_attentions(shape, dtype, one)
     block_bytes = cost.weight_bytes - head_bytes
-    return total(
-        (
-            matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix_bytes),
-            matmul_time(limits, "lm_head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
-            *(matmul_time(limits, "attention", each.flops, each.kv_bytes, one.tokens, each.layer_bytes) for each in attentions),
-            moving_time(flops.cache_copy_bytes(one, shape, dtype), limits.reading("copy")),
-            moving_time(cost.elementwise_bytes, limits.reading("elementwise", rows, matrix_bytes)),
-            moving_time(cost.logits_bytes, limits.reading("argmax")),
-        )
-    )
+    attention = [
+        matmul_time(limits, "attention", each.flops, each.kv_bytes, one.tokens, each.layer_bytes) for each in attentions
+    ]
+    return {
+        "matmul": matmul_time(limits, "matmul", cost.matmul_flops - head_flops, block_bytes, rows, matrix_bytes),
+        "lm_head": matmul_time(limits, "lm_head", head_flops, head_bytes, one.rows * one.logits_positions, head_bytes),
+        "attention": total(attention),
+        "copy": moving_time(flops.cache_copy_bytes(one, shape, dtype), limits.reading("copy")),
+        "elementwise": moving_time(cost.elementwise_bytes, limits.reading("elementwise", rows, matrix_bytes)),
+        "argmax": moving_time(cost.logits_bytes, limits.reading("argmax")),
+    }
 
 
 def moving_time(moved_bytes: float, rate: Reading) -> Time:

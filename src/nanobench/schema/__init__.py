@@ -39,6 +39,8 @@ PHASES = ("pretrain", "sft-dynamic", "sft-padded")
 """Rows of full length; conversations padded to the longest of the batch; conversations padded to the full length."""
 CHECKPOINTING = ("off", "checkpointed")
 """Whether the activations of a block are recomputed in the backward pass instead of kept."""
+CROSS_ENTROPIES = ("full", "chunked")
+"""Whether the loss is computed from the logits of the whole batch, or in chunks whose logits are computed twice."""
 OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
 SYNTHETIC = "synthetic"
@@ -110,6 +112,10 @@ class Point:
         return self.batch_size * self.seq_len * self.grad_accum * self.world_size
 
 
+OF_FIELD = {"kv_cache": "-kv", "cross_entropy": "-loss"}
+"""Field of Arm -> what follows its value in a label, where the value alone does not say what it is of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """How a point is run. An engine is for generation, checkpointing and the optimizer's kernel for training."""
@@ -123,6 +129,8 @@ class Arm:
     kv_cache: str = "float"
     """one of KV_CACHES"""
     checkpointing: str = "off"
+    cross_entropy: str = "full"
+    """one of CROSS_ENTROPIES"""
     optimizer_kernel: str = "fused"
     side: str = ""
     """of an A/B comparison: what the arm's code or environment is"""
@@ -137,7 +145,7 @@ class Arm:
         """The arm's name in tables and plots: the engine, or eager or compiled, then all fields that are not default."""
         name = self.engine or ("eager" if self.compile_mode == "off" else "compiled")
         more = unusual(self, but=("engine",)).items()
-        return " ".join([name, *(f"{value}-kv" if field == "kv_cache" else str(value) for field, value in more)])
+        return " ".join([name, *(f"{value}{OF_FIELD.get(field, '')}" for field, value in more)])
 
 
 def unusual(instance: Any, but: tuple[str, ...] = ()) -> dict[str, object]:

@@ -11,6 +11,7 @@ from nanobench.schema import (
     ATTENTIONS,
     CHECKPOINTING,
     COMPILE_MODES,
+    CROSS_ENTROPIES,
     DTYPES,
     KV_CACHES,
     OPTIMIZER_KERNELS,
@@ -47,6 +48,7 @@ AXES = {
     "grad_accum": "grad_accum",
     "nproc": "world_size",
     "checkpointing": "checkpointing",
+    "cross_entropy": "cross_entropy",
     "optimizer_kernel": "optimizer_kernel",
 }
 """Option -> the field of Point or Arm whose values it lists; `window` becomes an argument of the model."""
@@ -66,6 +68,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "kv_cache": KV_CACHES,
     "phase": PHASES,
     "checkpointing": CHECKPOINTING,
+    "cross_entropy": CROSS_ENTROPIES,
     "optimizer_kernel": OPTIMIZER_KERNELS,
 }
 """Field -> its valid values."""

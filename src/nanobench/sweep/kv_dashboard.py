@@ -56,7 +56,7 @@ class DashboardOptions:
 
     def sizes(self) -> list[int]:
         """The batch sizes, in order."""
-        return sorted({int(size) for size in read_list("batch", self.batch, int)})
+        return sorted({int(size) for size in read_list("batch", self.batch, int, words=())})
 
     def as_gates(self) -> GateOptions:
         """The same point for a plan, with a prompt of one token, because the length is not known yet."""

@@ -13,6 +13,7 @@ from nanobench.schema import (
     BYTES,
     CHECKPOINTING,
     COMPILE_MODES,
+    CROSS_ENTROPIES,
     DTYPES,
     IDS,
     KV_CACHES,
@@ -191,6 +192,9 @@ class TimedOptions(Options):
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
     no_check: bool = option(False, "do not check what the timed calls put out, after each launch", MEASURING)
+    calibration: str = option(
+        "off", "limits used by predictions: auto (measured once, checked in every round), fresh or off", MEASURING
+    )
     wait: bool = option(False, "wait while another run holds the device, instead of exiting", MEASURING)
     out: str = option("", "folder of this run; default: a new one in results/", OUTPUT, "DIR")
     resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
@@ -203,6 +207,8 @@ class TimedOptions(Options):
         super().validate()
         if self.launches < 1:
             raise UserError(f"--launches {self.launches} is below 1; give 1 or more (5 by default)")
+        if self.calibration not in CALIBRATIONS:
+            raise errors.unknown("calibration", self.calibration, CALIBRATIONS)
         self.timing(CPU)
 
     def timing(self, defaults: Defaults) -> Timing:
@@ -217,6 +223,7 @@ class TimedOptions(Options):
             extra_launches=self.max_minutes != "planned" and not self.quick,
             max_minutes=self.limit_minutes(),
             adaptive=self.adaptive,
+            calibration=self.calibration,
             sustain=self.sustain or not self.quick,
         )
 
@@ -225,23 +232,17 @@ class TimedOptions(Options):
         return None if self.max_minutes in ("auto", "planned") else read_minutes(self.max_minutes, words="auto, planned or ")
 
 
+def same(kind: type, name: str, help: str = "", default: Any = None) -> Any:
+    """An option as another command has it, for one value; `help` where that of a LIST does not fit, and another default."""
+    of = next(each for each in fields(kind) if each.name == name)
+    return option(of.default if default is None else default, help or of.metadata["help"], of.metadata["panel"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(TimedOptions, GateOptions):
     """What a sweep over generation accepts."""
 
-    calibration: str = option(
-        "auto", "limits used by predictions: auto (measured once, checked in every round), fresh or off", MEASURING
-    )
-
-    def validate(self) -> None:
-        """See Options.validate."""
-        super().validate()
-        if self.calibration not in CALIBRATIONS:
-            raise errors.unknown("calibration", self.calibration, CALIBRATIONS)
-
-    def timing(self, defaults: Defaults) -> Timing:
-        """See Options.timing."""
-        return replace(super().timing(defaults), calibration=self.calibration)
+    calibration: str = same(TimedOptions, "calibration", default="auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +262,9 @@ class TrainOptions(TimedOptions):
     grad_accum: str = listed("1", "micro-batches whose gradients are accumulated per step", WHAT)
     nproc: str = listed("1", "ranks that train together, each with its own batch (DDP)", WHAT)
     checkpointing: str = listed("off", f"{', '.join(CHECKPOINTING)}: activations are kept or recomputed", HOW)
+    cross_entropy: str = listed(
+        "full", f"{', '.join(CROSS_ENTROPIES)}: logits of the whole batch, or of an eighth at a time", HOW
+    )
     optimizer_kernel: str = listed("fused", ", ".join(OPTIMIZER_KERNELS), HOW)
 
     def validate(self) -> None:
@@ -270,12 +274,6 @@ class TrainOptions(TimedOptions):
             for name in self.axes[field]:
                 if name in reasons:
                     raise UserError(f"{field.replace('_', ' ')} {name!r} is not for training: {reasons[str(name)]}")
-
-
-def same(kind: type, name: str, help: str = "") -> Any:
-    """An option as another command has it, for one value; `help` where that of a LIST does not fit."""
-    of = next(each for each in fields(kind) if each.name == name)
-    return option(of.default, help or of.metadata["help"], of.metadata["panel"])
 
 
 def help_of(kind: type, name: str) -> str:
@@ -303,6 +301,7 @@ class AutobatchOptions:
     compile_mode: str = same(Options, "compile_mode")
     attention: str = same(Options, "attention")
     checkpointing: str = same(TrainOptions, "checkpointing")
+    cross_entropy: str = same(TrainOptions, "cross_entropy")
     optimizer_kernel: str = same(TrainOptions, "optimizer_kernel")
     margin: float = option(0.85, "recommended share of the largest batch that fits", MEASURING)
     total_batch: int = option(0, "rows per optimizer step, a multiple of the batch; 0: any", MEASURING)

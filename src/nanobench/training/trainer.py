@@ -1,6 +1,5 @@
 """The trainer: one optimizer step is forward, loss, backward, gradient clipping, optimizer.step() and zero_grad()."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from nanobench.models.base import Adapter
 from nanobench.schema import GRAPH_MODES, Arm, Point
 from nanobench.training.data import Step
 from nanobench.training.distributed import SINGLE_PROCESS, World
+from nanobench.training.parameters import find_blocks, trainable
 
 CLIP = 1.0
 """Maximum L2 norm of all gradients together."""
@@ -49,18 +49,20 @@ def autocast(device: str, dtype: str) -> AbstractContextManager[Any]:
 
 
 class Trainer:
-    """Owns a model and an optimizer. Raises Skip for checkpointing if the model's blocks cannot be found."""
+    """Owns a model and an optimizer. Raises Skip for an arm that needs parts which this model does not have."""
 
     def __init__(self, adapter: Adapter, point: Point, arm: Arm, compiler: Compiler, world: World = SINGLE_PROCESS) -> None:
         refuse_overwritten_gradients(point, arm)
         self.attention, self.world = arm.attention, world
-        adapter.module.float().train().requires_grad_(True)
-        self.parameters = list(adapter.module.parameters())
+        adapter.module.float()
+        self.parameters = trainable(adapter)
         build = registry.find("optimizers", point.optimizer)
         self.optimizer: torch.optim.Optimizer = build(self.parameters, fused=arm.optimizer_kernel == "fused")
         if arm.checkpointing != "off":
             for block in find_blocks(adapter.module, adapter.shape.n_layer):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if arm.cross_entropy != "full":
+            choose_cross_entropy(adapter, arm.cross_entropy)
         self.loss: nn.Module = Loss(adapter, point.dtype, compiler, shapes_vary=point.phase == "sft-dynamic")
         if world.size > 1:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
@@ -93,6 +95,13 @@ class Trainer:
         self.optimizer.state.clear()
 
 
+def choose_cross_entropy(adapter: Adapter, kind: str) -> None:
+    """Sets how a model computes its loss. Raises Skip for one that has its own way."""
+    if not hasattr(adapter, "cross_entropy"):
+        raise Skip(f"{adapter.shape.architecture} computes its loss in its own way; use --cross-entropy full")
+    adapter.cross_entropy = kind
+
+
 def refuse_overwritten_gradients(point: Point, arm: Arm) -> None:
     """Raises Skip where a graph would be replayed before the optimizer has read the gradients that it wrote last.
 
@@ -103,11 +112,3 @@ def refuse_overwritten_gradients(point: Point, arm: Arm) -> None:
             f"{arm.compile_mode} replays a CUDA graph over the gradients of the batch before; "
             "with --grad-accum use --compile-mode default"
         )
-
-
-def find_blocks(module: nn.Module, layers: int) -> Iterator[nn.Module]:
-    """The blocks of a network: the members of its only ModuleList with `layers` members. Raises Skip otherwise."""
-    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == layers]
-    if len(lists) != 1:
-        raise Skip(f"checkpointing needs one ModuleList of {layers} blocks; {type(module).__name__} has {len(lists)}")
-    return iter(lists[0])

@@ -24,7 +24,8 @@ COLUMNS = (
     value("step", "step_s", "s"),
     Column("speedup\n[95 %]", speedup_text, needs="speedup"),
     replace(SPEEDUP_STATUS, drop=0),
-    Column("predicted\nTPOT", lambda row: predicted_tpot(row), needs="predicted_tpot_s", drop=8),
+    Column("predicted\nTPOT", lambda row: predicted(row, "predicted_tpot_s"), needs="predicted_tpot_s", drop=8),
+    Column("predicted\nstep", lambda row: predicted(row, "predicted_step_s"), needs="predicted_step_s", drop=8),
     Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="prediction_error"),
     Column("predicted\nspeedup\n(reached)", lambda row: reached(row, "predicted"), needs="predicted_speedup"),
     Column("naive\nspeedup\n(reached)", lambda row: reached(row, "naive"), needs="naive_speedup", drop=7),
@@ -50,9 +51,9 @@ def fitting(rows: list[CellRow], console: Console) -> Iterator[Table | str]:
     return tables.fitting(make(rows, COLUMNS), console)
 
 
-def predicted_tpot(row: CellRow) -> str:
+def predicted(row: CellRow, name: str) -> str:
     """2.37 ms ±12%: the predicted time of a step, and how far the limits leave it open."""
-    return f"{format.text(row['predicted_tpot_s'], 's')} {uncertainty(row)}".rstrip()
+    return f"{format.text(row[name], 's')} {uncertainty(row)}".rstrip()
 
 
 def uncertainty(row: CellRow) -> str:
@@ -117,7 +118,7 @@ def cause(row: CellRow) -> str:
     if bound is None and row["status"] == PUBLISHED:
         return f"no minimum time is known: {row['reason']}"
     if bound is None:
-        return "training is not predicted" if row["seq_len"] else "no reason is known without a prediction"
+        return f"not predicted: {row['prediction_note']}" if row["seq_len"] else "no reason is known without a prediction"
     if row["status"] == PUBLISHED:
         return published_cause(row)
     if bound == "unexplained":
@@ -248,7 +249,7 @@ def notes(found: Waterfall) -> Iterator[str]:
 
 # What is not known
 def unknown(rows: list[CellRow], requested: Mapping[str, Any], command: str) -> Iterator[str]:
-    """Which predictions the cells lack, why, and the command that adds them. Training has no predictions."""
+    """Which predictions the cells lack, why, and the command that adds them. A cell of training says it in its own sentence."""
     cells = [row for row in rows if row["status"] in MEASURED and not row["seq_len"]]
     bare = [row for row in cells if row["predicted_e2e_s"] is None]
     if not bare:

@@ -10,12 +10,15 @@ from nanobench.views.console import Fitted
 
 COLUMNS = (
     value("predicted\ntok/s", "predicted_output_tok_s", "tok/s"),
+    value("predicted\ntok/s", "predicted_train_tok_s", "tok/s"),
     value("predicted\nTTFT", "predicted_ttft_s", "s"),
     value("predicted\nTPOT", "predicted_tpot_s", "s"),
+    value("predicted\nstep", "predicted_step_s", "s"),
     Column("predicted\nspeedup", lambda row: format.times(row["predicted_speedup"])),
     Column("predicted\nbound by", lambda row: row["predicted_bound_by"], align="left", drop=1),
     value("measured\ntok/s", "measured_output_tok_s", "tok/s"),
-    Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="measured_output_tok_s"),
+    value("measured\ntok/s", "measured_train_tok_s", "tok/s"),
+    Column("error", lambda row: format.signed_percent(row["prediction_error"]), needs="prediction_error"),
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nanobench.results.cell import Cell
+from nanobench.results.metrics.formulas import value_of
 from nanobench.results.metrics.generation import tpot_s, ttft_s
 from nanobench.results.metrics.metric import (
     BYTES,
@@ -23,8 +24,8 @@ from nanobench.results.metrics.metric import (
     outcome_first,
     outcome_max,
 )
-from nanobench.results.metrics.training import executed_flops_per_s, useful_flops_per_s
-from nanobench.roofline import flops
+from nanobench.results.metrics.training import executed_flops_per_s, step_s, useful_flops_per_s
+from nanobench.roofline import flops, training
 from nanobench.roofline.flops import Cost
 from nanobench.stats import intervals
 
@@ -53,19 +54,25 @@ def predicted_e2e_s(cell: Cell) -> float | None:
     return cell.prediction.call.total_s if cell.prediction else None
 
 
+def predicted_step_s(cell: Cell) -> float | None:
+    """Seconds per optimizer step."""
+    return cell.step_prediction.total_s if cell.step_prediction else None
+
+
 def prediction_uncertainty(cell: Cell) -> float | None:
     """By how much the limits leave the predicted time of a step open, of the prefill for a single token."""
-    return cell.prediction.uncertainty if cell.prediction else None
+    found = cell.prediction or cell.step_prediction
+    return found.uncertainty if found else None
 
 
 def prediction_note(cell: Cell) -> str | None:
     """Why there is no prediction, or which limits it lacks; None for a prediction from resolved limits."""
-    if cell.prediction:
-        return "; ".join(cell.prediction.notes) or None
+    if found := cell.prediction or cell.step_prediction:
+        return "; ".join(sorted(found.notes)) or None
     weights = cell.arm.weights
     limits = cell.machine.limits_of(cell.point, weights)
-    if cell.point.trains:
-        return "training is not predicted"
+    if cell.point.trains and (reason := training.why_not(cell.point)):
+        return reason
     if cell.arm.kv_cache != "float":
         return "attention over a quantised cache is not calibrated"
     if limits is None:
@@ -74,13 +81,16 @@ def prediction_note(cell: Cell) -> str | None:
         return reason
     if cell.shape is None:
         return "the sizes of the model are not known"
-    if cell.kv_access is None:
+    if cell.kv_access is None and not cell.point.trains:
         return f"the engine has no attribute kv_access that is one of {', '.join(flops.KV_ACCESS)}"
     return "its operations were not counted"
 
 
 def prediction_error(cell: Cell) -> float | None:
-    """Measured over predicted, minus 1: per step where there are steps, else of the whole call."""
+    """Measured over predicted, minus 1: per step where there are steps, also of training, else of the whole call."""
+    if cell.step_prediction:
+        measured_s = value_of(step_s(cell))
+        return measured_s / cell.step_prediction.total_s - 1 if measured_s else None
     if cell.prediction is None:
         return None
     pairs = (
@@ -92,7 +102,11 @@ def prediction_error(cell: Cell) -> float | None:
 
 def predicted_speedup(cell: Cell) -> float | None:
     """The ratio of two predictions."""
-    reference = cell.reference.prediction if cell.reference else None
+    if cell.reference is None:
+        return None
+    if cell.reference.step_prediction and cell.step_prediction:
+        return cell.reference.step_prediction.total_s / cell.step_prediction.total_s
+    reference = cell.reference.prediction
     return reference.call.total_s / cell.prediction.call.total_s if reference and cell.prediction else None
 
 
@@ -105,12 +119,14 @@ def naive_speedup(cell: Cell) -> float | None:
 def bound_by(cell: Cell) -> str | None:
     """The largest part of the predicted step; 'allocator' where it had to retry, 'unexplained' where nothing fits."""
     error = prediction_error(cell)
-    if cell.prediction is None or error is None:
+    if error is None:
         return None
     if cell.largest("alloc_retries"):
         return "allocator"
     if abs(error) > UNEXPLAINED:
         return "unexplained"
+    if cell.prediction is None:
+        return cell.step_prediction.bound_by if cell.step_prediction else None
     return (cell.prediction.decode if cell.prediction.steps else cell.prediction.prefill).bound_by
 
 
@@ -205,16 +221,29 @@ METRICS = (
     Metric("predicted_ttft_s", SECONDS, NEITHER, "roofline of the prefill over calibrated limits", predicted_ttft_s),
     Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of a step, mean over the growing lengths", predicted_tpot_s),
     Metric("predicted_e2e_s", SECONDS, NEITHER, "roofline of the prefill and all steps", predicted_e2e_s),
-    Metric("prediction_error", RATIO, NEITHER, "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token", prediction_error),
+    Metric("predicted_step_s", SECONDS, NEITHER, "roofline of an optimizer step", predicted_step_s),
+    Metric(
+        "prediction_error",
+        RATIO,
+        NEITHER,
+        "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token, of step_s in training",
+        prediction_error,
+    ),
     Metric(
         "prediction_uncertainty",
         RATIO,
         LOWER,
-        "u: predicted_tpot_s / (1 + u) to predicted_tpot_s * (1 + u), as far as the limits of the calibration decide it",
+        "u: the predicted step lies between it / (1 + u) and it * (1 + u), as far as the limits of the calibration decide it",
         prediction_uncertainty,
     ),
     Metric("prediction_note", TEXT, NEITHER, "why nothing is predicted, or which limits were not resolved", prediction_note),
-    Metric("predicted_speedup", RATIO, NEITHER, "predicted_e2e_s of the reference over this arm's", predicted_speedup),
+    Metric(
+        "predicted_speedup",
+        RATIO,
+        NEITHER,
+        "predicted_e2e_s (in training predicted_step_s) of the reference over this arm's",
+        predicted_speedup,
+    ),
     Metric(
         "naive_speedup",
         RATIO,

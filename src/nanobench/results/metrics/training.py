@@ -49,10 +49,10 @@ def loss(kind: str, last: bool) -> Callable[[Cell], float | None]:
 
 def executed_flops_per_s(cell: Cell) -> float | None:
     """Operations that the steps execute over all ranks, padding and recomputation included, per second."""
-    recomputed = cell.arm.checkpointing != "off"
+    recomputed, logits = cell.arm.checkpointing != "off", cell.arm.cross_entropy != "full"
 
     def executed(shape: GPTShape, done: Repetition) -> float:
-        return flops.training_flops(shape, done.tokens, done.attended_positions or 0, recomputed)
+        return flops.training_flops(shape, done.tokens, done.attended_positions or 0, recomputed, logits)
 
     return flops_per_s(cell, executed)
 
@@ -70,6 +70,17 @@ def flops_per_s(cell: Cell, of: Callable[[GPTShape, Repetition], float]) -> floa
     """Operations of the repetitions without timestamps over their time."""
     total_s, shape = sum(map(seconds, cell.untimestamped)), cell.shape
     return sum(of(shape, each) for each in cell.untimestamped) / total_s if total_s and shape is not None else None
+
+
+def data_s(cell: Cell) -> float | None:
+    """The median over launches of the time that a step's batches took to be made."""
+    return intervals.median([each.data_s for each in cell.outcomes if each.data_s is not None])
+
+
+def data_fraction(cell: Cell) -> float | None:
+    """The share of a training loop that makes each step's batches before the step, and not beside it."""
+    data, step = data_s(cell), value_of(step_s(cell))
+    return data / (data + step) if data is not None and step else None
 
 
 def breakeven_steps(cell: Cell) -> float | None:
@@ -114,13 +125,23 @@ METRICS = (
         step_s,
         "forward, backward, clip and optimizer of all accumulated batches; mean over repetitions without timestamps",
     ),
+    Metric(
+        "data_s",
+        SECONDS,
+        LOWER,
+        "to make the batches of one step on the host and to copy them to the device, which `step_s` does not include; median",
+        data_s,
+    ),
+    Metric(
+        "data_fraction", RATIO, LOWER, "data_s / (data_s + step_s): the share of a loop that does not prefetch", data_fraction
+    ),
     Metric("loss_first", LOSS, NEITHER, "loss of the first step; median over launches", loss("first_call", last=False)),
     Metric("loss_last", LOSS, NEITHER, "loss of the last timed step; median over launches", loss("steady", last=True)),
     Metric(
         "executed_flops_per_s",
         FLOPS_PER_S,
         HIGHER,
-        "executed FLOPs of all ranks per second, padding and recomputation included",
+        "executed FLOPs of all ranks per second, padding and recomputation included, without the optimizer's",
         executed_flops_per_s,
     ),
     Metric(

@@ -61,14 +61,22 @@ class Train(Timed):
         self.first_number = POOL * launch
         self.min_calls = 1 if point.phase == "pretrain" else POOL
         self.memory: dict[str, Any] = {}
+        self.data_s: float | None = None
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The gate runs unless this launch has the same first loss as one that passed it."""
         self.begin()
         self.apply_gate(f"{self.phases[-1].loss:.3g}", known)
         self.trainer.reset(self.adapter)
-        self.pool = [self.step(self.first_number + number) for number in range(POOL)]
+        self.pool, self.data_s = self.make_pool()
         return self.gate
+
+    def make_pool(self) -> tuple[list[Step], float]:
+        """The steps of this launch, and how many seconds one of them took to be made and copied to the device."""
+        start = self.clock.now()
+        pool = [self.step(self.first_number + number) for number in range(POOL)]
+        self.clock.sync()
+        return pool, (self.clock.now() - start) / POOL
 
     def begin(self) -> None:
         """See Workload.begin. Resets the trainer, so that the next arm is built next to an empty optimizer state."""
@@ -193,6 +201,7 @@ class Train(Timed):
         return Outcome(
             **self.common_outcome(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),
+            data_s=self.data_s,
             **self.memory,
             **self.dispatched,
             **vars(self.compilation),
