@@ -9,7 +9,7 @@ import pytest
 
 from conftest import made_once
 from nanobench.records import MEASURED
-from nanobench.results import derive, store
+from nanobench.results import derive, store, stored_cells
 
 SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
 BATCH = ("--batch", 2)
@@ -47,6 +47,7 @@ def quiet(monkeypatch):
         ]
 
     monkeypatch.setattr(derive, "derive", undisturbed)
+    monkeypatch.setattr(stored_cells, "read", lambda folder: None)
 
 
 def cells_of(folder):
