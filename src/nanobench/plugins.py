@@ -7,6 +7,8 @@ from nanobench.errors import Skip, UserError
 from nanobench.models._foreign import KwargCacheAdapter, PastKVAdapter, UncachedAdapter
 from nanobench.models._module_shape import shape_of_module
 from nanobench.models.base import Adapter
+from nanobench.records import DraftCounts
+from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Arm, GPTShape, Point
 
@@ -14,6 +16,8 @@ __all__ = [
     "Adapter",
     "Arm",
     "Compiler",
+    "DraftCounts",
+    "Drafting",
     "Engine",
     "GPTShape",
     "KwargCacheAdapter",

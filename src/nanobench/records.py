@@ -41,6 +41,8 @@ class Verdict(StrEnum):
     ROUNDING = "rounding"
     LOSSY = "lossy"
     """right for an approximation of the model, whose divergence from it was measured"""
+    SYNTHETIC = "synthetic"
+    """its work is right, but tokens of its output are not the model's: they are accepted by chance"""
     WRONG = "wrong"
 
 
@@ -99,7 +101,26 @@ ReadingValues = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition(Readings):
+class DraftCounts:
+    """What an engine that drafts tokens counts in the decode steps of a repetition. None for other engines.
+
+    A token at a position is accepted if all drafted tokens before it are accepted, too.
+    """
+
+    target_passes: int | None = None
+    """passes of the model, each over the newest token and those that were drafted after it"""
+    drafted_by_position: tuple[float, ...] | None = None
+    """passes before which a token was drafted at the first position, at the second, ..."""
+    accepted_by_position: tuple[float, ...] | None = None
+    """how many of them accepted it, mean over rows, each row on its own"""
+    kept_by_position: tuple[float, ...] | None = None
+    """how many of them accepted it in all rows: then it is kept"""
+    draft_s: float | None = None
+    """seconds in which tokens were drafted; only of timestamped repetitions"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition(DraftCounts, Readings):
     """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""
 
     kind: str
@@ -186,6 +207,10 @@ class Outcome(Divergence):
     """memory of the engine's own CUDA graphs"""
     steps_per_call: int | None = None
     """decode steps of one call: fewer than its tokens where a step writes several"""
+    synthetic: str | None = None
+    """in words, why some tokens of the output are not the model's; None for all engines whose output is the model's"""
+    drafting: str | None = None
+    """how the engine drafts tokens: a roofline.speculation.Drafting as JSON; None for an engine that does not"""
     checked_calls: int | None = None
     """timed calls (or optimizer steps) whose outputs were checked after the launch; None where none were"""
     check_note: str | None = None

@@ -16,12 +16,13 @@ from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
+from nanobench.results.metrics.roofline import notes_of
 from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.roofline import flops
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
-from nanobench.roofline.prediction import Operations, Prediction, predict
+from nanobench.roofline.prediction import Operations, Prediction
 from nanobench.schema import DTYPE_BYTES
 
 SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", *ARM_FIELDS]
@@ -60,7 +61,7 @@ def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: 
         "predicted_ttft_s": found.prefill.total_s,
         "predicted_tpot_s": found.tpot_s,
         "prediction_uncertainty": found.uncertainty,
-        "prediction_note": "; ".join(found.notes) or None,
+        "prediction_note": notes_of(cell, found),
         "predicted_speedup": speedup,
         "predicted_bound_by": found.decode.bound_by if found.steps else found.prefill.bound_by,
         "measured_output_tok_s": there,
@@ -84,16 +85,14 @@ def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
 
 
 def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Prediction | None:
-    """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype, and if
+    """A call on the other device; None without calibration, profile, known passes, or the datasheet's rates for a dtype, and if
     limits are missing.
     """
     point = cell.point
     there_point = replace(point, device="cuda", dtype=dtype or point.dtype)
     limits = cell.machine.limits_of(point, cell.arm.weights)
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
-    if cell.shape is None or limits is None or limits.missing() or cell.kv_access is None or prefill is None:
-        return None
-    if cell.arm.kv_cache != "float":
+    if cell.shape is None or limits is None or limits.missing() or not cell.is_predictable or prefill is None:
         return None
     if sheet.bytes_per_s is None or there_point.dtype not in sheet.flops:
         return None
@@ -102,7 +101,7 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
     peak = sheet.flops[there_point.dtype] * share(best_matmul(limits), here.flops.get(point.dtype))
     width = flops.weight_width(cell.shape, there_point.dtype, cell.arm.weights)
     there = Limits(tuple(transferred(limits, read, peak, there_point.dtype, width)), limits.unresolved)
-    return predict(cell.shape, there_point, cell.kv_access, there, Operations(prefill, step or 0.0), cell.arm.weights)
+    return cell.predict(there_point, there, Operations(prefill, step or 0.0))
 
 
 def best_matmul(limits: Limits) -> float:

@@ -26,10 +26,13 @@ from nanobench.results.metrics.metric import (
 from nanobench.results.metrics.training import executed_flops_per_s, useful_flops_per_s
 from nanobench.roofline import flops
 from nanobench.roofline.flops import Cost
+from nanobench.roofline.prediction import Prediction
 from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
 """Beyond this share of error a prediction explains nothing."""
+AS_MEASURED = "from the acceptance that was measured"
+"""What a prediction says that needs the acceptance of drafted tokens: it is no prediction of the model's output."""
 
 
 def host_floor_s(cell: Cell) -> float | None:
@@ -58,10 +61,16 @@ def prediction_uncertainty(cell: Cell) -> float | None:
     return cell.prediction.uncertainty if cell.prediction else None
 
 
+def notes_of(cell: Cell, found: Prediction) -> str | None:
+    """What a prediction of a cell's arm rests on besides resolved limits; None for nothing else."""
+    measured = [AS_MEASURED] if cell.drafting and cell.drafting.accept is None else []
+    return "; ".join([*measured, *found.notes]) or None
+
+
 def prediction_note(cell: Cell) -> str | None:
     """Why there is no prediction, or which limits it lacks; None for a prediction from resolved limits."""
     if cell.prediction:
-        return "; ".join(cell.prediction.notes) or None
+        return notes_of(cell, cell.prediction)
     weights = cell.arm.weights
     limits = cell.machine.limits_of(cell.point, weights)
     if cell.point.trains:
@@ -74,7 +83,10 @@ def prediction_note(cell: Cell) -> str | None:
         return reason
     if cell.shape is None:
         return "the sizes of the model are not known"
-    if cell.kv_access is None:
+    if cell.drafting and not cell.is_predictable:
+        mixed = cell.drafting.draft is not None and weights != "float"
+        return "a draft model beside quantised weights is not predicted" if mixed else "no token was drafted"
+    if cell.drafting is None and cell.kv_access is None:
         return f"the engine has no attribute kv_access that is one of {', '.join(flops.KV_ACCESS)}"
     return "its operations were not counted"
 
@@ -203,7 +215,7 @@ def limit_bytes_per_s(cell: Cell) -> float | None:
 METRICS = (
     Metric("host_floor_s", SECONDS, LOWER, "operations_per_step * calibrated time of one operation", host_floor_s),
     Metric("predicted_ttft_s", SECONDS, NEITHER, "roofline of the prefill over calibrated limits", predicted_ttft_s),
-    Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of a step, mean over the growing lengths", predicted_tpot_s),
+    Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of the steps / (new_tokens - 1)", predicted_tpot_s),
     Metric("predicted_e2e_s", SECONDS, NEITHER, "roofline of the prefill and all steps", predicted_e2e_s),
     Metric("prediction_error", RATIO, NEITHER, "tpot_s / predicted_tpot_s - 1; of e2e_s for a single token", prediction_error),
     Metric(
@@ -213,7 +225,13 @@ METRICS = (
         "u: predicted_tpot_s / (1 + u) to predicted_tpot_s * (1 + u), as far as the limits of the calibration decide it",
         prediction_uncertainty,
     ),
-    Metric("prediction_note", TEXT, NEITHER, "why nothing is predicted, or which limits were not resolved", prediction_note),
+    Metric(
+        "prediction_note",
+        TEXT,
+        NEITHER,
+        "why nothing is predicted, which limits were not resolved, or that it rests on a measured acceptance",
+        prediction_note,
+    ),
     Metric("predicted_speedup", RATIO, NEITHER, "predicted_e2e_s of the reference over this arm's", predicted_speedup),
     Metric(
         "naive_speedup",
