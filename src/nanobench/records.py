@@ -8,6 +8,7 @@ from typing import Any
 from nanobench.schema import Arm, GPTShape, Point, Trial
 from nanobench.source_code import Source
 from nanobench.stats.divergence import Divergence
+from nanobench.stats.drafts import DraftCounts, DraftFacts
 
 JsonObject = dict[str, Any]
 """A JSON document, as it crosses the border of a process or a file."""
@@ -101,25 +102,6 @@ ReadingValues = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DraftCounts:
-    """What an engine that drafts tokens counts in the decode steps of a repetition. None for other engines.
-
-    A token at a position is accepted if all drafted tokens before it are accepted, too.
-    """
-
-    target_passes: int | None = None
-    """passes of the model, each over the newest token and those that were drafted after it"""
-    drafted_by_position: tuple[float, ...] | None = None
-    """passes before which a token was drafted at the first position, at the second, ..."""
-    accepted_by_position: tuple[float, ...] | None = None
-    """how many of them accepted it, mean over rows, each row on its own"""
-    kept_by_position: tuple[float, ...] | None = None
-    """how many of them accepted it in all rows: then it is kept"""
-    draft_s: float | None = None
-    """seconds in which tokens were drafted; only of timestamped repetitions"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Repetition(DraftCounts, Readings):
     """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""
 
@@ -160,7 +142,7 @@ class Repetition(DraftCounts, Readings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome(Divergence):
+class Outcome(Divergence, DraftFacts):
     """The outcome of one arm in one launch: one row of kind `outcome` next to its repetitions."""
 
     status: Status
@@ -207,10 +189,6 @@ class Outcome(Divergence):
     """memory of the engine's own CUDA graphs"""
     steps_per_call: int | None = None
     """decode steps of one call: fewer than its tokens where a step writes several"""
-    synthetic: str | None = None
-    """in words, why some tokens of the output are not the model's; None for all engines whose output is the model's"""
-    drafting: str | None = None
-    """how the engine drafts tokens: a roofline.speculation.Drafting as JSON; None for an engine that does not"""
     checked_calls: int | None = None
     """timed calls (or optimizer steps) whose outputs were checked after the launch; None where none were"""
     check_note: str | None = None

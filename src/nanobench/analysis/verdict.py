@@ -60,7 +60,7 @@ def mark_of(cell: Mapping[Any, Any] | pd.Series) -> str:
 
 
 def marked(name: str, cells: Iterable[Mapping[Any, Any] | pd.Series]) -> str:
-    """A name of some cells, with their mark: cached int8 (lossy)."""
+    """A name of some cells, with what stands beside it: cached int8 (lossy)."""
     mark = next(filter(None, map(mark_of, cells)), "")
     return f"{name} ({mark})" if mark else name
 

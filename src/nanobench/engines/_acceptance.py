@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanobench.records import DraftCounts
 from nanobench.samplers.base import sample
+from nanobench.stats.drafts import DraftCounts
 
 SEED = 2
 """Of acceptance by chance."""

@@ -21,11 +21,11 @@ from nanobench.engines._drafts import LOOKUP, make_draft
 from nanobench.engines.base import allocate_tokens, make_generator, part_ignored
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
-from nanobench.records import DraftCounts
 from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.samplers.greedy import greedy
 from nanobench.schema import Point
+from nanobench.stats.drafts import DraftCounts
 
 MOST = 64
 """Tokens of a draft."""
@@ -116,7 +116,7 @@ class Speculative:
         return SampledPass(target_BTV, drafted_BK, probs_BKV, self.generator)
 
     def draft_counts(self) -> DraftCounts:
-        """See Engine: what became of drafted tokens since it was last asked."""
+        """See Engine: what became of drafted tokens since the last call."""
         return self.tally.take()
 
 
