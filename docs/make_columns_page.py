@@ -126,6 +126,12 @@ RAW = {
     ): "outcome of the first launch: what the profiler counted in an untimed call, and retries of CUDA's allocator",
     ("kl_nats", "kl_max_nats", "top1_agreement", "matching_tokens", "bits_per_byte", "float_bits_per_byte"): "outcome of a "
     "lossy arm, of the launch whose gate ran: its distance from the float model",
+    ("target_passes", "drafted_by_position", "accepted_by_position", "kept_by_position"): "of an engine that drafts tokens: "
+    "passes of the model after the prefills; and in how many passes the first drafted token, the second, ... was drafted, "
+    "accepted (mean over rows, each row on its own), and accepted by all rows",
+    ("draft_s",): "seconds in which tokens were drafted; null in repetitions without timestamps",
+    ("synthetic", "drafting"): "outcome: why some tokens of the output are not the model's, as with synthetic acceptance; how "
+    "the engine drafts: draft length, the sizes of a draft model and the synthetic acceptance, as JSON",
     ("compiled_graphs", "recompiles", "graph_breaks"): "outcome: dynamo's counts; null for an eager arm",
 }
 

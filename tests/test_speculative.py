@@ -6,6 +6,7 @@ from scipy import stats
 
 from nanobench.engines import _drafts as drafts
 from nanobench.engines import speculative
+from nanobench.engines._acceptance import SampledPass
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.cached import build as build_cached
 from nanobench.errors import Skip, UserError
@@ -51,6 +52,13 @@ def near(monkeypatch):
     monkeypatch.setattr(drafts.registry, "find", lambda family, name: build if name == "near" else find(family, name))
 
 
+def accepted(*facts):
+    """The new tokens by the rejection rule, of rows that advance together."""
+    verified = SampledPass(*facts)
+    kept = int(verified.accepted_B.min())
+    return torch.cat((facts[1][:, :kept], verified.next_token(kept)), dim=1)
+
+
 def counted(engine, prompt_BT, new_tokens):
     """The tokens of a call and what each step wrote."""
     engine.prefill(prompt_BT)
@@ -79,6 +87,26 @@ def test_greedy_tokens_are_those_of_plain_decoding(near, draft, draft_len):
             assert max(wrote) <= draft_len + 1
         lengths |= set(wrote)
     assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("draft", ["lookup", "near"])
+@torch.inference_mode()
+def test_greedy_tokens_of_two_hundred_prompts_are_those_of_plain_decoding(near, draft):
+    """In float64, where no two logits are as close as rounding; forty prompts one by one, and the others four at a time."""
+    target, new_tokens = model(scale=3.0), 12
+    target.module.double()
+    prompts_BT = torch.randint(61, (200, 8), generator=torch.Generator().manual_seed(9))
+    prompts_BT[::2, 4:] = prompts_BT[::2, :4]
+    kept = 0
+    for rows, part_BT in ((1, prompts_BT[:40]), (4, prompts_BT[40:])):
+        point = point_of(rows, new_tokens)
+        plain = build_cached(target, greedy.build(), point, OFF)
+        engine = speculative.build(target, greedy.build(), point, OFF, draft=draft, draft_len=3)
+        for prompt_BT in part_BT.split(rows):
+            tokens_BN, wrote = counted(engine, prompt_BT, new_tokens)
+            assert torch.equal(tokens_BN, run_free(plain, prompt_BT, new_tokens))
+            kept += new_tokens - len(wrote)
+    assert kept > 50
 
 
 @torch.inference_mode()
@@ -117,9 +145,8 @@ def test_sampled_tokens_have_the_targets_distribution(seed, text):
     drafted_B1 = torch.multinomial(draft_V, rows, replacement=True, generator=generator)[:, None]
     if text:
         drafted_B1[:] = 3
-    new_BN = speculative.accept_sampled(
-        target_V.expand(rows, 2, words), drafted_B1, None if text else draft_V.expand(rows, 1, words), generator
-    )
+    probs = None if text else draft_V.expand(rows, 1, words)
+    new_BN = accepted(target_V.expand(rows, 2, words), drafted_B1, probs, generator)
     counts = torch.bincount(new_BN[:, 0], minlength=words).double()
     assert stats.chisquare(counts, rows * target_V.double() / target_V.double().sum()).pvalue > 1e-5
 
@@ -131,7 +158,7 @@ def test_a_wrong_rule_would_be_found():
     target_V, draft_V = (torch.softmax(2 * torch.randn(words, generator=generator), 0) for _ in range(2))
     drafted_B1 = torch.multinomial(draft_V, rows, replacement=True, generator=generator)[:, None]
     even_B1V = torch.full((rows, 1, words), 1 / words)
-    new_BN = speculative.accept_sampled(target_V.expand(rows, 2, words), drafted_B1, even_B1V, generator)
+    new_BN = accepted(target_V.expand(rows, 2, words), drafted_B1, even_B1V, generator)
     counts = torch.bincount(new_BN[:, 0], minlength=words).double()
     assert stats.chisquare(counts, rows * target_V.double() / target_V.double().sum()).pvalue < 1e-5
 
@@ -141,7 +168,7 @@ def test_with_an_equal_draft_every_token_is_accepted():
     probs_BKV = torch.softmax(torch.randn(4, 3, 9, generator=generator), -1)
     drafted_BK = torch.multinomial(probs_BKV.flatten(0, 1), 1, generator=generator).view(4, 3)
     target_BTV = torch.cat((probs_BKV, probs_BKV[:, :1]), dim=1)
-    new_BN = speculative.accept_sampled(target_BTV, drafted_BK, probs_BKV, generator)
+    new_BN = accepted(target_BTV, drafted_BK, probs_BKV, generator)
     assert torch.equal(new_BN[:, :3], drafted_BK)
     assert new_BN.shape == (4, 4)
 
@@ -160,8 +187,11 @@ def test_sampled_calls_end_at_their_length(near):
     ("options", "reason"),
     [
         ({"draft": "gpt2-nano"}, "draft gpt2-nano has a vocabulary of"),
-        ({"draft_len": 0}, "draft_len 0 is not between 1 and 64"),
-        ({"draft_len": 65}, "draft_len 65 is not between 1 and 64"),
+        ({"draft_len": 0}, "draft_len 0 is not a whole number between 1 and 64"),
+        ({"draft_len": 65}, "draft_len 65 is not a whole number between 1 and 64"),
+        ({"draft_len": 2.5}, "draft_len 2.5 is not a whole number"),
+        ({"accept": 1.5}, "accept 1.5 is not a probability"),
+        ({"accept": "often"}, "accept often is not a probability"),
     ],
 )
 def test_what_cannot_draft_is_skipped_with_its_reason(options, reason):

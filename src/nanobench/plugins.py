@@ -7,13 +7,17 @@ from nanobench.errors import Skip, UserError
 from nanobench.models._foreign import KwargCacheAdapter, PastKVAdapter, UncachedAdapter
 from nanobench.models._module_shape import shape_of_module
 from nanobench.models.base import Adapter
+from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Arm, GPTShape, Point
+from nanobench.stats.drafts import DraftCounts
 
 __all__ = [
     "Adapter",
     "Arm",
     "Compiler",
+    "DraftCounts",
+    "Drafting",
     "Engine",
     "GPTShape",
     "KwargCacheAdapter",

@@ -8,6 +8,7 @@ from typing import Any
 from nanobench.schema import Arm, GPTShape, Point, Trial
 from nanobench.source_code import Source
 from nanobench.stats.divergence import Divergence
+from nanobench.stats.drafts import DraftCounts, DraftFacts
 
 JsonObject = dict[str, Any]
 """A JSON document, as it crosses the border of a process or a file."""
@@ -41,6 +42,8 @@ class Verdict(StrEnum):
     ROUNDING = "rounding"
     LOSSY = "lossy"
     """right for an approximation of the model, whose divergence from it was measured"""
+    SYNTHETIC = "synthetic"
+    """its work is right, but tokens of its output are not the model's: they are accepted by chance"""
     WRONG = "wrong"
 
 
@@ -99,7 +102,7 @@ ReadingValues = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition(Readings):
+class Repetition(DraftCounts, Readings):
     """A timed piece of work: `calls` generate calls or optimizer steps back to back. Times are in seconds from its start."""
 
     kind: str
@@ -139,7 +142,7 @@ class Repetition(Readings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome(Divergence):
+class Outcome(Divergence, DraftFacts):
     """The outcome of one arm in one launch: one row of kind `outcome` next to its repetitions."""
 
     status: Status

@@ -11,11 +11,11 @@ import numpy as np
 from scipy import stats
 
 from nanobench.analysis.explain import PUBLISHED, of_setting, over
-from nanobench.analysis.verdict import LOSSY, SETTING
+from nanobench.analysis.verdict import SETTING, marked
 from nanobench.records import JUDGED
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
-from nanobench.roofline.prediction import Operations, predict
+from nanobench.roofline.prediction import Operations
 
 MOST_BATCH = 4096
 
@@ -72,7 +72,7 @@ def crossover(group: list[CellRow], index: int, forecasts: dict[Any, Forecast]) 
 
 def name_of(rows: list[CellRow]) -> str:
     """The name of the arm of some cells; that of an approximation says so."""
-    return rows[0]["arm"] + (f" ({LOSSY})" if any(row.get("gate") == LOSSY for row in rows) else "")
+    return marked(rows[0]["arm"], rows)
 
 
 def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
@@ -86,10 +86,7 @@ def forecasts_of(made: list[Cell]) -> dict[Any, Forecast]:
 
 def forecast(cells: list[Cell]) -> Forecast:
     """The forecast for an arm from the median operation counts of its cells, which hardly depend on the batch size."""
-    shape, kv_access, weights = cells[0].shape, cells[0].kv_access, cells[0].arm.weights
-    limits = cells[0].machine.limits_of_run(cells[0].point, weights)
-    assert shape is not None
-    assert kv_access is not None
+    limits = cells[0].machine.limits_of_run(cells[0].point, cells[0].arm.weights)
     assert limits is not None
     counts = [(cell.first("operations_prefill"), cell.first("operations_per_step") or 0.0) for cell in cells]
     operations = Operations(*np.median(counts, axis=0).tolist())
@@ -97,7 +94,7 @@ def forecast(cells: list[Cell]) -> Forecast:
     @cache
     def seconds(batch_size: int) -> float:
         point = replace(cells[0].point, batch_size=batch_size)
-        return predict(shape, point, kv_access, limits, operations, weights).call.total_s
+        return cells[0].predict(point, limits, operations).call.total_s
 
     return seconds
 

@@ -17,7 +17,8 @@ from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS, point_of
 from nanobench.roofline import flops
-from nanobench.roofline.prediction import Time
+from nanobench.roofline.prediction import Prediction, Time
+from nanobench.roofline.speculation import SpeculativePrediction
 from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape, Point
 
 FLAT = 0.25
@@ -26,6 +27,7 @@ PUBLISHED = "published"
 """Status of a result that was published by other people, not measured here."""
 UNCACHED = ("uncached", "uncached-full-logits")
 WEIGHTS_FIELDS = ("weights_bytes_share", "weights_rate_share")
+DRAFT_FIELDS = ("draft_cost", "verification_cost")
 COLUMNS = (
     *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason"),
     *("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "e2e_s"),
@@ -42,7 +44,7 @@ COLUMNS = (
     *("prediction_uncertainty", "prediction_note"),
     *("bound_by", "host_floor_s", "operations_per_step", "kernels_per_step", "graph_launches_per_step", "gpu_busy_fraction"),
     *("alloc_retries", "mfu", "hfu", "mbu"),
-    *("gate", "kl_nats"),
+    *("gate", "kl_nats", "synthetic", "mean_acceptance_length", "draft_acceptance_rate", "draft_time_share"),
 )
 """Columns that are copied from the cells."""
 
@@ -82,7 +84,15 @@ def of_step(row: CellRow, cell: Cell | None) -> CellRow:
         "floor_basis": basis,
         "bound_share": parts_s(time)[time.bound_by] / time.total_s if time else None,
         **(of_weights(known) if known else dict.fromkeys(WEIGHTS_FIELDS)),
+        **of_drafts(prediction),
     }
+
+
+def of_drafts(prediction: Prediction | None) -> CellRow:
+    """What the drafts before a pass of the model, and this pass itself, should take, in steps of plain decoding."""
+    if not isinstance(prediction, SpeculativePrediction):
+        return dict.fromkeys(DRAFT_FIELDS)
+    return {name: getattr(prediction, name) for name in DRAFT_FIELDS}
 
 
 def of_weights(cell: Cell) -> CellRow:

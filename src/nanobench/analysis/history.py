@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from nanobench.records import JUDGED, Verdict
+from nanobench.analysis.verdict import marked
+from nanobench.records import JUDGED
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.results.store import Run
@@ -58,5 +59,4 @@ def line_of(run: Run) -> Line:
 
 def headline(cell: CellRow) -> str:
     """The arm and the batch of a ratio."""
-    lossy = f" ({Verdict.LOSSY})" if cell.get("gate") == Verdict.LOSSY else ""
-    return f"{cell['arm']}{lossy} at batch {cell['batch_size']}"
+    return f"{marked(cell['arm'], [cell])} at batch {cell['batch_size']}"

@@ -16,12 +16,13 @@ from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
+from nanobench.results.metrics.roofline import notes_of
 from nanobench.results.repetitions import ARM_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.roofline import flops, training
 from nanobench.roofline.datasheet import Datasheet, find
 from nanobench.roofline.limits import Limit, Limits
-from nanobench.roofline.prediction import Operations, Prediction, Time, predict
+from nanobench.roofline.prediction import Operations, Prediction, Time
 from nanobench.schema import DTYPE_BYTES, Point
 
 SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", "seq_len", "phase", "grad_accum", *ARM_FIELDS]
@@ -77,7 +78,7 @@ def figures(cell: Cell, found: Prediction | Time, reference: Prediction | Time |
         f"predicted_{column}": tok_s,
         **parts(found),
         "prediction_uncertainty": found.uncertainty,
-        "prediction_note": "; ".join(sorted(found.notes)) or None,
+        "prediction_note": notes_of(cell, found.notes),
         "predicted_speedup": seconds(reference) / seconds(found) if reference else None,
         f"measured_{column}": there,
         "prediction_error": None if there is None else tok_s / there - 1,
@@ -110,17 +111,17 @@ def seen_there(head: CellRow, measured: pd.DataFrame | None) -> float | None:
 
 
 def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Prediction | None:
-    """A call on the other device; None without calibration, profile, kv_access, or the datasheet's rates for a dtype, and if
+    """A call on the other device; None without calibration, profile, known passes, or the datasheet's rates for a dtype, and if
     limits are missing.
     """
     prefill, step = cell.first("operations_prefill"), cell.first("operations_per_step")
-    if cell.kv_access is None or prefill is None or cell.arm.kv_cache != "float":
+    if prefill is None or not cell.is_predictable:
         return None
     point = moved(cell, dtype)
     there = limits_elsewhere(cell, sheet, point.dtype)
-    if cell.shape is None or there is None:
+    if there is None:
         return None
-    return predict(cell.shape, point, cell.kv_access, there, Operations(prefill, step or 0.0), cell.arm.weights)
+    return cell.predict(point, there, Operations(prefill, step or 0.0))
 
 
 def step_elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Time | None:

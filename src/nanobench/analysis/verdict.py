@@ -3,7 +3,8 @@
 Ratios are concluded by `speedup_status`, absolute figures by `status`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -14,8 +15,8 @@ from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
 THROUGHPUTS = ("output_tok_s", "train_tok_s")
-LOSSY = str(Verdict.LOSSY)
-"""The verdict that stands beside every ratio of an approximation."""
+LOSSY, SYNTHETIC = str(Verdict.LOSSY), str(Verdict.SYNTHETIC)
+"""The verdicts that stand beside every ratio of an arm whose output is not the model's."""
 MOST_PLACES = 3
 """Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
@@ -48,13 +49,27 @@ def conclusions(cells: pd.DataFrame) -> list[str]:
     return found
 
 
+def mark_of(cell: Mapping[Any, Any] | pd.Series) -> str:
+    """What stands beside the figures of a cell whose output is not the model's: lossy, or synthetic acceptance 0.7; empty for
+    all others.
+    """
+    if cell.get("gate") == SYNTHETIC:
+        words = cell.get("synthetic")
+        return words if isinstance(words, str) else SYNTHETIC
+    return LOSSY if cell.get("gate") == LOSSY else ""
+
+
+def marked(name: str, cells: Iterable[Mapping[Any, Any] | pd.Series]) -> str:
+    """A name of some cells, with what stands beside it: cached int8 (lossy)."""
+    mark = next(filter(None, map(mark_of, cells)), "")
+    return f"{name} ({mark})" if mark else name
+
+
 def named(rows: pd.DataFrame) -> str:
     """The name of the arm of some cells; that of an approximation says so: cached int8 (lossy, KL 0.0021 nats)."""
-    arm = str(rows["arm"].iloc[0])
-    if "gate" not in rows or not rows["gate"].eq(LOSSY).any():
-        return arm
-    most = rows["kl_nats"].astype(float).max()
-    return f"{arm} ({LOSSY})" if pd.isna(most) else f"{arm} ({LOSSY}, KL {most:.2g} nats)"
+    name = marked(str(rows["arm"].iloc[0]), (row for _, row in rows.iterrows()))
+    most = rows["kl_nats"].astype(float).max() if "kl_nats" in rows else float("nan")
+    return f"{name[:-1]}, KL {most:.2g} nats)" if name.endswith(f"({LOSSY})") and not pd.isna(most) else name
 
 
 def conclusion(arm: str, reference: str, rows: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from nanobench.errors import Skip
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler, sample
-from nanobench.schema import Point
+from nanobench.schema import GPTShape, Point
 
 LOOKUP = "lookup"
 NGRAM = 2
@@ -21,6 +21,9 @@ SEED = 1
 
 class Draft(Protocol):
     """Proposes tokens after those that are known, the same number for every row."""
+
+    shape: GPTShape | None
+    """the sizes of the model that proposes; None for what proposes without a pass"""
 
     def begin(self, prompt_BT: Tensor) -> None:
         """A call begins."""
@@ -42,6 +45,8 @@ class Lookup:
 
     Saxena 2023, "Prompt Lookup Decoding".
     """
+
+    shape: GPTShape | None = None
 
     def begin(self, prompt_BT: Tensor) -> None:
         """See Draft.begin."""
@@ -66,6 +71,7 @@ class ModelDraft:
 
     def __init__(self, adapter: Adapter, sampler: Sampler, point: Point, generator: torch.Generator | None) -> None:
         self.adapter, self.sampler, self.generator = adapter, sampler, generator
+        self.shape: GPTShape | None = adapter.shape
         self.cache = adapter.make_cache(point.batch_size, point.total_len, "static")
         self.pos_N = torch.arange(point.total_len, device=next(adapter.module.parameters()).device)
         self.filled = 0

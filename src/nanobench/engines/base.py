@@ -18,6 +18,15 @@ class Engine(Protocol):
     An optional attribute `reads_host` says why a step has to read values on the host, where it waits for a GPU. Engines without
     it never do.
 
+    An engine that drafts tokens and accepts a part of them has the optional attribute `drafting`, from which its time is
+    predicted, and the optional method `draft_counts()`, which returns what became of drafted tokens since its last call. If it
+    has an attribute `part_begins`, the worker replaces it by a function that takes timestamps. The engine calls it with `draft`
+    and with `verification` where these parts of a step begin, so it needs no clock.
+
+    An engine some of whose tokens are not the model's, by design, says why in the optional attribute `synthetic`. Its verdict
+    is `synthetic`, and only the tokens that the model chose are checked: those at `model_places`, a list of the last call's
+    new tokens, counted from 0.
+
     An engine that only generates whole outputs has the optional method `run_call(prompt_BT)`: the work of a call from the
     prompt to the last token. It shows no logits. Each timed call is then one `run_call`. There are no times between its tokens,
     and the columns that need them are null. The time to the first token comes from calls of `prefill` alone. They run before
@@ -72,3 +81,7 @@ def make_generator(like: Tensor, compiler: Compiler) -> torch.Generator | None:
     on the meta device, which has no random numbers.
     """
     return None if compiler.compiles or like.device.type == "meta" else torch.Generator(device=like.device).manual_seed(0)
+
+
+def part_ignored(part: str) -> None:
+    """What an engine calls where a part of a step begins, if nobody wants to know."""

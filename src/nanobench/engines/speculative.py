@@ -7,20 +7,25 @@ Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decodin
 
 All rows advance together, by as many tokens as the row that accepts the fewest. This keeps the distribution, because a row that
 stops early goes on as if its draft had been shorter; but the acceptance falls with the number of rows.
+
+With synthetic acceptance, chance decides how many tokens each row accepts. The passes, the caches and the rule's own work stay
+the same, so that the cost can be studied with random weights; but accepted tokens are not the model's.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from nanobench.engines._acceptance import Chance, GreedyPass, SampledPass, Tally, Verified
 from nanobench.engines._compiler import Compiler
 from nanobench.engines._drafts import LOOKUP, make_draft
-from nanobench.engines.base import allocate_tokens, make_generator
+from nanobench.engines.base import allocate_tokens, make_generator, part_ignored
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
-from nanobench.samplers.base import Sampler, sample
+from nanobench.roofline.speculation import Drafting
+from nanobench.samplers.base import Sampler
 from nanobench.samplers.greedy import greedy
 from nanobench.schema import Point
+from nanobench.stats.drafts import DraftCounts
 
 MOST = 64
 """Tokens of a draft."""
@@ -33,7 +38,14 @@ class Speculative:
     reads_host = "how many tokens are accepted decides how long the next pass is"
 
     def __init__(
-        self, adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler, draft: str, draft_len: int
+        self,
+        adapter: Adapter,
+        sampler: Sampler,
+        point: Point,
+        compiler: Compiler,
+        draft: str,
+        draft_len: int,
+        accept: float | None,
     ) -> None:
         weights = next(adapter.module.parameters())
         self.adapter, self.sampler, self.draft_len = adapter, sampler, draft_len
@@ -43,9 +55,14 @@ class Speculative:
             raise Skip("speculative needs a static cache that is read up to a length")
         self.generator = make_generator(weights, compiler)
         self.draft = make_draft(draft, adapter, sampler, point, self.generator)
+        self.drafting = Drafting(draft_len, self.draft.shape, accept)
+        self.synthetic = None if accept is None else f"synthetic acceptance {accept:g}"
+        self.chance = None if accept is None else Chance(accept)
+        self.tally, self.part_begins = Tally(draft_len), part_ignored
         self.tokens_BN = allocate_tokens(point, weights)
         self.pos_N = torch.arange(point.total_len, device=weights.device)
-        self.newest = 0
+        self.prompt_len = self.newest = 0
+        self.model_places: list[int] = []
 
     def logits(self, tokens_BT: Tensor, start: int, last_only: bool) -> Tensor:
         """Logits of tokens that begin at a position, of all of them or the last."""
@@ -56,11 +73,12 @@ class Speculative:
 
     def prefill(self, prompt_BT: Tensor) -> None:
         """See Engine.prefill. The draft reads the prompt too."""
-        self.newest = prompt_BT.shape[1]
+        self.prompt_len = self.newest = prompt_BT.shape[1]
         self.tokens_BN[:, : self.newest] = prompt_BT
         logits_B1V = self.logits(prompt_BT, 0, last_only=True)
         self.tokens_BN[:, self.newest : self.newest + 1] = self.sampler(logits_B1V[:, -1], self.generator)
         self.draft.begin(prompt_BT)
+        self.model_places = [0]
 
     def step(self) -> int:
         """See Engine.step."""
@@ -69,58 +87,59 @@ class Speculative:
         token_B1, probs_BKV = self.tokens_BN[:, self.newest : first], None
         drafted_BK = token_B1[:, :0]
         if number:
+            self.part_begins("draft")
             drafted_BK, probs_BKV = self.draft.propose(self.tokens_BN, self.newest, number)
+        self.part_begins("verification")
+        verified = self.verify(token_B1, drafted_BK, probs_BKV)
+        accepted: list[int] = verified.accepted_B.tolist()
+        if self.chance is None:
+            kept = min(accepted)
+            next_B1 = verified.next_token(kept)
+        else:
+            accepted = self.chance.accepted(len(accepted), number)
+            kept = min(accepted)
+            next_B1 = verified.own_token(kept)
+        self.tokens_BN[:, first : first + kept] = drafted_BK[:, :kept]
+        self.tokens_BN[:, first + kept : first + kept + 1] = next_B1
+        self.newest += kept + 1
+        self.model_places.append(self.newest - self.prompt_len)
+        self.draft.keep(self.newest)
+        self.tally.add(number, kept, accepted)
+        return kept + 1
+
+    def verify(self, token_B1: Tensor, drafted_BK: Tensor, probs_BKV: Tensor | None) -> Verified:
+        """What the model says of drafted tokens, in one pass over the newest token and them."""
         logits_BTV = self.logits(torch.cat((token_B1, drafted_BK), dim=1), self.newest, last_only=False)
         if self.probabilities is None:
-            new_BN = accept_greedy(logits_BTV, drafted_BK)
-        else:
-            target_BTV = self.probabilities(logits_BTV.flatten(0, 1).float()).view(logits_BTV.shape)
-            new_BN = accept_sampled(target_BTV, drafted_BK, probs_BKV, self.generator)
-        written = new_BN.shape[1]
-        self.tokens_BN[:, first : first + written] = new_BN
-        self.newest += written
-        self.draft.keep(self.newest)
-        return written
+            return GreedyPass(logits_BTV, drafted_BK)
+        target_BTV = self.probabilities(logits_BTV.flatten(0, 1).float()).view(logits_BTV.shape)
+        return SampledPass(target_BTV, drafted_BK, probs_BKV, self.generator)
 
-
-def accept_greedy(logits_BTV: Tensor, drafted_BK: Tensor) -> Tensor:
-    """The target's own tokens: as many as every row drafted rightly, and one more."""
-    chosen_BT = logits_BTV.argmax(-1)
-    right_BK = (chosen_BT[:, :-1] == drafted_BK).long().cumprod(1)
-    return chosen_BT[:, : int(right_BK.sum(1).min()) + 1]
-
-
-def accept_sampled(
-    target_BTV: Tensor, drafted_BK: Tensor, probs_BKV: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """Drafted tokens that every row accepts, and one more token.
-
-    `target_BTV` are the target's probabilities after each token, `probs_BKV` those that the draft drew with; None for a draft
-    that follows from the text, which has probability 1.
-    """
-    number = drafted_BK.shape[1]
-    if probs_BKV is None:
-        probs_BKV = F.one_hot(drafted_BK, target_BTV.shape[-1]).to(target_BTV)
-    wanted_BK = target_BTV[:, :number].gather(-1, drafted_BK[..., None]).squeeze(-1)
-    offered_BK = probs_BKV.gather(-1, drafted_BK[..., None]).squeeze(-1)
-    uniform_BK = torch.empty_like(wanted_BK).uniform_(generator=generator)
-    accepted_B = (uniform_BK * offered_BK < wanted_BK).long().cumprod(1).sum(1)
-    kept = int(accepted_B.min())
-    if kept == number:
-        return torch.cat((drafted_BK, sample(target_BTV[:, number], generator)), dim=1)
-    other_B1 = sample((target_BTV[:, kept] - probs_BKV[:, kept]).clamp_min(0.0), generator)
-    next_B1 = torch.where((accepted_B > kept)[:, None], drafted_BK[:, kept : kept + 1], other_B1)
-    return torch.cat((drafted_BK[:, :kept], next_B1), dim=1)
+    def draft_counts(self) -> DraftCounts:
+        """See Engine: what became of drafted tokens since the last call."""
+        return self.tally.take()
 
 
 def build(
-    adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler, *, draft: str = LOOKUP, draft_len: int = 4
+    adapter: Adapter,
+    sampler: Sampler,
+    point: Point,
+    compiler: Compiler,
+    *,
+    draft: str = LOOKUP,
+    draft_len: int = 4,
+    accept: float | None = None,
 ) -> Speculative:
-    """Drafts with `lookup` (what followed the same two tokens before) or with the model of that name, `draft_len` at a time."""
+    """Drafts with `lookup` (what followed the same two tokens before) or with the model of that name, `draft_len` at a time.
+
+    `accept` is the probability of synthetic acceptance; None for the exact rule.
+    """
     if compiler.compiles:
         raise Skip("speculative is not compiled: the number of tokens of a pass changes from step to step")
-    if not 1 <= draft_len <= MOST:
-        raise Skip(f"draft_len {draft_len} is not between 1 and {MOST}")
+    if type(draft_len) is not int or not 1 <= draft_len <= MOST:
+        raise Skip(f"draft_len {draft_len} is not a whole number between 1 and {MOST}")
+    if accept is not None and (type(accept) not in (int, float) or not 0 <= accept <= 1):
+        raise Skip(f"accept {accept} is not a probability; give a number between 0 and 1")
     if sampler is not greedy and not hasattr(sampler, "probabilities"):
         raise Skip("speculative needs the probabilities of a sampler, and this one does not give them")
-    return Speculative(adapter, sampler, point, compiler, draft, draft_len)
+    return Speculative(adapter, sampler, point, compiler, draft, draft_len, accept)

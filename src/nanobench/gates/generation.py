@@ -233,7 +233,7 @@ def judge(reference: Reference, build: BuildEngine, engine: Engine, compiled: bo
     Raises Skip for an arm that cannot be gated.
     """
     small = None if compiled else judge_small(reference, build)
-    if small and small.verdict is Verdict.WRONG:
+    if small and small.verdict in (Verdict.WRONG, Verdict.SYNTHETIC):
         return small
     if engine.logits_BV is None:
         if small is None:
@@ -253,6 +253,8 @@ def judge_small(reference: Reference, build: BuildEngine) -> Gate:
     engine = build(reference.float32_adapter, reference.small)
     prompt_BT, new_tokens = reference.small_prompt_BT, reference.small.new_tokens
     tokens_BN = run_free(engine, prompt_BT, new_tokens)
+    if reason := getattr(engine, "synthetic", None):
+        return judge_synthetic(reference, tokens_BN, reason, list(getattr(engine, "model_places", ())))
     gate = compare_tokens(tokens_BN, expected_BN, expected, prompt_BT.shape[1], "small float32 tokens")
     if gate.verdict is Verdict.WRONG or reference.shares_prompt:
         return gate
@@ -262,6 +264,25 @@ def judge_small(reference: Reference, build: BuildEngine) -> Gate:
     others = Expected(expected.logits_RPV[1:], expected.positions, expected.tolerance)
     rows = compare_tokens(changed_BN[1:], tokens_BN[1:], others, prompt_BT.shape[1], "tokens with a changed row 0")
     return rows if rows.verdict is Verdict.WRONG else gate
+
+
+def judge_synthetic(reference: Reference, tokens_BN: Tensor, reason: str, places: list[int]) -> Gate:
+    """The verdict on an engine some of whose tokens are not the model's: those at `places`, which the model chose, must be what
+    the reference chooses after the same tokens.
+    """
+    prompt_len = reference.small.prompt_len
+    what = f"{reason}: {len(places)} of {reference.small.new_tokens} small float32 tokens are the model's choice"
+    if not places:
+        return Gate(Verdict.WRONG, f"{what}, so nothing is compared")
+    logits_RPV = logits_at(cast(reference.truth, torch.float64), tokens_BN[:, :-1], prompt_len, places)
+    own = own_logits(reference.float32_adapter, tokens_BN[:, :-1], prompt_len, places)
+    allowed = tolerance(own, logits_RPV, "float32")
+    tokens_RP = tokens_BN[:, [prompt_len + place for place in places]]
+    below_RP = logits_RPV.amax(-1) - logits_RPV.gather(-1, tokens_RP[..., None]).squeeze(-1)
+    if not below_RP.max() <= allowed:
+        row, place = (int(each) for each in (~(below_RP <= allowed)).nonzero()[0])
+        return Gate(Verdict.WRONG, f"{what}, but row {row} differs at new token {places[place] + 1}", tolerance=allowed)
+    return Gate(Verdict.SYNTHETIC, f"{what}, and the reference's", tolerance=allowed)
 
 
 def compare_tokens(tokens_BN: Tensor, expected_BN: Tensor, expected: Expected, prompt_len: int, what: str) -> Gate:

@@ -32,13 +32,25 @@ MIN_P_VALUE = 1e-7
 class Sample:
     """Rows of timed outputs: prompts [R, T], generated tokens [R, N], and where each row comes from, in words.
 
-    `logits` has a place in each row and the logits [V] of the token there, or None where none are known.
+    `logits` has a place in each row and the logits [V] of the token there, or None where none are known. `model_places` has the
+    tokens of a row that the model chose, of an engine some of whose tokens are synthetic, or None where it chose all.
     """
 
     prompt_RT: Tensor
     tokens_RN: Tensor
     names: list[str]
     logits: list[tuple[int, Tensor] | None] = field(default_factory=list)
+    model_places: list[tuple[int, ...] | None] = field(default_factory=list)
+
+    @property
+    def is_model_RN(self) -> Tensor:
+        """Which tokens the model chose. Only these are checked."""
+        chosen_RN = torch.ones_like(self.tokens_RN, dtype=torch.bool)
+        for row, places in enumerate(self.model_places):
+            if places is not None:
+                chosen_RN[row] = False
+                chosen_RN[row, list(places)] = True
+        return chosen_RN
 
 
 def judge(adapter: Adapter, sampler: Sampler | None, sample: Sample, dtype: str, gate_tolerance: float | None) -> str | None:
@@ -69,14 +81,15 @@ def judge_greedy(logits_RNV: Tensor, sample: Sample, slack: float) -> str | None
     """What is wrong with greedy tokens, or None."""
     chosen_RN = logits_RNV.gather(-1, sample.tokens_RN.unsqueeze(-1)).squeeze(-1)
     below_RN = logits_RNV.amax(-1) - chosen_RN
-    wrong_RN = ~(below_RN <= slack)
+    is_model_RN = sample.is_model_RN
+    wrong_RN = ~(below_RN <= slack) & is_model_RN
     if not wrong_RN.any():
         return None
     row, token = (int(each) for each in wrong_RN.nonzero()[0])
-    share = wrong_RN.double().mean().item()
+    checked = int(is_model_RN.sum())
     return (
         f"{sample.names[row]}: token {token + 1} is not the reference's choice: its logit is {below_RN[row, token]:.2g} below "
-        f"the largest (tolerance {slack:.2g}); {share:.0%} of {wrong_RN.numel()} checked tokens are wrong"
+        f"the largest (tolerance {slack:.2g}); {int(wrong_RN.sum()) / checked:.0%} of {checked} checked tokens are wrong"
     )
 
 
@@ -84,14 +97,14 @@ def judge_sampled(logits_RNV: Tensor, sampler: Sampler, sample: Sample, slack: f
     """What is wrong with sampled tokens, or None; a sampler without `probabilities` is not checked."""
     if not hasattr(sampler, "probabilities"):
         return None
-    tokens_K1 = sample.tokens_RN.flatten().unsqueeze(1)
-    logits_KV = logits_RNV.flatten(0, 1)
+    is_model_RN = sample.is_model_RN
+    tokens_K1, logits_KV = sample.tokens_RN[is_model_RN].unsqueeze(1), logits_RNV[is_model_RN]
     probs_KV = sampler.probabilities(logits_KV)
     # Rounding may push a token over the edge of a nucleus: impossible is what still is so with a logit raised by the slack.
     raised_KV = logits_KV.scatter_add(1, tokens_K1, torch.full_like(tokens_K1, slack, dtype=logits_KV.dtype))
     impossible_K = sampler.probabilities(raised_KV).gather(1, tokens_K1).squeeze(1) == 0
     if impossible_K.any():
-        row, token = divmod(int(impossible_K.nonzero()[0]), sample.tokens_RN.shape[1])
+        row, token = is_model_RN.nonzero()[int(impossible_K.nonzero()[0])].tolist()
         return f"{sample.names[row]}: token {token + 1} has probability 0 under the sampler"
     p_value = float(stats.kstest(places(probs_KV, tokens_K1).cpu().numpy(), "uniform").pvalue)
     if p_value < MIN_P_VALUE:

@@ -1,5 +1,6 @@
 """A cell: one point with one arm, as its launches tell it. Times, ratios and readings; nothing here judges."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanobench.records import LaunchRecord, Outcome, Repetition
+from nanobench.results import drafts
 from nanobench.results.repetitions import (
     Call,
     Times,
@@ -25,8 +27,10 @@ from nanobench.results.repetitions import (
     untimestamped,
 )
 from nanobench.results.run_context import Machine
-from nanobench.roofline import flops, training
-from nanobench.roofline.prediction import Operations, Prediction, Time, predict
+from nanobench.roofline import flops, prediction, speculation, training
+from nanobench.roofline.limits import Limits
+from nanobench.roofline.prediction import Operations, Prediction, Time
+from nanobench.roofline.speculation import Drafting
 from nanobench.schema import Arm, GPTShape, Point
 from nanobench.stats import intervals
 
@@ -84,17 +88,52 @@ class Cell:
         return kv_access if kv_access in flops.KV_ACCESS else None
 
     @cached_property
-    def prediction(self) -> Prediction | None:
-        """How long a call should take; None without a calibration, a profile or a known KV access, if limits are missing, and
-        with a quantised cache.
+    def drafting(self) -> Drafting | None:
+        """How the engine drafts tokens; None for one that does not."""
+        text = self.first("drafting")
+        return None if text is None else Drafting.from_json(json.loads(text))
+
+    def kept(self, rows: int) -> Sequence[float] | None:
+        """The probabilities that so many rows keep the first drafted token, the first two, ...: those of synthetic acceptance,
+        else from what the rows of this cell kept. None without passes over drafted tokens.
         """
-        limits, weights = self.machine.limits_of(self.point, self.arm.weights), self.arm.weights
-        prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
-        if self.shape is None or limits is None or limits.missing() or self.kv_access is None or prefill is None:
-            return None
+        known = self.drafting.kept(rows) if self.drafting else None
+        if known is not None or self.drafting is None or not drafts.passes(self.steady):
+            return known
+        found = drafts.shares(self.steady, "kept_by_position")
+        return [share ** (rows / self.point.batch_size) for share in found] + [0.0] * (self.drafting.length - len(found))
+
+    @property
+    def is_predictable(self) -> bool:
+        """Whether it is known which passes the engine runs, and all of them have limits."""
         if self.arm.kv_cache != "float":
+            return False
+        if self.drafting is None:
+            return self.kv_access is not None
+        same_weights = self.drafting.draft is None or self.arm.weights == "float"
+        return same_weights and bool(self.kept(self.point.batch_size))
+
+    def predict(self, point: Point, limits: Limits, operations: Operations) -> Prediction:
+        """A call of this engine at a point. Raises KeyError for limits that lack what a prediction needs. The cell must be
+        predictable, and its shape known.
+        """
+        assert self.shape is not None
+        if self.drafting is not None:
+            kept = self.kept(point.batch_size) or ()
+            return speculation.predict(self.shape, point, self.drafting, kept, limits, operations, self.arm.weights)
+        assert self.kv_access is not None
+        return prediction.predict(self.shape, point, self.kv_access, limits, operations, self.arm.weights)
+
+    @cached_property
+    def prediction(self) -> Prediction | None:
+        """How long a call should take; None without a calibration or a profile, if limits are missing, and for an engine whose
+        passes are not known.
+        """
+        limits = self.machine.limits_of(self.point, self.arm.weights)
+        prefill, step = self.first("operations_prefill"), self.first("operations_per_step")
+        if self.shape is None or limits is None or limits.missing() or prefill is None or not self.is_predictable:
             return None
-        return predict(self.shape, self.point, self.kv_access, limits, Operations(prefill, step or 0.0), weights)
+        return self.predict(self.point, limits, Operations(prefill, step or 0.0))
 
     @cached_property
     def step_prediction(self) -> Time | None:

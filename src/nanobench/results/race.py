@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nanobench.records import MEASURED, LaunchRecord
+from nanobench.records import MEASURED, LaunchRecord, Verdict
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow, cells_of, row_of
 from nanobench.results.metrics.formulas import rate
@@ -71,9 +71,11 @@ def standing_of(cell: Cell, goal: str, limits: Mapping[str, float]) -> Standing:
 
 
 def reason_against(row: CellRow, limits: Mapping[str, float]) -> str | None:
-    """Why a cell cannot win: it was not measured, or exceeds a limit."""
+    """Why a cell cannot win: it was not measured, its output is not the model's, or it exceeds a limit."""
     if row["status"] not in MEASURED:
         return f"{row['status']}: {row['reason']}"
+    if row["gate"] == Verdict.SYNTHETIC:
+        return f"its output is not the model's: {row['synthetic']}"
     for name, most in limits.items():
         if row[name] is None:
             return f"{name} is unknown, so its limit cannot be checked"

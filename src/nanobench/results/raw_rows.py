@@ -60,8 +60,9 @@ def _record_of(rows: list[RawRow]) -> LaunchRecord:
 
 
 def _repetition_of(row: RawRow) -> Repetition:
-    times_s = row.get("token_times_s")
-    return Repetition(**{**_part(Repetition, row), "token_times_s": None if times_s is None else tuple(times_s)})
+    known: dict[str, Any] = _part(Repetition, row)
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Repetition(**{**known, **lists})
 
 
 def _part(noun: type, row: RawRow) -> dict[str, Any]:

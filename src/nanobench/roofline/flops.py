@@ -39,6 +39,8 @@ class Pass:
     gathers: bool = False
     """whether the positions of a window are copied out of the cache before they are read: where a step is compiled or captured,
     it has no view of them"""
+    sampled_positions: int = 1
+    """positions of each row whose logits are read to choose tokens"""
 
     def attended(self, window: int | None) -> int:
         """Positions that a token attends to in layers with a window; masked ones count."""
@@ -74,7 +76,7 @@ class Cost:
     elementwise_bytes: float
     """inputs and outputs of norms, activations and additions"""
     logits_bytes: float
-    """all logits when they are written, and those of the last position when the sampler reads them"""
+    """all logits when they are written, and those that are read to choose tokens"""
 
     @property
     def flops(self) -> float:
@@ -127,7 +129,7 @@ def cost(shape: GPTShape, dtype: str, one: Pass, weights: str = "float") -> Cost
     size, tokens = DTYPE_BYTES[dtype], one.rows * one.tokens
     width, layers, matmuls = shape.n_embd, shape.n_layer, shape.mlp_matmuls
     joined = shape.attention_width + shape.qkv_width + (shape.latent_width or 0)
-    logits = one.rows * (one.logits_positions + 1) * (shape.vocab_rows or shape.vocab_size)
+    logits = one.rows * (one.logits_positions + one.sampled_positions) * (shape.vocab_rows or shape.vocab_size)
     attentions = layer_attentions(shape, dtype, one)
     return Cost(
         matmul_flops=2.0 * (tokens * shape.block_params + one.rows * one.logits_positions * shape.head_params),

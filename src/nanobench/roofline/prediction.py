@@ -66,6 +66,10 @@ class Time:
             self.notes | other.notes,
         )
 
+    def __rmul__(self, count: float) -> "Time":
+        parts = ("host_s", "bandwidth_s", "compute_s", "uncertain_s")
+        return replace(self, **{name: count * getattr(self, name) for name in parts})
+
 
 @dataclass(frozen=True)
 class Operations:

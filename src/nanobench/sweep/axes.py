@@ -34,6 +34,7 @@ AXES = {
     "new_tokens": "new_tokens",
     "shared_prompt": "shared_prompt",
     "engine": "engine",
+    "draft_len": "draft_len",
     "compile_mode": "compile_mode",
     "attention": "attention",
     "sampler": "sampler",
@@ -51,12 +52,15 @@ AXES = {
     "cross_entropy": "cross_entropy",
     "optimizer_kernel": "optimizer_kernel",
 }
-"""Option -> the field of Point or Arm whose values it lists; `window` becomes an argument of the model."""
-AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len", "window")
+"""Option -> the field of Point or Arm whose values it lists; `window` becomes an argument of the model, `draft_len` one of
+engines."""
+AUTOMATIC = ("model", "dtype", "threads", "batch_size", "new_tokens", "attention", "seq_len", "window", "draft_len")
 """Fields that accept `auto`."""
-NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int} | {"window"}
+NUMBERS = {field.name for kind in (Point, Arm) for field in fields(kind) if field.type is int} | {"window", "draft_len"}
 WORDS = {"window": ("auto", "none")}
 """Field with numbers -> the words that it accepts, too."""
+DRAFTING = ("speculative",)
+"""Engines that draft tokens. The engine of a plug-in takes its draft length as an argument in its text."""
 FAMILIES = {"engine": "engines", "sampler": "samplers", "model": "models", "optimizer": "optimizers"}
 """Field -> the family whose members it names."""
 CHOICES: dict[str, Iterable[str]] = {
@@ -112,6 +116,7 @@ def check_names(axes: Axes) -> None:
             if name not in choices:
                 raise errors.unknown(field.replace("_", " "), name, choices)
     refuse_double_windows(axes)
+    engines_of(axes)
 
 
 def without_auto(axes: Axes, field: str) -> list[str]:
@@ -130,6 +135,36 @@ def models_of(axes: Axes, default: str) -> list[str]:
 def with_window(name: str, window: str) -> str:
     """A model whose windows are so many positions long."""
     return spec.with_argument(name, registry.sources(), "window", window)
+
+
+def engines_of(axes: Axes) -> list[str]:
+    """The engines requested; those that draft tokens with each draft length. Raises UserError for lengths that none could have,
+    and for two lengths of one engine.
+    """
+    names, lengths = [str(name) for name in axes.get("engine", ())], axes.get("draft_len", ["auto"])
+    if lengths == ["auto"]:
+        return names
+    if not any(drafts(name) for name in names):
+        what = f"--draft-len {','.join(map(str, lengths))} is for engines that draft tokens"
+        raise UserError(f"{what}; add {' or '.join(DRAFTING)} to --engine")
+    found = [with_draft_len(name, length) for name in names for length in (lengths if drafts(name) else ["auto"])]
+    return list(dict.fromkeys(found))
+
+
+def count_engines(axes: Axes) -> int:
+    """How many engines these are, if no two lengths mean the same."""
+    lengths = len(axes.get("draft_len", [""]))
+    return sum(lengths if drafts(str(name)) else 1 for name in axes["engine"])
+
+
+def drafts(name: str) -> bool:
+    """Whether an engine drafts tokens."""
+    return registry.parse("engines", name).name in DRAFTING
+
+
+def with_draft_len(name: str, length: Value) -> str:
+    """An engine that drafts so many tokens; `auto` is the length that it has."""
+    return name if length == "auto" else spec.with_argument(name, (), "draft_len", length)
 
 
 def refuse_double_windows(axes: Axes) -> None:

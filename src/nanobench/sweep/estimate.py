@@ -7,7 +7,7 @@ from nanobench.errors import UserError
 from nanobench.records import Description
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import Arm, Plan, Point
-from nanobench.sweep.axes import Axes
+from nanobench.sweep.axes import Axes, count_engines
 
 UNCONFIRMED, MOST = 1_000, 100_000
 """Cells, and trials, of a plan: so many need no --yes; more than so many are refused."""
@@ -22,6 +22,8 @@ LEAST_TOKEN_S = 0.002
 def refuse_large(axes: Axes, launches: int, confirmed: bool) -> None:
     """Raises UserError for a plan with too many cells or trials. It only multiplies numbers of values: no point is made."""
     points, arms = combinations(axes, Point) * len(axes.get("window", [""])), combinations(axes, Arm)
+    if "engine" in axes:
+        arms = arms // len(axes["engine"]) * count_engines(axes)
     for what, factor, unit in (("cells", arms, "arms"), ("trials", launches, "launches")):
         size, limit = points * factor, MOST if confirmed else UNCONFIRMED
         if size > limit:
@@ -64,7 +66,7 @@ def expected_s(plan: Plan, point: Point, launch: int, description: Description) 
 
 def positions_read(point: Point, arm: Arm) -> float:
     """Positions per row that an arm's forward passes process in one call."""
-    if arm.engine.startswith("cached"):
+    if arm.engine.startswith(("cached", "speculative")):
         return point.total_len
     return point.new_tokens * (point.prompt_len + point.new_tokens / 2)
 

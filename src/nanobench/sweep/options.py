@@ -150,6 +150,9 @@ class GateOptions(Options):
     tokenizer: str = listed(BYTES, f"what reads the files of --prompts: {TOKENIZERS}", WHAT)
     shared_prompt: str = listed("off", "off, on: all rows of a call have the same prompt", WHAT)
     engine: str = listed("uncached,cached", "engines; the first is the reference of every speedup", HOW)
+    draft_len: str = listed(
+        "auto", "tokens that speculative decoding drafts before a pass of the model; auto: as the engine has it", HOW
+    )
     sampler: str = listed("greedy", "samplers", HOW)
     weights: str = listed("float", f"{', '.join(WEIGHTS)}: weights of matmuls in the dtype, or quantised; a lossy arm", HOW)
     kv_cache: str = listed("float", f"{', '.join(KV_CACHES)}: the KV cache in the dtype, or quantised; a lossy arm", HOW)

@@ -13,7 +13,7 @@ from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject, TextTokens
 from nanobench.roofline.flops import rough_flops
 from nanobench.schema import SYNTHETIC, Arm, GPTShape, Plan, Point
-from nanobench.sweep.axes import FAMILIES, Axes, models_of
+from nanobench.sweep.axes import FAMILIES, Axes, engines_of, models_of
 from nanobench.sweep.estimate import expected_total_s, refuse_large, refuse_long
 from nanobench.sweep.options import CPU, Defaults, Options
 from nanobench.sweep.values import Value, read_memory_limit
@@ -53,7 +53,9 @@ def requested(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ..
     """
     auto = automatic_values(options, device)
     models: list[Value] = [*models_of(options.axes, str(auto["model"]))]
-    known = {**options.axes, "model": models, "window": []}
+    known = {**options.axes, "model": models, "window": [], "draft_len": []}
+    if "engine" in known:
+        known["engine"] = [*engines_of(options.axes)]
     axes = {name: [auto[name] if value == "auto" else value for value in values] for name, values in known.items()}
     if "prompt_len" in axes and axes["data"] == [SYNTHETIC]:
         axes["data"] = [""]

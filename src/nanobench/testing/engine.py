@@ -80,6 +80,7 @@ class EngineContract:
         yield "long prompt", self.long_prompt
         yield "host reads", self.host_reads
         yield "kv_access", self.kv_access
+        yield "drafts", self.drafts
 
     def share_prompt(self) -> None:
         """Gives all rows the same prompt, for an engine that needs that."""
@@ -147,6 +148,8 @@ class EngineContract:
     def forgets(self) -> str:
         """A second call generates the same as the first call of a new engine."""
         used = self.make()
+        if reason := getattr(used, "synthetic", None):
+            raise NotChecked(f"with {reason} no two calls are alike")
         self.generate(used, self.other_BT)
         if not torch.equal(self.generate(used, self.prompt_BT), self.generate(self.make(), self.prompt_BT)):
             raise Broken("after another prompt it generates other tokens: prefill() keeps something of the last call")
@@ -195,10 +198,30 @@ class EngineContract:
 
     def kv_access(self) -> str:
         """It is a name that predictions know, or there is none."""
-        name = getattr(self.make(), "kv_access", None)
+        engine = self.make()
+        name, drafting = getattr(engine, "kv_access", None), getattr(engine, "drafting", None)
         if name is not None and name not in KV_ACCESS:
             raise Broken(f"kv_access {name!r} is unknown (available: {', '.join(KV_ACCESS)}); leave it out if none fits")
+        if name is None and drafting is not None:
+            return "it drafts: its time is predicted from that"
         return str(name) if name else "it does not say: its time is not predicted"
+
+    def drafts(self) -> str:
+        """What an engine counts of drafted tokens agrees with the tokens that it writes."""
+        engine: Any = self.make()
+        if not hasattr(engine, "draft_counts"):
+            return "it drafts no tokens"
+        engine.draft_counts()
+        self.generate(engine, self.prompt_BT)
+        counts, written = engine.draft_counts(), self.point.new_tokens - 1
+        if engine.draft_counts().target_passes:
+            raise Broken("draft_counts() counts again what it has returned before")
+        drafted, accepted, kept = counts.drafted_by_position, counts.accepted_by_position, counts.kept_by_position
+        if counts.target_passes + sum(kept) - written:
+            raise Broken(f"{counts.target_passes} passes that keep {sum(kept):g} drafted tokens do not write {written}")
+        if any(not 0 <= all_rows <= mean <= number for number, mean, all_rows in zip(drafted, accepted, kept, strict=True)):
+            raise Broken("at some position more tokens are kept than accepted, or more accepted than drafted")
+        return f"{counts.target_passes} passes keep {sum(kept):g} of {sum(drafted):g} drafted tokens"
 
 
 def describe(value: Any) -> str:

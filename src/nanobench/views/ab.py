@@ -66,10 +66,11 @@ def words(found: Decision, threshold: float) -> str:
 
 
 def gates(launches: list[LaunchRecord]) -> list[str]:
-    """What the gates across the sides and of lossy sides found, each finding once."""
+    """What the gates across the sides, and of sides whose output is not the model's, found; each finding once."""
     across = [each.outcome.across_note for each in launches if each.outcome.across_note]
-    lossy = [f"{each.arm.label}: lossy, {each.outcome.gate_note}" for each in launches if each.outcome.gate is Verdict.LOSSY]
-    return list(dict.fromkeys([*across, *lossy]))
+    others = [each for each in launches if each.outcome.gate in (Verdict.LOSSY, Verdict.SYNTHETIC)]
+    own = [f"{each.arm.label}: {each.outcome.gate}, {each.outcome.gate_note}" for each in others]
+    return list(dict.fromkeys([*across, *own]))
 
 
 def document(

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nanobench.analysis.verdict import LOSSY, SETTING
+from nanobench.analysis.verdict import SETTING, mark_of, marked
 from nanobench.records import MEASURED
 from nanobench.results.derive import BY_NAME, CellRow
 from nanobench.views import format
@@ -110,8 +110,7 @@ def in_order(rows: list[CellRow]) -> list[CellRow]:
 def cell_name(rows: list[CellRow], row: CellRow) -> str:
     """A cell in words: cached at batch 93 (prompt_len 50)."""
     where = ", ".join(f"{name} {row[name]}" for name in varying(rows))
-    lossy = f" ({LOSSY})" if row.get("gate") == LOSSY else ""
-    return f"{row['arm']}{lossy} at batch {row['batch_size']}" + (f" ({where})" if where else "")
+    return f"{marked(row['arm'], [row])} at batch {row['batch_size']}" + (f" ({where})" if where else "")
 
 
 # Columns that several tables have
@@ -132,11 +131,11 @@ def status_style(name: str) -> Callable[[CellRow], str]:
 
 
 def speedup_text(row: CellRow) -> str | None:
-    """5.31x [4.92, 5.70]; the reference arm reads '(reference)'. A lossy arm is never shown like an exact one."""
+    """5.31x [4.92, 5.70]; the reference arm reads '(reference)'. An arm whose output is not the model's says so."""
     if row["arm_index"] == 0:
         return "(reference)" if row["status"] in MEASURED else None
     text = format.times(row["speedup"], row["speedup_lo"], row["speedup_hi"])
-    return f"{text} {LOSSY}" if row["speedup"] is not None and row.get("gate") == LOSSY else text
+    return f"{text} {row['gate']}" if row["speedup"] is not None and mark_of(row) else text
 
 
 def reason_of_failure(row: CellRow) -> str | None:

@@ -84,7 +84,8 @@ def because(row: CellRow) -> str:
     where = " and ".join(filter(None, (over_batch(row), over_floor(row))))
     suggestions = f"; try {either(row['suggestions'])}" if row["suggestions"] else ""
     separator = "; " if row["status"] == PUBLISHED else ": "
-    return doubt + separator.join(filter(None, (where, cause(row)))) + of_weights(row) + doubt_of_prediction(row) + suggestions
+    more = of_weights(row) + of_drafts(row) + doubt_of_prediction(row)
+    return doubt + separator.join(filter(None, (where, cause(row)))) + more + suggestions
 
 
 def either(suggestions: list[str]) -> str:
@@ -141,6 +142,19 @@ def of_weights(row: CellRow) -> str:
         return f"; {kind} weights pay here: they are {read} and multiply {format.times(rate)} as fast"
     why = "they are converted again for every few rows, and that takes longer than reading float weights"
     return f"; {kind} weights do not pay here: they are {read}, but multiply at {format.percent(rate)} of their rate: {why}"
+
+
+def of_drafts(row: CellRow) -> str:
+    """Why drafted tokens pay or not: what a pass of the model writes and takes; empty for arms that draft none."""
+    length = row.get("mean_acceptance_length")
+    if length is None:
+        return ""
+    writes = f"; a pass of the model writes {format.number(length)} tokens"
+    drafts, check = row.get("draft_cost"), row.get("verification_cost")
+    if drafts is None or check is None:
+        return writes
+    cost = f"{format.number(drafts + check)} plain steps ({format.number(drafts)} of drafts)"
+    return f"{writes} and should take {cost}, so drafting should {'pay' if length > drafts + check else 'not pay'} here"
 
 
 def doubt_of_prediction(row: CellRow) -> str:

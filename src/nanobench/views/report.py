@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.interpolated import of_run
-from nanobench.analysis.verdict import LOSSY, launched_again, sentences, stated, timestamp_overhead
+from nanobench.analysis.verdict import LOSSY, SYNTHETIC, launched_again, mark_of, sentences, stated, timestamp_overhead
 from nanobench.records import MEASURED, LaunchRecord
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
@@ -147,6 +147,7 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
         *lossy_arms(cells),
+        *synthetic_arms(cells),
         checked_outputs(cells),
         *([f"{format.percent(timed_share)} of the wall time went into timed repetitions and warm-up"] if timed_share else []),
         timestamp_overhead(cells),
@@ -163,6 +164,16 @@ def lossy_arms(cells: pd.DataFrame) -> list[str]:
     words = ", ".join(f"{arm} {format.text(kl, 'nats')}" for arm, kl in most.items())
     what = "a lossy arm computes what its quantised model computes, which is not what the float model computes"
     return [f"{what}: KL divergence of the next token from the float model in the same dtype, in nats: {words}"]
+
+
+def synthetic_arms(cells: pd.DataFrame) -> list[str]:
+    """What the verdict of arms with synthetic tokens means, and their names; empty without one."""
+    found = cells[cells["gate"].eq(SYNTHETIC)]
+    if found.empty:
+        return []
+    words = ", ".join(f"{arm} ({mark_of(rows.iloc[0])})" for arm, rows in found.groupby("arm", sort=False))
+    what = "an arm with synthetic acceptance does the work of speculative decoding, but chance decides which tokens it accepts"
+    return [f"{what}, so its output is not the model's: {words}"]
 
 
 def checked_outputs(cells: pd.DataFrame) -> str:

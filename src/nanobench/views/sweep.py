@@ -1,12 +1,13 @@
 """The results of a sweep as a table, and those of its gates."""
 
+from nanobench.analysis.verdict import mark_of
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.views import format
 from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, cell_name, in_order, make, value
 from nanobench.views.console import Fitted
 
-STYLES = {"exact": "green", "rounding": "green", "lossy": "yellow"}
+STYLES = {"exact": "green", "rounding": "green", "lossy": "yellow", "synthetic": "yellow"}
 """Verdicts of a gate that are passed -> their colours."""
 MOST_BARS, LEAST_BAR = 24, 10
 """More bars than this are no picture, and neither are shorter ones."""
@@ -18,8 +19,12 @@ GENERATION = (
 )
 TRAINING = (value("tok/s", "train_tok_s"), value("useful\ntok/s", "useful_tok_s", drop=4), value("step", "step_s", drop=3))
 MEMORY = value("peak\nmemory", "peak_memory_bytes", drop=2)
-GATE = Column("gate", lambda row: row["gate"], align="left", drop=1)
+GATE = Column("gate", lambda row: mark_of(row) or row["gate"], align="left", wrap=9, drop=1)
 DIVERGENCE = (value("KL", "kl_nats", drop=2), value("top token\nequal", "top1_agreement", drop=1))
+DRAFTS = (
+    value("tokens\nper pass", "mean_acceptance_length", drop=2),
+    value("drafts\naccepted", "draft_acceptance_rate", drop=1),
+)
 GATE_COLUMNS = (
     Column(
         "gate",
@@ -49,9 +54,9 @@ def of_plug_ins() -> tuple[Column, ...]:
 
 def results(cells: list[CellRow]) -> CellTable:
     """One row per cell: throughput, latencies, speedup and its status, memory, gate, status of the absolute figures. Columns of
-    plug-ins stand before the gate, and so does the divergence of lossy arms.
+    plug-ins stand before the gate, and so do the divergence of lossy arms and what became of drafted tokens.
     """
-    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, *of_plug_ins(), *DIVERGENCE, GATE, STATUS))
+    return make(cells, (*rates(cells), SPEEDUP, SPEEDUP_STATUS, MEMORY, *of_plug_ins(), *DIVERGENCE, *DRAFTS, GATE, STATUS))
 
 
 def result_table(cells: list[CellRow]) -> Fitted:

@@ -30,6 +30,7 @@ TAIL, LEAST_TAIL = 8, 4
 """A row whose last TAIL tokens are the poison was not written; with fewer than LEAST_TAIL that might be chance."""
 TOKENS = 512
 """Tokens of the pass that checks an arm, unless LEAST_CALLS calls need more."""
+SYNTHETIC = "synthetic tokens were not compared, only those that the model chose"
 
 
 def check(request: JsonObject) -> JsonObject:
@@ -64,7 +65,8 @@ def check_generation(trial: Trial, arms: list[JsonObject], chosen: random.Random
             if wrong is None:
                 sample = sample_of(calls, point, prompts, chosen)
                 wrong = output_gate.judge(adapter, sampler, sample, point.dtype, request["gate_tolerance"])
-        found.append({"checked_calls": sum(map(len, parts)), "wrong": wrong, "note": None})
+        note = SYNTHETIC if any(each.model_places is not None for each in outputs) else None
+        found.append({"checked_calls": sum(map(len, parts)), "wrong": wrong, "note": note})
     return found
 
 
@@ -141,7 +143,8 @@ def sample_of(outputs: list[Output], point: Point, made_by: Prompts, chosen: ran
         names.append(name_of(output, row))
     device = torch.device(point.device)
     logits = [None if each.logits_V is None else (each.place or 0, each.logits_V) for each in outputs]
-    return Sample(torch.stack(prompts).to(device), torch.stack(tokens).to(device), names, logits)
+    places = [each.model_places for each in outputs]
+    return Sample(torch.stack(prompts).to(device), torch.stack(tokens).to(device), names, logits, places)
 
 
 def prompt_of(output: Output, point: Point, made_by: Prompts) -> Tensor:

@@ -138,8 +138,10 @@ class Judge:
         return torch.Generator(device=self.prompt_1T.device).manual_seed(self.seed)
 
     def run(self, name: str) -> list[int]:
-        """The tokens that an engine generates, its random numbers from the seed on."""
+        """The tokens that an engine generates, its random numbers from the seed on. Raises Skip for synthetic ones."""
         engine = registry.find("engines", name)(self.adapter, self.new_sampler(), self.point, Compiler("off"))
+        if reason := getattr(engine, "synthetic", None):
+            raise Skip(f"with {reason} its text is not the model's")
         torch.manual_seed(self.seed)
         generator = getattr(engine, "generator", None)
         if isinstance(generator, torch.Generator):

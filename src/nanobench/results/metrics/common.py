@@ -33,6 +33,9 @@ from nanobench.results.repetitions import call_s, seconds
 from nanobench.stats import intervals
 from nanobench.stats.intervals import Interval
 
+PARTS = 2
+"""Parts of a step with drafts that have a timestamp."""
+
 
 def timestamp_overhead(cell: Cell) -> Interval | None:
     """On the host timestamps times their cost, without bounds; on CUDA the log times of a launch's timestamped calls over those
@@ -41,7 +44,7 @@ def timestamp_overhead(cell: Cell) -> Interval | None:
     cost_s, timestamped = cell.first("timestamp_cost_s"), [each for each in cell.steady if each.timestamped]
     if cost_s is not None:
         total_s = sum(map(seconds, timestamped))
-        taken = sum(len(each.token_times_s or ()) for each in timestamped)
+        taken = sum(len(each.token_times_s or ()) + PARTS * (each.target_passes or 0) for each in timestamped)
         return Interval(cost_s * taken / total_s, None, None, "") if total_s else None
     logs = [logs for logs in map(timestamped_over_others, cell.steady_by_launch.values()) if logs]
     if not logs:
@@ -75,7 +78,7 @@ RESULT = (
     ),
     Metric("reason", TEXT, NEITHER, "why the status is not ok", lambda c: status.judge(c).reason),
     Metric("disturbed_by", TEXT, NEITHER, "kinds of what made the status unstable, comma-separated", status.disturbed_by),
-    *outcome_first(TEXT, NEITHER, gate="exact, rounding, lossy or wrong", gate_note="what the gate compared"),
+    *outcome_first(TEXT, NEITHER, gate="exact, rounding, lossy, synthetic or wrong", gate_note="what the gate compared"),
     *outcome_first(
         LOGIT,
         NEITHER,

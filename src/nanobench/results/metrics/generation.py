@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from nanobench.results import speedup_status
 from nanobench.results.cell import Cell
-from nanobench.results.metrics import divergence
+from nanobench.results.metrics import divergence, speculation
 from nanobench.results.metrics.formulas import compile_s, over_launches, rate, value_of
 from nanobench.results.metrics.metric import (
     ALLOWED,
@@ -184,4 +184,5 @@ METRICS = (
     Metric("cache_alloc_s", SECONDS, LOWER, "building the engine, cache included; median over launches", cache_alloc_s),
     Metric("breakeven_tokens", TOKENS, LOWER, "tokens until the cold compile time is paid back", breakeven_tokens),
     *divergence.METRICS,
+    *speculation.METRICS,
 )

@@ -1,6 +1,6 @@
 """Columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
 """Beyond this share of error a prediction explains nothing."""
+AS_MEASURED = "from the acceptance that was measured"
+"""What a prediction says that needs the acceptance of drafted tokens: it is no prediction of the model's output."""
 
 
 def host_floor_s(cell: Cell) -> float | None:
@@ -65,10 +67,16 @@ def prediction_uncertainty(cell: Cell) -> float | None:
     return found.uncertainty if found else None
 
 
+def notes_of(cell: Cell, notes: Iterable[str]) -> str | None:
+    """What a prediction of a cell's arm rests on besides resolved limits; None for nothing else."""
+    measured = [AS_MEASURED] if cell.drafting and cell.drafting.accept is None else []
+    return "; ".join([*measured, *sorted(notes)]) or None
+
+
 def prediction_note(cell: Cell) -> str | None:
     """Why there is no prediction, or which limits it lacks; None for a prediction from resolved limits."""
     if found := cell.prediction or cell.step_prediction:
-        return "; ".join(sorted(found.notes)) or None
+        return notes_of(cell, found.notes)
     weights = cell.arm.weights
     limits = cell.machine.limits_of(cell.point, weights)
     if cell.point.trains and (reason := training.why_not(cell.point)):
@@ -81,7 +89,10 @@ def prediction_note(cell: Cell) -> str | None:
         return reason
     if cell.shape is None:
         return "the sizes of the model are not known"
-    if cell.kv_access is None and not cell.point.trains:
+    if cell.drafting and not cell.is_predictable:
+        mixed = cell.drafting.draft is not None and weights != "float"
+        return "a draft model beside quantised weights is not predicted" if mixed else "no token was drafted"
+    if cell.drafting is None and cell.kv_access is None and not cell.point.trains:
         return f"the engine has no attribute kv_access that is one of {', '.join(flops.KV_ACCESS)}"
     return "its operations were not counted"
 
@@ -219,7 +230,7 @@ def limit_bytes_per_s(cell: Cell) -> float | None:
 METRICS = (
     Metric("host_floor_s", SECONDS, LOWER, "operations_per_step * calibrated time of one operation", host_floor_s),
     Metric("predicted_ttft_s", SECONDS, NEITHER, "roofline of the prefill over calibrated limits", predicted_ttft_s),
-    Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of a step, mean over the growing lengths", predicted_tpot_s),
+    Metric("predicted_tpot_s", SECONDS, NEITHER, "roofline of the steps / (new_tokens - 1)", predicted_tpot_s),
     Metric("predicted_e2e_s", SECONDS, NEITHER, "roofline of the prefill and all steps", predicted_e2e_s),
     Metric("predicted_step_s", SECONDS, NEITHER, "roofline of an optimizer step", predicted_step_s),
     Metric(
@@ -236,12 +247,18 @@ METRICS = (
         "u: the predicted step lies between it / (1 + u) and it * (1 + u), as far as the limits of the calibration decide it",
         prediction_uncertainty,
     ),
-    Metric("prediction_note", TEXT, NEITHER, "why nothing is predicted, or which limits were not resolved", prediction_note),
+    Metric(
+        "prediction_note",
+        TEXT,
+        NEITHER,
+        "why nothing is predicted, which limits were not resolved, or that it rests on a measured acceptance",
+        prediction_note,
+    ),
     Metric(
         "predicted_speedup",
         RATIO,
         NEITHER,
-        "predicted_e2e_s (in training predicted_step_s) of the reference over this arm's",
+        "predicted_e2e_s, in training predicted_step_s, of the reference over this arm's",
         predicted_speedup,
     ),
     Metric(

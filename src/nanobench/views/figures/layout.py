@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import LOSSY, THROUGHPUTS, causes_of, stated
+from nanobench.analysis.verdict import LOSSY, SYNTHETIC, THROUGHPUTS, causes_of, mark_of, stated
 from nanobench.records import JUDGED, MEASURED, LaunchRecord, Status
 from nanobench.results.status import NEVER_SETTLED
 from nanobench.results.store import records
@@ -142,10 +142,11 @@ def finish_figure(
 
 
 def labelled(handle: Line2D, cells: pd.DataFrame) -> Line2D:
-    """An entry of the legend; that of a lossy arm says so."""
-    lossy = set(cells.loc[cells["gate"].eq(LOSSY), "arm"]) if "gate" in cells else ()
-    if handle.get_label() in lossy:
-        handle.set_label(f"{handle.get_label()} ({LOSSY})")
+    """An entry of the legend; that of an arm whose output is not the model's says so."""
+    other = cells[cells["gate"].isin((LOSSY, SYNTHETIC))] if "gate" in cells else cells[:0]
+    marks = {row["arm"]: mark_of(row) for _, row in other.iterrows()}
+    if mark := marks.get(handle.get_label()):
+        handle.set_label(f"{handle.get_label()} ({mark})")
     return handle
 
 

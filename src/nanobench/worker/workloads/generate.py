@@ -29,6 +29,7 @@ from nanobench.samplers import greedy
 from nanobench.schema import GRAPH_MODES, Arm, Point
 from nanobench.stats.divergence import Divergence
 from nanobench.worker.workloads.base import Block
+from nanobench.worker.workloads.drafts import DraftMeter
 from nanobench.worker.workloads.first_token import time_first_token
 from nanobench.worker.workloads.outputs import Output, Outputs
 from nanobench.worker.workloads.peak_memory import PeakMemoryMeter
@@ -90,6 +91,7 @@ class Generate(Timed):
         """See Workload.prepare. The gate runs unless this launch generates the same tokens as one that passed it."""
         self.begin()
         self.apply_gate(generation_gate.digest(self.engine.tokens_BN), known)
+        self.gate = self.drafts.labelled(self.gate)
         return self.gate
 
     def build(self) -> None:
@@ -110,6 +112,7 @@ class Generate(Timed):
         # Kept: a property of the engine must not be asked for the tokens after the clock has stopped.
         self.new_BN, self.tokens_address = tokens_BN[:, self.point.prompt_len :], tokens_BN.data_ptr()
         self.run_call = getattr(self.engine, "run_call", None)
+        self.drafts = DraftMeter(self.engine, self.clock)
 
     def build_engine(self, adapter: Adapter, point: Point) -> Engine:
         """This arm's engine over any adapter and point. Raises Skip if the model lacks what the engine needs.
@@ -125,7 +128,8 @@ class Generate(Timed):
         """See Timed.judge. It also measures the memory peaks of the engine, so that they need no further run."""
         if self.run_call is not None and self.engine.logits_BV is not None:
             raise TypeError("an engine with run_call() shows logits, which the gate cannot check; set its logits_BV to None")
-        greedy_BN = self.engine.tokens_BN.clone() if self.arm.sampler == "greedy" else None
+        of_model = self.arm.sampler == "greedy" and self.drafts.synthetic is None
+        greedy_BN = self.engine.tokens_BN.clone() if of_model else None
         meter = PeakMemoryMeter(self.engine, self.arm.attention, self.device, last_step=self.point.new_tokens - 1)
         verdict = generation_gate.judge(self.reference, self.build_engine, meter, self.compiler.compiles)
         if verdict.verdict is not Verdict.WRONG and self.arm.sampler != "greedy":
@@ -195,7 +199,9 @@ class Generate(Timed):
         if block is not None and self.run_call is not None:
             block = replace(block, timestamped=False)
         with sdpa.use_backend(self.arm.attention):
-            return self.run(self.run_calls, block, kind=kind, repetition=repetition, tokens=tokens, prompt_seed=seed)
+            self.drafts.begin(block is not None and block.timestamped)
+            timed = self.run(self.run_calls, block, kind=kind, repetition=repetition, tokens=tokens, prompt_seed=seed)
+        return self.drafts.added_to(timed)
 
     def lay_out(self, block: Block | None) -> None:
         """See Workload.lay_out. Poisons the output, and makes room for the copies. In no block the gate's prompt is read."""
@@ -229,8 +235,8 @@ class Generate(Timed):
         if self.engine.tokens_BN.data_ptr() != self.tokens_address:
             raise RuntimeError("the engine's tokens_BN is another tensor than at its start; it must be preallocated")
         calls, tokens_CBN = len(self.copies_CBN), self.copies_CBN.to("cpu", torch.int32)
-        number, seed = self.block.number, self.block.prompt_seed
-        outputs = [Output(number, call, calls, seed, self.shifts[call], tokens_CBN[call].clone()) for call in range(calls)]
+        number, seed, places = self.block.number, self.block.prompt_seed, self.drafts.places_of(calls)
+        outputs = [Output(number, n, calls, seed, self.shifts[n], tokens_CBN[n].clone(), places[n]) for n in range(calls)]
         if self.logits_V is not None:
             logits_V = self.logits_V.to("cpu", torch.float32, copy=True)
             outputs[-1] = replace(outputs[-1], row=self.row, place=self.place, logits_V=logits_V)
@@ -279,6 +285,7 @@ class Generate(Timed):
                     if timestamped:
                         timestamps.extend([clock.timestamp()] * new)
             self.steps_per_call = steps
+            self.drafts.call_ended()
 
     def draw_place(self) -> int:
         """The token whose logits are kept; drawn inside the clock, so that no arm can know it. NEVER where none are."""
@@ -314,7 +321,7 @@ class Generate(Timed):
         build = next(phase for phase in self.phases if phase.kind == "build")
         return Outcome(
             **self.common_outcome(),
-            **vars(self.divergence),
+            **(vars(self.divergence) | self.drafts.outcome()),
             cache_alloc_s=build.wall_s,
             kv_cache_bytes=self.cache_bytes(),
             weight_bytes=memory.tensor_bytes(self.adapter.module),

@@ -25,6 +25,8 @@ class Output:
     shift: int
     """the number that made the call's prompt of its base (Prompts.write)"""
     tokens_BN: Tensor
+    model_places: tuple[int, ...] | None = None
+    """the tokens that the model chose, of an engine some of whose tokens are synthetic; the first is 0"""
     row: int | None = None
     """a random row, for the last call of a repetition of an engine that shows logits"""
     place: int | None = None
