@@ -11,10 +11,11 @@ from nanobench.errors import UserError
 from nanobench.records import Status
 from nanobench.results import derive, store
 from nanobench.results.run_context import Machine, Setting
+from nanobench.results.store import records
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import Arm, GPTShape
 from nanobench.stats import intervals
-from nanobench.views import plots
+from nanobench.views import plots, step_parts, summary
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.predicted_against_measured import BAND, WORST
 from nanobench.views.figures.tooltips import NO_POINTS
@@ -191,6 +192,41 @@ def test_the_cells_stand_on_the_roofline_at_their_intensity_and_rate(several):
     assert x[1] == pytest.approx(2.0)
     assert "read 100 GB/s, matmul 200 GFLOP/s" in words(figure)
     assert "cached-cat oom, wrong" in footer(figure) or "cached-cat wrong, oom" in footer(figure)
+
+
+def test_the_letters_on_the_roofline_and_the_paragraph_of_the_report_name_the_same_largest_part(several):
+    cells, launches = several
+    known = cells.assign(
+        bound_by=[{"uncached": "compute", "cached": "host"}.get(arm) for arm in cells["arm"]],
+        bound_share=[0.5 + size / 100 for size in cells["batch_size"]],
+    )
+    known.loc[known["arm"].eq("cached") & known["batch_size"].eq(4), "bound_by"] = "unexplained"
+    known["status"] = known["status"].mask(known["status"].eq("imprecise"), "ok")
+    figure = plots.figure("roofline", known, launches)
+    assert {"1 M", "4 M", "16 M", "1 D", "4 ?", "16 D"} <= set(words(figure))
+    rows = [{**row, "suggestions": []} for row in records(known)]
+    (why,) = [part.text for part in summary.paragraph(known, rows) if part.head == "Why"]
+    sentence = (
+        "the largest predicted part of a step of uncached is multiplying at batch 1, 4 and 16 (51 to 66 % of it); "
+        "the largest predicted part of a step of cached is dispatching operations at batch 1 and 16 (51 to 66 % of it); "
+        "cached at batch 4: the measured step differs from the predicted one by more than 30 %"
+    )
+    assert why == f"{sentence}."
+    assert sentence in footer(figure)
+    assert "D dispatching operations, M multiplying, ? prediction and measurement differ" in footer(figure)
+
+
+def test_of_many_arms_the_largest_parts_are_counted(several):
+    cells, _ = several
+    rows = [
+        {**row, "arm": f"arm-{number}", "status": "ok", "bound_by": bound, "bound_share": 0.6}
+        for number, (row, bound) in enumerate(zip(records(cells)[:5], ["host", "host", "compute", "host", "allocator"], strict=True))
+    ]
+    assert step_parts.sentence(rows) == (
+        "of 5 reliable cells: the largest predicted part of a step is dispatching operations in 3 (60 % of it), "
+        "multiplying in 1 (60 % of it); CUDA's allocator ran out and freed its cache to go on in 1"
+    )
+    assert step_parts.sentence([{**row, "status": "unstable"} for row in rows]) == ""
 
 
 def test_cells_above_the_limits_are_counted(several, tmp_path):

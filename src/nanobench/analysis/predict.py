@@ -62,7 +62,7 @@ def figures(cell: Cell, found: Prediction, reference: Prediction | None, there: 
         "prediction_uncertainty": found.uncertainty,
         "prediction_note": "; ".join(found.notes) or None,
         "predicted_speedup": speedup,
-        "predicted_bound_by": found.decode.bound_by if found.steps else found.prefill.bound_by,
+        "predicted_bound_by": found.step.bound_by,
         "measured_output_tok_s": there,
         "prediction_error": None if there is None else cell.point.batch_size * cell.point.new_tokens / call_s / there - 1,
     }

@@ -111,7 +111,12 @@ def bound_by(cell: Cell) -> str | None:
         return "allocator"
     if abs(error) > UNEXPLAINED:
         return "unexplained"
-    return (cell.prediction.decode if cell.prediction.steps else cell.prediction.prefill).bound_by
+    return cell.prediction.step.bound_by
+
+
+def bound_share(cell: Cell) -> float | None:
+    """The share of the largest part in the predicted time of a step."""
+    return cell.prediction.step.bound_share if cell.prediction else None
 
 
 def of_peak(cell: Cell, flops_per_s: float | None) -> float | None:
@@ -229,6 +234,7 @@ METRICS = (
         "largest part of the predicted step: host, bandwidth, compute; allocator, or unexplained beyond 30 % of error",
         bound_by,
     ),
+    Metric("bound_share", RATIO, NEITHER, "share of the largest part in the predicted time of a step", bound_share),
     *outcome_first(
         RATIO,
         LOWER,
