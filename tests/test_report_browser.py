@@ -191,7 +191,7 @@ def test_what_is_cut_says_at_which_side_there_is_more(browser, reference):
     hint = browser.run(f"{CUT}.map((box) => getComputedStyle(box, '::before').content)")
     assert all("there is more" in each for each in hint)
     browser.call("Emulation.setEmulatedMedia", media="print")
-    assert set(browser.run(mask)) == {"none"}
+    assert set(browser.run(mask.replace(CUT, BOXES))) == {"none"}
     browser.call("Emulation.setEmulatedMedia", media="")
     browser.open(reference, 1280)
     browser.run(pause)

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from nanobench.analysis import compare as analysis
-from nanobench.analysis.compare import DELTA, Change, Comparison, Row
+from nanobench.analysis.compare import DELTA, KINDS, Change, Comparison, Row
 from nanobench.errors import UserError
 from nanobench.views import compare as words
 from nanobench.views import format
@@ -25,6 +25,7 @@ MARKS = {
     Change.AMBIGUOUS: ("#E69F00", "D"),
 }
 """Change -> its colour and marker."""
+TITLES = {"throughput": "throughput of NEW over BASE", "speedup": "speedup over the first arm, of NEW over BASE"}
 MOST_ROWS = 40
 ROW_IN = 0.24
 BAND = "0.93"
@@ -41,25 +42,32 @@ def draw(found: Comparison, base: str, new: str, folder: Path) -> list[Path]:
 def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     """The ratio of NEW to BASE in each cell, throughputs and speedups apart."""
     known = [row for row in found.rows if row.ratio is not None]
-    kinds = {kind: [row for row in known if row.kind == kind] for kind in ("throughput", "speedup")}
+    kinds = {kind: [row for row in known if row.kind == kind] for kind in KINDS}
     panels = [(kind, rows[:MOST_ROWS]) for kind, rows in kinds.items() if rows]
     if not panels:
         raise UserError("compare_forest needs a cell that is reliable in both runs; nanobench compare says why there is none")
     drawing, grid = layout.make(len(panels), 1, [ROW_IN * len(rows) + 0.6 for _, rows in panels], sharex=True)
-    delta = DELTA[found.relation]
+    delta, counts = DELTA[found.relation], words.counted(found)
     for axes, (kind, rows) in zip(grid.flat, panels, strict=False):
         forest(axes, rows, labels(rows, analysis.varying(found.rows)), delta)
-        axes.set_title(f"{kind} of NEW over BASE" if kind == "throughput" else "speedup over the first arm, of NEW over BASE")
+        axes.set_title(f"{TITLES[kind]}: {counts[kind]}")
     grid.flat[len(panels) - 1].set_xlabel("NEW / BASE (x), above 1: NEW is faster")
     changes = dict.fromkeys(row.change for _, rows in panels for row in rows)
     handles = [
         Line2D([], [], color=MARKS[each][0], marker=MARKS[each][1], linestyle="", label=words.words(each)) for each in changes
     ]
     band = Patch(color=BAND, label=f"within {format.percent(delta)}: nothing is said")
-    hidden = sum(len(rows) for rows in kinds.values()) - sum(len(rows) for _, rows in panels)
-    note = f"; {format.count(hidden, 'more row')} in the table" if hidden else ""
-    lines = [f"BASE {base}  |  NEW {new}", f"{words.RELATIONS[found.relation]}; bars are 95 % intervals{note}"]
+    lines = [f"BASE {base}  |  NEW {new}", f"{words.RELATIONS[found.relation]}; bars are 95 % intervals", left_out(found, panels)]
     return layout.finish(drawing, "What changed from BASE to NEW", [*handles, band], lines)
+
+
+def left_out(found: Comparison, panels: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """How many of the rows that the titles count have no line in the figure; empty where all have one."""
+    bare = sum(row.ratio is None for row in found.rows)
+    further = len(found.rows) - bare - sum(len(rows) for _, rows in panels)
+    parts = [f"{bare} without a ratio, as not comparable"] if bare else []
+    parts += [f"{further} for which there is no room"] if further else []
+    return f"in the table alone: {'; '.join(parts)}" if parts else ""
 
 
 def labels(rows: Sequence[Row], varying: Iterable[str]) -> list[str]:
