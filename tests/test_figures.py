@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from nanobench import load
 from nanobench.errors import UserError
@@ -19,6 +20,7 @@ from nanobench.views import plots, step_parts, summary
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.predicted_against_measured import BAND, WORST
 from nanobench.views.figures.tooltips import NO_POINTS
+from nanobench.views.html.colours import contrast, on_dark
 from test_views import ARMS, OOM, SHAPE, disturbed, make_run
 
 TRAINED = Path(__file__).parent / "runs" / "protocol-4-train"
@@ -176,6 +178,35 @@ def test_the_intervals_of_throughput_are_on_the_figure_of_latency(several):
     ends = {round(float(x), 6) for bars in figure.axes[0].collections for path in bars.get_paths() for x in path.vertices[:, 0]}
     for bound in ("output_tok_s_lo", "output_tok_s_hi"):
         assert {round(float(x), 6) for x in cells[bound].dropna()} <= ends
+
+
+# Contrast
+
+
+def test_what_the_timeline_draws_is_seen_on_white_and_on_a_dark_ground(several):
+    figure = plots.figure("timeline", *several)
+    lines = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
+    edges = {to_hex(patch.get_edgecolor()) for axes in figure.axes for patch in axes.patches}
+    assert len(lines) > 6
+    for colour in lines | edges:
+        assert contrast(colour, "#ffffff") >= 3, colour
+        assert contrast(on_dark(colour), on_dark("#ffffff")) >= 3, colour
+
+
+@pytest.mark.parametrize("colour", style.COLOURS)
+def test_launches_differ_in_shade_and_the_palest_is_seen(colour):
+    shades = [to_hex(each) for each in style.shades(colour, range(5)).values()]
+    on_white = [contrast(each, "#ffffff") for each in shades]
+    assert on_white == sorted(on_white)
+    assert on_white[-1] / on_white[0] > 1.15
+    assert on_white[0] >= min(3, 0.99 * contrast(colour.lower(), "#ffffff"))
+    assert all(contrast(on_dark(each), on_dark("#ffffff")) >= 3 for each in shades)
+
+
+@pytest.mark.parametrize("grey", [f"#{level:02x}{level:02x}{level:02x}" for level in range(0, 0x95, 4)])
+def test_a_grey_that_is_seen_on_white_is_seen_on_a_dark_ground(grey):
+    assert contrast(grey, "#ffffff") >= 3
+    assert contrast(on_dark(grey), on_dark("#ffffff")) >= 3
 
 
 # Limits of the machine

@@ -240,11 +240,11 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
         bounds += np.outer(references[0][quantity.name], span).ravel().tolist()
         middle = references[1].sort_values("batch_size")
         edges = np.outer(span, middle[quantity.name])
-        style: Any = {"color": "0.92", "linewidth": 0, "zorder": 0.5}
+        ground: Any = {**style.GROUND, "zorder": 0.5}
         if len(middle) == 1:
-            axes.axhspan(*edges[:, 0], **style)
+            axes.axhspan(*edges[:, 0], **ground)
         else:
-            axes.fill_between(middle["batch_size"], *edges, **style)
+            axes.fill_between(middle["batch_size"], *edges, **ground)
         if labelled and len(middle):
             panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
     values = [*cells[quantity.name] / quantity.unit, *quantity.predicted(cells), *bounds]

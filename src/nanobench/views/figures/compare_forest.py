@@ -16,7 +16,7 @@ from nanobench.errors import UserError
 from nanobench.views import compare as words
 from nanobench.views import format
 from nanobench.views.figures import layout
-from nanobench.views.figures.style import STYLE
+from nanobench.views.figures.style import GROUND, STYLE
 
 MARKS = {
     Change.FASTER: ("#009E73", "^"),
@@ -28,7 +28,6 @@ MARKS = {
 TITLES = {"throughput": "throughput of NEW over BASE", "speedup": "speedup over the first arm, of NEW over BASE"}
 MOST_ROWS = 40
 ROW_IN = 0.24
-BAND = "0.93"
 WIDE = 2
 """Ratio of the ends of an axis from which on its ticks are those of a log scale."""
 
@@ -56,7 +55,7 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     handles = [
         Line2D([], [], color=MARKS[each][0], marker=MARKS[each][1], linestyle="", label=words.words(each)) for each in changes
     ]
-    band = Patch(color=BAND, label=f"within {format.percent(delta)}: nothing is said")
+    band = Patch(**GROUND, label=f"within {format.percent(delta)}: nothing is said")
     lines = [f"BASE {base}  |  NEW {new}", f"{words.RELATIONS[found.relation]}; bars are 95 % intervals", left_out(found, panels)]
     return layout.finish(drawing, "What changed from BASE to NEW", [*handles, band], lines)
 
@@ -79,7 +78,7 @@ def labels(rows: Sequence[Row], varying: Iterable[str]) -> list[str]:
 
 def forest(axes: Axes, rows: Sequence[Row], names: list[str], delta: float) -> None:
     """One line per cell, from top to bottom."""
-    axes.axvspan(1 / (1 + delta), 1 + delta, color=BAND, zorder=0)
+    axes.axvspan(1 / (1 + delta), 1 + delta, zorder=0, **GROUND)
     axes.axvline(1.0, color="0.4", linewidth=0.9, zorder=1)
     for place, row in enumerate(rows):
         colour, marker = MARKS[row.change]

@@ -13,7 +13,7 @@ from nanobench.records import MEASURED
 from nanobench.views import format
 from nanobench.views.figures import layout, tooltips
 from nanobench.views.figures.layout import CROSS, HOLLOW, UNJUDGED
-from nanobench.views.figures.style import LineStyle
+from nanobench.views.figures.style import FAINT, LineStyle
 
 LOG_FROM = 8.0
 """From which ratio of largest to smallest value on an axis is logarithmic."""
@@ -227,4 +227,4 @@ def make_room(axes: Axes, rows: int, row_in: float) -> None:
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if low <= tick <= high]))
     axes.set_ylim(low / (high / low) ** share if axes.get_yscale() == "log" else low - (high - low) * share, high)
     for each in axes.get_shared_y_axes().get_siblings(axes):
-        each.axhline(low, color="0.75", linewidth=0.8, linestyle=":")
+        each.axhline(low, color=FAINT, linewidth=0.8, linestyle=":")
