@@ -31,6 +31,7 @@ DPI, COLOURS = 110, 64
 READ = {
     "speedup_vs_batch": "A line above 1 is faster than the grey reference; a band that contains 1 shows no difference.",
     "speedup_vs_length": "The same by prompt length or output length, a line for each batch size.",
+    "speedup_by_arm": "Of eight arms or more, a row for each, the fastest first; a triangle is a difference, a circle shows none.",
     "throughput_ttft_memory_vs_batch": "Where throughput no longer rises, a larger batch only costs time to the first token "
     "and memory.",
     "throughput_per_request_vs_batch": "Above, what the machine gains from a larger batch; below, what each request loses.",
@@ -53,6 +54,7 @@ READ = {
 """Figure -> how to read it, in one sentence."""
 COMMANDS = {
     "speedup_vs_length": "nanobench kv-sweep --prompt-len 64,256",
+    "speedup_by_arm": "nanobench kv-sweep --engine uncached,cached --sampler greedy,temperature,top-k,top-p-sort --compile",
     "scaling_vs_ranks": "nanobench train-throughput --nproc 1,2",
     "compare_forest": "nanobench compare BASE NEW --plot DIR",
     "throughput_memory_vs_batch": "nanobench autobatch --mode generate --out DIR",
@@ -149,7 +151,7 @@ All figures share these rules:
 - Bands and bars are 95 % intervals. Plain dashed lines are predictions or closed forms.
 - A hollow marker is a cell that is excluded from conclusions; the text below the figure says why. A cross at the foot of a
   panel is a cell that was not measured, with its status.
-- Of more than 12 arms, the reference and the fastest are shown, and the others are counted.
+- Of more than 12 arms, most figures show the reference and the fastest, and count the others; `speedup_by_arm` names up to 40.
 - The last lines name model, dtype, device, lengths and launches. In SVG files and in the report, each point has its values as
   a tooltip.
 """

@@ -19,7 +19,9 @@ from nanobench.stats import intervals
 from nanobench.views import plots, step_parts, summary
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.predicted_against_measured import BAND, WORST
+from nanobench.views.figures.speedup_by_arm import LEAST_ARMS, MARKS, MOST_NAMES, said_by
 from nanobench.views.figures.tooltips import NO_POINTS
+from nanobench.views.html import run_page
 from nanobench.views.html.colours import contrast, on_dark
 from test_views import ARMS, OOM, SHAPE, disturbed, make_run
 
@@ -114,7 +116,7 @@ DRAWN = {
     "one cell": ALWAYS,
     "failures": set(),
     "training": {"utilization_vs_batch", "timeline", "memory", "training_vs_batch", "scaling_vs_ranks"},
-    "60 arms": {*ALWAYS, "speedup_vs_batch"},
+    "60 arms": {*ALWAYS, "speedup_vs_batch", "speedup_by_arm"},
 }
 
 
@@ -131,7 +133,7 @@ def test_every_figure_draws_an_unusual_run_or_says_in_one_line_why_not(runs, kin
             figure.draw_without_rendering()
         assert figure.legends[0].get_title().get_text()
         assert cells["model"].iloc[0] in footer(figure)
-        assert ("48 of 60 arms are in no figure" in footer(figure)) == (kind == "60 arms")
+        assert ("48 of 60 arms are not in this figure" in footer(figure)) == (kind == "60 arms" and name != "speedup_by_arm")
 
 
 def test_of_many_arms_the_reference_and_the_fastest_are_shown(runs):
@@ -142,6 +144,43 @@ def test_of_many_arms_the_reference_and_the_fastest_are_shown(runs):
     assert note.startswith("48 of 60 arms")
     few = cells[cells["arm_index"].lt(layout.MOST_ARMS)]
     assert layout.most_arms(few)[0] is few
+
+
+def test_many_arms_are_a_list_of_names_in_the_order_of_their_ratios(runs):
+    cells, launches = runs["60 arms"]
+    figure = plots.figure("speedup_by_arm", cells, launches)
+    figure.draw_without_rendering()
+    assert [axes.get_title("left") for axes in figure.axes] == ["batch 1", "batch 16"]
+    last = cells[cells["batch_size"].eq(16) & cells["arm_index"].gt(0)].sort_values("speedup", ascending=False)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == last["arm"].tolist()[:MOST_NAMES]
+    assert f"{59 - MOST_NAMES} further arms in the table" in footer(figure)
+    ratios = {place: row for place, row in enumerate(records(last.head(MOST_NAMES)))}
+    for line in figure.axes[1].lines:
+        if line.get_marker() == "|":
+            row = ratios[line.get_ydata()[0]]
+            assert list(line.get_xdata()) == [row["speedup_lo"], row["speedup_hi"]]
+        elif line.get_marker() in [each["marker"] for each in MARKS.values()]:
+            row = ratios[line.get_ydata()[0]]
+            assert line.get_xdata()[0] == row["speedup"]
+            assert line.get_marker() == MARKS[said_by(row)]["marker"]
+    assert run_page.HEADLINES[0] == "speedup_by_arm"
+
+
+def test_an_arm_without_a_ratio_stands_at_the_end_of_the_names_with_its_status(runs):
+    cells, launches = runs["60 arms"]
+    few = cells[cells["arm_index"].le(LEAST_ARMS)].assign(
+        speedup=lambda rows: rows["speedup"].mask(rows["arm_index"].eq(3)),
+        status=lambda rows: rows["status"].mask(rows["arm_index"].eq(3), "oom"),
+        speedup_status=lambda rows: rows["speedup_status"].mask(rows["arm_index"].eq(4), "unstable"),
+    )
+    figure = plots.figure("speedup_by_arm", few, launches)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert (len(names), names[-1]) == (LEAST_ARMS, "engine-2")
+    assert [text.get_text() for text in figure.axes[0].texts][:2] == [layout.CROSS, "oom"]
+    assert "hollow: unstable, excluded from conclusions" in words(figure)
+    with pytest.raises(UserError, match="needs 8 arms or more beside the first, and this run has 7"):
+        plots.figure("speedup_by_arm", few[few["arm_index"].lt(LEAST_ARMS)], launches)
 
 
 def test_arms_differ_without_colours_and_no_line_looks_like_a_prediction(runs):

@@ -35,7 +35,9 @@ from nanobench.views.figures import layout
 TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
 PREDICTED = {"predicted_against_measured", "roofline"}
 """Figures that need a calibration."""
-GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED]
+MANY = {"speedup_by_arm"}
+"""Figures of runs with many arms."""
+GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED | MANY]| PREDICTED]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 LESSON = NOTEBOOK.with_name("what_is_a_kv_cache.ipynb")
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))

@@ -14,7 +14,7 @@ from nanobench.analysis.audit import Found, Row
 from nanobench.errors import UserError
 from nanobench.views import audit as words
 from nanobench.views import format
-from nanobench.views.figures import layout
+from nanobench.views.figures import layout, tooltips
 from nanobench.views.figures.layout import HOLLOW
 from nanobench.views.figures.style import COLOURS, STYLE
 
@@ -68,10 +68,13 @@ def draw_row(axes: Axes, place: int, row: Row) -> None:
     """Our figure at 1 with its interval, what was published, and both as text."""
     if ends := bounds(row):
         axes.plot(ends, [place, place], color=OURS["color"], linewidth=1.6, marker="|", markersize=8, zorder=2)
-    axes.plot([1.0], [place], zorder=2.5, **{**OURS, **(HOLLOW if row.ours.excluded else {})})
-    axes.plot([row.factor], [place], zorder=3, **PUBLISHED[row.found])
-    flat = words.flat(row)
-    text = f"{words.figure(row.published, row.specimen.unit)}, ours {words.ours(flat)}"
+    text = f"{words.figure(row.published, row.specimen.unit)}, ours {words.ours(words.flat(row))}"
+    points = (
+        *axes.plot([1.0], [place], zorder=2.5, **{**OURS, **(HOLLOW if row.ours.excluded else {})}),
+        *axes.plot([row.factor], [place], zorder=3, **PUBLISHED[row.found]),
+    )
+    for point in points:
+        tooltips.name(point, [f"{row.specimen.name}: published {text}"])
     axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=7.5, color="0.35", va="center")
 
 

@@ -15,7 +15,7 @@ from nanobench.analysis.compare import DELTA, KINDS, Change, Comparison, Row
 from nanobench.errors import UserError
 from nanobench.views import compare as words
 from nanobench.views import format
-from nanobench.views.figures import layout
+from nanobench.views.figures import layout, tooltips
 from nanobench.views.figures.style import GROUND, STYLE
 
 MARKS = {
@@ -84,7 +84,8 @@ def forest(axes: Axes, rows: Sequence[Row], names: list[str], delta: float) -> N
         colour, marker = MARKS[row.change]
         low, high, ratio = (float(value or 1) for value in (row.low, row.high, row.ratio))
         axes.plot([low, high], [place, place], color=colour, linewidth=1.6, marker="|", markersize=6, zorder=2)
-        axes.plot([ratio], [place], color=colour, marker=marker, linestyle="", zorder=3)
+        (point,) = axes.plot([ratio], [place], color=colour, marker=marker, linestyle="", zorder=3)
+        tooltips.name(point, [f"{names[place]}: {words.words(row.change)}, {words.ratio_text(words.flat(row))}"])
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if high < WIDE * low else LogLocator(subs=(1, 2, 5)))

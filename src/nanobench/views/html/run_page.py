@@ -23,7 +23,13 @@ from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import Inks, inline
 from nanobench.views.html.selftest import Selftest, selftest_of
 
-HEADLINES = ("speedup_vs_batch", "speedup_vs_length", "training_vs_batch", "throughput_ttft_memory_vs_batch")
+HEADLINES = (
+    "speedup_by_arm",
+    "speedup_vs_batch",
+    "speedup_vs_length",
+    "training_vs_batch",
+    "throughput_ttft_memory_vs_batch",
+)
 """The figure that stands beside the verdict: the first of these that the run has, else its first figure."""
 STATUSES = {
     "ok": "reliable and precise",
