@@ -31,7 +31,7 @@ DPI, COLOURS = 110, 64
 READ = {
     "speedup_vs_batch": "A line above 1 is faster than the grey reference; a band that contains 1 shows no difference.",
     "speedup_vs_length": "The same by prompt length or output length, a line for each batch size.",
-    "speedup_by_arm": "Of eight arms or more, a row for each, the fastest first; a triangle is a difference, a circle shows none.",
+    "speedup_by_arm": "A row for each of eight arms or more, the fastest first; a triangle is a difference, a circle is none.",
     "throughput_ttft_memory_vs_batch": "Where throughput no longer rises, a larger batch only costs time to the first token "
     "and memory.",
     "throughput_per_request_vs_batch": "Above, what the machine gains from a larger batch; below, what each request loses.",

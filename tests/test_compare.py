@@ -230,7 +230,7 @@ def test_the_verdict_counts_the_rows_that_the_figure_shows_and_those_that_it_lea
     assert verdict == f"slower: {'; '.join(counted.values())}"
     assert counted["throughput"] == "of 6 throughputs 4 slower, 2 not comparable"
     for axes, kind in zip(drawing.axes, compare.KINDS, strict=True):
-        assert axes.get_title("left").endswith(f": {counted[kind]}")
+        assert (axes.get_title() or axes.get_title("left")).endswith(f": {counted[kind]}")
     shown = [len(axes.lines) // 2 for axes in drawing.axes]
     bare = sum(row.ratio is None for row in found.rows)
     footer = drawing.get_supxlabel().replace("\n", " ")

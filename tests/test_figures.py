@@ -155,7 +155,7 @@ def test_many_arms_are_a_list_of_names_in_the_order_of_their_ratios(runs):
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == last["arm"].tolist()[:MOST_NAMES]
     assert f"{59 - MOST_NAMES} further arms in the table" in footer(figure)
-    ratios = {place: row for place, row in enumerate(records(last.head(MOST_NAMES)))}
+    ratios = dict(enumerate(records(last.head(MOST_NAMES))))
     for line in figure.axes[1].lines:
         if line.get_marker() == "|":
             row = ratios[line.get_ydata()[0]]
@@ -290,7 +290,9 @@ def test_of_many_arms_the_largest_parts_are_counted(several):
     cells, _ = several
     rows = [
         {**row, "arm": f"arm-{number}", "status": "ok", "bound_by": bound, "bound_share": 0.6}
-        for number, (row, bound) in enumerate(zip(records(cells)[:5], ["host", "host", "compute", "host", "allocator"], strict=True))
+        for number, (row, bound) in enumerate(
+            zip(records(cells)[:5], ["host", "host", "compute", "host", "allocator"], strict=True)
+        )
     ]
     assert step_parts.sentence(rows) == (
         "of 5 reliable cells: the largest predicted part of a step is dispatching operations in 3 (60 % of it), "

@@ -54,7 +54,7 @@ class Uncached(nn.Module):
         self.attends = attends
         self.embedding, self.out = nn.Embedding(256, 16), nn.Linear(16, 256)
         self.shape = GPTShape(
-            architecture="plain", n_layer=1, n_head=2, n_kv_head=2, n_embd=16, vocab_size=256, block_size=64, n_params=0
+            architecture="plain", n_layer=1, n_head=2, n_kv_head=2, n_embd=16, vocab_size=256, block_size=64, n_params=8448
         )
         self.module = nn.ModuleList([self.embedding, self.out])
 
@@ -237,7 +237,7 @@ def test_the_drawn_bars_are_the_recorded_weights():
         top = float(axes.get_yticklabels()[-1].get_text())
         assert max(step["weights"]) <= top <= 2.5 * max(step["weights"])
         assert axes.get_ylim()[1] == pytest.approx(1.03 * top)
-        assert f"sum to 1.000; the axis ends at {top:g}; dashed: equal weights" in axes.get_title(loc="left")
+        assert f"weights, sum 1.000; the axis ends at {top:g}; dashed: equal weights" in axes.get_title(loc="left")
         keys = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("keys"))
         shown = keys.images[0].get_array()
         assert np.ma.masked_invalid(shown).count() == np.size(step["keys"])
@@ -266,8 +266,16 @@ def text_boxes(axes):
     """The texts of a panel and where they stand, a pixel less on each side: titles, labels, ticks, legend, annotations."""
     inside = [child for child in axes.get_children() if isinstance(child, Text)]
     legend = axes.get_legend().get_texts() if axes.get_legend() else []
-    ticks = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label] if axes.axison else []
+    ticks = [label for axis in (axes.xaxis, axes.yaxis) for label in (*seen_ticks(axis), axis.label)] if axes.axison else []
     return [(text.get_text(), text.get_window_extent().padded(-1)) for text in (*inside, *ticks, *legend) if text.get_text()]
+
+
+def seen_ticks(axis):
+    """The labels of ticks within the ends of an axis."""
+    low, high = sorted(axis.get_view_interval())
+    return [
+        label for place, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True) if low <= place <= high
+    ]
 
 
 def test_any_text_can_be_drawn_without_a_word(tmp_path, recwarn):

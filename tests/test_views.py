@@ -37,7 +37,7 @@ PREDICTED = {"predicted_against_measured", "roofline"}
 """Figures that need a calibration."""
 MANY = {"speedup_by_arm"}
 """Figures of runs with many arms."""
-GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED | MANY]| PREDICTED]
+GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED | MANY]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 LESSON = NOTEBOOK.with_name("what_is_a_kv_cache.ipynb")
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))

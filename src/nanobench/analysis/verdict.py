@@ -146,7 +146,9 @@ def cancelling(cells: pd.DataFrame) -> list[str]:
     rows = records(cells)
     unreliable = [row for row in rows if row["status"] in MEASURED and row["status"] not in JUDGED]
     references = {point_of(row) for row in unreliable if row["arm_index"] == 0}
-    pairs = [row for row in rows if row["pairing"] == "block" and row["speedup"] is not None and row["speedup_status"] in JUDGED]
+    pairs = [
+        row for row in rows if row["pairing"] == "block" and row["speedup"] is not None and row["speedup_status"] in JUDGED
+    ]
     number = sum(row["status"] not in JUDGED or point_of(row) in references for row in pairs)
     if not number:
         return []

@@ -49,7 +49,7 @@ def published_over_ours(rows: Sequence[Row], where: str) -> Figure:
         draw_row(axes, place, row)
     scale(axes, [end for row in known for end in [row.factor or 1.0, *bounds(row)]])
     axes.set_xlabel("published / ours (x)")
-    axes.set_title("published, ours [95 %]", loc="right", fontsize=7.5, color="0.35")
+    axes.annotate("published, ours [95 %]", (1.01, 1.01), xycoords="axes fraction", fontsize=7.5, color="0.35", weight="bold")
     axes.set_yticks(range(len(known)), [f"{row.specimen.name}: {row.specimen.publishes}" for row in known])
     axes.set_ylim(len(known) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -86,7 +86,9 @@ def scale(axes: Axes, values: Iterable[float]) -> None:
     axes.set_xscale("log")
     margin = max(high / low, 2.0) ** 0.03
     axes.set_xlim(low / margin, high * margin)
-    axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= MOST_TICKS else [each for each in ticks if is_power(each)]))
+    axes.xaxis.set_major_locator(
+        FixedLocator(ticks if len(ticks) <= MOST_TICKS else [each for each in ticks if is_power(each)])
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format.ratio_tick(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 

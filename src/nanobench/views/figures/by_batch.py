@@ -200,13 +200,19 @@ def say_too_few(axes: Axes, quantity: Quantity, cells: pd.DataFrame) -> None:
     for has_none, group in groupby(sorted(set(cells["batch_size"])), key=missing.__contains__):
         if has_none and quantity.known(cells):
             found = list(group)
-            place: Any = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "fontsize": 7, "color": "0.35"}
+            place: Any = {
+                "transform": axes.get_xaxis_transform(),
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7,
+                "color": "0.35",
+            }
             axes.text(math.sqrt(found[0] * found[-1]), 0.6, "too few\nreadings", **place)
 
 
 def without_value(quantity: Quantity, cells: pd.DataFrame) -> str:
     """The measured cells that lack a quantity, and why; empty where none does."""
-    found = quantity.lacking(cells).groupby("arm", sort=False)["batch_size"].unique()
+    found = quantity.lacking(cells.sort_values("arm_index", kind="stable")).groupby("arm", sort=False)["batch_size"].unique()
     words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))}" for arm, batches in found.items()]
     return f"no {short(quantity)} for {', '.join(words)}: {quantity.too_few}" if words else ""
 

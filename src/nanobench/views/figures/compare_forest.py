@@ -56,7 +56,11 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
         Line2D([], [], color=MARKS[each][0], marker=MARKS[each][1], linestyle="", label=words.words(each)) for each in changes
     ]
     band = Patch(**GROUND, label=f"within {format.percent(delta)}: nothing is said")
-    lines = [f"BASE {base}  |  NEW {new}", f"{words.RELATIONS[found.relation]}; bars are 95 % intervals", left_out(found, panels)]
+    lines = [
+        f"BASE {base}  |  NEW {new}",
+        f"{words.RELATIONS[found.relation]}; bars are 95 % intervals",
+        left_out(found, panels),
+    ]
     return layout.finish(drawing, "What changed from BASE to NEW", [*handles, band], lines)
 
 

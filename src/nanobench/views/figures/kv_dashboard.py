@@ -54,7 +54,9 @@ def attention(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     limits = {name: largest(steps, name) for name in ("query", "keys", "values")}
     for number, step in enumerate(steps):
         figure = Figure(figsize=SIZE_IN)
-        grid = GridSpec(4, 2, figure, height_ratios=[0.5, 1, 0.7, 1], width_ratios=[1, 24], left=0.075, right=0.985, top=0.9, bottom=0.13)
+        grid = GridSpec(
+            4, 2, figure, height_ratios=[0.5, 1, 0.7, 1], width_ratios=[1, 24], left=0.075, right=0.985, top=0.9, bottom=0.13
+        )
         figure.suptitle(f"{name_of(found)}, {where}: {how}", x=0.012, ha="left", fontsize=11, weight="bold")
         text_strip(figure.add_subplot(grid[0, :]), facts, number)
         matrix(figure.add_subplot(grid[1, 0]), np.array([step["query"]]).T, 1, limits["query"])
@@ -78,7 +80,7 @@ def titles(name: str, step: JsonObject) -> str:
     width = len(step["query"])
     if name == "attention":
         scale = f"the axis ends at {top_of(step['weights']):g}; dashed: equal weights"
-        return f"attention of the newest token: {tokens} weights, which sum to {sum(step['weights']):.3f}; {scale}"
+        return f"attention of the newest token: {format.count(tokens, 'weight')}, sum {sum(step['weights']):.3f}; {scale}"
     return f"{name}: {format.count(tokens, 'token')} x {width} dimensions"
 
 
@@ -135,13 +137,16 @@ def label_tokens(axes: Axes, labels: Sequence[str], known: int) -> None:
     """The tokens below the cache, those that are in it."""
     every = -(-len(labels) // MOST_LABELS)
     places = [place for place in range(0, len(labels), every) if place < known]
-    words = [label if len(label) <= LABEL_LETTERS else f"{label[: LABEL_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}" for label in labels]
+    words = [
+        label if len(label) <= LABEL_LETTERS else f"{label[: LABEL_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}" for label in labels
+    ]
     axes.set_xticks(places, [words[place] for place in places], fontsize=7.5, rotation=90 if max(map(len, words)) > 2 else 0)
 
 
 def text_strip(axes: Axes, facts: JsonObject, number: int) -> None:
     """The text so far, the new token, and how far the generation is."""
-    labels, at = token_labels(facts), facts["prompt_len"] + number
+    pairs = zip(token_labels(facts), facts["texts"], strict=True)
+    labels, at = [f"[{label}]" if text is None else label for label, text in pairs], facts["prompt_len"] + number
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -201,9 +206,12 @@ def batch(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     caches = np.array([size["kv_bytes"] / size["batch"] for size in sizes]) / 2**20
     for number, size in enumerate(sizes):
         figure = Figure(figsize=SIZE_IN, layout="constrained")
-        rows = format.count(size["batch"], "row")
         figure.suptitle(
-            f"{name_of(found)}: {rows} share one read of the weights", x=0.012, ha="left", fontsize=11, weight="bold"
+            f"{name_of(found)}: one read of the weights for {format.count(size['batch'], 'row')}",
+            x=0.012,
+            ha="left",
+            fontsize=11,
+            weight="bold",
         )
         axes = figure.subplots()
         shown = slice(0, number + 1)

@@ -50,7 +50,7 @@ def roofline(cells: pd.DataFrame, launches: Launches) -> Figure:
     panel.outer_labels(grid, len(shown), "arithmetic intensity (FLOP/byte)", "achieved (GFLOP/s)")
     handles = [line_styles[arm].handle(arm) for arm in known["arm"].drop_duplicates()]
     handles.append(Line2D([], [], **ROOF, label="measured limits"))
-    return layout.finish_figure(
+    layout.finish_figure(
         drawing,
         "Decode steps on the roofline of this machine",
         handles,
@@ -59,6 +59,7 @@ def roofline(cells: pd.DataFrame, launches: Launches) -> Figure:
         layout.left_out("settings", shown, panels),
         layout.unmeasured_words(cells),
     )
+    return layout.foot(drawing, [step_parts.sentence(records(cells))])
 
 
 def limits_of(cells: pd.DataFrame) -> list[tuple[float, float]]:
@@ -92,7 +93,7 @@ def names(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def notes(cells: pd.DataFrame, known: pd.DataFrame) -> list[str]:
-    """How to read the figure, which part of a step is predicted to be the largest, and which measured cells are not in it."""
+    """How to read the figure, and which measured cells are not in it."""
     roofs = np.minimum(known["flops_per_byte"] * known["limit_bytes_per_s"], known["limit_flops_per_s"])
     above = int((known["step_flops_per_s"] > roofs).sum())
     missing = int((cells["status"].isin(MEASURED) & ~cells.index.isin(known.index)).sum())
@@ -100,7 +101,6 @@ def notes(cells: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     return [
         "numbers: batch sizes",
         f"letters: the largest predicted part of a step, which need not be what the line shows: {letters}" if letters else "",
-        step_parts.sentence(records(cells)),
         "bytes: weights and cache that a step moves, without activations",
         f"{format.count(above, 'cell')} above the limits, which are those of main memory and of large matmuls" if above else "",
         f"left out: {format.count(missing, 'cell')} without a known cost or limit" if missing else "",

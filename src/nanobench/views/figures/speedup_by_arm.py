@@ -48,7 +48,7 @@ def speedup_by_arm(cells: pd.DataFrame, launches: Launches) -> Figure:
     shown, panels = layout.at_ends(cells, cells.index[cells["speedup"].notna()], MOST_PANELS)
     arms = in_order(cells, shown[-1][1])
     kept = arms[:MOST_NAMES]
-    names = [fill(arm, NAME_LETTERS) for arm in kept]
+    names = [fill(arm, NAME_LETTERS, break_on_hyphens=False) for arm in kept]
     row_in = TWO_LINES_IN if any("\n" in name for name in names) else ROW_IN
     drawing, grid = layout.make(len(shown), len(shown), [row_in * len(kept) + 0.6], sharex=True, sharey=True)
     for axes, (title, here) in zip(grid[0], shown, strict=True):
@@ -61,7 +61,7 @@ def speedup_by_arm(cells: pd.DataFrame, launches: Launches) -> Figure:
     write_ratios(grid[0, -1], kept, shown[-1][1])
     grid[0, 0].set_yticks(range(len(kept)), names, fontsize=7.5)
     grid[0, 0].set_ylim(len(kept) - 0.4, -0.6)
-    waterfall.scale(grid[0, 0], ends([row for _, here in shown for row in records(here) if row["arm"] in kept]), 2 * len(shown))
+    waterfall.scale(grid[0, 0], ends([row for _, here in shown for row in records(here) if row["arm"] in kept]), len(shown))
     panel.outer_labels(grid, len(shown), "speedup (x)", "")
     further = len(arms) - len(kept)
     note = f"{format.count(further, 'further arm')} in the table, with smaller ratios or none" if further else ""
@@ -69,7 +69,15 @@ def speedup_by_arm(cells: pd.DataFrame, launches: Launches) -> Figure:
     title = f"Speedup over {layout.reference(cells)}, arm by arm"
     left_out = layout.left_out("panels", shown, panels)
     return layout.finish_figure(
-        drawing, title, handles(shown, kept), cells, note, order, interval_note(cells), left_out, status="speedup_status"
+        drawing,
+        title,
+        handles(shown, kept),
+        cells,
+        note,
+        order,
+        interval_note(cells, "bars"),
+        left_out,
+        status="speedup_status",
     )
 
 

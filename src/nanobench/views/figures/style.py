@@ -77,7 +77,7 @@ def batch_styles(batches: Sequence[int]) -> dict[int, LineStyle]:
 
 
 def shades(colour: Any, launches: Sequence[int]) -> dict[int, Any]:
-    """A colour per launch, from pale to full; the palest is still seen. A colour that is pale itself goes on to a darker one."""
+    """A colour per launch, from pale to full; the palest is still seen. A colour that is pale itself ends darker."""
     full = np.array(mpl.colors.to_rgb(colour))
     palest = next((mixed for mixed in tints(full) if contrast(mpl.colors.to_hex(mixed), "#ffffff") >= SEEN), full)
     deepest = full if np.abs(full - palest).max() > LEAST_RANGE else DARKER * full
