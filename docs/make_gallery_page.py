@@ -31,6 +31,7 @@ DPI, COLOURS = 110, 64
 READ = {
     "speedup_vs_batch": "A line above 1 is faster than the grey reference; a band that contains 1 shows no difference.",
     "speedup_vs_length": "The same by prompt length or output length, a line for each batch size.",
+    "speedup_by_arm": "A row for each of eight arms or more, the fastest first; a triangle is a difference, a circle is none.",
     "throughput_ttft_memory_vs_batch": "Where throughput no longer rises, a larger batch only costs time to the first token "
     "and memory.",
     "throughput_per_request_vs_batch": "Above, what the machine gains from a larger batch; below, what each request loses.",
@@ -42,17 +43,18 @@ READ = {
     "latency_vs_throughput": "Down and right is better: only cells on the grey line trade quick replies for many of them.",
     "memory": "The dashed line is what is held in any case; the distance from there to the points is what a call needs.",
     "predicted_against_measured": "On the dashed line a step takes as long as predicted; cells outside the band are named.",
-    "roofline": "The distance from a point up to the line is what is left to gain; under its slanted part memory is the limit, "
-    "under its level part arithmetic.",
+    "roofline": "No point can lie above the line: memory limits its slanted part, arithmetic its level part. The letters say "
+    "which part of a step is predicted to be the largest; dispatching operations is not in the line.",
     "training_vs_batch": "Throughput with its interval, and memory; the knee is the smallest batch close to the best one.",
     "compile_breakeven": "Compiling has paid from the step on at which its line crosses 0; a dashed line may never cross it.",
     "scaling_vs_ranks": "A line on the dotted one gains as much as there are ranks; the percentages say how much is gained.",
     "over_commits": "A point per run with its interval, oldest first; a step beyond the intervals is worth `nanobench ab`.",
-    "audit": "How far a published number lies from the measured one; a hollow mark lies within the interval by luck.",
+    "audit": "How far a published number lies from ours, which is 1 with its interval; a green square lies within it by luck.",
 }
 """Figure -> how to read it, in one sentence."""
 COMMANDS = {
     "speedup_vs_length": "nanobench kv-sweep --prompt-len 64,256",
+    "speedup_by_arm": "nanobench kv-sweep --engine uncached,cached --sampler greedy,temperature,top-k,top-p-sort --compile",
     "scaling_vs_ranks": "nanobench train-throughput --nproc 1,2",
     "compare_forest": "nanobench compare BASE NEW --plot DIR",
     "throughput_memory_vs_batch": "nanobench autobatch --mode generate --out DIR",
@@ -60,6 +62,7 @@ COMMANDS = {
 }
 """Figure -> the command that gives its data, for those that no stored run has."""
 UNITS = {"x": 1.0, "": 1.0, "ms": 1e-3, "MiB": 2.0**20}
+WHERE = re.compile(r"^`nanobench audit` on (?P<machine>[^:]+): (?P<setting>[^.]+)\.", re.MULTILINE)
 VALUE = re.compile(r"([\d.,]+) ?(ms|MiB|x|)")
 
 
@@ -69,8 +72,7 @@ def pictures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     for name in plots.PLOTS:
         yield name, lambda name=name: of_a_run(name)  # type: ignore[misc]
     yield "over_commits", lambda: over_commits.over_commits(history.lines_of(store.find_runs(ROOT / "results")))
-    where = "gpt2-mini, float32, batch 8, prompt 50, 16 new tokens; docs/audit.md"
-    yield "audit", lambda: published_over_ours(audited(), where)
+    yield "audit", lambda: published_over_ours(audited(), audited_where())
 
 
 def of_a_run(name: str) -> Figure:
@@ -105,9 +107,17 @@ def audited() -> list[Row]:
     cells = [[cell.strip() for cell in line] for line in lines if len(line) == 6]
     rows = []
     for name, _, published, ours, _, found in cells:
-        kind = Found.SMALL if found.startswith(Found.SMALL.removesuffix(" here")) else Found.WRONG
+        kind = next(each for each in Found if found.startswith(each.removesuffix(" here")))
         rows.append(Row(SPECIMENS[name.strip("`")], kind, value_in(published), Ours(*values_in(ours))))
     return rows
+
+
+def audited_where() -> str:
+    """Model, shape and machine of that table, from the sentence above it."""
+    found = WHERE.search(AUDIT.read_text(encoding="utf-8"))
+    if found is None:
+        raise UserError("docs/audit.md does not say where its table was measured")
+    return "  |  ".join([*found["setting"].replace("`", "").split(", "), found["machine"]])
 
 
 def value_in(text: str) -> float | None:
@@ -141,7 +151,7 @@ All figures share these rules:
 - Bands and bars are 95 % intervals. Plain dashed lines are predictions or closed forms.
 - A hollow marker is a cell that is excluded from conclusions; the text below the figure says why. A cross at the foot of a
   panel is a cell that was not measured, with its status.
-- Of more than 12 arms, the reference and the fastest are shown, and the others are counted.
+- Of more than 12 arms, most figures show the reference and the fastest, and count the others; `speedup_by_arm` names up to 40.
 - The last lines name model, dtype, device, lengths and launches. In SVG files and in the report, each point has its values as
   a tooltip.
 """

@@ -68,7 +68,10 @@ def test_an_arm_that_computes_something_else_has_no_number():
 def test_a_figure_of_ours_that_is_not_reliable_judges_nobody():
     cells = {**CELLS, CACHED: cell(4.0, speedup_status="unstable", speedup_reason="a busy machine")}
     found = row("one-run", cells=cells, published=9.0)
-    assert (found.found, found.factor, found.note) == (Found.UNKNOWN, None, "a busy machine")
+    assert (found.found, found.ours.excluded, found.note) == (Found.UNKNOWN, True, "a busy machine")
+    unstable = {**CELLS, CACHED: cell(4.0, status="unstable", reason="a busy machine")}
+    assert row("prompt-tokens", cells=unstable).found is Found.UNKNOWN
+    assert row("one-run", cells=unstable, published=9.0).found is Found.WRONG
     lost = {**CELLS, CACHED: cell(None, status="oom", reason="no memory", output_tok_s=None)}
     assert row("prompt-tokens", cells=lost).found is Found.UNKNOWN
 
@@ -112,8 +115,33 @@ def test_the_figure_shows_each_factor_and_a_table_each_method():
     assert diamonds == [1.25, 1.25]
     assert [found["name"] for found in views.table(rows).rows] == ["one-run", "full-logits", "no-wait"]
     assert list(views.sentences(rows))[-1] == "2 beyond our interval, 1 skipped"
+    assert "not in the figure: no-wait (skipped)" in drawing.get_supxlabel()
     with pytest.raises(UserError, match="needs a method with a reliable figure"):
         figures.published_over_ours(rows[2:], "here")
+
+
+def test_the_axis_of_the_figure_holds_all_values_and_only_what_is_excluded_is_hollow():
+    busy = {**CELLS, CACHED: cell(4.0, speedup_status="unstable", speedup_reason="a busy machine")}
+    rows = [
+        row("one-run", published=4.05),
+        row("prompt-tokens"),
+        row("no-optimizer", published=100, ours=[200]),
+        row("full-logits", cells=busy),
+    ]
+    drawing = figures.published_over_ours(rows, "here")
+    (axes,) = drawing.axes
+    factors = {line.get_marker(): line.get_xdata()[0] for line in axes.lines if line.get_marker() in "Dsv"}
+    assert factors == {"s": pytest.approx(4.05 / 4), "D": 0.5, "v": 1.25}
+    low, high = axes.get_xlim()
+    ticks = list(axes.get_xticks())
+    values = [x for line in axes.lines if line.get_marker() for x in line.get_xdata()]
+    assert low < min(ticks) <= min(values) < max(values) <= max(ticks) < high
+    intervals = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "|"]
+    assert intervals == [[3.9 / 4, 4.1 / 4], [0.9, 1.1], [3.9 / 4, 4.1 / 4]]
+    hollow = [line.get_ydata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert hollow == [3]
+    entries = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert entries[-1] == "hollow: unreliable, excluded from conclusions"
 
 
 @pytest.mark.parametrize(

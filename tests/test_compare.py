@@ -202,7 +202,9 @@ def test_the_page_and_the_table_say_the_same_and_names_stay_text():
         ratio = views.ratio_text(row)
         assert ratio in text
         assert ratio in views.page(found, "base", "new")
-    assert "slower: 2 slower" in text
+    (verdict,) = views.verdict(found)
+    assert verdict == "slower: of 2 throughputs 2 slower; of 1 speedup 1 same"
+    assert verdict in text
 
 
 def test_the_figure_has_a_line_per_ratio_and_a_band_for_what_does_not_count():
@@ -214,6 +216,31 @@ def test_the_figure_has_a_line_per_ratio_and_a_band_for_what_does_not_count():
     assert (len(throughput.lines), len(speedup.lines)) == (1 + 2 * 6, 1 + 2 * 3)
     row = next(row for row in found.rows if row.kind == "speedup")
     assert list(speedup.lines[1].get_xdata()) == [row.low, row.high]
+
+
+def test_the_verdict_counts_the_rows_that_the_figure_shows_and_those_that_it_leaves_out(monkeypatch):
+    monkeypatch.setattr(compare_forest, "MOST_ROWS", 3)
+    points = tuple(replace(CPU, batch_size=size) for size in (1, 2, 4))
+    busy = recorded("new", seed=2, points=points[2:], readings={"steal_s": 0.5}, about=info(**SOON))
+    still = recorded("new", scale=1.1, seed=2, points=points[:2], about=info(**SOON))
+    found = compare.compare(recorded(points=points), replace(still, launches=[*still.launches, *busy.launches]))
+    drawing = compare_forest.compare_forest(found, "base", "new")
+    (verdict,) = views.verdict(found)
+    counted = views.counted(found)
+    assert verdict == f"slower: {'; '.join(counted.values())}"
+    assert counted["throughput"] == "of 6 throughputs 4 slower, 2 not comparable"
+    for axes, kind in zip(drawing.axes, compare.KINDS, strict=True):
+        assert (axes.get_title() or axes.get_title("left")).endswith(f": {counted[kind]}")
+    shown = [len(axes.lines) // 2 for axes in drawing.axes]
+    bare = sum(row.ratio is None for row in found.rows)
+    footer = drawing.get_supxlabel().replace("\n", " ")
+    assert f"in the table alone: {bare} without a ratio, as not comparable; 1 for which there is no room" in footer
+    assert sum(shown) + bare + 1 == len(found.rows) == sum(sum(each.values()) for each in compare.counts(found.rows).values())
+
+
+def test_of_two_machines_the_speedups_are_counted():
+    found = compare.compare(recorded(), recorded("new", ratio=3.0, seed=2, about=info(**SOON, cpu="B", hash="two")))
+    assert list(views.verdict(found))[1:] == ["of 1 speedup 1 faster"]
 
 
 def test_a_figure_without_a_ratio_is_refused():

@@ -50,3 +50,4 @@ def test_the_figure_of_the_audit_has_the_numbers_of_its_table():
     assert len(table) > 8
     for name, factor in table:
         assert rows[name].factor == pytest.approx(float(factor), rel=0.03)
+    assert script["audited_where"]().startswith("gpt2-mini  |  float32  |  batch 8  |  ")

@@ -5,19 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from nanobench import load
 from nanobench.errors import UserError
 from nanobench.records import Status
 from nanobench.results import derive, store
 from nanobench.results.run_context import Machine, Setting
+from nanobench.results.store import records
 from nanobench.roofline.limits import Limit, Limits
 from nanobench.schema import Arm, GPTShape
 from nanobench.stats import intervals
-from nanobench.views import plots
+from nanobench.views import plots, step_parts, summary
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.predicted_against_measured import BAND, WORST
+from nanobench.views.figures.speedup_by_arm import LEAST_ARMS, MARKS, MOST_NAMES, said_by
 from nanobench.views.figures.tooltips import NO_POINTS
+from nanobench.views.html import run_page
+from nanobench.views.html.colours import contrast, on_dark
 from test_views import ARMS, OOM, SHAPE, disturbed, make_run
 
 TRAINED = Path(__file__).parent / "runs" / "protocol-4-train"
@@ -111,7 +116,7 @@ DRAWN = {
     "one cell": ALWAYS,
     "failures": set(),
     "training": {"utilization_vs_batch", "timeline", "memory", "training_vs_batch", "scaling_vs_ranks"},
-    "60 arms": {*ALWAYS, "speedup_vs_batch"},
+    "60 arms": {*ALWAYS, "speedup_vs_batch", "speedup_by_arm"},
 }
 
 
@@ -128,7 +133,7 @@ def test_every_figure_draws_an_unusual_run_or_says_in_one_line_why_not(runs, kin
             figure.draw_without_rendering()
         assert figure.legends[0].get_title().get_text()
         assert cells["model"].iloc[0] in footer(figure)
-        assert ("48 of 60 arms are in no figure" in footer(figure)) == (kind == "60 arms")
+        assert ("48 of 60 arms are not in this figure" in footer(figure)) == (kind == "60 arms" and name != "speedup_by_arm")
 
 
 def test_of_many_arms_the_reference_and_the_fastest_are_shown(runs):
@@ -139,6 +144,43 @@ def test_of_many_arms_the_reference_and_the_fastest_are_shown(runs):
     assert note.startswith("48 of 60 arms")
     few = cells[cells["arm_index"].lt(layout.MOST_ARMS)]
     assert layout.most_arms(few)[0] is few
+
+
+def test_many_arms_are_a_list_of_names_in_the_order_of_their_ratios(runs):
+    cells, launches = runs["60 arms"]
+    figure = plots.figure("speedup_by_arm", cells, launches)
+    figure.draw_without_rendering()
+    assert [axes.get_title("left") for axes in figure.axes] == ["batch 1", "batch 16"]
+    last = cells[cells["batch_size"].eq(16) & cells["arm_index"].gt(0)].sort_values("speedup", ascending=False)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == last["arm"].tolist()[:MOST_NAMES]
+    assert f"{59 - MOST_NAMES} further arms in the table" in footer(figure)
+    ratios = dict(enumerate(records(last.head(MOST_NAMES))))
+    for line in figure.axes[1].lines:
+        if line.get_marker() == "|":
+            row = ratios[line.get_ydata()[0]]
+            assert list(line.get_xdata()) == [row["speedup_lo"], row["speedup_hi"]]
+        elif line.get_marker() in [each["marker"] for each in MARKS.values()]:
+            row = ratios[line.get_ydata()[0]]
+            assert line.get_xdata()[0] == row["speedup"]
+            assert line.get_marker() == MARKS[said_by(row)]["marker"]
+    assert run_page.HEADLINES[0] == "speedup_by_arm"
+
+
+def test_an_arm_without_a_ratio_stands_at_the_end_of_the_names_with_its_status(runs):
+    cells, launches = runs["60 arms"]
+    few = cells[cells["arm_index"].le(LEAST_ARMS)].assign(
+        speedup=lambda rows: rows["speedup"].mask(rows["arm_index"].eq(3)),
+        status=lambda rows: rows["status"].mask(rows["arm_index"].eq(3), "oom"),
+        speedup_status=lambda rows: rows["speedup_status"].mask(rows["arm_index"].eq(4), "unstable"),
+    )
+    figure = plots.figure("speedup_by_arm", few, launches)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert (len(names), names[-1]) == (LEAST_ARMS, "engine-2")
+    assert [text.get_text() for text in figure.axes[0].texts][:2] == [layout.CROSS, "oom"]
+    assert "hollow: unstable, excluded from conclusions" in words(figure)
+    with pytest.raises(UserError, match="needs 8 arms or more beside the first, and this run has 7"):
+        plots.figure("speedup_by_arm", few[few["arm_index"].lt(LEAST_ARMS)], launches)
 
 
 def test_arms_differ_without_colours_and_no_line_looks_like_a_prediction(runs):
@@ -177,6 +219,35 @@ def test_the_intervals_of_throughput_are_on_the_figure_of_latency(several):
         assert {round(float(x), 6) for x in cells[bound].dropna()} <= ends
 
 
+# Contrast
+
+
+def test_what_the_timeline_draws_is_seen_on_white_and_on_a_dark_ground(several):
+    figure = plots.figure("timeline", *several)
+    lines = {to_hex(line.get_color()) for axes in figure.axes for line in axes.lines}
+    edges = {to_hex(patch.get_edgecolor()) for axes in figure.axes for patch in axes.patches}
+    assert len(lines) > 6
+    for colour in lines | edges:
+        assert contrast(colour, "#ffffff") >= 3, colour
+        assert contrast(on_dark(colour), on_dark("#ffffff")) >= 3, colour
+
+
+@pytest.mark.parametrize("colour", style.COLOURS)
+def test_launches_differ_in_shade_and_the_palest_is_seen(colour):
+    shades = [to_hex(each) for each in style.shades(colour, range(5)).values()]
+    on_white = [contrast(each, "#ffffff") for each in shades]
+    assert on_white == sorted(on_white)
+    assert on_white[-1] / on_white[0] > 1.15
+    assert on_white[0] >= min(3, 0.99 * contrast(colour.lower(), "#ffffff"))
+    assert all(contrast(on_dark(each), on_dark("#ffffff")) >= 3 for each in shades)
+
+
+@pytest.mark.parametrize("grey", [f"#{level:02x}{level:02x}{level:02x}" for level in range(0, 0x95, 4)])
+def test_a_grey_that_is_seen_on_white_is_seen_on_a_dark_ground(grey):
+    assert contrast(grey, "#ffffff") >= 3
+    assert contrast(on_dark(grey), on_dark("#ffffff")) >= 3
+
+
 # Limits of the machine
 
 
@@ -191,6 +262,43 @@ def test_the_cells_stand_on_the_roofline_at_their_intensity_and_rate(several):
     assert x[1] == pytest.approx(2.0)
     assert "read 100 GB/s, matmul 200 GFLOP/s" in words(figure)
     assert "cached-cat oom, wrong" in footer(figure) or "cached-cat wrong, oom" in footer(figure)
+
+
+def test_the_letters_on_the_roofline_and_the_paragraph_of_the_report_name_the_same_largest_part(several):
+    cells, launches = several
+    known = cells.assign(
+        bound_by=[{"uncached": "compute", "cached": "host"}.get(arm) for arm in cells["arm"]],
+        bound_share=[0.5 + size / 100 for size in cells["batch_size"]],
+    )
+    known.loc[known["arm"].eq("cached") & known["batch_size"].eq(4), "bound_by"] = "unexplained"
+    known["status"] = known["status"].mask(known["status"].eq("imprecise"), "ok")
+    figure = plots.figure("roofline", known, launches)
+    assert {"1 M", "4 M", "16 M", "1 D", "4 ?", "16 D"} <= set(words(figure))
+    rows = [{**row, "suggestions": []} for row in records(known)]
+    (why,) = [part.text for part in summary.paragraph(known, rows) if part.head == "Why"]
+    sentence = (
+        "the largest predicted part of a step of uncached is multiplying at batch 1, 4 and 16 (51 to 66 % of it); "
+        "the largest predicted part of a step of cached is dispatching operations at batch 1 and 16 (51 to 66 % of it); "
+        "cached at batch 4: the measured step differs from the predicted one by more than 30 %"
+    )
+    assert why == f"{sentence}."
+    assert sentence in footer(figure)
+    assert "D dispatching operations, M multiplying, ? prediction and measurement differ" in footer(figure)
+
+
+def test_of_many_arms_the_largest_parts_are_counted(several):
+    cells, _ = several
+    rows = [
+        {**row, "arm": f"arm-{number}", "status": "ok", "bound_by": bound, "bound_share": 0.6}
+        for number, (row, bound) in enumerate(
+            zip(records(cells)[:5], ["host", "host", "compute", "host", "allocator"], strict=True)
+        )
+    ]
+    assert step_parts.sentence(rows) == (
+        "of 5 reliable cells: the largest predicted part of a step is dispatching operations in 3 (60 % of it), "
+        "multiplying in 1 (60 % of it); CUDA's allocator ran out and freed its cache to go on in 1"
+    )
+    assert step_parts.sentence([{**row, "status": "unstable"} for row in rows]) == ""
 
 
 def test_cells_above_the_limits_are_counted(several, tmp_path):

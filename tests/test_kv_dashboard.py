@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from torch import nn
 
 from nanobench.errors import Skip
 from nanobench.registry import find
 from nanobench.schema import GPTShape, Point
-from nanobench.sweep.kv_dashboard import DashboardOptions, Recording
+from nanobench.sweep.kv_dashboard import KINDS, DashboardOptions, Recording
 from nanobench.views import kv_dashboard as views
 from nanobench.views.figures import kv_dashboard as figures
 from nanobench.views.html import kv_dashboard_page
@@ -53,7 +54,7 @@ class Uncached(nn.Module):
         self.attends = attends
         self.embedding, self.out = nn.Embedding(256, 16), nn.Linear(16, 256)
         self.shape = GPTShape(
-            architecture="plain", n_layer=1, n_head=2, n_kv_head=2, n_embd=16, vocab_size=256, block_size=64, n_params=0
+            architecture="plain", n_layer=1, n_head=2, n_kv_head=2, n_embd=16, vocab_size=256, block_size=64, n_params=8448
         )
         self.module = nn.ModuleList([self.embedding, self.out])
 
@@ -77,9 +78,39 @@ def deaf():
     return Uncached(attends=False)
 
 
-@pytest.mark.parametrize("model", [*MODELS, "test_kv_dashboard:uncached"])
+class WithOwnCache(Uncached):
+    """The same with a cache of its own, and weights that no seed changes."""
+
+    def __init__(self):
+        super().__init__()
+        for parameter in self.module.parameters():
+            parameter.data = torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape)
+
+    def make_cache(self, batch_size, max_len, kind):
+        if kind != "cat":
+            raise Skip("it grows")
+        return torch.empty(batch_size, 2, 0, 8)
+
+    def forward_cached(self, idx_BT, pos_T, cache, last_only=True):
+        new_BHTD = self.embedding(idx_BT).unflatten(2, (2, 8)).transpose(1, 2)
+        cache = torch.cat((cache, new_BHTD), dim=2)
+        is_prefill = new_BHTD.shape[2] > 1
+        heads = torch.nn.functional.scaled_dot_product_attention(new_BHTD, cache, cache, is_causal=is_prefill)
+        logits = self.out(heads.transpose(1, 2).flatten(2))
+        return logits[:, -1:] if last_only else logits, cache
+
+
+def with_own_cache():
+    return WithOwnCache()
+
+
+FOREIGN = ("test_kv_dashboard:uncached", "test_kv_dashboard:with_own_cache")
+
+
+@pytest.mark.parametrize("model", [*MODELS, *FOREIGN])
 def test_weights_sum_to_one_and_a_token_joins_in_each_step(model):
     found = recorded(model, layer=0)
+    assert found["cached"] == (model != FOREIGN[0])
     assert len(found["steps"]) == NEW
     assert len(found["tokens"]) == len(PROMPT) + NEW
     for number, step in enumerate(found["steps"]):
@@ -124,6 +155,34 @@ def test_bytes_are_those_of_the_tensors_and_uncached_work_grows(model):
     assert cached[0] == pytest.approx(uncached[0], rel=0.05)
     assert all(mine < theirs / 4 for mine, theirs in zip(cached[1:], uncached[1:], strict=True))
     assert uncached == sorted(uncached)
+
+
+def test_a_foreign_cache_holds_the_bytes_of_its_tensors():
+    found = recorded(FOREIGN[1], "memory", layer=0)
+    # One layer, two heads of eight numbers of four bytes; keys and values are one tensor.
+    assert [step["cached"]["kv_bytes"] for step in found["steps"]] == [4 * 2 * 8 * (len(PROMPT) + n) for n in range(NEW)]
+    attention = recorded(FOREIGN[1], layer=0)["steps"]
+    assert [len(step["keys"]) * len(step["keys"][0]) * 2 * 4 for step in attention] == [
+        step["cached"]["kv_bytes"] for step in found["steps"]
+    ]
+
+
+@pytest.mark.parametrize(("model", "is_random"), [("gpt2-nano", True), (FOREIGN[0], True), (FOREIGN[1], False)])
+def test_random_weights_are_known_and_every_title_says_so(model, is_random):
+    found = recorded(model, layer=0)
+    assert found["random_weights"] is is_random
+    named = figures.name_of(Recording(point(model), found))
+    assert named == (f"{model} (random weights)" if is_random else model)
+    for what in {"gpt2-nano": KINDS, FOREIGN[0]: KINDS[:1], FOREIGN[1]: KINDS[:2]}[model]:
+        drawn = figures.frames(Recording(point(model), recorded(model, what, layer=0)), options(what=what, layer=0))
+        assert next(drawn).get_suptitle().startswith(named)
+    assert ("(random weights)" in kv_dashboard_page.page(Recording(point(model), found), options(), [])) == is_random
+
+
+def test_a_long_path_of_a_model_keeps_its_end():
+    path = f"nanogpt:/{'deep/' * 20}out/ckpt.pt"
+    named = figures.name_of(Recording(point(path), {"random_weights": False}))
+    assert (len(named), named[0], named.endswith("out/ckpt.pt")) == (figures.NAME_LETTERS, "\N{HORIZONTAL ELLIPSIS}", True)
 
 
 def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row():
@@ -175,9 +234,48 @@ def test_the_drawn_bars_are_the_recorded_weights():
     for step, figure in zip(found.facts["steps"], figures.frames(found, options()), strict=True):
         axes = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("attention"))
         assert [bar.get_height() for bar in axes.patches] == step["weights"]
+        top = float(axes.get_yticklabels()[-1].get_text())
+        assert max(step["weights"]) <= top <= 2.5 * max(step["weights"])
+        assert axes.get_ylim()[1] == pytest.approx(1.03 * top)
+        assert f"weights, sum 1.000; the axis ends at {top:g}; dashed: equal weights" in axes.get_title(loc="left")
         keys = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("keys"))
         shown = keys.images[0].get_array()
         assert np.ma.masked_invalid(shown).count() == np.size(step["keys"])
+
+
+@pytest.mark.parametrize("texts", ["ab", ["a token that is long", "$x$"]])
+def test_no_two_labels_of_a_frame_are_printed_over_each_other(texts):
+    """With short and with long tokens: the boxes of all texts of a frame, as drawn, lie apart and within it."""
+    found = recorded(prompt="ab" * 30)
+    facts = {**found, "texts": [texts[n % 2] for n in range(len(found["tokens"]))]}
+    for what, recording_ in (("attention", facts), ("memory", recorded(what="memory"))):
+        for figure in figures.frames(Recording(point(), recording_), options(what=what)):
+            figure.set_dpi(100)
+            figure.draw_without_rendering()
+            boxes = [box for axes in figure.axes for box in text_boxes(axes)]
+            assert len(boxes) > 12
+            for number, (text, box) in enumerate(boxes):
+                assert figure.bbox.fully_containsx(box.x0), text
+                assert figure.bbox.fully_containsx(box.x1), text
+                assert figure.bbox.fully_containsy(box.y0), text
+                assert figure.bbox.fully_containsy(box.y1), text
+                assert [other for other, place in boxes[number + 1 :] if box.overlaps(place)] == [], text
+
+
+def text_boxes(axes):
+    """The texts of a panel and where they stand, a pixel less on each side: titles, labels, ticks, legend, annotations."""
+    inside = [child for child in axes.get_children() if isinstance(child, Text)]
+    legend = axes.get_legend().get_texts() if axes.get_legend() else []
+    ticks = [label for axis in (axes.xaxis, axes.yaxis) for label in (*seen_ticks(axis), axis.label)] if axes.axison else []
+    return [(text.get_text(), text.get_window_extent().padded(-1)) for text in (*inside, *ticks, *legend) if text.get_text()]
+
+
+def seen_ticks(axis):
+    """The labels of ticks within the ends of an axis."""
+    low, high = sorted(axis.get_view_interval())
+    return [
+        label for place, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True) if low <= place <= high
+    ]
 
 
 def test_any_text_can_be_drawn_without_a_word(tmp_path, recwarn):

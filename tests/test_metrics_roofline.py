@@ -90,6 +90,14 @@ def test_a_third_off_is_unexplained_and_a_quarter_is_not():
     assert roofline.bound_by(cached(factor=1.25)) == "host"
 
 
+def test_the_share_of_what_binds_is_that_of_the_largest_part_of_the_step():
+    found = prediction.predict(SHAPE, POINT, "static", LIMITS, OPERATIONS).decode
+    assert found.host_s == max(found.host_s, found.bandwidth_s, found.compute_s)
+    assert roofline.bound_share(cached()) == pytest.approx(found.host_s / found.total_s)
+    assert roofline.bound_share(cached(factor=2.0)) == roofline.bound_share(cached())
+    assert roofline.bound_share(cached(machine=Machine())) is None
+
+
 def test_an_allocator_that_had_to_retry_comes_first():
     assert roofline.bound_by(cached(factor=2.0, alloc_retries=1)) == "allocator"
     assert roofline.bound_by(cached(alloc_retries=0)) == "host"

@@ -279,7 +279,7 @@ def test_a_plot_has_a_name_of_its_own_that_can_be_a_files(site, name):
 
 
 def test_our_own_figures_are_those_with_the_decorator_in_the_order_of_the_report():
-    assert list(plots.PLOTS)[:3] == ["speedup_vs_batch", "speedup_vs_length", "throughput_ttft_memory_vs_batch"]
+    assert list(plots.PLOTS)[:3] == ["speedup_vs_batch", "speedup_vs_length", "speedup_by_arm"]
     assert all(draw.__module__.startswith("nanobench.views.figures.") for draw in plots.PLOTS.values())
     assert all(plots.about(name).endswith(".") or plots.about(name)[0].isupper() for name in plots.PLOTS)
 

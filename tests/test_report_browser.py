@@ -172,6 +172,32 @@ def test_figures_are_seen_in_light_and_dark(browser, reference, width, dark):
         assert (np.abs(levels - paper) > 0.5).mean() > 0.002
 
 
+BOXES = "[...document.querySelectorAll('.wide, .drawing')]"
+CUT = f"{BOXES}.filter((box) => box.scrollWidth > box.clientWidth + 1)"
+
+
+def test_what_is_cut_says_at_which_side_there_is_more(browser, reference):
+    browser.open(reference, 390)
+    pause = "new Promise((done) => setTimeout(done, 200))"
+    browser.run(pause)
+    assert browser.run(f"{CUT}.length") > 8
+    assert set(browser.run(f"{CUT}.map((box) => box.dataset.more)")) == {"right"}
+    assert browser.run(f"{BOXES}.filter((box) => 'more' in box.dataset).length") == browser.run(f"{CUT}.length")
+    browser.run(f"{CUT}.forEach((box) => box.scrollTo({{left: 1e6, behavior: 'instant'}}))")
+    browser.run(pause)
+    assert set(browser.run(f"{CUT}.map((box) => box.dataset.more)")) == {"left"}
+    mask = f"{CUT}.map((box) => getComputedStyle(box).maskImage)"
+    assert all("gradient" in each for each in browser.run(mask))
+    hint = browser.run(f"{CUT}.map((box) => getComputedStyle(box, '::before').content)")
+    assert all("there is more" in each for each in hint)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert set(browser.run(mask.replace(CUT, BOXES))) == {"none"}
+    browser.call("Emulation.setEmulatedMedia", media="")
+    browser.open(reference, 1280)
+    browser.run(pause)
+    assert browser.run("[...document.querySelectorAll('.drawing')].filter((box) => 'more' in box.dataset).length") == 0
+
+
 def test_the_focus_goes_through_the_page_and_is_seen(page):
     seen = []
     for _ in range(12):

@@ -222,7 +222,8 @@ def written_numbers(cells):
                 found |= set(NUMBER.findall(value))
             elif value is not None:
                 unit = BY_NAME[name].unit if name in BY_NAME else "count"
-                texts = (format.text(value, unit), f"{float(value):.3g}", format.number(float(value)))
+                shares = (format.percent(float(value)),) if name == "bound_share" else ()
+                texts = (format.text(value, unit), f"{float(value):.3g}", format.number(float(value)), *shares)
                 found |= {number for text in texts for number in NUMBER.findall(text)}
     return found
 

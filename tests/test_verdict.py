@@ -225,6 +225,24 @@ def test_ratios_and_absolute_figures_are_each_as_precise_as_their_worst():
     assert verdict.precision(frame(rows)) == ["ratios are within 20 %, absolute figures uncertain by more than 100 %"]
 
 
+def test_why_a_ratio_of_unreliable_cells_is_concluded_is_said_where_that_occurs():
+    def shaken(batch, reference, arm, pairing="block"):
+        first, second = pair(batch, 2.0, 1.9, 2.1)
+        return [{**first, "status": reference}, {**second, "status": arm, "pairing": pairing}]
+
+    assert verdict.cancelling(frame(shaken(1, "ok", "imprecise"))) == []
+    rows = [*shaken(1, "ok", "ok"), *shaken(4, "unstable", "ok"), *shaken(8, "ok", "no_steady_state")]
+    (sentence,) = verdict.cancelling(frame(rows))
+    assert sentence == f"2 ratios are concluded although one of their cells is unreliable: {verdict.CANCELS}"
+    assert sentence in verdict.sentences(frame(rows))
+    assert "in the same process, so what disturbs both cancels in their ratio" in sentence
+    (sentence,) = verdict.cancelling(frame(rows[:4]))
+    assert sentence.startswith("1 ratio is concluded although one of its cells is unreliable: ")
+    apart = shaken(1, "unstable", "unstable", pairing="launch")
+    refused = [shaken(1, "unstable", "unstable")[0], {**shaken(1, "unstable", "unstable")[1], "speedup_status": "unstable"}]
+    assert verdict.cancelling(frame(apart)) == verdict.cancelling(frame(refused)) == []
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [

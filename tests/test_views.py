@@ -35,7 +35,9 @@ from nanobench.views.figures import layout
 TRAINING = {"training_vs_batch", "compile_breakeven", "scaling_vs_ranks"}
 PREDICTED = {"predicted_against_measured", "roofline"}
 """Figures that need a calibration."""
-GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED]
+MANY = {"speedup_by_arm"}
+"""Figures of runs with many arms."""
+GENERATION = [name for name in plots.PLOTS if name not in TRAINING | PREDICTED | MANY]
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 LESSON = NOTEBOOK.with_name("what_is_a_kv_cache.ipynb")
 ARMS = tuple(Arm(engine=engine) for engine in ("uncached", "cached", "cached-cat"))
@@ -499,6 +501,23 @@ def test_a_quantity_that_no_cell_knows_has_no_panel(tmp_path):
     assert len(figure.axes) == 2
     assert "not known: taken by the hypervisor, drift of a fixed loop, CPU clock" in figure.get_supxlabel()
     assert "fixed loop,\nfirst = 1" not in {axes.get_ylabel() for axes in drawn("timeline", run).axes}
+
+
+def test_where_the_drift_has_too_few_readings_the_panel_and_the_footer_say_so(tmp_path):
+    def rarely(point, arm, launch, block, wall_s):
+        found = undisturbed(point, arm, launch, block, wall_s)
+        few = point.batch_size > 4 or (point.batch_size == 4 and arm.engine == "cached")
+        return {**found, "spin_s": None if few and block else 5e-3}
+
+    run = make_run(tmp_path / "run", batches=(1, 4, 16, 64), prompts=(8,), arms=ARMS[:2], failed={}, seen=rarely, blocks=8)
+    figure = drawn("utilization_vs_batch", run)
+    (drift,) = [axes for axes in figure.axes if axes.get_ylabel().startswith("drift")]
+    said = {text.get_text(): text.get_position()[0] for text in drift.texts}
+    assert said["too few\nreadings"] == pytest.approx(32)
+    assert (
+        "no drift of a fixed loop for uncached at batch 16, 64, cached at batch 4, 16, 64: "
+        "no launch has 6 readings of the loop, which runs between repetitions" in figure.get_supxlabel().replace("\n", " ")
+    )
 
 
 def test_without_readings_utilization_says_why(tmp_path):

@@ -21,12 +21,13 @@ Cells = Mapping[str, CellRow]
 
 
 class Ours(NamedTuple):
-    """A value with its interval; without a value, the reason."""
+    """A value with its interval; without a value, or for one that is excluded from conclusions, the reason."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
     reason: str | None = None
+    excluded: bool = False
 
 
 class Found(StrEnum):
@@ -81,9 +82,7 @@ def speedup(arm: str) -> Callable[[Cells], Ours]:
         cell = cells[arm]
         if cell["status"] not in MEASURED:
             return Ours(None, reason=f"{cell['status']}: {cell['reason']}")
-        if cell["speedup_status"] not in JUDGED:
-            return Ours(None, reason=cell["speedup_reason"])
-        return Ours(cell["speedup"], cell["speedup_lo"], cell["speedup_hi"])
+        return judged(cell, "speedup", "speedup_lo", "speedup_hi", status="speedup_status", reason="speedup_reason")
 
     return ours
 
@@ -92,10 +91,15 @@ def figure(arm: str, name: str, low: str, high: str) -> Callable[[Cells], Ours]:
     """An absolute figure of an arm."""
 
     def ours(cells: Cells) -> Ours:
-        cell = cells[arm]
-        return Ours(cell[name], cell[low], cell[high], None if cell[name] is not None else cell["reason"])
+        return judged(cells[arm], name, low, high, status="status", reason="reason")
 
     return ours
+
+
+def judged(cell: CellRow, name: str, low: str, high: str, status: str, reason: str) -> Ours:
+    """A figure of a cell; excluded where its status is not reliable, as from all conclusions."""
+    excluded = cell[status] not in JUDGED
+    return Ours(cell[name], cell[low], cell[high], cell[reason] if excluded or cell[name] is None else None, excluded)
 
 
 def returned(values: Sequence[float]) -> Ours:
@@ -211,5 +215,7 @@ def row(specimen: Specimen, cells: Cells, answer: JsonObject, seed: int) -> Row:
     if ours.value is None:
         is_wrong = specimen.name == "other-work" and (ours.reason or "").startswith("wrong")
         return Row(specimen, Found.NO_NUMBER if is_wrong else Found.UNKNOWN, published, ours, ours.reason)
+    if ours.excluded:
+        return Row(specimen, Found.UNKNOWN, published, ours, ours.reason)
     inside = ours.low is not None and ours.high is not None and ours.low <= published <= ours.high
     return Row(specimen, Found.SMALL if inside else Found.WRONG, published, ours)

@@ -7,7 +7,7 @@ in speed at all; the speedups within each run are, because the machine cancels i
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -33,6 +33,8 @@ SESSION = timedelta(hours=1)
 """Two runs are of one session where the second begins within this time after the end of the first."""
 BETWEEN_SESSIONS = 0.02
 """Standard deviation of a throughput between sessions of one machine (a log), at least; docs/evidence.md."""
+KINDS = ("throughput", "speedup")
+"""What is compared of a cell: the first decides the verdict."""
 DRIFT_SHARE, DRIFT_CELLS = 0.8, 5
 """Where so many of at least so many cells moved in one direction, the machine itself may have changed."""
 CALLS = rate("calls")
@@ -115,7 +117,7 @@ class Comparison:
     @property
     def change(self) -> Change:
         """The verdict over all throughputs: slower where any is."""
-        found = Counter(row.change for row in self.rows if row.kind == "throughput")
+        found = counts(self.rows).get(KINDS[0], Counter())
         for change in (Change.SLOWER, Change.FASTER, Change.AMBIGUOUS, Change.SAME):
             if found[change]:
                 return change
@@ -298,9 +300,10 @@ def varying(rows: Iterable[Row]) -> list[str]:
     return [each.name for each in fields(Point) if len({getattr(point, each.name) for point in points}) > 1]
 
 
-def headline(rows: Sequence[Row]) -> Mapping[Change, int]:
-    """How many throughputs changed how."""
-    return Counter(row.change for row in rows if row.kind == "throughput")
+def counts(rows: Sequence[Row]) -> dict[str, Counter[Change]]:
+    """Kind -> how many of its rows changed how; without kinds that no row has."""
+    found = {kind: Counter(row.change for row in rows if row.kind == kind) for kind in KINDS}
+    return {kind: changes for kind, changes in found.items() if changes}
 
 
 def throughputs(base: Recorded, new: Recorded) -> list[tuple[str, str, float | None, float | None]]:

@@ -73,16 +73,15 @@ def of_step(row: CellRow, cell: Cell | None) -> CellRow:
     known = cell if row["status"] in MEASURED else None
     prediction = known.prediction if known else None
     steps = max(1, prediction.steps) if prediction else 1
-    of_call = (prediction.decode if prediction.steps else prediction.prefill) if prediction else None
-    time = of_call or (known.step_prediction if known else None)
+    time = prediction.step if prediction else (known.step_prediction if known else None)
     rate, basis = read_rate(known) if known else (None, None)
     weights = of_passes(known, lambda cost: cost.weight_bytes) if known else None
     return {
         "kv_access": known.kv_access if known else None,
-        **{f"predicted_{name}_s": seconds / steps if time else None for name, seconds in parts_s(time or Time()).items()},
+        **{f"predicted_{name}_s": seconds / steps if time else None for name, seconds in (time or Time()).parts_s.items()},
         "weight_floor_s": weights / rate if weights and rate else None,
         "floor_basis": basis,
-        "bound_share": parts_s(time)[time.bound_by] / time.total_s if time else None,
+        "bound_share": time.bound_share if time else None,
         **(of_weights(known) if known else dict.fromkeys(WEIGHTS_FIELDS)),
         **of_drafts(prediction),
     }
@@ -107,11 +106,6 @@ def of_weights(cell: Cell) -> CellRow:
     sizes = [flops.matrix_bytes(shape, point.dtype, each) for each in ("float", kind)]
     rates = [each.reading("matmul", rows, size).value for each, size in zip((limits, own), sizes, strict=True)]
     return dict(zip(WEIGHTS_FIELDS, (sizes[1] / sizes[0], rates[1] / rates[0]), strict=True))
-
-
-def parts_s(time: Time) -> dict[str, float]:
-    """What may limit a pass -> its predicted seconds."""
-    return {"host": time.host_s, "bandwidth": time.bandwidth_s, "compute": time.compute_s}
 
 
 def of_passes(cell: Cell, part: Callable[[flops.Cost], float]) -> float | None:

@@ -89,9 +89,8 @@ def parts(found: Prediction | Time) -> CellRow:
     """The times of a call's phases, or of a step, and what the step waits for."""
     if isinstance(found, Time):
         return {"predicted_step_s": found.total_s, "predicted_bound_by": found.bound_by}
-    step = found.decode if found.steps else found.prefill
     times = {"predicted_ttft_s": found.prefill.total_s, "predicted_tpot_s": found.tpot_s}
-    return {**times, "predicted_bound_by": step.bound_by}
+    return {**times, "predicted_bound_by": found.step.bound_by}
 
 
 def uncertainties(rows: list[CellRow]) -> tuple[float, float]:

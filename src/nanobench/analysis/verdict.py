@@ -9,14 +9,19 @@ from typing import Any
 import pandas as pd
 
 from nanobench.records import JUDGED, MEASURED, Status, Verdict
-from nanobench.results.repetitions import POINT_FIELDS
+from nanobench.results.repetitions import POINT_FIELDS, point_of
 from nanobench.results.status import NEVER_SETTLED, count_causes
+from nanobench.results.store import records
 from nanobench.schema import Point
 
 SETTING = [name for name in POINT_FIELDS if name != "batch_size"]
 THROUGHPUTS = ("output_tok_s", "train_tok_s")
 LOSSY, SYNTHETIC = str(Verdict.LOSSY), str(Verdict.SYNTHETIC)
 """The verdicts that stand beside every ratio of an arm whose output is not the model's."""
+CANCELS = (
+    "both arms ran in turns in the same process, so what disturbs both cancels in their ratio; absolute figures do not profit"
+)
+"""Why a ratio may be reliable although its cells are not."""
 MOST_PLACES = 3
 """Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
@@ -33,7 +38,7 @@ def varying(cells: pd.DataFrame, setting: tuple) -> list[tuple[str, object]]:
 
 def sentences(cells: pd.DataFrame) -> list[str]:
     """All of it: the conclusions, how precise ratios and absolute figures are, and at last what is not concluded and why."""
-    return [*conclusions(cells), *precision(cells), *launched_again(cells), *not_concluded(cells)]
+    return [*conclusions(cells), *precision(cells), *cancelling(cells), *launched_again(cells), *not_concluded(cells)]
 
 
 # Concluded
@@ -149,6 +154,21 @@ def precision(cells: pd.DataFrame) -> list[str]:
         return [figures]
     words = causes_of(disturbed["disturbed_by"])
     return [f"{figures}, and not reliable in {len(disturbed)} of {count(len(measured), 'cell')}: {words}"]
+
+
+def cancelling(cells: pd.DataFrame) -> list[str]:
+    """Why ratios are concluded although a cell of theirs is unreliable; empty where none is of that kind."""
+    rows = records(cells)
+    unreliable = [row for row in rows if row["status"] in MEASURED and row["status"] not in JUDGED]
+    references = {point_of(row) for row in unreliable if row["arm_index"] == 0}
+    pairs = [
+        row for row in rows if row["pairing"] == "block" and row["speedup"] is not None and row["speedup_status"] in JUDGED
+    ]
+    number = sum(row["status"] not in JUDGED or point_of(row) in references for row in pairs)
+    if not number:
+        return []
+    which = "ratio is concluded although one of its" if number == 1 else "ratios are concluded although one of their"
+    return [f"{number} {which} cells is unreliable: {CANCELS}"]
 
 
 def within(share: float) -> str:

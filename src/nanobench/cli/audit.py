@@ -35,7 +35,7 @@ def audit(options: AuditOptions) -> None:
         say(line)
     try:
         with writing(found.run.plots):
-            for path in figures.draw(rows, views.where(found.run.info()), found.run.plots):
+            for path in figures.draw(rows, views.where(found.run.info(), found.cells), found.run.plots):
                 say(str(path))
     except UserError as refusal:
         say(str(refusal))

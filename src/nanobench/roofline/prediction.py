@@ -47,10 +47,20 @@ class Time:
         return self.uncertain_s / self.total_s if self.total_s else 0.0
 
     @property
+    def parts_s(self) -> dict[str, float]:
+        """What may limit a pass -> its seconds."""
+        return {"host": self.host_s, "bandwidth": self.bandwidth_s, "compute": self.compute_s}
+
+    @property
     def bound_by(self) -> str:
         """The largest of the three: 'host', 'bandwidth' or 'compute'."""
-        parts = {"host": self.host_s, "bandwidth": self.bandwidth_s, "compute": self.compute_s}
-        return max(parts, key=lambda name: parts[name])
+        parts_s = self.parts_s
+        return max(parts_s, key=lambda name: parts_s[name])
+
+    @property
+    def bound_share(self) -> float | None:
+        """The share of the largest of the three in their sum; None where nothing takes time."""
+        return self.parts_s[self.bound_by] / self.total_s if self.total_s else None
 
     def times(self, factor: float) -> "Time":
         """So many times this time, as uncertain as one."""
@@ -96,6 +106,11 @@ class Prediction:
         return self.prefill + self.decode
 
     @property
+    def step(self) -> Time:
+        """What binds a step is read from this: all decode steps; the prefill for a call without them."""
+        return self.decode if self.steps else self.prefill
+
+    @property
     def tpot_s(self) -> float | None:
         """Mean seconds per decode step; None for a call without decode steps."""
         return self.decode.total_s / self.steps if self.steps else None
@@ -103,7 +118,7 @@ class Prediction:
     @property
     def uncertainty(self) -> float:
         """That of the time of a step; of the prefill for a call without decode steps."""
-        return (self.decode if self.steps else self.prefill).uncertainty
+        return self.step.uncertainty
 
     @property
     def notes(self) -> list[str]:

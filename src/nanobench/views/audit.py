@@ -75,11 +75,20 @@ def sentences(rows: Sequence[Row]) -> Iterator[str]:
     yield ", ".join(f"{counts[found]} {found}" for found in Found if counts[found])
 
 
-def where(info: RunInfo) -> str:
-    """Model, shape and machine of the methods."""
-    point = info.plan.points[0]
-    lengths = f"prompt {point.prompt_len}, {point.new_tokens} new tokens"
-    return f"{point.model}, {point.dtype}, batch {point.batch_size}, {lengths}, {info.hardware}"
+def where(info: RunInfo, cells: Sequence[CellRow]) -> str:
+    """Model, shape, launches and machine of the methods, as the footers of figures have them."""
+    point, launches = info.plan.points[0], [row["launches_ok"] for row in cells if row["launches_ok"]]
+    few, many = min(launches, default=0), max(launches, default=0)
+    count = format.count(many, "launch") if few == many else f"{few} to {many} launches"
+    facts = [point.model, point.dtype, point.device, format.count(point.threads, "thread"), f"batch {point.batch_size}"]
+    return "  |  ".join([*facts, f"prompt {point.prompt_len}", f"{point.new_tokens} new tokens", count, info.hardware])
+
+
+def left_out(rows: Sequence[Row]) -> str:
+    """The methods without a factor, with what was found; empty where there are none."""
+    bare = [row for row in rows if row.factor is None]
+    groups = {found: ", ".join(row.specimen.name for row in bare if row.found is found) for found in Found}
+    return "; ".join(f"{names} ({found})" for found, names in groups.items() if names)
 
 
 def document(rows: Sequence[Row], run: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two recorded runs side by side: what differs, a table of changes, and the verdict."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -61,10 +61,19 @@ def verdict(found: Comparison) -> Iterator[str]:
         yield f"machine drift suspected: {found.drift}; decide with: nanobench ab"
     if found.relation is Relation.CROSS_MACHINE:
         yield "throughput is not compared: the runs are of different machines (--descriptive shows both)"
+        yield from counted(found).values()
         return
-    counts = analysis.headline(found.rows)
-    said = ", ".join(f"{counts[change]} {words(change)}" for change in Change if counts[change])
-    yield f"{words(found.change)}: {said or 'no cell in common'}"
+    yield f"{words(found.change)}: {'; '.join(counted(found).values()) or 'no cell in common'}"
+
+
+def counted(found: Comparison) -> dict[str, str]:
+    """Kind -> how many of its ratios changed how, for the verdict and for the figure: of 4 throughputs 2 slower, 2 same."""
+    return {kind: f"of {format.count(sum(of.values()), kind)} {parts(of)}" for kind, of in analysis.counts(found.rows).items()}
+
+
+def parts(of: Mapping[Change, int]) -> str:
+    """2 slower, 1 not comparable."""
+    return ", ".join(f"{of[change]} {words(change)}" for change in Change if of[change])
 
 
 def descriptive(rows: list[tuple[str, str, float | None, float | None]]) -> list[str]:

@@ -69,4 +69,4 @@ def png(picture: Image.Image) -> bytes:
 def sentence(found: Recording, options: DashboardOptions, frames: int, path: Path) -> str:
     """What was written."""
     size = format.text(path.stat().st_size, "B")
-    return f"{path}: {format.count(frames, 'frame')} of {found.point.model}, {size}"
+    return f"{path}: {format.count(frames, 'frame')} of {figures.name_of(found)}, {size}"

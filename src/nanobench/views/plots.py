@@ -17,9 +17,9 @@ from nanobench.records import MEASURED
 from nanobench.registry import plug_in
 from nanobench.views.figures import layout, style
 from nanobench.views.figures.layout import Launches
-from nanobench.views.figures.plot import FIGURES, Plot
+from nanobench.views.figures.plot import FIGURES, OF_EVERY_ARM, Plot
 
-FIRST = ("speedup", "by_batch", "token_latency", "timeline", "waterfall")
+FIRST = ("speedup", "speedup_by_arm", "by_batch", "token_latency", "timeline", "waterfall")
 """The files whose figures begin the report, in its order."""
 FILE_NAME = re.compile(r"\w[\w.-]*")
 
@@ -127,6 +127,8 @@ def figure(name: str, cells: pd.DataFrame, launches: Launches) -> Figure:
 
 def own(draw: Plot, cells: pd.DataFrame, launches: Launches) -> Figure:
     """One of our own figures, of as many arms as it can distinguish; the others are counted below it."""
+    if draw in OF_EVERY_ARM:
+        return draw(cells, launches)
     kept, note = layout.most_arms(cells)
     drawn = draw(kept.reset_index(drop=True), launches)
     return layout.foot(drawn, [note]) if note else drawn

@@ -10,24 +10,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nanobench.analysis import verdict
-from nanobench.analysis.verdict import THROUGHPUTS, count, is_concluded, listed, ratio_text
+from nanobench.analysis.verdict import THROUGHPUTS, count, is_concluded, ratio_text
 from nanobench.records import JUDGED, MEASURED, Status
 from nanobench.results.derive import CellRow
-from nanobench.views import explain, format
-from nanobench.views.cell_table import cell_name, varying
+from nanobench.views import explain, format, step_parts
+from nanobench.views.cell_table import cell_name
 
 MOST_CONCLUSIONS = 3
 """More conclusions than this are counted, with the largest and the smallest ratio."""
-MOST_ARMS = 4
-"""The limits of a step are named arm by arm up to this number of arms, and counted beyond."""
-LIMITS = {
-    "host": "limited by the host's dispatching",
-    "bandwidth": "limited by moving bytes",
-    "compute": "limited by multiplying",
-    "allocator": "limited by CUDA's allocator",
-    "unexplained": "not explained by the prediction",
-}
-"""What binds a cell -> how a step of it is."""
 NARROWED_BY = {"more launches": "more --launches", "more repetitions": "a larger --max-seconds"}
 
 
@@ -111,26 +101,9 @@ def place(cells: pd.DataFrame, row: pd.Series) -> str:
 
 # Why
 def why(rows: list[CellRow]) -> str:
-    """What limits the steps of the reliable cells, or why that is not known; empty where no cell is reliable."""
-    reliable = [row for row in rows if row["status"] in JUDGED]
-    known = [row for row in reliable if row["bound_by"]]
-    if not known:
-        return ", ".join(dict.fromkeys(map(explain.cause, reliable)))
-    arms = dict.fromkeys(row["arm"] for row in known)
-    if varying(rows) or len(arms) > MOST_ARMS:
-        numbers = Counter(row["bound_by"] for row in known).most_common()
-        parts = (f"{LIMITS.get(bound, bound)} in {number}" for bound, number in numbers)
-        return f"a step is {', '.join(parts)} of {count(len(known), 'reliable cell')}"
-    return "; ".join(of_arm(arm, [row for row in known if row["arm"] == arm]) for arm in arms)
-
-
-def of_arm(arm: str, rows: list[CellRow]) -> str:
-    """What limits the steps of one arm: a step of cached is limited by moving bytes at batch 1 and 4."""
-    batches: dict[str, list[int]] = {}
-    for row in rows:
-        batches.setdefault(row["bound_by"], []).append(row["batch_size"])
-    parts = (f"{LIMITS.get(bound, bound)} at batch {listed(found)}" for bound, found in batches.items())
-    return f"a step of {arm} is {', '.join(parts)}"
+    """The largest predicted part of the steps of reliable cells, or why it is not known; empty where no cell is reliable."""
+    causes = (explain.cause(row) for row in rows if row["status"] in JUDGED)
+    return step_parts.sentence(rows) or ", ".join(dict.fromkeys(causes))
 
 
 # What to try

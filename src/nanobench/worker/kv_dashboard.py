@@ -136,17 +136,29 @@ class Generating:
 
 
 def record(request: JsonObject) -> JsonObject:
-    """What was requested. A mistake of the user is returned as `user_error`."""
+    """What was requested, and whether the weights are random. A mistake of the user is returned as `user_error`."""
     point = Point(**request["point"])
     torch.set_num_threads(point.threads)
     try:
         with memory.limited(request["memory_limit_bytes"]), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-            return KINDS[request["what"]](request, point)
+            found = KINDS[request["what"]](request, point)
+            return {**found, "random_weights": has_random_weights(point, request["seed"])}
     except UserError as error:
         return {"user_error": str(error)}
     except Exception as error:
         traceback.print_exc()
         return {"user_error": f"model {point.model!r} cannot be recorded: {outcome_of(error).reason}"}
+
+
+def has_random_weights(point: Point, seed: int) -> bool:
+    """Whether another seed gives other weights; those of a checkpoint stay."""
+    first, second = (weight_sums(point, each) for each in (seed, seed + 1))
+    return first != second
+
+
+def weight_sums(point: Point, seed: int) -> list[float]:
+    """The sum of each parameter of the model that a seed gives."""
+    return [float(each.double().sum()) for each in load(point, seed).module.parameters()]
 
 
 def begin(request: JsonObject, point: Point, rows: int = 1) -> tuple[Generating, Tokenizer]:

@@ -27,6 +27,7 @@ from nanobench.results.metrics.metric import (
 from nanobench.results.metrics.training import executed_flops_per_s, step_s, useful_flops_per_s
 from nanobench.roofline import flops, training
 from nanobench.roofline.flops import Cost
+from nanobench.roofline.prediction import Time
 from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
@@ -136,9 +137,19 @@ def bound_by(cell: Cell) -> str | None:
         return "allocator"
     if abs(error) > UNEXPLAINED:
         return "unexplained"
-    if cell.prediction is None:
-        return cell.step_prediction.bound_by if cell.step_prediction else None
-    return (cell.prediction.decode if cell.prediction.steps else cell.prediction.prefill).bound_by
+    step = step_of(cell)
+    return step.bound_by if step else None
+
+
+def bound_share(cell: Cell) -> float | None:
+    """The share of the largest part in the predicted time of a step."""
+    step = step_of(cell)
+    return step.bound_share if step else None
+
+
+def step_of(cell: Cell) -> Time | None:
+    """The predicted time of the steps of a call, of its prefill if it has none, or of an optimizer step."""
+    return cell.prediction.step if cell.prediction else cell.step_prediction
 
 
 def of_peak(cell: Cell, flops_per_s: float | None) -> float | None:
@@ -275,6 +286,7 @@ METRICS = (
         "largest part of the predicted step: host, bandwidth, compute; allocator, or unexplained beyond 30 % of error",
         bound_by,
     ),
+    Metric("bound_share", RATIO, NEITHER, "share of the largest part in the predicted time of a step", bound_share),
     *outcome_first(
         RATIO,
         LOWER,

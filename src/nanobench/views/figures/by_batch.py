@@ -1,7 +1,9 @@
 """Quantities by batch size, one below the other: what was reached, and how the machine was used."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nanobench.errors import UserError
-from nanobench.results.status import LEAST_ON_CPU, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
+from nanobench.records import MEASURED
+from nanobench.results.status import LEAST_ON_CPU, LEAST_SPINS, MOST_CLOCK_SPREAD, MOST_PRESSURE, MOST_SPIN_DRIFT, MOST_STEAL
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_COLUMNS, Launches
@@ -38,10 +41,16 @@ class Quantity:
     """what the axis shows in any case"""
     closed_form: str = ""
     """the column of what it should be, drawn dashed"""
+    too_few: str = ""
+    """why measured cells may lack it; the panel says so where none at a batch size has it"""
 
     def known(self, cells: pd.DataFrame) -> bool:
         """Whether some row has it."""
         return bool(cells[self.name].notna().any())
+
+    def lacking(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """The measured cells without it, where that has a reason."""
+        return cells[cells["status"].isin(MEASURED) & cells[self.name].isna() & bool(self.too_few)]
 
     def bounds(self, cells: pd.DataFrame) -> list[Any]:
         """The lower and upper bounds of its values; empty for a column without an interval."""
@@ -73,7 +82,14 @@ ON_CPU = (
     ),
     Quantity("pressure_fraction", "tasks waited for\na core (% of time)", PERCENT, MOST_PRESSURE, log=False),
     Quantity("steal_fraction", "taken by the\nhypervisor (%)", PERCENT, MOST_STEAL, log=False),
-    Quantity("spin_drift", "drift of a\nfixed loop (%)", PERCENT, MOST_SPIN_DRIFT, log=False),
+    Quantity(
+        "spin_drift",
+        "drift of a\nfixed loop (%)",
+        PERCENT,
+        MOST_SPIN_DRIFT,
+        log=False,
+        too_few=f"no launch has {LEAST_SPINS} readings of the loop, which runs between repetitions",
+    ),
     Quantity("cpu_hz", "CPU clock (GHz)", GHZ, zero=False, log=False),
 )
 
@@ -121,12 +137,15 @@ def utilization_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
     if not known:
         why = notes or "it was measured before nanobench took readings; measure again with nanobench kv-sweep"
         raise UserError(f"utilization_vs_batch needs readings of the machine and this run has none: {why}")
-    missing = [
-        each.label.partition(" (")[0].partition(":")[0].replace("\n", " ") for each, _ in offered_here if each not in known
-    ]
+    missing = [short(each) for each, _ in offered_here if each not in known]
     absent = f"not known: {', '.join(missing)}" if missing else ""
     title, held = "How the machine was used, by batch size", held_down(cells[on_gpu])
     return stack(cells, known, 1.35, title, absent, held, aside=True)
+
+
+def short(quantity: Quantity) -> str:
+    """The name of a quantity without its unit."""
+    return quantity.label.partition(" (")[0].partition(":")[0].replace("\n", " ")
 
 
 def offered(on_gpu: pd.DataFrame, on_cpu: pd.DataFrame) -> Iterable[tuple[Quantity, pd.DataFrame]]:
@@ -158,6 +177,7 @@ def stack(
         for axes, quantity in zip(column, quantities, strict=True):
             draw_lines(axes, quantity, lines, cells["batch_size"], len(shown) if aside else 0)
             draw_limits(axes, quantity, cells, here, labelled=here is shown[-1][1])
+            say_too_few(axes, quantity, here)
             panel.steps(axes, cells["batch_size"], len(shown))
         column[-1].set_xlabel(AXIS["batch_size"])
     for axes, quantity in zip(grid[:, 0], quantities, strict=True):
@@ -168,7 +188,33 @@ def stack(
     if any(each.predicted(cells).notna().any() for each in quantities):
         handles.append(Line2D([], [], color="0.3", **style.PREDICTED, label="closed form"))
     beside = "arms of one batch size stand side by side" if aside and len(line_styles) > 1 else ""
-    return layout.finish_figure(drawing, title, handles, cells, beside, *notes, layout.left_out("settings", shown, panels))
+    absent = [without_value(quantity, cells) for quantity in quantities]
+    return layout.finish_figure(
+        drawing, title, handles, cells, beside, *notes, *absent, layout.left_out("settings", shown, panels)
+    )
+
+
+def say_too_few(axes: Axes, quantity: Quantity, cells: pd.DataFrame) -> None:
+    """Words where no arm has a value at neighbouring batch sizes, although it was measured there."""
+    missing = set(quantity.lacking(cells)["batch_size"]) - set(cells.loc[cells[quantity.name].notna(), "batch_size"])
+    for has_none, group in groupby(sorted(set(cells["batch_size"])), key=missing.__contains__):
+        if has_none and quantity.known(cells):
+            found = list(group)
+            place: Any = {
+                "transform": axes.get_xaxis_transform(),
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7,
+                "color": "0.35",
+            }
+            axes.text(math.sqrt(found[0] * found[-1]), 0.6, "too few\nreadings", **place)
+
+
+def without_value(quantity: Quantity, cells: pd.DataFrame) -> str:
+    """The measured cells that lack a quantity, and why; empty where none does."""
+    found = quantity.lacking(cells.sort_values("arm_index", kind="stable")).groupby("arm", sort=False)["batch_size"].unique()
+    words = [f"{arm} at batch {', '.join(map(str, sorted(batches)))}" for arm, batches in found.items()]
+    return f"no {short(quantity)} for {', '.join(words)}: {quantity.too_few}" if words else ""
 
 
 def draw_lines(
@@ -200,11 +246,11 @@ def draw_limits(axes: Axes, quantity: Quantity, cells: pd.DataFrame, here: pd.Da
         bounds += np.outer(references[0][quantity.name], span).ravel().tolist()
         middle = references[1].sort_values("batch_size")
         edges = np.outer(span, middle[quantity.name])
-        style: Any = {"color": "0.92", "linewidth": 0, "zorder": 0.5}
+        ground: Any = {**style.GROUND, "zorder": 0.5}
         if len(middle) == 1:
-            axes.axhspan(*edges[:, 0], **style)
+            axes.axhspan(*edges[:, 0], **ground)
         else:
-            axes.fill_between(middle["batch_size"], *edges, **style)
+            axes.fill_between(middle["batch_size"], *edges, **ground)
         if labelled and len(middle):
             panel.beyond(axes, edges[:, -1].mean(), f"grey: ±{100 * quantity.apart:g} %\nof reference")
     values = [*cells[quantity.name] / quantity.unit, *quantity.predicted(cells), *bounds]

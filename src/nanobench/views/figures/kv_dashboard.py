@@ -14,16 +14,29 @@ from matplotlib.gridspec import GridSpec
 from nanobench.records import JsonObject
 from nanobench.sweep.kv_dashboard import DashboardOptions, Recording
 from nanobench.views import format
-from nanobench.views.figures.style import COLOURS
+from nanobench.views.figures.style import COLOURS, PREDICTED
 
 SIZE_IN = (9.6, 5.6)
 EMPTY = "#eeeeee"
 """Places of the cache that hold nothing yet."""
 REFERENCE, CACHED, NEW = COLOURS[0], COLOURS[1], COLOURS[2]
 MOST_LABELS = 48
+LABEL_LETTERS = 8
+"""Longer texts of tokens are cut."""
+NAME_LETTERS = 40
+"""Longer names of models lose their beginning, as of a path."""
+TOPS = tuple(sorted(digit * 10.0**-power for power in range(6) for digit in (1, 2, 5) if digit * 10.0**-power <= 1))
+"""Where the axis of attention weights may end."""
 SHOWN_TEXT = 72
 """Letters of the text that a frame shows."""
 SPACE, LINE_END = "\N{OPEN BOX}", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+
+
+def name_of(found: Recording) -> str:
+    """The model, and whether its weights are random."""
+    model = found.point.model
+    short = model if len(model) <= NAME_LETTERS else f"\N{HORIZONTAL ELLIPSIS}{model[1 - NAME_LETTERS :]}"
+    return f"{short} (random weights)" if found.facts["random_weights"] else short
 
 
 def frames(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
@@ -39,17 +52,18 @@ def attention(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     where = f"layer {options.layer}, head {options.head}"
     how = "KV cache" if facts["cached"] else "keys and values, computed again in each step: the model has no cache"
     limits = {name: largest(steps, name) for name in ("query", "keys", "values")}
-    most = max(max(step["weights"]) for step in steps)
     for number, step in enumerate(steps):
         figure = Figure(figsize=SIZE_IN)
-        grid = GridSpec(4, 2, figure, height_ratios=[0.5, 1, 0.7, 1], width_ratios=[1, 24], left=0.075, right=0.985, top=0.9)
-        figure.suptitle(f"{found.point.model}, {where}: {how}", x=0.012, ha="left", fontsize=11, weight="bold")
+        grid = GridSpec(
+            4, 2, figure, height_ratios=[0.5, 1, 0.7, 1], width_ratios=[1, 24], left=0.075, right=0.985, top=0.9, bottom=0.13
+        )
+        figure.suptitle(f"{name_of(found)}, {where}: {how}", x=0.012, ha="left", fontsize=11, weight="bold")
         text_strip(figure.add_subplot(grid[0, :]), facts, number)
         matrix(figure.add_subplot(grid[1, 0]), np.array([step["query"]]).T, 1, limits["query"])
         keys = figure.add_subplot(grid[1, 1])
         matrix(keys, np.array(step["keys"]).T, total, limits["keys"])
         weights = figure.add_subplot(grid[2, 1])
-        bars(weights, step["weights"], total, most)
+        bars(weights, step["weights"], total)
         values = figure.add_subplot(grid[3, 1])
         matrix(values, np.array(step["values"]).T, total, limits["values"])
         for axes, name in ((keys, "keys"), (weights, "attention"), (values, "values")):
@@ -65,7 +79,8 @@ def titles(name: str, step: JsonObject) -> str:
     tokens = len(step["weights"])
     width = len(step["query"])
     if name == "attention":
-        return f"attention of the newest token: {tokens} weights, which sum to {sum(step['weights']):.3f}"
+        scale = f"the axis ends at {top_of(step['weights']):g}; dashed: equal weights"
+        return f"attention of the newest token: {format.count(tokens, 'weight')}, sum {sum(step['weights']):.3f}; {scale}"
     return f"{name}: {format.count(tokens, 'token')} x {width} dimensions"
 
 
@@ -89,12 +104,19 @@ def matrix(axes: Axes, values_DS: Any, total: int, limit: float) -> None:
         axes.axvline(length - 0.5, color=NEW, linewidth=1.2)
 
 
-def bars(axes: Axes, weights: Sequence[float], total: int, most: float) -> None:
-    """The attention weights, a bar per token, on an axis up to the largest weight of all frames."""
+def top_of(weights: Sequence[float]) -> float:
+    """The first of TOPS that no weight exceeds: a scale of its own for each frame, as weights get smaller with each token."""
+    return next((top for top in TOPS if top >= max(weights)), 1.0)
+
+
+def bars(axes: Axes, weights: Sequence[float], total: int) -> None:
+    """The attention weights, a bar per token, and what each would be if all were equal."""
+    top = top_of(weights)
     axes.bar(range(len(weights)), weights, color=CACHED, width=0.85)
+    axes.axhline(1 / len(weights), color="0.3", **PREDICTED)
     axes.set_xlim(-0.5, total - 0.5)
-    axes.set_ylim(0, 1.05 * most)
-    axes.set_yticks([0, most], ["0", f"{most:.2g}"], fontsize=7)
+    axes.set_ylim(0, 1.03 * top)
+    axes.set_yticks([0, top], ["0", f"{top:g}"], fontsize=7)
     axes.set_xticks([])
     axes.grid(visible=False, axis="x")
 
@@ -115,13 +137,16 @@ def label_tokens(axes: Axes, labels: Sequence[str], known: int) -> None:
     """The tokens below the cache, those that are in it."""
     every = -(-len(labels) // MOST_LABELS)
     places = [place for place in range(0, len(labels), every) if place < known]
-    words = [labels[place] for place in places]
-    axes.set_xticks(places, words, fontsize=7.5, rotation=90 if max(map(len, labels)) > 2 else 0)
+    words = [
+        label if len(label) <= LABEL_LETTERS else f"{label[: LABEL_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}" for label in labels
+    ]
+    axes.set_xticks(places, [words[place] for place in places], fontsize=7.5, rotation=90 if max(map(len, words)) > 2 else 0)
 
 
 def text_strip(axes: Axes, facts: JsonObject, number: int) -> None:
     """The text so far, the new token, and how far the generation is."""
-    labels, at = token_labels(facts), facts["prompt_len"] + number
+    pairs = zip(token_labels(facts), facts["texts"], strict=True)
+    labels, at = [f"[{label}]" if text is None else label for label, text in pairs], facts["prompt_len"] + number
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -144,22 +169,20 @@ def work(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     for number in range(len(steps)):
         figure = Figure(figsize=SIZE_IN, layout="constrained")
         figure.suptitle(
-            f"{found.point.model}: token {number + 1} of {len(steps)} behind a prompt of {found.facts['prompt_len']} tokens",
+            f"{name_of(found)}: token {number + 1} of {len(steps)} behind a prompt of {found.facts['prompt_len']} tokens",
             x=0.012, ha="left", fontsize=11, weight="bold",
         )  # fmt: skip
         operations, memory = figure.subplots(1, 2)
-        for arm, colour, line in (("uncached", REFERENCE, "-"), ("cached", CACHED, "--")):
-            operations.plot(range(1, number + 2), flops[arm][: number + 1], color=colour, linestyle=line, label=arm)
-            operations.annotate(
-                f"{arm}: {flops[arm][number]:,.4g}", (number + 1, flops[arm][number]), (4, 4), textcoords="offset points",
-                fontsize=8.5, color=colour,
-            )  # fmt: skip
-        operations.set_xlim(0, 1.35 * len(steps))
+        for arm, colour, marker in (("uncached", REFERENCE, "o"), ("cached", CACHED, "s")):
+            label, shown = f"{arm}: {flops[arm][number]:,.4g} million", range(1, number + 2)
+            operations.plot(shown, flops[arm][: number + 1], color=colour, marker=marker, markevery=[-1], label=label)
+        operations.set_xlim(0, 1.05 * len(steps))
         operations.set_ylim(0, 1.1 * flops["uncached"][-1])
         operations.set_xlabel("generated tokens")
         operations.set_ylabel("operations so far (million, counted)")
         ratio = flops["uncached"][number] / flops["cached"][number]
-        operations.set_title(f"work: uncached does {ratio:.3g} times as many operations", fontsize=9, loc="left")
+        operations.set_title(f"work: uncached has done {ratio:.3g} times as many operations", fontsize=9, loc="left")
+        operations.legend(fontsize=8.5, loc="upper left", frameon=False)
         memory.barh(["cached"], [kept[number] - new[number]], color=CACHED, label="kept from earlier steps")
         memory.barh(["cached"], [new[number]], left=[kept[number] - new[number]], color=NEW, hatch="//", label="computed now")
         memory.barh(["uncached"], [kept[number]], color=NEW, hatch="//")
@@ -183,9 +206,12 @@ def batch(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     caches = np.array([size["kv_bytes"] / size["batch"] for size in sizes]) / 2**20
     for number, size in enumerate(sizes):
         figure = Figure(figsize=SIZE_IN, layout="constrained")
-        rows = format.count(size["batch"], "row")
         figure.suptitle(
-            f"{found.point.model}: {rows} share one read of the weights", x=0.012, ha="left", fontsize=11, weight="bold"
+            f"{name_of(found)}: one read of the weights for {format.count(size['batch'], 'row')}",
+            x=0.012,
+            ha="left",
+            fontsize=11,
+            weight="bold",
         )
         axes = figure.subplots()
         shown = slice(0, number + 1)

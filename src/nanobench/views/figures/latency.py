@@ -24,7 +24,7 @@ def latency_vs_throughput(cells: pd.DataFrame, launches: Launches) -> Figure:
     for axes, (title, here) in zip(grid[0], shown, strict=True):
         panel.entitle(axes, title, len(shown))
         best = frontier(here)
-        axes.step(best["output_tok_s"], 1e3 * best["tpot_s"], where="post", color="0.8", linewidth=5, zorder=1)
+        axes.step(best["output_tok_s"], 1e3 * best["tpot_s"], where="post", color=style.FAINT, linewidth=3, zorder=1)
         for arm, rows in here.groupby("arm", sort=False):
             line(axes, line_styles[str(arm)], rows.sort_values("batch_size"))
         for axis in (axes.xaxis, axes.yaxis):

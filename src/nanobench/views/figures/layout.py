@@ -204,7 +204,8 @@ def most_arms(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return cells, ""
     best = cells[list(THROUGHPUTS)].astype(float).max(axis=1).groupby(cells["arm"]).max().fillna(0.0)
     kept = {reference, *sorted(others, key=lambda arm: -best[arm])[: MOST_ARMS - 1]}
-    note = f"{len(others) + 1 - len(kept)} of {len(others) + 1} arms are in no figure: the slowest, and those without a number"
+    hidden = len(others) + 1 - len(kept)
+    note = f"{hidden} of {len(others) + 1} arms are not in this figure: the slowest, and those without a number"
     return cells[cells["arm"].isin(kept)], note
 
 

@@ -1,6 +1,6 @@
 """The axes of a panel: curves with bands, plain numbers, and a foot where cells that were not measured are named."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -13,7 +13,7 @@ from nanobench.records import MEASURED
 from nanobench.views import format
 from nanobench.views.figures import layout, tooltips
 from nanobench.views.figures.layout import CROSS, HOLLOW, UNJUDGED
-from nanobench.views.figures.style import LineStyle
+from nanobench.views.figures.style import FAINT, LineStyle
 
 LOG_FROM = 8.0
 """From which ratio of largest to smallest value on an axis is logarithmic."""
@@ -62,18 +62,19 @@ def curve(axes: Axes, line_style: LineStyle, x: Any, y: Any, low: Any = None, hi
         axes.errorbar(x[alone], y[alone], bars, fmt="none", ecolor=line_style.colour, elinewidth=1.2, capsize=3)
 
 
-def batches(axes: Axes, line_style: LineStyle, rows: pd.DataFrame, x: Any, y: Any) -> None:
-    """The cells of an arm in the order of their batch sizes, which stand beside the points."""
+def batches(axes: Axes, line_style: LineStyle, rows: pd.DataFrame, x: Any, y: Any, names: Sequence[str] = ()) -> None:
+    """The cells of an arm in the order of their batch sizes, which stand beside the points; `names` stand below them."""
     hollow = layout.unjudged(rows)
     look: Any = {"color": line_style.colour, "marker": line_style.marker}
     axes.plot(x, y, linestyle=line_style.line, zorder=2.5, **look)
     if hollow.any():
         axes.plot(x[hollow], y[hollow], linestyle="", zorder=2.6, label=UNJUDGED, **look, **HOLLOW)
     style: Any = {"textcoords": "offset points", "fontsize": 7.5, "color": line_style.colour}
-    for number, (place, size) in enumerate(zip(zip(x, y, strict=True), rows["batch_size"], strict=True)):
+    beside, names = bool(names), names or [str(size) for size in rows["batch_size"]]
+    for number, (place, name) in enumerate(zip(zip(x, y, strict=True), names, strict=True)):
         # Lines often end close to the point before: the last label goes to the other side.
-        is_last = 0 < number == len(rows) - 1
-        axes.annotate(str(size), place, (6, -9) if is_last else (-5, 4), ha="left" if is_last else "right", **style)
+        is_last = number == len(rows) - 1 > 0 or beside
+        axes.annotate(name, place, (6, -9) if is_last else (-5, 4), ha="left" if is_last else "right", **style)
 
 
 def plain_log(axes: Axes, axis: Any) -> None:
@@ -224,4 +225,4 @@ def make_room(axes: Axes, rows: int, row_in: float) -> None:
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if low <= tick <= high]))
     axes.set_ylim(low / (high / low) ** share if axes.get_yscale() == "log" else low - (high - low) * share, high)
     for each in axes.get_shared_y_axes().get_siblings(axes):
-        each.axhline(low, color="0.75", linewidth=0.8, linestyle=":")
+        each.axhline(low, color=FAINT, linewidth=0.8, linestyle=":")

@@ -1,4 +1,4 @@
-"""The function of a figure, and the decorator that lists it."""
+"""The function of a figure, and the decorators that list it."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,8 @@ Plot = Callable[[pd.DataFrame, Launches], Figure]
 """Draws the cells and the raw launches of a run. Raises UserError where these do not allow the figure."""
 FIGURES: list[Plot] = []
 """The functions that are decorated, as they are imported."""
+OF_EVERY_ARM: list[Plot] = []
+"""Those of them that get the cells of all arms, however many they are."""
 
 
 def plot(draw: Plot) -> Plot:
@@ -19,4 +21,10 @@ def plot(draw: Plot) -> Plot:
     The first line of the function's docstring says what it shows.
     """
     FIGURES.append(draw)
+    return draw
+
+
+def of_every_arm(draw: Plot) -> Plot:
+    """Marks a figure that can show more arms than lines can be told apart."""
+    OF_EVERY_ARM.append(draw)
     return draw

@@ -45,7 +45,7 @@ def predicted_against_measured(cells: pd.DataFrame, launches: Launches) -> Figur
     handles: list[Any] = [marker_of(line_styles[arm], arm) for arm in known["arm"].drop_duplicates()]
     handles += [
         Line2D([], [], color="0.3", **style.PREDICTED, label="as predicted"),
-        Patch(color="0.92", label=f"within {BAND}x"),
+        Patch(**style.GROUND, label=f"within {BAND}x"),
     ]
     return layout.finish_figure(drawing, "Predicted against measured time of a step", handles, cells, *notes(cells, known))
 
@@ -66,7 +66,7 @@ def ground(axes: Axes, known: pd.DataFrame) -> tuple[float, float]:
     span = np.array(ends)
     for axis in (axes.xaxis, axes.yaxis):
         panel.plain_log(axes, axis)
-    axes.fill_between(span, span / BAND, span * BAND, color="0.92", linewidth=0, zorder=0.5)
+    axes.fill_between(span, span / BAND, span * BAND, zorder=0.5, **style.GROUND)
     axes.plot(span, span, color="0.3", zorder=1.2, **style.PREDICTED)
     return ends
 
@@ -93,7 +93,7 @@ def label_worst(axes: Axes, known: pd.DataFrame, cells: pd.DataFrame, ends: tupl
         place = max(place + LABEL, float((np.log(row["step_ms"]) - low) / (high - low)))
         place = min(place, 1 - LABEL * (len(worst) - 1 - number))
         text = f"{cell_name(every, row.to_dict())}: {format.times(float(row['times']))}"
-        line: Any = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
+        line: Any = {"arrowstyle": "-", "color": style.FAINT, "linewidth": 0.6, "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             text, (row["by_ms"], row["step_ms"]), (1.02, place), textcoords="axes fraction", fontsize=7.5, color="0.25",
             va="center", annotation_clip=False, arrowprops=line,

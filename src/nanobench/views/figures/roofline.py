@@ -1,5 +1,6 @@
 """The cells on the measured limits of their machine: how much a step multiplies per byte that it moves, and how quickly."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from nanobench.errors import UserError
 from nanobench.records import MEASURED
-from nanobench.views import format
+from nanobench.results.store import records
+from nanobench.views import format, step_parts
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.plot import plot
@@ -43,12 +45,12 @@ def roofline(cells: pd.DataFrame, launches: Launches) -> Figure:
         roof(axes, here, ends[0])
         for arm, rows in here.sort_values("batch_size").groupby("arm", sort=False):
             x, y = rows["flops_per_byte"], rows["step_flops_per_s"] / GIGA
-            panel.batches(axes, line_styles[str(arm)], rows, x.to_numpy(float), y.to_numpy(float))
+            panel.batches(axes, line_styles[str(arm)], rows, x.to_numpy(float), y.to_numpy(float), list(names(rows)))
         axes.set(xlim=ends[0], ylim=ends[1])
     panel.outer_labels(grid, len(shown), "arithmetic intensity (FLOP/byte)", "achieved (GFLOP/s)")
     handles = [line_styles[arm].handle(arm) for arm in known["arm"].drop_duplicates()]
     handles.append(Line2D([], [], **ROOF, label="measured limits"))
-    return layout.finish_figure(
+    layout.finish_figure(
         drawing,
         "Decode steps on the roofline of this machine",
         handles,
@@ -57,6 +59,7 @@ def roofline(cells: pd.DataFrame, launches: Launches) -> Figure:
         layout.left_out("settings", shown, panels),
         layout.unmeasured_words(cells),
     )
+    return layout.foot(drawing, [step_parts.sentence(records(cells))])
 
 
 def limits_of(cells: pd.DataFrame) -> list[tuple[float, float]]:
@@ -83,13 +86,21 @@ def roof(axes: Axes, here: pd.DataFrame, ends: tuple[float, float]) -> None:
     axes.text(0.02, 0.98, "\n".join(texts), transform=axes.transAxes, ha="left", va="top", fontsize=8, color="0.2")
 
 
+def names(rows: pd.DataFrame) -> Iterator[str]:
+    """64 M: the batch size of each cell, and the letter of what binds it."""
+    for row in records(rows):
+        yield f"{row['batch_size']} {step_parts.LETTERS.get(row['bound_by'] or '', '')}".rstrip()
+
+
 def notes(cells: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     """How to read the figure, and which measured cells are not in it."""
     roofs = np.minimum(known["flops_per_byte"] * known["limit_bytes_per_s"], known["limit_flops_per_s"])
     above = int((known["step_flops_per_s"] > roofs).sum())
     missing = int((cells["status"].isin(MEASURED) & ~cells.index.isin(known.index)).sum())
+    letters = step_parts.letters(records(known))
     return [
         "numbers: batch sizes",
+        f"letters: the largest predicted part of a step, which need not be what the line shows: {letters}" if letters else "",
         "bytes: weights and cache that a step moves, without activations",
         f"{format.count(above, 'cell')} above the limits, which are those of main memory and of large matmuls" if above else "",
         f"left out: {format.count(missing, 'cell')} without a known cost or limit" if missing else "",

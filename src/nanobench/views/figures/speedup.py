@@ -108,10 +108,10 @@ def explained(cells: pd.DataFrame, arm: str, place: list[str]) -> pd.DataFrame:
     return mine.assign(status=mine["status"].where(~missing, causes)).reset_index()
 
 
-def interval_note(cells: pd.DataFrame) -> str:
-    """What the bands are."""
+def interval_note(cells: pd.DataFrame, shape: str = "band") -> str:
+    """What the bands are, or the bars."""
     bases = cells["speedup_basis"].dropna().unique()
     if cells["speedup_lo"].isna().all():
         return "no intervals: one pair per cell"
     wider = ", wider where the arms may have been slowed differently" if cells["speedup_widening"].gt(0).any() else ""
-    return f"band: 95 % t interval over {' or '.join(bases)}{wider}"
+    return f"{shape}: 95 % t interval over {' or '.join(bases)}{wider}"

@@ -1,6 +1,6 @@
 """The style of all figures: fonts, colours, and one line style per arm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+
+from nanobench.views.html.colours import contrast
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -35,6 +37,14 @@ LINES: tuple[Any, ...] = ("-", "-", (0, (9, 1.5)), "-.", ":", (0, (5, 1.2, 1, 1.
 """Lines of arms, the reference first. Most runs compare two arms, and a dashed line would look like a prediction there: their
 markers and shades differ. Plain dashes are those of predictions."""
 PREDICTED: Any = {"linestyle": (0, (3, 2)), "linewidth": 1.1, "marker": ""}
+SEEN = 3.0
+"""Contrast with the ground that graphics need (WCAG 2.2, 1.4.11)."""
+FAINT = "0.58"
+"""The palest grey with this contrast, on white and, after its change, on a dark ground."""
+GROUND: Any = {"facecolor": "0.92", "edgecolor": FAINT, "linewidth": 0.6, "linestyle": ":"}
+"""A grey ground between two limits, with edges that are seen."""
+LEAST_RANGE, DARKER = 0.1, 0.65
+"""Launches differ by this much in some part of their colours, at least; else the last has the colour times DARKER."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,14 @@ def batch_styles(batches: Sequence[int]) -> dict[int, LineStyle]:
 
 
 def shades(colour: Any, launches: Sequence[int]) -> dict[int, Any]:
-    """A colour per launch, from pale to full."""
+    """A colour per launch, from pale to full; the palest is still seen. A colour that is pale itself ends darker."""
     full = np.array(mpl.colors.to_rgb(colour))
-    strengths = np.linspace(0.4, 1.0, len(launches)) if len(launches) > 1 else [1.0]
-    return {launch: tuple(1 - strength * (1 - full)) for launch, strength in zip(launches, strengths, strict=True)}
+    palest = next((mixed for mixed in tints(full) if contrast(mpl.colors.to_hex(mixed), "#ffffff") >= SEEN), full)
+    deepest = full if np.abs(full - palest).max() > LEAST_RANGE else DARKER * full
+    shares = np.linspace(0.0, 1.0, len(launches)) if len(launches) > 1 else [1.0]
+    return {launch: tuple(palest + share * (deepest - palest)) for launch, share in zip(launches, shares, strict=True)}
+
+
+def tints(full: Any) -> Iterator[Any]:
+    """A colour mixed with white, from pale to full."""
+    yield from (1 - strength * (1 - full) for strength in np.linspace(0.4, 1.0, 31))

@@ -32,7 +32,6 @@ SEEN = (
 )
 INVALID: Any = {"marker": "x", "color": "black", "markersize": 6, "markeredgewidth": 1.5, "linestyle": ""}
 UNSETTLED: Any = {"markerfacecolor": "white", "markeredgewidth": 1.0, "linestyle": ""}
-SUSTAINED = "0.92"
 MANY = 300
 """Points of a panel from which on each is only a pixel or two."""
 
@@ -106,26 +105,26 @@ def draw_times(axes: Axes, cell: pd.Series, rows: pd.DataFrame, line_style: Line
         axes.set_yticks([])
         return
     for launch, mine in rows.groupby("launch"):
-        style: Any = {"color": shades[launch], "marker": line_style.marker, **dots(len(rows))}
-        axes.plot(mine["at_s"], 1e3 * mine["call_s"], linewidth=0.7, **style)
+        points: Any = {"color": shades[launch], "marker": line_style.marker, **dots(len(rows))}
+        axes.plot(mine["at_s"], 1e3 * mine["call_s"], linewidth=0.7, **points)
         unsettled = mine[mine["valid"] & ~mine["counts"]]
-        axes.plot(unsettled["at_s"], 1e3 * unsettled["call_s"], **{**style, **UNSETTLED})
+        axes.plot(unsettled["at_s"], 1e3 * unsettled["call_s"], **{**points, **UNSETTLED})
     invalid = rows[~rows["valid"]]
     axes.plot(invalid["at_s"], 1e3 * invalid["call_s"], **INVALID)
     middle = 1e3 * rows.loc[rows["counts"], "call_s"].median()
-    axes.axhline(middle, color="0.6", linewidth=0.7, zorder=1.2)
+    axes.axhline(middle, color=style.FAINT, linewidth=0.7, zorder=1.2)
     ends = [middle * (1 - LEAST_SPAN), middle * (1 + LEAST_SPAN)]
     panel.scale(axes, [*1e3 * rows["call_s"], *ends], format.tick, zero=False)
 
 
 def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[Any, dict[int, Any]]) -> None:
-    """A reading over time: a dot in the colour of the arm that ran, and a pale line through each launch."""
+    """A reading over time: a dot in the colour of the arm that ran, and a thin line through each launch."""
     for _, mine in rows.groupby(["launch", "process"]):
-        style: Any = {"color": "0.85", "linewidth": 0.7, "zorder": 1.5, "rasterized": len(rows) > MANY}
-        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **style)
+        line: Any = {"color": style.FAINT, "linewidth": 0.5, "zorder": 1.5, "rasterized": len(rows) > MANY}
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **line)
     for (cell, launch), mine in rows[rows["cell"].isin(list(shades))].groupby(["cell", "launch"]):
-        style = {"color": shades[cell][launch], "marker": "o", "linestyle": "", **dots(len(rows))}
-        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **style)
+        points: Any = {"color": shades[cell][launch], "marker": "o", "linestyle": "", **dots(len(rows))}
+        axes.plot(mine["at_s"], mine[quantity.name] / quantity.unit, **points)
     if rows.empty:
         panel.say(axes, "not known")
     bounds = list(quantity.reach)
@@ -134,7 +133,7 @@ def draw_seen(axes: Axes, quantity: Quantity, rows: pd.DataFrame, shades: dict[A
         panel.limit(axes, bounds[-1], "")
     if quantity.apart is not None:
         bounds += [1 - quantity.apart, 1 + quantity.apart]
-        axes.axhspan(*bounds[-2:], color=SUSTAINED, linewidth=0, zorder=0.5)
+        axes.axhspan(*bounds[-2:], zorder=0.5, **style.GROUND)
     panel.scale(axes, [*rows[quantity.name] / quantity.unit, *bounds], format.tick, log=quantity.log, zero=quantity.zero)
 
 
@@ -150,7 +149,7 @@ def say_limit(axes: Axes, quantity: Quantity) -> None:
 def shade_sustained(axes: Axes, seen: pd.DataFrame) -> None:
     """A grey ground where arms ran untimed for the GPU's slow counters."""
     for _, row in seen[seen["kind"].eq("sustained")].iterrows():
-        axes.axvspan(row["at_s"], row["at_s"] + row["wall_s"], color=SUSTAINED, linewidth=0, zorder=0.4)
+        axes.axvspan(row["at_s"], row["at_s"] + row["wall_s"], zorder=0.4, **style.GROUND)
 
 
 def dots(points: int) -> Any:

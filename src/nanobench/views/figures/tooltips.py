@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +26,8 @@ NO_POINTS = (None, "", " ", "None", "none", "_", "|")
 MARKER = re.compile(r'<use xlink:href="#m\w+" x="([-\d.]+)" y="([-\d.]+)"[^>]*/>')
 BOUNDS: "WeakKeyDictionary[Line2D, tuple[Any, Any]]" = WeakKeyDictionary()
 """Line -> the lower and upper bounds of its points."""
+NAMES: "WeakKeyDictionary[Line2D, Sequence[str]]" = WeakKeyDictionary()
+"""Line -> what its points are called, where axes and legend do not say it."""
 Place = tuple[int, int]
 """Horizontal and vertical place in an SVG, in steps of NEAR."""
 
@@ -33,6 +35,11 @@ Place = tuple[int, int]
 def remember(line: Line2D, low: Any, high: Any) -> None:
     """Keeps the bounds of a line's points, which a band shows, for their tooltips."""
     BOUNDS[line] = (low, high)
+
+
+def name(line: Line2D, words: Sequence[str]) -> None:
+    """Keeps what the points of a line are called: all that their tooltips say."""
+    NAMES[line] = words
 
 
 def add(figure: Figure, path: Path) -> None:
@@ -74,14 +81,15 @@ def points(figure: Figure) -> Iterator[tuple[Place, str]]:
     for axes in figure.axes:
         labels = label_of(axes, "x"), label_of(axes, "y")
         for line in filter(is_points, axes.lines):
-            name = names.get(style_of(line), "")
+            own, name = NAMES.get(line), names.get(style_of(line), "")
             data = np.asarray(line.get_xydata(), dtype=float)
             places = axes.transData.transform(data) * POINTS_PER_INCH / figure.dpi
             for number, ((x, y), (right, up)) in enumerate(zip(data, places, strict=True)):
                 if math.isfinite(x) and math.isfinite(y):
                     value = f"{labels[1]} {value_text(axes, y)} {interval(axes, line, number)}".strip()
                     words = [name, f"{labels[0]} {step_text(axes, x)}", value]
-                    yield place(right, height - up), ", ".join(filter(None, map(str.strip, words)))
+                    text = own[number] if own else ", ".join(filter(None, map(str.strip, words)))
+                    yield place(right, height - up), text
 
 
 def is_points(line: Line2D) -> bool:

@@ -100,7 +100,7 @@ def scaling_vs_ranks(cells: pd.DataFrame, launches: Launches) -> Figure:
     drawing, grid = layout.make(len(shown), len(shown), [row_in + panel.room_in(rows_failed)], sharey=True)
     for axes, (title, here) in zip(grid[0], shown, strict=True):
         panel.steps(axes, sizes, len(shown))
-        axes.plot(sizes, sizes, color="0.6", linewidth=1, linestyle=":", zorder=1.5)
+        axes.plot(sizes, sizes, color=style.FAINT, linewidth=1, linestyle=":", zorder=1.5)
         lines = [(line_styles[arm], rows.sort_values("world_size")) for arm, rows in here.groupby("arm", sort=False)]
         for number, (line_style, rows) in enumerate(lines):
             draw_scaling(axes, line_style, rows, panel.dodge(rows["world_size"], number, len(lines), sizes, crowd=len(shown)))

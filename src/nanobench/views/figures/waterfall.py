@@ -26,7 +26,7 @@ TITLE_IN = 0.75
 BETWEEN_IN = 0.09
 """Half the distance between figures of one panel and words of the next."""
 BAR: Any = {"height": 0.56, "linewidth": 1.3, "zorder": 2}
-BATCH_COLOUR, TOTAL_COLOUR = "#56B4E9", "#C4C4C4"
+BATCH_COLOUR, TOTAL_COLOUR = "#56B4E9", "#949494"
 LEAST_SPAN = 1.5
 """Ratio of the ends of an axis, at least: a small factor looks small."""
 DIGITS: tuple[tuple[float, ...], ...] = (
@@ -104,7 +104,7 @@ def draw(axes: Axes, factors: list[Factor], colours: dict[str, Colour]) -> None:
         colour, end = colour_of(each, colours), start * each.ratio.value
         axes.barh(row, end - start, left=start, color=colour if each.judged else "white", edgecolor=colour, **BAR)
         if row + 1 < len(factors):
-            axes.plot([end, end], [row, row + 1], color="0.6", linewidth=0.7, zorder=1.5)
+            axes.plot([end, end], [row, row + 1], color=style.FAINT, linewidth=0.7, zorder=1.5)
         if each.ratio.low is not None and each.ratio.high is not None:
             bounds = [start * each.ratio.low, start * each.ratio.high]
             axes.plot(bounds, [row, row], color="black", linewidth=1.1, marker="|", markersize=6, zorder=3)

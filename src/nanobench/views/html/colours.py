@@ -8,6 +8,8 @@ from functools import cache
 
 PAPER, INK = 0.24, 0.96
 """Lightness of white and black on a dark ground."""
+BEND = 0.8
+"""Exponent of the darkness of a grey: with less than 1, what has a contrast of 3 on white has it on a dark ground too."""
 GREY = 0.04
 """Colours with less chroma than this are greys."""
 LEAST, SPAN = 0.45, 0.5
@@ -41,7 +43,8 @@ def on_dark(colour: str) -> str:
     """The twin of a colour like #0072b2."""
     lightness, a, b = lab_of(colour)
     is_grey = math.hypot(a, b) < GREY
-    return hex_of((PAPER + (1 - lightness) * (INK - PAPER) if is_grey else LEAST + SPAN * lightness, a, b))
+    darkness = max(0.0, 1 - lightness) ** BEND
+    return hex_of((PAPER + darkness * (INK - PAPER) if is_grey else LEAST + SPAN * lightness, a, b))
 
 
 def lab_of(colour: str) -> Triple:
@@ -59,6 +62,18 @@ def hex_of(lab: Triple) -> str:
 def times(matrix: Matrix, vector: Triple) -> Triple:
     """Their matrix product."""
     return tuple(sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours like #0072b2 (WCAG 2): from 1 to 21."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2)."""
+    red, green, blue = (to_linear(int(colour[start : start + 2], 16) / 255) for start in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def to_linear(share: float) -> float:

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 
 from nanobench.sweep.kv_dashboard import DashboardOptions, Recording
+from nanobench.views.figures import kv_dashboard as figures
 from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import PNG, Inks
 
@@ -16,7 +17,7 @@ TITLES = {
 
 def page(found: Recording, options: DashboardOptions, pictures: Sequence[bytes]) -> str:
     """The page; `pictures` are the frames as PNG."""
-    title = f"{found.point.model}: {TITLES[options.what]}"
+    title = f"{figures.name_of(found)}: {TITLES[options.what]}"
     return frame.render(
         "kv_dashboard.html",
         Inks(),

@@ -23,13 +23,21 @@ from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import Inks, inline
 from nanobench.views.html.selftest import Selftest, selftest_of
 
-HEADLINES = ("speedup_vs_batch", "speedup_vs_length", "training_vs_batch", "throughput_ttft_memory_vs_batch")
+HEADLINES = (
+    "speedup_by_arm",
+    "speedup_vs_batch",
+    "speedup_vs_length",
+    "training_vs_batch",
+    "throughput_ttft_memory_vs_batch",
+)
 """The figure that stands beside the verdict: the first of these that the run has, else its first figure."""
 STATUSES = {
     "ok": "reliable and precise",
     "imprecise": "reliable; its interval is wider than the target",
-    "unstable": "something disturbed it: shown, and excluded from conclusions",
-    "no_steady_state": "it never settled: shown, and excluded from conclusions",
+    "unstable": "something disturbed it: its absolute figures are shown, and excluded from conclusions; "
+    "its ratio has a status of its own",
+    "no_steady_state": "it never settled: its absolute figures are shown, and excluded from conclusions; "
+    "its ratio has a status of its own",
     "implausible": "faster than the machine's limits allow: shown, and excluded from conclusions",
     "wrong": "it computes something else than the reference, and was not timed",
     "skipped": "it cannot run; the reason says why",
@@ -38,9 +46,9 @@ STATUSES = {
     "error": "it failed; the reason says why",
 }
 BOUNDS = {
-    "host": "the largest part of a step is dispatching operations one by one",
-    "bandwidth": "the largest part of a step is moving bytes",
-    "compute": "the largest part of a step is multiplying",
+    "host": "the largest part of the predicted step is dispatching operations one by one",
+    "bandwidth": "the largest part of the predicted step is moving bytes",
+    "compute": "the largest part of the predicted step is multiplying",
     "allocator": "CUDA's allocator had to free its cache to go on",
     "unexplained": "the measured step differs from the predicted one by more than 30 %",
 }
@@ -169,7 +177,13 @@ def remarks(study: Study) -> list[str]:
     """How precise the figures are, what was measured again, and whether the run is complete."""
     cells, info = study.cells, study.info
     unfinished = [] if info.finished_at else ["the run was not finished when this page was made"]
-    return [*verdict.precision(cells), *verdict.launched_again(cells), *info.notes, *unfinished]
+    return [
+        *verdict.precision(cells),
+        *verdict.cancelling(cells),
+        *verdict.launched_again(cells),
+        *info.notes,
+        *unfinished,
+    ]
 
 
 # The table and what stands behind it

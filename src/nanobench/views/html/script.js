@@ -4,6 +4,7 @@
   // Tables with fewer rows are read, not searched.
   const LONG = 30;
   const THEMES = ["auto", "light", "dark"];
+  const SCROLLING = ".wide, .drawing, .scroll";
   const found = document.getElementById("evidence");
   const evidence = found ? JSON.parse(found.textContent) : null;
 
@@ -46,6 +47,24 @@
         }
       });
     }
+  }
+
+  // Boxes that are narrower than what is in them: the style shows at which sides there is more.
+  function markSides(box) {
+    const sides = [];
+    if (box.scrollLeft > 1) sides.push("left");
+    if (box.scrollLeft < box.scrollWidth - box.clientWidth - 1) sides.push("right");
+    if (sides.length) box.dataset.more = sides.join(" ");
+    else delete box.dataset.more;
+  }
+
+  const sizes = new ResizeObserver((entries) =>
+    requestAnimationFrame(() => entries.forEach(({ target }) => markSides(target.closest(SCROLLING)))),
+  );
+
+  function watchSides(box) {
+    box.addEventListener("scroll", () => markSides(box), { passive: true });
+    for (const each of [box, ...box.children]) sizes.observe(each);
   }
 
   // Tables
@@ -251,7 +270,9 @@
       body.append(element("tr", { class: row.excluded ? "excluded" : null }, ...row.map((text, n) => element("td", { class: classes[n] || null }, String(text)))));
     }
     table.append(body);
-    return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+    const box = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+    watchSides(box);
+    return box;
   }
 
   function launchTable(launches) {
@@ -323,5 +344,6 @@
   setUpCopying();
   for (const section of document.querySelectorAll("section.frames")) setUpFrames(section);
   setUpPrinting();
+  for (const box of document.querySelectorAll(SCROLLING)) watchSides(box);
   for (const table of document.querySelectorAll("table.sortable")) new Grid(table);
 })();
