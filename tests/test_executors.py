@@ -245,7 +245,7 @@ def test_the_states_of_jobs_are_read_from_squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.queued() == {"12": "RUNNING", "13": "NODE_FAIL"}
     queue = slurm.Queue()
-    states = [queue.state(types.SimpleNamespace(job_id=number, state="CANCELLED by 7")) for number in ("12", "14")]
+    states = [queue.state(types.SimpleNamespace(job_id=number, state="CANCELLED by 7"), 0.0) for number in ("12", "14")]
     assert states == ["RUNNING", "CANCELLED"]
     program.write_text("#!/bin/sh\nexit 1\n")
     assert slurm.queued() == {}

@@ -66,7 +66,7 @@ class Ray:
             return node.receive(ray.get(task), folder, log)
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [""]
-            words = f"{type(error).__name__}: {lines[-1].strip()}"
+            words = f"{type(error).__name__}: {lines[-1].strip().split('. ')[0]}"
             raise Lost(f"task {task.task_id().hex()[:16]} was lost: {words}", again=not self.closed) from None
         finally:
             with self.lock:

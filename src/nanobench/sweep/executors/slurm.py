@@ -46,10 +46,10 @@ class Queue:
         self.read_at = -math.inf
         self.lock = threading.Lock()
 
-    def state(self, job: Any) -> str:
+    def state(self, job: Any, submitted_at: float) -> str:
         """The state of a job of submitit, UNKNOWN where Slurm does not know it any more."""
         with self.lock:
-            if clock.monotonic() - self.read_at >= STATES_EVERY_S:
+            if self.read_at < submitted_at or clock.monotonic() - self.read_at >= STATES_EVERY_S:
                 self.states, self.read_at = queued(), clock.monotonic()
         # squeue forgets jobs some minutes after their end; submitit reads the accounting, where a cluster has it.
         return self.states.get(job.job_id) or str(job.state).split()[0]
@@ -124,7 +124,7 @@ class Slurm:
 
     def wait(self, job: Any, own: Path) -> JsonObject:
         """The answer of a job. Raises Lost where it ends without one."""
-        silent_since: float | None = None
+        submitted_at, silent_since = clock.monotonic(), math.inf
         while True:
             # So that a network file system shows what is new.
             own.touch()
@@ -132,12 +132,10 @@ class Slurm:
                 return found
             if self.closed:
                 raise Lost(f"job {job.job_id} was cancelled, because the sweep ended", again=False)
-            state = self.queue.state(job)
-            if state not in (*ENDED, "UNKNOWN"):
-                silent_since = None
-            elif silent_since is None:
-                silent_since = clock.monotonic()
-            elif clock.monotonic() - silent_since >= (GONE_S if state == "UNKNOWN" else LATE_S):
+            state = self.queue.state(job, submitted_at)
+            has_ended = state in ENDED or state == "UNKNOWN"
+            silent_since = min(silent_since, clock.monotonic()) if has_ended else math.inf
+            if clock.monotonic() - silent_since >= (GONE_S if state == "UNKNOWN" else LATE_S):
                 raise lost(job, state, own)
             clock.sleep(LOOK_EVERY_S)
 
