@@ -498,3 +498,20 @@ def test_a_sweep_on_a_cluster_has_the_files_of_a_local_one_and_continues_there(n
     assert "drop --executor" in refused.stderr
     nanobench_here("kv-sweep", "--resume", "run", "--no-plot", cwd=tmp_path, code=0)
     assert launches_in(run) == {1: [1], 2: [1]}
+
+
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_an_interrupt_cancels_the_job_that_the_sweep_itself_waits_for(cluster, tmp_path, monkeypatch, name):
+    executor, pid_file = MAKE[name](tmp_path / "run" / "scratch" / "inductor", None), tmp_path / "pid"
+
+    def interrupted(*given):
+        wait_until(lambda: pid_file.exists() and pid_file.read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm.Slurm, "wait", interrupted)
+    monkeypatch.setattr(sys.modules["ray"], "get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        play(executor, tmp_path, "hang", say=str(pid_file))
+    executor.close()
+    wait_until(lambda: has_ended(int(pid_file.read_text())))
+    assert cluster.started[0].poll() is not None

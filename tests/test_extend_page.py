@@ -121,7 +121,7 @@ def test_the_plot_is_drawn_and_listed(package, tmp_path):
 
 
 def test_the_executor_runs_a_worker_on_its_host(package, tmp_path, monkeypatch):
-    programs = {"ssh": "#!/bin/sh\necho \"on $2\"; exec sh -c \"$3\"\n", "worker": f"#!{sys.executable}\n{WORKER}"}
+    programs = {"ssh": '#!/bin/sh\necho "on $2"; exec sh -c "$3"\n', "worker": f"#!{sys.executable}\n{WORKER}"}
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o700)

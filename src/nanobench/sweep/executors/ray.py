@@ -68,6 +68,10 @@ class Ray:
             lines = str(error).strip().splitlines() or [""]
             words = f"{type(error).__name__}: {lines[-1].strip().split('. ')[0]}"
             raise Lost(f"task {task.task_id().hex()[:16]} was lost: {words}", again=not self.closed) from None
+        except BaseException:
+            # Ctrl-C, where the thread of the sweep waits here itself.
+            ray.cancel(task, force=True)
+            raise
         finally:
             with self.lock:
                 self.running.remove(task)

@@ -85,13 +85,20 @@ class Slurm:
 
     def send(self, request: JsonObject, folder: Path, log: Path, timeout_s: float) -> WorkerResult:
         """Submits a job and waits for its answer. Raises Lost."""
-        own = self.jobs / secrets.token_hex(6)
+        if self.closed:
+            raise Lost("the sweep ended", again=False)
+        own, job = self.jobs / secrets.token_hex(6), None
         own.mkdir(parents=True)
         try:
             job = self.running[own] = self.submit(request, own, timeout_s)
             return node.receive(self.wait(job, own), folder, log)
         except Lost:
             node.note(log, node.text_of(own / "work" / node.LOG))
+            raise
+        except BaseException:
+            # Ctrl-C, where the thread of the sweep waits here itself.
+            if job is not None:
+                job.cancel(check=False)
             raise
         finally:
             self.running.pop(own, None)
