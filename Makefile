@@ -40,6 +40,9 @@ test: $(VENV)/dev  ## install, then all tests but the slow ones
 test-all: $(VENV)/dev  ## install, then all tests
 	$(PYTEST)
 
+test-cluster: $(VENV)/dev  ## a sweep on real Slurm and on real Ray, both on this machine, as far as they can be installed
+	tests/cluster.sh $(BIN)/python
+
 lint: $(VENV)/dev  ## style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,4 +83,4 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/run
 
-.PHONY: help bench report reference test test-all lint type check gpu columns clean
+.PHONY: help bench report reference test test-all test-cluster lint type check gpu columns clean

@@ -38,7 +38,7 @@ RAW_HEAD = """
 
 Raw files hold what was observed. Every row carries `trial` (the resume key), `identity` (hash of machine, software, model and
 threads, and of the source code), `protocol`, `launch`, `process`, `seed`, `target_ci`, `extra` (beyond the
-planned launches), the point, `arm_index` and the arm.
+planned launches), `node` (the name of the machine that measured it), the point, `arm_index` and the arm.
 
 | column | what |
 |---|---|"""

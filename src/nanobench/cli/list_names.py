@@ -17,7 +17,7 @@ FAMILIES = {
     "optimizers": "optimizers of training, for --optimizer",
     "metrics": "columns that are computed for every cell",
     "plots": "figures, for nanobench plot",
-    "executors": "places where trials run",
+    "executors": "places where trials run, for --executor",
     "configs": "sweeps in TOML files, for nanobench run",
 }
 """What can be listed -> what it is."""

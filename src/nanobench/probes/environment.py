@@ -19,6 +19,8 @@ from nanobench.schema import PROTOCOL
 
 GIB = 1 << 30
 BUSY_S = 0.5
+NODE = "NANOBENCH_NODE"
+"""Environment variable with the name of this machine in its cluster; without it, the host name."""
 BUSY_SHARE = 0.1
 """A process is listed if it uses at least this share of a core."""
 
@@ -27,23 +29,57 @@ def identity() -> JsonObject:
     """The properties of machine and software that comparable runs share; `hash` is the start of their SHA-256."""
     facts = {
         "protocol": PROTOCOL,
+        **host_facts(),
+        **gpu_facts(),
+        **software(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+def host_facts() -> JsonObject:
+    """The part of the identity that is the machine without its GPUs."""
+    return {
         "cpu": cpu_model(),
         "cores": len(cores()),
         "cpu_quota": cpu_quota(),
         "memory_gib": round(psutil.virtual_memory().total / GIB),
-        "gpus": gpus(),
-        "gpu_facts": [gpu.identity() for gpu in gpus_by_nvml()],
+    }
+
+
+def gpu_facts() -> JsonObject:
+    """The part of the identity that is the GPUs. Initializes CUDA."""
+    return {"gpus": gpus(), "gpu_facts": [gpu.identity() for gpu in gpus_by_nvml()]}
+
+
+def software() -> JsonObject:
+    """The part of the identity that is installed software; what code can change while it runs is not in it."""
+    return {
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": version_of("triton"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
-    return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+class Machine:
+    """What a record says of the machine that it was measured on.
+
+    Made before the work, which may bind this process to fewer cores. The GPUs are read after it: its probes have to see the
+    first use of CUDA.
+    """
+
+    def __init__(self) -> None:
+        self.facts = {**host_facts(), **software()}
+
+    def after(self, device: str) -> JsonObject:
+        """The name of the machine, and its facts as far as work on a device depends on them."""
+        used = gpu_facts() if device.startswith("cuda") and torch.cuda.is_available() else {}
+        return {"node": os.environ.get(NODE) or socket.gethostname(), "facts": {**self.facts, **used}}
 
 
 def state(load: "LoadSample | None" = None) -> JsonObject:

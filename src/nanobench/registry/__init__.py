@@ -35,7 +35,7 @@ GIVEN = {
     "engines": ("adapter", "sampler", "point", "compiler"),
     "samplers": (),
     "optimizers": ("parameters", "fused"),
-    "executors": ("isolation", "seed", "cache"),
+    "executors": ("isolation", "seed", "cache", "interpreter", "pinned"),
 }
 """Family -> the parameters of build() that nanobench gives."""
 BUILT_IN = "built in"

@@ -22,6 +22,7 @@ HEAD_COLUMNS = {
     "target_ci": float,
     "arm_index": int,
     "extra": bool,
+    "node": str,
 }
 RAW_COLUMNS: dict[str, object] = {
     **HEAD_COLUMNS,

@@ -29,6 +29,7 @@ from nanobench.sweep.values import read_memory_limit
 
 if TYPE_CHECKING:
     from nanobench.sweep.axes import Axes
+    from nanobench.sweep.place import Place
     from nanobench.sweep.plan import FindBatch
 
 
@@ -173,22 +174,31 @@ def machine_of(device: str) -> dict[str, object]:
     return facts if device == "cpu" else {**facts, "gpu": device_lock.gpu_of(device)}
 
 
-def finder(options: Options, listener: Listener, files: Files = NO_FILES) -> "Callable[[Description], FindBatch]":
-    """For --batch auto: finds the batch size at which all arms of a point fit together, because they are measured in turns."""
+def finder(
+    options: Options, listener: Listener, files: Files = NO_FILES, where: "Place | None" = None
+) -> "Callable[[Description], FindBatch]":
+    """For --batch auto: finds the batch size at which all arms of a point fit together, because they are measured in turns.
+
+    `where` is the place of the workers, by default this machine. Answers of other machines are not cached.
+    """
+    from nanobench.sweep.place import HERE
     from nanobench.sweep.session import first_workers
+
+    here = (where or HERE).is_here
 
     def of(description: Description) -> "FindBatch":
         def find(point: Point, arms: tuple[Arm, ...]) -> int:
             config = SearchConfig(max_seconds=SearchConfig.max_seconds * len(arms))
             path = file_of(point, arms, config, options.memory_limit)
-            answer = cached(path)
+            answer = cached(path) if here else None
             if answer is None:
                 labels = ", ".join(arm.label for arm in arms)
                 listener.searching(f"searching for the batch size of {point.model}, {labels}")
                 # Not the sweep's workers: the sweep's cold start must not find what these compiled.
-                with first_workers(options, files=files) as own:
+                with first_workers(options, files=files, where=where or HERE) as own:
                     answer = search(replace(point, batch_size=1), arms, config, options, own, description, listener)
-                keep(path, answer)
+                if here:
+                    keep(path, answer)
                 listener.found(answer, labels)
             return answer.batch_size
 

@@ -9,7 +9,7 @@ from nanobench.errors import UserError
 from nanobench.records import JsonObject
 from nanobench.schema import TOKENIZER_FILE, Arm, Point
 from nanobench.source_code import Source, SourceCode
-from nanobench.sweep.executors.base import Executor, Progress, WorkerResult
+from nanobench.sweep.executors.base import Executor, Progress, WorkerResult, at_once
 
 SHOWN = 3
 """So many changed files are named in a message."""
@@ -96,6 +96,10 @@ class SameCode:
                 f"{in_words(self.was, now)} while the run was measured; finished trials are kept in {self.folder}: "
                 f"{way_back(self.was, now)} and continue with --resume, or start a new run"
             )
+
+    def at_once(self, device: str) -> int:
+        """See base.at_once."""
+        return at_once(self.executor, device)
 
     def close(self) -> None:
         """See Executor.close."""

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -48,6 +48,43 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def hold_gpus(wait: bool, say: Callable[[str], None]) -> Iterator[tuple[str, ...]]:
+    """Holds every free GPU while the block runs, at least one, and gives their names for CUDA_VISIBLE_DEVICES.
+
+    It gives none where this process has one GPU only: a worker then needs no choice. Raises UserError as `hold` does.
+    """
+    gpus, free = visible_gpus(), list[str]()
+    with ExitStack() as locks:
+        for index, gpu in enumerate(gpus):
+            with suppress(UserError):
+                locks.enter_context(hold(f"cuda:{index}", False, say))
+                free.append(gpu)
+        if not free:
+            locks.enter_context(hold("cuda:0", wait, say))
+            free = gpus[:1]
+        yield tuple(free) if len(gpus) > 1 else ()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch counts in this process, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(index) for index in range(count_gpus())]
+    return [name.strip() for name in named.split(",") if name.strip()]
+
+
+def count_gpus() -> int:
+    """The GPUs of this machine that NVML knows; 0 without it."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
 def folder() -> Path:
     """The folder of this machine's locks, shared by all users."""
     path = Path(os.environ.get("NANOBENCH_LOCKS", FOLDER))
@@ -74,14 +111,7 @@ def guess(device: str) -> str:
     """The device that `auto` most likely means, found without torch, because locking comes before any worker starts."""
     if device != "auto":
         return device
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        has_gpu = pynvml.nvmlDeviceGetCount() > 0
-    except pynvml.NVMLError:
-        has_gpu = False
-    return "cuda:0" if has_gpu and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
+    return "cuda:0" if count_gpus() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
 
 
 def gpu_of(device: str) -> dict[str, str | int]:

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from nanobench.errors import UserError
 from nanobench.records import Description
 from nanobench.results import store
 from nanobench.results.derive import CellRow
 from nanobench.results.store import Run
 from nanobench.schema import Plan
-from nanobench.sweep import autobatch, device_lock
+from nanobench.sweep import autobatch
 from nanobench.sweep.autobatch import Listener, ignore
 from nanobench.sweep.objects import NO_FILES, Files
 from nanobench.sweep.options import TimedOptions
+from nanobench.sweep.place import held
 from nanobench.sweep.runner import Watch
-from nanobench.sweep.session import device_of, first_workers, make, measure, new_run, reopen
+from nanobench.sweep.session import first_workers, make, measure, new_run, reopen
 
 
 @contextmanager
@@ -55,14 +57,19 @@ def run_sweep(options: TimedOptions, command: str, audience: Audience = SILENT, 
     interrupts it, the finished trials are on disk.
     """
     folder = Path(options.resume) if options.resume else store.choose(options.out, command)
-    with device_lock.hold(device_of(options), options.wait, audience.waiting), first_workers(options, folder, files) as first:
+    with held(options, audience.waiting) as where, first_workers(options, folder, files, where) as first:
+        if files and not where.is_here:
+            raise UserError(
+                f"executor {where.executor!r} cannot run a model in memory; give its build function, or a checkpoint"
+            )
         if options.resume:
-            run, plan, description = reopen(options, command, files)
+            run, plan, description = reopen(options, command, files, where)
         else:
-            plan, description = make(options, first, autobatch.finder(options, audience.search, files))
+            plan, description = make(options, first, autobatch.finder(options, audience.search, files, where))
         audience.planned(plan, description)
         if not options.resume:
             run = new_run(folder, command, options, plan, description)
         with audience.measuring(run, plan) as watch:
-            cells = measure(run, plan, description, watch, None if options.resume else first, files)
+            first_of_new = None if options.resume else first
+            cells = measure(run, plan, description, watch, first_of_new, files, where=where)
     return Measured(run, cells)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nanobench.records import JsonObject
-from nanobench.sweep.executors.base import Executor, Progress, WorkerResult
+from nanobench.sweep.executors.base import Executor, Progress, WorkerResult, at_once
 
 Files = Mapping[str, str]
 """Name of a model in memory, as rows show it -> how a worker reads it: `object:PATH?sha256=...`."""
@@ -29,6 +29,10 @@ class Shipping:
         is_short = result.record is not None and "arms" not in result.record
         record = renamed(result.record, names) if is_short else result.record
         return replace(result, record=record, reason=renamed(result.reason, names))
+
+    def at_once(self, device: str) -> int:
+        """See base.at_once."""
+        return at_once(self.executor, device)
 
     def close(self) -> None:
         """See Executor.close."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from nanobench import errors
+from nanobench import errors, registry
 from nanobench.errors import UserError
 from nanobench.schema import (
     ATTENTIONS,
@@ -24,6 +24,7 @@ from nanobench.schema import (
     option,
 )
 from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
+from nanobench.sweep.executors import LOCAL, is_local
 from nanobench.sweep.values import MOST, read_memory_limit, read_minutes, read_positive
 
 MODES = ("train", "generate")
@@ -176,6 +177,9 @@ class TimedOptions(Options):
 
     gate_only: ClassVar[bool] = False
 
+    executor: str = option(
+        LOCAL, "where trials run: local, slurm or ray, with arguments like slurm:partition=gpu,gres=gpu:1", MEASURING
+    )
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
     target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
@@ -208,6 +212,9 @@ class TimedOptions(Options):
     def validate(self) -> None:
         """See Options.validate."""
         super().validate()
+        registry.find("executors", self.executor)
+        if ":" in self.device and not is_local(self):
+            raise UserError(f"--device {self.device} is a GPU of this machine; choose cuda with --executor {self.executor}")
         if self.launches < 1:
             raise UserError(f"--launches {self.launches} is below 1; give 1 or more (5 by default)")
         if self.calibration not in CALIBRATIONS:

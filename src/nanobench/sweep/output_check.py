@@ -5,15 +5,23 @@ The secret that chooses the calls is drawn here, after the launch has ended.
 
 import secrets
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nanobench.records import JsonObject, Status
 from nanobench.schema import Trial
-from nanobench.sweep.executors.base import Executor
+from nanobench.sweep.executors.base import Executor, WorkerResult
 
 REPLAYED_ONE_IN = 3
 """Training: one launch in this many is replayed, at random, and the first always is."""
+
+
+def after(executor: Executor, trial: Trial, result: WorkerResult, folder: Path, log: Path, timeout_s: float) -> WorkerResult:
+    """The result of one process of a trial with its outputs checked, where that is requested and was not done on its node."""
+    record = result.record
+    if record is None or trial.gate_only or not trial.check or record.get("checked"):
+        return result
+    return replace(result, record={**checked(executor, trial, record, folder, log, timeout_s), "checked": True})
 
 
 def checked(executor: Executor, trial: Trial, record: JsonObject, folder: Path, log: Path, timeout_s: float) -> JsonObject:

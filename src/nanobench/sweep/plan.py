@@ -15,6 +15,7 @@ from nanobench.roofline.flops import rough_flops
 from nanobench.schema import SYNTHETIC, Arm, GPTShape, Plan, Point
 from nanobench.sweep.axes import FAMILIES, Axes, engines_of, models_of
 from nanobench.sweep.estimate import expected_total_s, refuse_large, refuse_long
+from nanobench.sweep.executors import is_local
 from nanobench.sweep.options import CPU, Defaults, Options
 from nanobench.sweep.values import Value, read_memory_limit
 
@@ -26,8 +27,9 @@ def describe_request(options: Options) -> JsonObject:
     """What a worker must describe before a plan can be made. Raises UserError for everything that is wrong on any machine."""
     options.validate()
     refuse_large(options.axes, options.timing(CPU).launches, options.yes)
-    refuse_too_many_threads(options.axes)
-    if options.device == "cpu":
+    if is_local(options):
+        refuse_too_many_threads(options.axes)
+    if options.device == "cpu" and is_local(options):
         refuse_too_many_ranks(options.device, most_ranks(options.axes), 0)
     return {
         "device": options.device,
@@ -47,11 +49,12 @@ def texts(axes: Axes) -> list[str]:
     return [str(path) for path in axes.get("data", ()) if path != SYNTHETIC]
 
 
-def requested(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ...]]:
-    """The points and arms that the options request on a device. An automatic batch size is 0. Random prompts have no name where
-    there are no others.
+def requested(options: Options, device: str, cores: int | None = None) -> tuple[list[Point], tuple[Arm, ...]]:
+    """The points and arms that the options request on a device of a machine with so many usable cores, by default this one.
+
+    An automatic batch size is 0. Random prompts have no name where there are no others.
     """
-    auto = automatic_values(options, device)
+    auto = automatic_values(options, device, cores)
     models: list[Value] = [*models_of(options.axes, str(auto["model"]))]
     known = {**options.axes, "model": models, "window": [], "draft_len": []}
     if "engine" in known:
@@ -63,7 +66,7 @@ def requested(options: Options, device: str) -> tuple[list[Point], tuple[Arm, ..
     return list(points), tuple(Arm(**values) for values in combinations(axes, Arm))
 
 
-def automatic_values(options: Options, device: str) -> dict[str, str | int]:
+def automatic_values(options: Options, device: str, cores: int | None = None) -> dict[str, str | int]:
     """Field of Point or Arm -> what `auto` means on a device.
 
     Threads are the same for one rank as for each of several ranks, so that the two show the gain from more ranks.
@@ -74,7 +77,7 @@ def automatic_values(options: Options, device: str) -> dict[str, str | int]:
         "dtype": defaults.dtype,
         "new_tokens": defaults.new_tokens,
         "seq_len": defaults.seq_len,
-        "threads": max(1, usable_cores() // most_ranks(options.axes)),
+        "threads": max(1, (cores or usable_cores()) // most_ranks(options.axes)),
         "attention": "auto",
         "batch_size": 0,
     }
@@ -88,6 +91,11 @@ def device_kind(device: str) -> str:
 def usable_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of(options: Options, description: Description) -> int | None:
+    """The cores that a worker on another machine may use; None where workers run on this one."""
+    return None if is_local(options) else description.identity["cores"]
 
 
 def most_ranks(axes: Axes) -> int:
@@ -121,9 +129,10 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
     kind = device_kind(device)
     timing = options.timing(options.defaults[kind])
     refuse_missing_gpu(device, description.gpus)
-    refuse_too_many_ranks(device, most_ranks(options.axes), len(description.gpus))
+    cores = cores_of(options, description)
+    refuse_too_many_ranks(device, most_ranks(options.axes), len(description.gpus), cores)
     refuse_nvtx(device, timing.nvtx)
-    points, arms = requested(options, device)
+    points, arms = requested(options, device, cores)
     points = with_batch_sizes(points, arms, find)
     shapes = description.models
     refuse_misfits(points, shapes, description.texts)
@@ -162,11 +171,14 @@ def refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
         raise UserError(f"--device {device}: {found}; choose {'cuda:0 .. cuda:' + str(len(gpus) - 1) if gpus else 'cpu'}")
 
 
-def refuse_too_many_ranks(device: str, ranks: int, gpus: int) -> None:
-    """Raises UserError for more ranks than cores or GPUs, and for several ranks on one named GPU."""
-    if device_kind(device) == "cpu" and ranks > usable_cores():
-        cores = f"at most {usable_cores()}, the number of cores that this process may use"
-        raise UserError(f"--nproc {ranks} on {device}: each rank needs its own core; choose {cores}")
+def refuse_too_many_ranks(device: str, ranks: int, gpus: int, cores: int | None = None) -> None:
+    """Raises UserError for more ranks than usable cores (by default of this machine) or GPUs, and for several ranks on one
+    named GPU.
+    """
+    most = cores or usable_cores()
+    if device_kind(device) == "cpu" and ranks > most:
+        fix = f"choose at most {most}, the number of cores that a worker may use"
+        raise UserError(f"--nproc {ranks} on {device}: each rank needs its own core; {fix}")
     if device_kind(device) == "cuda" and ranks > 1 and (ranks > gpus or ":" in device):
         raise UserError(f"--nproc {ranks} on {device}: each rank needs its own GPU; choose cuda and at most {gpus} ranks")
 

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from threading import Lock
 from typing import NamedTuple
 
 from nanobench.errors import UserError
@@ -28,7 +29,9 @@ from nanobench.roofline.limits import Limits
 from nanobench.schema import Arm, Plan, Point, Trial
 from nanobench.sweep import calibration, output_check, schedule
 from nanobench.sweep.estimate import expected_s
-from nanobench.sweep.executors.base import Executor, WorkerResult
+from nanobench.sweep.executors.base import Executor, WorkerResult, at_once
+from nanobench.sweep.flight import Flight, TimeIsUp
+from nanobench.sweep.machine import node_of
 
 ArmGroup = tuple[Arm, ...]
 """Arms that run in one process."""
@@ -50,10 +53,6 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 MakeExecutor = Callable[[int], Executor]
-
-
-class TimeIsUp(Exception):
-    """No further launch begins."""
 
 
 class Split(NamedTuple):
@@ -108,7 +107,7 @@ class Sweep:
         self.cells = run.write_cells(derive.derive(self.launches, self.machine)) if self.launches else []
         self.took_s: dict[Point, float] = {}
         self.limits_now: dict[Setting, Limits] = {}
-        self.pace = 1.0
+        self.pace, self.room, self.showing = 1.0, 1, Lock()
         self.done, self.ahead = 0, [trial for trials in plan.rounds() for trial in trials]
         self.before_s, self.began = self.info.wall_s, time.monotonic()
 
@@ -147,21 +146,25 @@ class Sweep:
         self.note(stopped_event("; ".join(found.reasons) or None))
 
     def measure_round(self, launch: int, trials: Iterable[Trial]) -> None:
-        """Runs the trials of one round that are missing, with workers of its own."""
+        """Runs the trials of one round that are missing, with workers of its own: as many at once as these can."""
         executor: Executor | None = None
-        try:
+        with Flight() as flight:
             for trial in trials:
                 if self.run.raw_file(trial).exists():
                     self.count(trial)
                     continue
+                flight.wait_for_room()
                 self.refuse_late(trial)
                 if executor is None:
                     executor = self.make_executor(launch)
+                    self.room = self.room_of(executor, launch)
+                    flight.begin(executor, self.room)
                     self.calibrate(executor)
-                self.finish(trial, executor)
-        finally:
-            if executor is not None:
-                executor.close()
+                self.start(trial, executor, flight)
+
+    def room_of(self, executor: Executor, launch: int) -> int:
+        """How many trials of a round run at once. An adaptive first round chooses each trial by the results of the others."""
+        return 1 if self.plan.adaptive and launch == 1 else at_once(executor, self.plan.points[0].device)
 
     def refuse_late(self, trial: Trial) -> None:
         """Raises TimeIsUp for a trial that would end after the sweep's time; never in the first round."""
@@ -187,7 +190,10 @@ class Sweep:
         self.machine = self.info.machine
 
     def calibrate(self, executor: Executor) -> None:
-        """The limits of this machine, where the run does not have them, and how they moved since they were measured."""
+        """The limits of this machine, where the run does not have them, and how they moved since they were measured.
+
+        Several trials at once run on several devices or nodes: nothing says how the limits of each moved.
+        """
         if self.plan.calibration == "off" or self.plan.gate_only:
             return
         identity, fresh = self.description.identity["hash"], self.plan.calibration == "fresh"
@@ -198,7 +204,7 @@ class Sweep:
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                if setting.weights == "float":
+                if setting.weights == "float" and self.room == 1:
                     self.limits_now[setting] = calibration.measured(executor, setting, self.run.scratch, brief=True).limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
@@ -217,16 +223,30 @@ class Sweep:
         self.note(drift_check_event(setting.name, DriftCheck(trial.point, self.limits_now[setting], after)))
         self.limits_now[setting] = after
 
-    def finish(self, trial: Trial, executor: Executor) -> None:
-        """Measures one launch of a point and saves it."""
-        start = time.monotonic()
-        launches = self.launch(trial, executor)
+    def start(self, trial: Trial, executor: Executor, flight: Flight) -> None:
+        """Begins one launch of a point, with what is known at this moment of its arms."""
+        skipped, arms = [], []
+        for arm in (arm for arm in trial.arms if not self.is_final(trial.point, arm)):
+            known_oom = self.ran_out_below(trial.point, arm)
+            if known_oom is None:
+                arms.append(arm)
+            else:
+                skipped.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=known_oom)))
+        groups, gates, begun = self.arm_groups(trial, arms), self.gates(trial.point), time.monotonic()
+
+        def finish(launches: list[LaunchRecord]) -> None:
+            self.finish(trial, [*skipped, *launches], begun, executor)
+
+        flight.start(lambda: self.launch(trial, groups, gates, executor), finish)
+
+    def finish(self, trial: Trial, launches: list[LaunchRecord], begun: float, executor: Executor) -> None:
+        """Saves one launch of a point."""
         self.check_drift(trial, executor)
         if launches:
             self.run.write_raw(trial, launches)
             self.keep(launches)
             self.cells = self.run.write_cells(self.derived_again(trial.point))
-        self.took_s[trial.point] = time.monotonic() - start
+        self.took_s[trial.point] = time.monotonic() - begun
         expected = expected_s(self.plan, trial.point, trial.launch, self.description)
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
         self.count(trial)
@@ -238,26 +258,22 @@ class Sweep:
         here = derive.derive([each for each in self.launches if each.point == point], self.machine)
         return derive.corrected(derive.in_order(others + here))
 
-    def launch(self, trial: Trial, executor: Executor) -> list[LaunchRecord]:
-        """All arms of one launch, together where that works."""
-        launches: list[LaunchRecord] = []
-        arms = []
-        for arm in (arm for arm in trial.arms if not self.is_final(trial.point, arm)):
-            known_oom = self.ran_out_below(trial.point, arm)
-            if known_oom is None:
-                arms.append(arm)
-            else:
-                launches.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=known_oom)))
-        for process, (done, result) in enumerate(self.processes(trial, self.arm_groups(trial, arms), executor)):
-            launches.extend(LaunchRecord.of(trial, process, record) for record in records_of(done, result))
-        return launches
+    def launch(self, trial: Trial, groups: list[ArmGroup], gates: dict[str, Gate], executor: Executor) -> list[LaunchRecord]:
+        """All arms of one launch, together where that works. It may run in a thread: it changes nothing here."""
+        return [
+            LaunchRecord.of(trial, process, record, node_of(result))
+            for process, (done, result) in enumerate(self.processes(trial, groups, gates, executor))
+            for record in records_of(done, result)
+        ]
 
-    def processes(self, trial: Trial, groups: list[ArmGroup], executor: Executor) -> Iterator[tuple[ArmGroup, WorkerResult]]:
+    def processes(
+        self, trial: Trial, groups: list[ArmGroup], gates: dict[str, Gate], executor: Executor
+    ) -> Iterator[tuple[ArmGroup, WorkerResult]]:
         """Runs each group of arms in a process, and gives the arms that are done with it."""
         folder, number = self.run.scratch / trial.key, 0
         while groups:
             group, *groups = groups
-            result = self.run_group(trial, group, executor, number)
+            result = self.run_group(trial, group, gates, executor, number)
             number += 1
             found = split(group, result)
             groups = [*found.next, *groups, *found.last]
@@ -265,16 +281,13 @@ class Sweep:
         self.keep_traces(trial)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def run_group(self, trial: Trial, group: ArmGroup, executor: Executor, number: int) -> WorkerResult:
+    def run_group(self, trial: Trial, group: ArmGroup, gates: dict[str, Gate], executor: Executor, number: int) -> WorkerResult:
         """Runs one group of arms in a process."""
-        gates = {label: asdict(gate) for label, gate in self.gates(trial.point).items()}
         part, folder = replace(trial, arms=group), self.run.scratch / trial.key / str(number)
         log, timeout_s = self.run.logs / f"{self.run.raw_file(trial).stem}.log", self.plan.timeout_s
-        request = {"trial": asdict(part), "gates": gates}
+        request = {"trial": asdict(part), "gates": {label: asdict(gate) for label, gate in gates.items()}}
         result = executor.run(request, folder, log, timeout_s, lambda report: self.show(trial, report))
-        if result.record is None or trial.gate_only or not trial.check:
-            return result
-        return replace(result, record=output_check.checked(executor, part, result.record, folder, log, timeout_s))
+        return output_check.after(executor, part, result, folder, log, timeout_s)
 
     def keep_traces(self, trial: Trial) -> None:
         """Moves the traces of a trial's arms to where the run keeps them."""
@@ -313,12 +326,14 @@ class Sweep:
         return known
 
     def show(self, trial: Trial, report: JsonObject | None) -> None:
-        """Shows the progress to `watch`."""
-        total = self.done + len(self.ahead)
-        self.watch(Progress(trial.launch, trial, self.done, total, self.left_s(), report, self.cells))
+        """Shows the progress to `watch`, for one thread at a time."""
+        with self.showing:
+            total = self.done + len(self.ahead)
+            self.watch(Progress(trial.launch, trial, self.done, total, self.left_s(), report, self.cells))
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
-        return sum(
+        each_s = (
             self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description)) for t in self.ahead
         )
+        return sum(each_s) / self.room

@@ -17,13 +17,15 @@ from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
 from nanobench.results.store import Run
 from nanobench.schema import PROTOCOL, Plan
-from nanobench.sweep import device_lock
+from nanobench.sweep import device_lock, place
 from nanobench.sweep import plan as planning
 from nanobench.sweep.code import SameCode, code_of, refuse_resume
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor
+from nanobench.sweep.machine import SameMachine
 from nanobench.sweep.objects import NO_FILES, Files, shipping
 from nanobench.sweep.options import Options, TimedOptions, changed_options
+from nanobench.sweep.place import HERE, Place
 from nanobench.sweep.plan import FindBatch
 from nanobench.sweep.runner import Progress, Sweep, Watch
 
@@ -58,22 +60,24 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES) -> Executor:
+def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES, where: Place = HERE) -> Executor:
     """The workers of one round of the run in a folder: each round has a hash seed and an address layout of its own.
 
     They get the `files` of models that Python holds in memory.
     """
-    return shipping(local.build(isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
+    return shipping(place.build(where, isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
 
 
 @contextmanager
-def first_workers(options: Options, folder: Path | None = None, files: Files = NO_FILES) -> Iterator[Executor]:
+def first_workers(
+    options: Options, folder: Path | None = None, files: Files = NO_FILES, where: Place = HERE
+) -> Iterator[Executor]:
     """The workers of the first round. They can describe the machine before it, so torch is loaded once for both.
 
     Without a folder their compiler cache is dropped at the end.
     """
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as own:
-        executor = workers(options.isolation, options.seed, 1, folder or Path(own), files)
+    with place.temporary(where) as own:
+        executor = workers(options.isolation, options.seed, 1, folder or Path(own), files, where)
         try:
             yield executor
         finally:
@@ -97,22 +101,30 @@ def make(
     """Asks a worker for the machine and the models, and makes the plan; `finder` gives the search for automatic batch sizes."""
     request = planning.describe_request(options)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        described_by = executor or local.build("spawn", options.seed, Path(folder))
-        description = describe(described_by, request, Path(folder))
-    points, arms = planning.requested(options, description.device)
+        description = describe(executor, request, Path(folder)) if executor else describe_at(place.place_of(options), request)
+    points, arms = planning.requested(options, description.device, planning.cores_of(options, description))
     description = replace(description, code=code_of(points, arms, commits=True))
     find = finder(description) if finder else planning.no_batch_search
     return planning.make_plan(options, description, find), description
 
 
-def device_of(options: TimedOptions) -> str:
-    """The device to hold, known without torch. Raises UserError for options that no device could serve."""
-    planning.describe_request(options)
-    return Run(Path(options.resume)).info().description.device if options.resume else device_lock.guess(options.device)
+def describe_at(where: Place, request: JsonObject, files: Files = NO_FILES) -> Description:
+    """What a worker in a place says, with nothing held. Raises UserError where it says so or dies."""
+    with place.temporary(where) as folder:
+        executor = shipping(place.build(where, "spawn", 0, Path(folder) / "scratch" / "inductor"), files)
+        try:
+            return describe(executor, request, Path(folder))
+        finally:
+            executor.close()
 
 
-def reopen(options: TimedOptions, command: str, files: Files = NO_FILES) -> tuple[Run, Plan, Description]:
-    """The run that --resume names, with its own plan. Raises UserError where options, source code or machine contradict it."""
+def reopen(
+    options: TimedOptions, command: str, files: Files = NO_FILES, where: Place | None = None
+) -> tuple[Run, Plan, Description]:
+    """The run that --resume names, with its own plan; `where` is its place, if that is held already.
+
+    Raises UserError where options, source code or machine contradict it.
+    """
     run = Run(Path(options.resume))
     info = run.info()
     if info.command != command:
@@ -122,7 +134,7 @@ def reopen(options: TimedOptions, command: str, files: Files = NO_FILES) -> tupl
         raise UserError(f"--resume {run.folder} {measured}; start a new run with --out")
     refuse_other_options(run, info, options)
     refuse_resume(run.folder, info.description.code, code_of(info.plan.points, info.plan.arms))
-    refuse_other_machine(run, info, files)
+    refuse_other_machine(run, info, files, where or place.place_of(options))
     return run, info.plan, info.description
 
 
@@ -135,14 +147,12 @@ def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None
         raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")
 
 
-def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES) -> None:
+def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where: Place = HERE) -> None:
     """Raises UserError where the machine, the software or a model is not the one that a run was begun with."""
     description = info.description
-    with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        models = {description.device.partition(":")[0]: list(description.models)}
-        request = {"device": description.device, "models": models}
-        executor = shipping(local.build("spawn", info.plan.seed, Path(folder)), files)
-        found = describe(executor, request, Path(folder))
+    models = {description.device.partition(":")[0]: list(description.models)}
+    request = {"device": description.device, "models": models}
+    found = describe_at(where, request, files)
     was, here = ({**each.identity, "models": each.models} for each in (description, found))
     changed = [
         f"{name} was {was.get(name)}, is {here[name]}" for name in here if name != "hash" and was.get(name) != here[name]
@@ -159,17 +169,20 @@ def measure(
     first: Executor | None = None,
     files: Files = NO_FILES,
     kind: Callable[..., Sweep] = Sweep,
+    where: Place = HERE,
 ) -> list[CellRow]:
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
     `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
     of the first round, if they were started already; `files` are those of models that Python holds in memory; `kind` is what
-    decides which trials there are. Raises UserError where the source code changes meanwhile, or a file cannot be written.
+    decides which trials there are; `where` is the place of the workers. Raises UserError where the source code changes
+    meanwhile, or a file cannot be written.
     """
 
     def make_executor(launch: int) -> Executor:
-        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files)
-        return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
+        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files, where)
+        alike = SameMachine(made, description.identity)
+        return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
 
     try:
         return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))

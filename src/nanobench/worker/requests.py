@@ -28,6 +28,7 @@ def calibrate(request: JsonObject) -> JsonObject:
     """
     from nanobench.worker.calibration import measure
 
+    machine = environment.Machine()
     torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
     # Events and streams are made on the current device.
@@ -40,7 +41,7 @@ def calibrate(request: JsonObject) -> JsonObject:
         limits = measure.calibrate(device, request["dtype"], request.get("weights", "float"))
     waited_s = probe.after()["pressure_s"]
     pressure = None if waited_s is None else waited_s / (time.perf_counter() - start)
-    return {"limits": limits.to_json(), "pressure_fraction": pressure}
+    return {"limits": limits.to_json(), "pressure_fraction": pressure, "machine": machine.after(request["device"])}
 
 
 def describe(request: JsonObject) -> JsonObject:
@@ -95,6 +96,7 @@ def answer(request: JsonObject, out: Path, report: Report) -> JsonObject:
         return kv_dashboard.record(request["kv_dashboard"])
     if "batch_trial" in request:
         return run_batch_trial(Trial.from_json(request["batch_trial"]), out)
-    trial = Trial.from_json(request["trial"])
+    machine, trial = environment.Machine(), Trial.from_json(request["trial"])
     known_gates = {label: Gate(**gate) for label, gate in request["gates"].items()}
-    return {"arms": [asdict(record) for record in measure(trial, known_gates, out, report)]}
+    arms = [asdict(record) for record in measure(trial, known_gates, out, report)]
+    return {"arms": arms, "machine": machine.after(trial.point.device)}

@@ -39,7 +39,7 @@ class WorkerResult:
 
 
 class Executor(Protocol):
-    """Runs requests, each in a process of its own."""
+    """Runs requests, each in a process of its own. One that runs several side by side has a method `at_once` too, see below."""
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """Blocks until the request is answered, the process died or `timeout_s` seconds passed since its first message.
@@ -49,8 +49,17 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends whatever still runs."""
+        """Ends whatever still runs. Called by another thread than `run` where several requests run side by side."""
         ...
+
+
+def at_once(executor: Executor, device: str) -> int:
+    """How many trials on a device an executor runs side by side, without a GPU or a core that two of them share.
+
+    One, unless the executor has a method `at_once(device)` that says more.
+    """
+    most = getattr(executor, "at_once", None)
+    return 1 if most is None else max(1, most(device))
 
 
 @dataclass(frozen=True)

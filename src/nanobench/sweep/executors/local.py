@@ -1,7 +1,11 @@
-"""This machine: a fork server per round of launches, or a process of its own per trial."""
+"""This machine: a fork server per round of launches, or a process of its own per trial; one worker at a time, or per GPU."""
 
 import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 from nanobench.records import JsonObject
 from nanobench.sweep.executors.base import OWN, Executor, Interpreter, Progress, WorkerPipe, WorkerResult, end, follow, start
@@ -13,6 +17,7 @@ class Local:
     def __init__(self, isolation: str, seed: int, cache: Path, interpreter: Interpreter = OWN) -> None:
         self.isolation, self.seed, self.cache, self.interpreter = isolation, seed, cache, interpreter
         self.server: WorkerPipe | None = None
+        self.spawned: subprocess.Popen[bytes] | None = None
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """See Executor.run."""
@@ -35,16 +40,45 @@ class Local:
 
     def finish(self, pipe: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """Follows a process that answers one request, and ends with it."""
+        self.spawned = pipe.process
         try:
             return follow(pipe, folder, log, timeout_s, progress)
         finally:
             end(pipe.process)
 
     def close(self) -> None:
+        """See Executor.close. Another thread may be waiting in `run`: it finds that its worker has died."""
+        for process in (self.spawned, self.server.process if self.server else None):
+            if process is not None:
+                end(process)
+        self.server = self.spawned = None
+
+
+class PerGpu:
+    """Meets Executor. Each GPU has workers of its own, which see no other one."""
+
+    def __init__(self, workers: Sequence[Executor]) -> None:
+        self.workers = workers
+        self.free: SimpleQueue[Executor] = SimpleQueue()
+        for each in workers:
+            self.free.put(each)
+
+    def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
+        """See Executor.run. Waits until a GPU is free."""
+        worker = self.free.get()
+        try:
+            return worker.run(request, folder, log, timeout_s, progress)
+        finally:
+            self.free.put(worker)
+
+    def at_once(self, device: str) -> int:
+        """See base.at_once: a trial on the CPU would share its cores with another one."""
+        return len(self.workers) if device == "cuda" else 1
+
+    def close(self) -> None:
         """See Executor.close."""
-        if self.server is not None:
-            end(self.server.process)
-            self.server = None
+        for each in self.workers:
+            each.close()
 
 
 def ranks_of(request: JsonObject) -> int:
@@ -53,6 +87,16 @@ def ranks_of(request: JsonObject) -> int:
     return trial["point"]["world_size"] if trial else 1
 
 
-def build(isolation: str, seed: int, cache: Path, interpreter: Interpreter = OWN) -> Executor:
-    """An executor on this machine. `seed` decides the hash seed and the padding of the environment."""
-    return Local(isolation, seed, cache, interpreter)
+def build(isolation: str, seed: int, cache: Path, interpreter: Interpreter = OWN, pinned: Sequence[str] = ()) -> Executor:
+    """An executor on this machine. `seed` decides the hash seed and the padding of the environment.
+
+    With some GPUs in `pinned`, named as in CUDA_VISIBLE_DEVICES, it runs a worker on each of them at once.
+    """
+    if not pinned:
+        return Local(isolation, seed, cache, interpreter)
+    return PerGpu([Local(isolation, seed, cache, seeing(gpu, interpreter)) for gpu in pinned])
+
+
+def seeing(gpu: str, interpreter: Interpreter) -> Interpreter:
+    """The same interpreter, whose workers see one GPU."""
+    return replace(interpreter, variables={**interpreter.variables, "CUDA_VISIBLE_DEVICES": gpu})

@@ -1,0 +1,95 @@
+"""Where the workers of a sweep run: an executor, and what is held of this machine for it."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanobench import registry
+from nanobench.errors import UserError
+from nanobench.registry.plug_in import one_line
+from nanobench.results.store import Run
+from nanobench.sweep import device_lock
+from nanobench.sweep import plan as planning
+from nanobench.sweep.executors import LOCAL, is_local, local
+from nanobench.sweep.executors.base import Executor
+from nanobench.sweep.options import TimedOptions
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where workers run."""
+
+    executor: str = LOCAL
+    """as it is written: a name, with arguments"""
+    gpus: tuple[str, ...] = ()
+    """held GPUs of this machine, each for workers of its own; none where every worker sees all devices"""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether workers run on this machine."""
+        return is_local(self)
+
+
+HERE = Place()
+
+
+def place_of(options: Any) -> Place:
+    """The place that options name, or that of the run that they continue, with nothing held."""
+    if getattr(options, "resume", ""):
+        return Place(Run(Path(options.resume)).info().requested.get("executor", LOCAL))
+    return Place(getattr(options, "executor", LOCAL))
+
+
+@contextmanager
+def held(options: TimedOptions, say: Callable[[str], None]) -> Iterator[Place]:
+    """The place of a sweep. While the block runs its device is held, and other free GPUs where the device is any GPU.
+
+    Nothing of this machine is held for workers that run elsewhere. Raises UserError as `device_lock.hold` does, and for options
+    that no device could serve.
+    """
+    device, any_gpu = device_of(options)
+    place = place_of(options)
+    if not place.is_here:
+        yield place
+    elif any_gpu:
+        with device_lock.hold_gpus(options.wait, say) as gpus:
+            yield Place(gpus=gpus)
+    else:
+        with device_lock.hold(device, options.wait, say):
+            yield place
+
+
+def device_of(options: TimedOptions) -> tuple[str, bool]:
+    """The device to hold, known without torch, and whether each GPU of this machine would do. Raises UserError for options that
+    no device could serve.
+    """
+    planning.describe_request(options)
+    if options.resume:
+        info = Run(Path(options.resume)).info()
+        device = info.description.device
+        return device, device == "cuda" and all(point.world_size == 1 for point in info.plan.points)
+    device = device_lock.guess(options.device)
+    return device, device.startswith("cuda") and ":" not in options.device and planning.most_ranks(options.axes) == 1
+
+
+def temporary(place: Place) -> "tempfile.TemporaryDirectory[str]":
+    """A folder that is deleted at the end. Workers elsewhere find it in the current folder, which they share."""
+    return tempfile.TemporaryDirectory(prefix="nanobench-", dir=None if place.is_here else Path.cwd())
+
+
+def build(place: Place, isolation: str, seed: int, cache: Path) -> Executor:
+    """An executor of a place. Raises UserError where it cannot be made."""
+    if place.is_here:
+        return local.build(isolation, seed, cache, pinned=place.gpus) if place.gpus else local.build(isolation, seed, cache)
+    try:
+        made = registry.find("executors", place.executor)(isolation, seed, cache)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"executor {place.executor!r} cannot be made: {one_line(error)}; see docs/extend.md") from error
+    if not all(callable(getattr(made, name, None)) for name in ("run", "close")):
+        raise UserError(f"executor {place.executor!r} has no run() and close(); see docs/extend.md")
+    return made
