@@ -192,7 +192,7 @@ class TimedOptions(Options):
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
     no_check: bool = option(False, "do not check what the timed calls put out, after each launch", MEASURING)
     wait: bool = option(False, "wait while another run holds the device, instead of exiting", MEASURING)
-    out: str = option("", "folder of this run; default: a new one in results/", OUTPUT, "DIR")
+    out: str = option("", "folder of this run, or a URI like s3://bucket/run; default: a new folder in results/", OUTPUT, "DIR")
     resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
     dry_run: bool = option(False, "print the plan and stop", OUTPUT)
     no_plot: bool = option(False, "draw no plots", OUTPUT)

@@ -26,7 +26,7 @@ from nanobench.results.run_info import (
 from nanobench.results.store import Run
 from nanobench.roofline.limits import Limits
 from nanobench.schema import Arm, Plan, Point, Trial
-from nanobench.sweep import calibration, output_check, schedule
+from nanobench.sweep import calibration, output_check, schedule, stopped
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult
 
@@ -266,15 +266,18 @@ class Sweep:
         shutil.rmtree(folder, ignore_errors=True)
 
     def run_group(self, trial: Trial, group: ArmGroup, executor: Executor, number: int) -> WorkerResult:
-        """Runs one group of arms in a process."""
+        """Runs one group of arms in a process. Raises OSError where it failed because the disk is full."""
         gates = {label: asdict(gate) for label, gate in self.gates(trial.point).items()}
         part, folder = replace(trial, arms=group), self.run.scratch / trial.key / str(number)
         log, timeout_s = self.run.logs / f"{self.run.raw_file(trial).stem}.log", self.plan.timeout_s
         request = {"trial": asdict(part), "gates": gates}
         result = executor.run(request, folder, log, timeout_s, lambda report: self.show(trial, report))
-        if result.record is None or trial.gate_only or not trial.check:
-            return result
-        return replace(result, record=output_check.checked(executor, part, result.record, folder, log, timeout_s))
+        if result.record is not None and not trial.gate_only and trial.check:
+            record = output_check.checked(executor, part, result.record, folder, log, timeout_s)
+            result = replace(result, record=record)
+        if any(each.outcome.status is Status.ERROR for each in records_of(group, result)):
+            stopped.refuse_full(folder)
+        return result
 
     def keep_traces(self, trial: Trial) -> None:
         """Moves the traces of a trial's arms to where the run keeps them."""
