@@ -14,12 +14,12 @@ from conftest import SMALL
 from nanobench.errors import UserError
 from nanobench.probes import environment, profiler
 from nanobench.records import Status
-from nanobench.results import store
+from nanobench.results import store, user_cache
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_context import Calibration, DriftCheck, Machine, Setting
 from nanobench.roofline.limits import KINDS, Limit, Limits, Unresolved
 from nanobench.schema import Point
-from nanobench.sweep import calibration, user_cache
+from nanobench.sweep import calibration
 from nanobench.sweep.executors.base import WorkerResult
 from nanobench.sweep.runner import Sweep
 from nanobench.worker.calibration import measure, model

@@ -11,8 +11,9 @@ import scipy.stats
 from nanobench.records import MEASURED, ArmRecord, LaunchRecord, Outcome, Readings, Repetition, Status, Verdict
 from nanobench.results import derive, repetitions
 from nanobench.results.metrics.metric import UNITS
+from nanobench.results.raw_files import RAW_SCHEMA
 from nanobench.results.raw_rows import rows_of
-from nanobench.results.store import RAW_SCHEMA, Run, cells_schema
+from nanobench.results.store import Run, cells_schema
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
 
 POINT = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=4, prompt_len=10, new_tokens=3)

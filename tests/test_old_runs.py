@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from nanobench.cli import app
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results import derive
+from nanobench.results.raw_files import RENAMED
 from nanobench.results.run_info import RunInfo
-from nanobench.results.store import RENAMED, Run
+from nanobench.results.store import Run
 from nanobench.schema import PROTOCOL
 
 RUNS = sorted((Path(__file__).parent / "runs").iterdir())

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from nanobench.analysis.verdict import marked
 from nanobench.records import JUDGED
-from nanobench.results import derive
 from nanobench.results.derive import CellRow
-from nanobench.results.store import Run
+from nanobench.results.store import Run, load_runs, records
+
+COLUMNS = ("arm", "arm_index", "batch_size", "gate", "speedup", "speedup_lo", "speedup_hi", "speedup_status")
+"""What a line needs of the cells."""
 
 
 class Line(NamedTuple):
@@ -38,13 +40,13 @@ def lines_of(runs: Iterable[Run]) -> list[Line]:
 
 def line_of(run: Run) -> Line:
     """The line of a run. The headline is the reliable ratio at the largest batch size, of the first arm that has one."""
-    info, cells = run.info(), derive.derive(run.read_raw())
+    info, cells = run.info(), records(load_runs([run], columns=COLUMNS))
     sources = sorted(info.description.code.items(), key=lambda pair: pair[0] == "nanobench")
     commit = next((source.commit for _, source in sources if source.commit), None)
     reliable = [cell for cell in cells if cell["speedup_status"] in JUDGED]
     best = max(reliable, key=lambda cell: (cell["batch_size"], -cell["arm_index"]), default=None)
     return Line(
-        str(run.folder),
+        run.place,
         info.started_at,
         info.command,
         ", ".join(dict.fromkeys(point.model for point in info.plan.points)),

@@ -32,6 +32,8 @@ class Study:
     crossovers: list[Crossover]
     timed_share: float | None
     """part of the wall time that was timed, warm-up included; None where it is not known"""
+    place: str = ""
+    """the URI or the folder that a user knows the run by"""
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ def study(run: Run) -> Study:
     share = derive.timed_share(launches, info.wall_s) if info.wall_s else None
     # The sides of an A/B comparison have an answer of their own, over a threshold.
     pays = [] if any(arm.side for arm in info.plan.arms) else crossovers(rows, made)
-    return Study(run.folder, info, cells, launches, rows, pays, share)
+    return Study(run.folder, info, cells, launches, rows, pays, share, run.place)
 
 
 # Several runs

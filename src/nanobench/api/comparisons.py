@@ -55,7 +55,7 @@ def ab(base: Any, new: Any, *, progress: bool = False, **options: Any) -> Compar
     with folders_of_imports():
         found = comparison.run(made, audience_of(progress))
     document = views.document(found.names, found.answers, found.over_all, found.run.read_raw(), found.run.info().wall_s)
-    return Compared(**document, run=str(found.run.folder.absolute()))
+    return Compared(**document, run=found.run.place if found.run.mirror else str(found.run.folder.absolute()))
 
 
 def side(given: Any) -> str:

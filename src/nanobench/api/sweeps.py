@@ -59,7 +59,7 @@ def autobatch(model: Any = None, *, progress: bool = False, **options: Any) -> "
     wanted = keywords.read(AutobatchOptions, "autobatch", options)
     wanted.validate()
     if wanted.out:
-        check_writable(Path(wanted.out))
+        check_writable(wanted.out)
     with shipped(model) as (text, files), folders_of_imports():
         found = searches.find(with_model(wanted, text), audience_of(progress).search, files)
     if wanted.out:
@@ -83,8 +83,8 @@ def sweep(command: str, kind: type, model: Any, given: Mapping[str, Any], progre
 
 
 def of_run(cells: "pd.DataFrame", run: "Run") -> "pd.DataFrame":
-    """Cells that know the folder of their run."""
-    cells.attrs[RUN] = str(run.folder.absolute())
+    """Cells that know the folder, or the URI, of their run."""
+    cells.attrs[RUN] = run.place if run.mirror else str(run.folder.absolute())
     return cells
 
 
@@ -156,7 +156,7 @@ def audience_of(progress: bool) -> "Audience":
             with Screen(console) if progress else nullcontext() as screen:
                 yield screen.show if screen else ignore
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"finished trials are kept in {run.folder}; resume={str(run.folder)!r} measures the others")
+            interrupt.add_note(f"finished trials are kept in {run.place}; resume={run.place!r} measures the others")
             raise
 
     if not progress:
@@ -170,7 +170,7 @@ def audience_of(progress: bool) -> "Audience":
 
 # Read
 def load(path: str | Path = "results", columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
-    """The cells of a run, or of all runs below a folder, as a DataFrame: one row per cell, columns as in docs/columns.md.
+    """The cells of a run, or of all runs below a folder or a URI, as a DataFrame with one row per cell (docs/columns.md).
 
     `columns` and `filters` are those of pandas.read_parquet, like `filters=[("batch_size", ">=", 8)]`: with many runs only what
     is needed is read. Raises nanobench.errors.UserError where there is no run, and for an unknown column.
@@ -183,14 +183,21 @@ def load(path: str | Path = "results", columns: Sequence[str] | None = None, fil
 
 
 def plot(name: str, results: "pd.DataFrame | str | Path" = "results") -> "Figure":
-    """A figure of a DataFrame that a sweep returned, or of the newest run below a folder. `nanobench list plots` has the names.
+    """A figure of a DataFrame that a sweep returned, or of the newest run below a folder or a URI.
 
-    Raises nanobench.errors.UserError for an unknown name, and where the data does not allow the figure.
+    `nanobench list plots` has the names. Raises nanobench.errors.UserError for an unknown name, and where the data does not
+    allow the figure.
     """
     from nanobench.results import store
+    from nanobench.results.place import is_uri
     from nanobench.results.store import Run
     from nanobench.views import plots
 
-    cells = load(store.find_runs(results)[-1].folder) if isinstance(results, str | Path) else results
-    folder = cells.attrs.get(RUN)
-    return plots.figure(name, cells, Run(Path(folder)).read_raw() if folder else [])
+    if isinstance(results, str | Path):
+        run = store.find_runs(results)[-1]
+        return plots.figure(name, store.load_runs([run]), run.read_raw())
+    place = results.attrs.get(RUN)
+    if place is None:
+        return plots.figure(name, results, [])
+    run = store.find_runs(place)[0] if is_uri(place) else Run(Path(place))
+    return plots.figure(name, results, run.read_raw())

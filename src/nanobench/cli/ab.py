@@ -42,10 +42,10 @@ def show(found: "Result", options: AbOptions, console: "Console") -> None:
 
     say, run, threshold = printer(console), found.run, options.threshold_log()
     launches, info = run.read_raw(), run.info()
-    console.print(tables.result_table(store.records(store.load(run.folder))))
+    console.print(tables.result_table(store.records(store.load_runs([run]))))
     for line in [*views.gates(launches), *views.lines(found.names, found.answers, found.over_all, threshold), *info.notes]:
         say(line)
-    say(str(run.cells))
+    say(run.where(run.cells))
     if options.json:
         document = views.document(found.names, found.answers, found.over_all, launches, info.wall_s)
         typer.echo(json.dumps(document, allow_nan=False))

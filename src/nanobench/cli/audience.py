@@ -32,7 +32,7 @@ def audience_of(console: "Console", limit_s: float, quiet: bool = False) -> "Aud
     def measuring(run: "Run", plan: "Plan") -> Iterator["Watch"]:
         def report() -> None:
             kept = len(list(run.raw.glob("*.parquet")))
-            typer.echo(f"interrupted: nothing is decided; {kept} finished launches are kept in {run.folder}")
+            typer.echo(f"interrupted: nothing is decided; {kept} finished launches are kept in {run.place}")
 
         with watched(console, report, quiet) as watch:
             yield watch

@@ -21,7 +21,7 @@ def autobatch(options: AutobatchOptions) -> None:
     if options.out:
         from nanobench.results.store import check_writable
 
-        check_writable(Path(options.out))
+        check_writable(options.out)
     console = make_console()
     listener = replace(views.listener(printer(console)), starting=lambda: announce_worker(console))
     found = searches.find(options, listener)

@@ -20,8 +20,10 @@ NOT_COMPARABLE = 3
 
 @simple_command("compare")
 def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="folder of the earlier run", show_default=False)],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="folder of the run that is compared with it", show_default=False)],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="folder or URI of the earlier run", show_default=False)],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="folder or URI of the run that is compared with it", show_default=False)
+    ],
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(FORMATS))] = "table",
     out: Annotated[str, typer.Option(metavar="FILE", help="FILE to write; default: standard output", show_default=False)] = "",
     plot: Figures = "",

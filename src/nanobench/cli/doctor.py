@@ -11,7 +11,9 @@ from nanobench.errors import UserError, writing
 
 @simple_command("doctor")
 def doctor(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="a run's folder, or a folder of runs")] = "results",
+    results: Annotated[
+        str, typer.Argument(metavar="RESULTS", help="a run's folder, or a folder of runs, or their URI")
+    ] = "results",
     repair: Annotated[bool, typer.Option("--repair", help="repair what can be repaired; nothing measured is deleted")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -25,7 +27,7 @@ def doctor(
         raise UserError(f"no run in {results} (no run.json); give a folder that a sweep wrote")
     found = []
     for run in runs:
-        with writing(run.folder):
+        with writing(run.place):
             for each in doctors.treat(run, repair):
                 found.append(each)
                 say(views.line(each))

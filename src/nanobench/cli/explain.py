@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanobench.cli.app import AsJson, make_console, simple_command
-from nanobench.cli.runs import Results, cells_of, chosen
+from nanobench.cli.runs import Results, beside, cells_of, chosen
 from nanobench.errors import UserError, writing
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     }
     console = make_console()
     if named:
-        console.print(str(run.folder), style="bold", soft_wrap=True)
+        console.print(run.place, style="bold", soft_wrap=True)
     explain.show(console, rows, document["sentences"], pays, factors)
     for line in [*document["unknown"], *(drawn(run, cells, launches, document["paths"]) if draws else [])]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -92,8 +92,10 @@ def drawn(run: "Run", cells: Any, launches: "list[LaunchRecord]", paths: list[st
     from nanobench.views import plots
 
     try:
-        with writing(run.plots):
-            paths += map(str, plots.draw("waterfall", cells, launches, run.plots))
+        with writing(run.where(run.plots), beside(run)):
+            drawn_files = plots.draw("waterfall", cells, launches, run.plots)
+            run.publish(*drawn_files)
+            paths += map(run.where, drawn_files)
     except UserError as refusal:
         return [str(refusal)]
     return paths

@@ -13,7 +13,7 @@ from nanobench.errors import writing
 
 @simple_command("history")
 def history(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="a folder of runs")] = "results",
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="a folder of runs, or its URI")] = "results",
     plot: Figures = "",
     as_json: AsJson = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from nanobench.cli.app import simple_command
-from nanobench.cli.runs import Results, cells_of, chosen
+from nanobench.cli.runs import Results, beside, cells_of, chosen
 from nanobench.errors import UserError, writing
 
 
@@ -23,12 +23,13 @@ def plot(
     for run in runs:
         cells = cells_of(run)
         try:
-            with writing(run.plots):
+            with writing(run.where(run.plots), beside(run)):
                 paths = plots.draw(name, cells, run.read_raw(), run.plots)
+                run.publish(*paths)
         except UserError as refusal:
             refusals.append(refusal)
             continue
         for path in paths:
-            typer.echo(path)
+            typer.echo(run.where(path))
     if len(refusals) == len(runs):
         raise refusals[0]

@@ -45,7 +45,7 @@ def predict(
         if name not in datasheet.names():
             console.print(views.taken_as(name, sheet.name, datasheet.variants(name)), highlight=False, soft_wrap=True)
         runs = [each for each in store.runs_below(measured) if analysis.is_on(each.info(), sheet)]
-        seen = pd.concat([store.load(each.folder) for each in runs]) if runs else None
+        seen = pd.concat([store.load_runs([each]) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
         console.print(views.table(rows))
         for line in views.doubts(rows):
@@ -54,4 +54,4 @@ def predict(
     known = datasheet.find(here) is not None
     console.print(views.basis(here or "this machine", known), highlight=False, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"run": str(run.folder), "predicted": found}))
+        typer.echo(json.dumps({"run": run.place, "predicted": found}))

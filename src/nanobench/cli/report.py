@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanobench.cli.app import simple_command
-from nanobench.cli.runs import RESULTS, chosen, unfinished
+from nanobench.cli.runs import RESULTS, beside, chosen, unfinished
 from nanobench.errors import UserError, writing
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def report(
     pages += [run.folder / PAGE for run in runs.values()]
     if len(written) > 1:
         studies, figures = zip(*written, strict=True)
-        pages.append(side_by_side(list(studies), list(figures)))
+        pages.append(side_by_side(list(studies), list(figures), any(run.is_copy for run in runs.values())))
     if opens:
         import webbrowser
 
@@ -49,11 +49,12 @@ def reported(run: "Run") -> "tuple[Study, list[Path]]":
     found = study(run)
     if found.cells.empty:
         raise unfinished(run)
-    with writing(run.folder):
+    with writing(run.place, beside(run)):
         paths = plots.draw_all(found.cells, found.launches, run.plots)
+        run.publish(*paths)
         said, facts = views.verdict_of(found.info, found.cells, found.launches), (found.name, found.info, found.cells)
-        write(run.folder / "report.md", views.markdown(*facts, said, paths, run.folder, found.timed_share))
-        write(run.folder / PAGE, run_page.page(found, paths))
+        write(run.folder / "report.md", views.markdown(*facts, said, paths, run.folder, found.timed_share), run)
+        write(run.folder / PAGE, run_page.page(found, paths), run)
     return found, paths
 
 
@@ -67,23 +68,27 @@ def searched(folder: Path) -> Path:
     return page
 
 
-def side_by_side(studies: "list[Study]", figures: list[list[Path]]) -> Path:
-    """Writes the page that shows several runs, into the folder that holds them all: the current one, where that is the root."""
+def side_by_side(studies: "list[Study]", figures: list[list[Path]], is_copied: bool) -> Path:
+    """Writes the page that shows several runs, into the folder that holds them all: the current one, where that is the root,
+    and where they are copies of runs at URIs.
+    """
     from nanobench.views.html import runs_page
 
     common = Path(os.path.commonpath([each.folder.resolve().parent for each in studies]))
     here = Path.cwd()
     below = common.relative_to(here) if common.is_relative_to(here) else common
-    folder = Path() if common == Path(common.anchor) else below
+    folder = Path() if is_copied or common == Path(common.anchor) else below
     page = folder / SEVERAL
     with writing(page):
         write(page, runs_page.page(studies, figures, folder))
     return page
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all, and prints its path."""
+def write(path: Path, text: str, run: "Run | None" = None) -> None:
+    """Writes a file, of a run where one is given, whole or not at all, and prints its path or URI."""
     from nanobench.results import store
 
     store.write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="replace"))
-    typer.echo(path)
+    if run is not None:
+        run.publish(path)
+    typer.echo(run.where(path) if run is not None else path)

@@ -1,5 +1,6 @@
 """The runs that a command reads: which ones are chosen, and their cells."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from nanobench.results.store import Run
 
-RESULTS = "a run's folder, or a folder of runs; default: the newest run in results/"
+RESULTS = "a run's folder, or a folder of runs, or their URI; default: the newest run in results/"
 Results = Annotated[str, typer.Argument(metavar="RESULTS", help=RESULTS, show_default=False)]
 
 Figures = Annotated[
@@ -31,7 +32,7 @@ def cells_of(run: "Run") -> "pd.DataFrame":
     """The cells of a run. Raises UserError where no trial has finished yet."""
     from nanobench.results import store
 
-    cells = store.load(run.folder)
+    cells = store.load_runs([run])
     if cells.empty:
         raise unfinished(run)
     return cells
@@ -39,8 +40,8 @@ def cells_of(run: "Run") -> "pd.DataFrame":
 
 def unfinished(run: "Run") -> UserError:
     """The error for a run without a finished trial."""
-    resume = f"nanobench {run.info().command} --resume {run.folder}"
-    return UserError(f"{run.folder} has no finished trial yet; continue the run with: {resume}")
+    resume = f"nanobench {run.info().command} --resume {shlex.quote(run.place)}"
+    return UserError(f"{run.place} has no finished trial yet; continue the run with: {resume}")
 
 
 def all_cells(results: str) -> "pd.DataFrame":
@@ -48,3 +49,8 @@ def all_cells(results: str) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.concat([cells_of(run) for run in chosen(results)], ignore_index=True)
+
+
+def beside(run: "Run") -> str:
+    """What ends the line where files cannot be written beside a run at a URI: the copy here has them."""
+    return f"the files are in the copy on this machine, {run.folder}" if run.is_copy else ""

@@ -1,6 +1,7 @@
 """The commands that measure a sweep: kv-sweep and train-throughput."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience
             saved, total = len(list(run.raw.glob("*.parquet"))), plan.launches * len(plan.points)
             with suppress(KeyboardInterrupt):
                 show_finished(run, console)
-            again = f"continue with: nanobench {name} --resume {run.folder}"
+            again = f"continue with: nanobench {name} --resume {shlex.quote(run.place)}"
             typer.echo(f"interrupted: {saved} of {total} trials are saved; {again}")
 
         with watched(console, report, quiet) as watch:
@@ -129,15 +130,17 @@ def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "
         try:
             with writing(run.plots, "draw them elsewhere: copy the run and use nanobench report"):
                 paths += plots.draw_all(store.frame(run, cells), launches, run.plots)
+                run.publish(*paths[1:])
         except UserError as error:
             refusal = error
-    for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
+    places = list(map(run.where, paths))
+    for place in places:
+        console.print(place, highlight=False, soft_wrap=True)
     if options.json:
-        document = {"run": str(run.folder), "cells": cells, "verdict": sentences, "timed_share": share}
+        document = {"run": run.place, "cells": cells, "verdict": sentences, "timed_share": share}
         if rows := interpolated.of_run(store.frame(run, cells), info.plan):
             document["curve"] = rows
-        typer.echo(json.dumps({**document, "paths": [str(path) for path in paths]}))
+        typer.echo(json.dumps({**document, "paths": places}))
     exit_if_wrong(cells)
     if refusal is not None:
         raise refusal

@@ -1,5 +1,6 @@
 """What is damaged in a run's folder after a crash or a full disk, and its repair. Nothing that was measured is deleted."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
-from nanobench.results import derive, store
+from nanobench.results import derive, store, stored_cells
 from nanobench.results.run_info import event_in
 from nanobench.results.store import Run
 
@@ -33,6 +34,8 @@ class Finding:
 
     problem: Problem
     repaired: bool = False
+    where: str = ""
+    """the path or the URI that a user knows the file by"""
 
 
 def treat(run: Run, repair: bool) -> Iterator[Finding]:
@@ -40,11 +43,12 @@ def treat(run: Run, repair: bool) -> Iterator[Finding]:
     for problem in examine(run):
         if repair and problem.repair:
             problem.repair()
-        yield Finding(problem, repaired=repair and problem.repair is not None)
+        yield Finding(problem, repair and problem.repair is not None, run.where(problem.path))
 
 
 def examine(run: Run) -> list[Problem]:
     """Everything that is wrong with a run's files, in the order in which it is repaired."""
+    run.bring()
     return [*of_info(run), *of_parts(run), *of_journal(run), *of_raw(run), *of_cells(run)]
 
 
@@ -59,7 +63,7 @@ def of_info(run: Run) -> Iterator[Problem]:
 def of_parts(run: Run) -> Iterator[Problem]:
     """Files that were not written to their end."""
     for path in sorted(run.folder.rglob("*.part")):
-        yield Problem(path, "was not written to its end", "delete it", path.unlink)
+        yield Problem(path, "was not written to its end", "delete it", lambda path=path: run.remove(path))  # type: ignore[misc]
 
 
 def of_journal(run: Run) -> Iterator[Problem]:
@@ -73,6 +77,7 @@ def of_journal(run: Run) -> Iterator[Problem]:
         def repair() -> None:
             text = "".join(f"{line}\n" for line in whole)
             store.write_atomically(run.journal, lambda part: part.write_text(text))
+            run.publish(run.journal)
 
         yield Problem(run.journal, f"has {len(lines) - len(whole)} lines that are not whole", "remove them", repair)
 
@@ -84,13 +89,13 @@ def of_raw(run: Run) -> Iterator[Problem]:
             store.launches_in(path)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             why = " ".join(str(error).split())
-            fix = f"set it aside; nanobench {command_of(run)} --resume {run.folder} measures its trial again"
-            yield Problem(path, f"cannot be read: {why}", fix, lambda path=path: set_aside(path))  # type: ignore[misc]
+            fix = f"set it aside; nanobench {command_of(run)} --resume {shlex.quote(run.place)} measures its trial again"
+            yield Problem(path, f"cannot be read: {why}", fix, lambda path=path: set_aside(run, path))  # type: ignore[misc]
 
 
-def set_aside(path: Path) -> None:
+def set_aside(run: Run, path: Path) -> None:
     """Renames a file, so that nothing reads it."""
-    path.rename(path.with_name(path.name + DAMAGED))
+    run.rename(path, path.with_name(path.name + DAMAGED))
 
 
 def command_of(run: Run) -> str:
@@ -111,6 +116,7 @@ def of_cells(run: Run) -> Iterator[Problem]:
 
     def repair() -> None:
         run.write_cells(derive.derive(run.read_raw(), run.info().machine))
+        run.publish(run.cells, stored_cells.path_in(run.folder))
 
     if any(run.raw.glob("*.parquet")):
         yield Problem(run.cells, what, "derive it again from the raw files", repair)

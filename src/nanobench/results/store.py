@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,14 @@ import pyarrow.parquet as pq
 from nanobench import errors
 from nanobench.errors import UserError, writing
 from nanobench.records import JsonObject, LaunchRecord
-from nanobench.results import derive, run_info, stored_cells
+from nanobench.results import derive, mirror, run_info, stored_cells
 from nanobench.results.derive import CellRow
-from nanobench.results.raw_rows import RAW_COLUMNS, records_of, rows_of
+from nanobench.results.mirror import Mirror
+from nanobench.results.out_folder import check_writable as check_writable
+from nanobench.results.out_folder import choose as choose
+from nanobench.results.place import is_uri, together
+from nanobench.results.raw_files import RAW_SCHEMA, launches_in
+from nanobench.results.raw_rows import rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Trial
@@ -32,42 +38,31 @@ pa.enable_signal_handlers(False)
 
 RUN = "run"
 """The column that names the folder of a cell's run."""
-ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-
-
-def arrow_type(kind: Any) -> pa.DataType:
-    """The parquet type of an annotation like `float | None` or `tuple[float, ...] | None`."""
-    options = [option for option in getattr(kind, "__args__", (kind,)) if option is not type(None)]
-    if kind in ARROW:
-        return ARROW[kind]
-    if "tuple" in str(kind):
-        return pa.list_(pa.float64())
-    return next((ARROW[base] for base in (bool, str, int, float) if issubclass(options[0], base)), pa.string())
-
-
 MOST_FOLDERS = 20_000
 """Folders that are searched for runs: more are no folder of results."""
-RENAMED = {
-    "marks_s": "token_times_s",
-    "marked": "timestamped",
-    "mark_cost_s": "timestamp_cost_s",
-    "contexts": "attended_positions",
-    "useful_contexts": "useful_attended_positions",
-    "path": "kv_access",
-    "throttle": "clock_event_reasons",
-    "throttled": "quota_throttled_periods",
-    "device_busy": "gpu_busy_fraction",
-    "graphs": "compiled_graphs",
-}
-"""Raw column of protocol 4 and before -> its name today."""
-RAW_SCHEMA = pa.schema([(name, arrow_type(kind)) for name, kind in RAW_COLUMNS.items()])
 
 
 @dataclass(frozen=True)
 class Run:
-    """The paths of one run."""
+    """The paths of one run. They are those of a copy on this machine for a run that is kept at a URI."""
 
     folder: Path
+    mirror: Mirror | None = field(default=None, compare=False, repr=False)
+    """how the copy follows the run at the URI; None for a run that is kept on this machine"""
+
+    @property
+    def place(self) -> str:
+        """The URI or the folder that a user knows the run by."""
+        return self.mirror.place.uri if self.mirror else str(self.folder)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is read from a URI: what is needed is fetched first."""
+        return self.mirror is not None and not self.mirror.own
+
+    def where(self, path: Path) -> str:
+        """The URI or the path that a user knows a file of the run by."""
+        return self.mirror.place.uri_of(path.relative_to(self.folder).as_posix()) if self.mirror else str(path)
 
     @property
     def info_file(self) -> Path:
@@ -117,6 +112,7 @@ class Run:
 
     def info(self) -> RunInfo:
         """What run.json and the journal say. Raises UserError where there is none or it is no run's."""
+        self.bring("run.json", "journal.jsonl")
         try:
             data = json.loads(self.info_file.read_text())
             lines = self.journal.read_text().splitlines() if self.journal.exists() else []
@@ -124,12 +120,12 @@ class Run:
             datetime.fromisoformat(info.started_at)
             return info
         except FileNotFoundError:
-            raise UserError(f"{self.folder} holds no run (no run.json); give a folder that a sweep wrote") from None
+            raise UserError(f"{self.place} holds no run (no run.json); give a folder that a sweep wrote") from None
         except (ValueError, OSError) as error:
-            raise UserError(f"{self.info_file} cannot be read: {error}") from None
+            raise UserError(f"{self.where(self.info_file)} cannot be read: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.info_file} is not a run's ({what}); give a folder that a sweep wrote") from None
+            raise UserError(f"{self.where(self.info_file)} is not a run's ({what}); give a folder that a sweep wrote") from None
 
     def append(self, event: JsonObject) -> None:
         """Adds an event to the journal, on a line of its own: the last line may be part of one, if its writer was killed."""
@@ -141,6 +137,7 @@ class Run:
 
     def started_at(self) -> datetime:
         """When the sweep began, read without the plan. Raises UserError as `info` does."""
+        self.bring("run.json")
         try:
             return run_info.started_at(json.loads(self.info_file.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError):
@@ -150,40 +147,57 @@ class Run:
         """Writes what a finished trial left behind."""
         table = pa.Table.from_pylist([row for launch in launches for row in rows_of(launch)], schema=RAW_SCHEMA)
         write_atomically(self.raw_file(trial), lambda path: pq.write_table(table, path))
+        if self.mirror:
+            self.mirror.publish_trial(self.raw_file(trial))
 
     def read_raw(self) -> list[LaunchRecord]:
         """Every launch of every arm, in the order of the launches. What an older file lacks is at its default."""
+        self.bring("raw/")
         launches: list[LaunchRecord] = []
         for path in sorted(self.raw.glob("*.parquet")):
             try:
                 launches.extend(launches_in(path))
             except (pa.ArrowInvalid, OSError) as error:
-                fix = f"nanobench doctor --repair {self.folder} sets it aside, and --resume measures it again"
-                raise UserError(f"{path} cannot be read: {error}; {fix}") from None
+                where = shlex.quote(self.place if self.is_copy else str(self.folder))
+                fix = f"nanobench doctor --repair {where} sets it aside, and --resume measures it again"
+                raise UserError(f"{self.where(path)} cannot be read: {error}; {fix}") from None
         return launches
 
     def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
         """Replaces cells.parquet, and the copy that is quick to load; returns what it wrote."""
         table = table_of(cells)
         write_atomically(self.cells, lambda path: pq.write_table(table, path))
-        if key := stored_cells.key_of(self.folder):
-            write_atomically(stored_cells.path_in(self.folder), lambda path: stored_cells.write(table, key, path))
+        if keys := stored_cells.keys_of(stored_cells.facts(self.folder)):
+            write_atomically(stored_cells.path_in(self.folder), lambda path: stored_cells.write(table, keys, path))
         return cells
 
     def clear_scratch(self) -> None:
         """Removes what only a running sweep needs."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
+    def bring(self, *names: str) -> None:
+        """Fetches these files and folders (`raw/`), or all, of a run that is read from a URI. Raises UserError."""
+        if self.mirror:
+            self.mirror.bring(*names)
 
-def launches_in(path: Path) -> list[LaunchRecord]:
-    """The launches in a raw file. Raises pyarrow.ArrowInvalid or OSError where it cannot be read."""
-    table = pq.read_table(path)
-    return records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist())
+    def publish(self, *paths: Path) -> None:
+        """Writes files of the run to its URI, if it has one. Raises OSError where that is impossible."""
+        for path in paths:
+            if self.mirror and path.exists():
+                self.mirror.publish(path)
 
+    def remove(self, path: Path) -> None:
+        """Removes a file of the run, at its URI too. Raises OSError where that is impossible."""
+        self.mirror.remove(path) if self.mirror else path.unlink()
 
-def name_today(column: str) -> str:
-    """Today's name of a raw column."""
-    return RENAMED.get(column, column)
+    def rename(self, path: Path, new: Path) -> None:
+        """Renames a file of the run, at its URI too. Raises OSError where that is impossible."""
+        self.mirror.rename(path, new) if self.mirror else path.rename(new)
+
+    def settle(self) -> None:
+        """Publishes what is left of a finished run, if it has a URI. Raises OSError where that is impossible."""
+        if self.mirror:
+            self.mirror.settle()
 
 
 def cells_schema() -> pa.Schema:
@@ -209,47 +223,30 @@ def write_atomically(path: Path, write: Any) -> None:
         raise
 
 
-def choose(out: str, command: str) -> Path:
-    """The folder of a new run. Raises UserError where it holds a run already or can't be written; makes nothing yet."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
-    check_writable(folder)
-    if (folder / "run.json").exists() or (folder / "raw").exists():
-        raise UserError(f"{folder} holds another run; give another --out, or continue that one with --resume {folder}")
-    return folder
-
-
-def check_writable(folder: Path) -> None:
-    """Raises UserError where no file can be made in a folder that may not exist yet. Leaves nothing behind."""
-    missing: list[Path] = []
-    try:
-        missing += [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:
-        why = errors.cause(error) if isinstance(error, OSError) else str(error)
-        raise UserError(f"--out {folder} cannot be written: {why}; give another --out") from None
-    finally:
-        for path in missing:
-            with suppress(OSError, ValueError):
-                path.rmdir()
-
-
 def create(folder: Path, info: RunInfo) -> Run:
-    """Makes a run's folder, with run.json in it. Raises UserError where it cannot be written."""
-    run = Run(folder)
+    """Makes a run's folder, with run.json in it, and publishes that first. Raises UserError where it cannot be written."""
+    run = Run(folder, mirror.new(folder))
     text = json.dumps(info.to_json(), indent=2) + "\n"
-    with writing(folder, "give another --out"):
+    with writing(run.place, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.info_file, lambda path: path.write_text(text))
         run.raw.mkdir(exist_ok=True)
         run.logs.mkdir(exist_ok=True)
+        if run.mirror:
+            run.mirror.publish(run.info_file, once=True)
     return run
 
 
+def resumed(place: str) -> Run:
+    """The run that --resume names, by its folder or its URI. Raises UserError where what is at a URI cannot be continued."""
+    if not is_uri(place):
+        return Run(Path(place))
+    found = mirror.resume(place)
+    return Run(found.folder, found)
+
+
 def find_runs(path: str | Path) -> list[Run]:
-    """The run in `path`, or all runs below it, oldest first. Raises UserError where there is none."""
+    """The run in `path`, a folder or a URI, or all runs below it, oldest first. Raises UserError where there is none."""
     runs = runs_below(path)
     if not runs:
         raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
@@ -258,13 +255,17 @@ def find_runs(path: str | Path) -> list[Run]:
 
 def runs_below(path: str | Path) -> list[Run]:
     """The same, without complaint where there is none."""
-    return sorted(folders_below(path), key=Run.started_at)
+    runs = folders_below(path)
+    together([partial(run.bring, "run.json") for run in runs if run.mirror])
+    return sorted(runs, key=Run.started_at)
 
 
 def folders_below(path: str | Path) -> list[Run]:
     """The runs below a folder in no order, whatever state their files are in. Raises UserError for a folder with too many
     folders below it.
     """
+    if is_uri(path):
+        return [Run(each.folder, each) for each in mirror.find(str(path))]
     found: list[Run] = []
     for number, (folder, below, files) in enumerate(os.walk(path)):
         if number > MOST_FOLDERS:
@@ -291,16 +292,30 @@ def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters
     for name in columns or ():
         if name not in known:
             raise errors.unknown("column", name, known)
-    found = pa.concat_tables([named(run, table_in(run)) for run in runs])
-    if filters is not None:
-        found = found.filter(pq.filters_to_expression(filters))
+    chosen = None if filters is None else pq.filters_to_expression(filters)
+    wanted = None if columns is None else stored_cells.needed(columns, filters, RUN)
+    found = pa.concat_tables([named(run, table_in(run, wanted, chosen if wanted else None)) for run in runs])
+    if chosen is not None:
+        found = found.filter(chosen)
     return found.to_pandas() if columns is None else found.select(list(columns)).to_pandas()
 
 
-def table_in(run: Run) -> pa.Table:
-    """The cells of a run: those that are stored where they are up to date, else derived again."""
-    stored = stored_cells.read(run.folder) if run.cells.exists() else None
-    return table_of(derive.derive(run.read_raw(), run.info().machine)) if stored is None else stored
+def table_in(run: Run, columns: list[str] | None = None, chosen: Any = None) -> pa.Table:
+    """The cells of a run, or these columns of them: those that are stored where they are up to date, else derived again.
+
+    What is read from a URI is limited to the `chosen` cells where that is possible.
+    """
+    if run.is_copy and run.mirror:
+        stored = run.mirror.cells(columns, chosen)
+    else:
+        stored = stored_cells.read(run.folder) if run.cells.exists() else None
+    if stored is None:
+        stored = table_of(derive.derive(run.read_raw(), run.info().machine))
+        if run.is_copy and run.mirror and (keys := run.mirror.derived_keys()) and run.folder.exists():
+            copy = stored
+            with suppress(OSError):
+                write_atomically(stored_cells.path_in(run.folder), lambda path: stored_cells.write(copy, keys, path))
+    return stored if columns is None else stored.select(columns)
 
 
 def table_of(cells: list[CellRow]) -> pa.Table:

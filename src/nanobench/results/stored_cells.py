@@ -2,14 +2,16 @@
 
 They stand in a file of their own beside cells.parquet, which has them for everybody: many small files of parquet take long to
 read. It carries a key of everything that cells follow from: the raw files, run.json, the journal, and the code that derives.
+A second key leaves out when those files were written: it holds for copies of a run too, at a URI or on another machine.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,7 +20,11 @@ from nanobench.results import derive
 PACKAGE = Path(__file__).parents[1]
 DERIVING = ("results", "stats", "roofline", "schema", "records.py")
 """Rooms whose code decides what a cell says."""
-KEY = b"nanobench_key"
+NAME = "cells.arrow"
+KEY, PORTABLE = b"nanobench_key", b"nanobench_portable_key"
+Facts = Iterable[tuple[str, int, int]]
+"""Name, size and time of change of each file that cells follow from."""
+Keys = Mapping[bytes, bytes]
 
 
 @cache
@@ -33,11 +39,22 @@ def key_of_code() -> str:
     return found.hexdigest()
 
 
-def key_of(folder: Path) -> bytes | None:
-    """The key of a run's cells as they are now; None where plug-ins add columns, whose code is not known here."""
+def keys_of(known: Facts) -> Keys:
+    """Both keys of cells that follow from some files; none where plug-ins add columns, whose code is not known here."""
     if derive.plug_ins():
-        return None
-    return hashlib.sha256(json.dumps([key_of_code(), *facts(folder)]).encode()).hexdigest().encode()
+        return {}
+    whole = list(known)
+    return {KEY: hashed(whole), PORTABLE: hashed([(name, size) for name, size, _ in whole])}
+
+
+def hashed(known: Iterable[tuple[str | int, ...]]) -> bytes:
+    """A hash of facts and of the code."""
+    return hashlib.sha256(json.dumps([key_of_code(), *known]).encode()).hexdigest().encode()
+
+
+def key_of(folder: Path) -> bytes | None:
+    """The key of a run's cells as they are now; None where plug-ins add columns."""
+    return keys_of(facts(folder)).get(KEY)
 
 
 def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -56,21 +73,43 @@ def facts(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 def path_in(folder: Path) -> Path:
     """The file in a run's folder."""
-    return folder / "cells.arrow"
+    return folder / NAME
 
 
-def write(table: pa.Table, key: bytes, path: Path) -> None:
-    """Writes cells with their key."""
-    keyed = table.replace_schema_metadata({KEY: key}).combine_chunks()
+def write(table: pa.Table, keys: Keys, path: Path) -> None:
+    """Writes cells with their keys."""
+    keyed = table.replace_schema_metadata(dict(keys)).combine_chunks()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, keyed.schema) as writer:
         writer.write_table(keyed)
 
 
-def read(folder: Path) -> pa.Table | None:
-    """The cells that are stored in a run's folder; None where there are none, or those of other files or other code."""
+def read(folder: Path, keys: Keys | None = None) -> pa.Table | None:
+    """The cells that are stored in a run's folder; None where there are none, or those of other files or other code.
+
+    With `keys` those that carry one of these.
+    """
+    wanted = keys if keys is not None else {name: key for name, key in keys_of(facts(folder)).items() if name == KEY}
     try:
         reader = pa.ipc.open_file(path_in(folder).read_bytes())
-        stored = (reader.schema.metadata or {}).get(KEY)
-        return reader.read_all() if stored is not None and stored == key_of(folder) else None
+        return reader.read_all() if carries(reader.schema, wanted) else None
     except (OSError, pa.ArrowInvalid):
         return None
+
+
+def carries(schema: pa.Schema, keys: Keys) -> bool:
+    """Whether cells carry one of some keys."""
+    stored = schema.metadata or {}
+    return any(stored.get(name) == key for name, key in keys.items())
+
+
+def needed(columns: Sequence[str], filters: Any, outside: str) -> list[str] | None:
+    """The columns of files that are read for these and for filters; None for all: where filters use what is `outside` of the
+    files, or are no lists of terms like those of pandas.read_parquet.
+    """
+    if filters is not None and not isinstance(filters, list):
+        return None
+    terms = [term for each in filters or () for term in (each if isinstance(each, list) else [each])]
+    names = [term[0] for term in terms]
+    if outside in names:
+        return None
+    return [name for name in dict.fromkeys([*columns, *names]) if name != outside] or None

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from nanobench import source_code
 from nanobench.errors import UserError
 from nanobench.records import Description, Status
+from nanobench.results import user_cache
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
-from nanobench.sweep import device_lock, user_cache
+from nanobench.sweep import device_lock
 from nanobench.sweep.batch_search import BatchAnswer, BatchTrial, Search, SearchConfig
 from nanobench.sweep.code import code_of
 from nanobench.sweep.executors.base import Executor

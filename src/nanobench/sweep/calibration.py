@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from nanobench.errors import UserError
+from nanobench.results import user_cache
 from nanobench.results.run_context import Calibration, Setting
 from nanobench.schema import PROTOCOL, Arm, Point, unusual
-from nanobench.sweep import user_cache
 from nanobench.sweep.executors.base import Executor
 
 TIMEOUT_S = 300.0

@@ -38,14 +38,14 @@ def inputs_of(point: Point) -> list[Path]:
     return [Path(each) for each in named if each and Path(each).is_file()]
 
 
-def refuse_resume(folder: Path, was: SourceCode, now: SourceCode) -> None:
+def refuse_resume(place: str, was: SourceCode, now: SourceCode) -> None:
     """Raises UserError where a run was begun with other source code, or does not say with which."""
     if not was:
         unknown = "was begun by a version of nanobench that kept no hashes of its source code"
-        raise UserError(f"--resume {folder} {unknown}, so it cannot continue; start a new run with --out")
+        raise UserError(f"--resume {place} {unknown}, so it cannot continue; start a new run with --out")
     if source_code.changed(was, now):
         raise UserError(
-            f"--resume {folder} was begun with other source code: {in_words(was, now)}; "
+            f"--resume {place} was begun with other source code: {in_words(was, now)}; "
             f"{way_back(was, now)}, or start a new run with --out"
         )
 
@@ -77,7 +77,8 @@ class SameCode:
     executor: Executor
     was: SourceCode
     now: Callable[[], SourceCode]
-    folder: Path
+    place: str
+    """where the run is kept"""
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """See Executor.run. Raises UserError where the source code has changed."""
@@ -93,7 +94,7 @@ class SameCode:
         now = self.now()
         if source_code.changed(self.was, now):
             raise UserError(
-                f"{in_words(self.was, now)} while the run was measured; finished trials are kept in {self.folder}: "
+                f"{in_words(self.was, now)} while the run was measured; finished trials are kept in {self.place}: "
                 f"{way_back(self.was, now)} and continue with --resume, or start a new run"
             )
 

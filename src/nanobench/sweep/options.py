@@ -203,7 +203,7 @@ class TimedOptions(Options):
         "off", "limits used by predictions: auto (measured once, checked in every round), fresh or off", MEASURING
     )
     wait: bool = option(False, "wait while another run holds the device, instead of exiting", MEASURING)
-    out: str = option("", "folder of this run; default: a new one in results/", OUTPUT, "DIR")
+    out: str = option("", "folder of this run, or a URI like s3://bucket/run; default: a new folder in results/", OUTPUT, "DIR")
     resume: str = option("", "folder of an interrupted run: measure what is missing there", OUTPUT, "DIR")
     dry_run: bool = option(False, "print the plan and stop", OUTPUT)
     no_plot: bool = option(False, "draw no plots", OUTPUT)

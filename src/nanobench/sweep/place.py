@@ -10,7 +10,7 @@ from typing import Any
 from nanobench import registry
 from nanobench.errors import UserError
 from nanobench.registry.plug_in import one_line
-from nanobench.results.store import Run
+from nanobench.results import store
 from nanobench.sweep import device_lock
 from nanobench.sweep import plan as planning
 from nanobench.sweep.executors import LOCAL, is_local, local
@@ -39,7 +39,7 @@ HERE = Place()
 def place_of(options: Any) -> Place:
     """The place that options name, or that of the run that they continue, with nothing held."""
     if getattr(options, "resume", ""):
-        return Place(Run(Path(options.resume)).info().requested.get("executor", LOCAL))
+        return Place(store.resumed(options.resume).info().requested.get("executor", LOCAL))
     return Place(getattr(options, "executor", LOCAL))
 
 
@@ -68,7 +68,7 @@ def device_of(options: TimedOptions) -> tuple[str, bool]:
     """
     planning.describe_request(options)
     if options.resume:
-        info = Run(Path(options.resume)).info()
+        info = store.resumed(options.resume).info()
         device = info.description.device
         return device, device == "cuda" and all(point.world_size == 1 for point in info.plan.points)
     device = device_lock.guess(options.device)

@@ -27,7 +27,7 @@ from nanobench.results.run_info import (
 from nanobench.results.store import Run
 from nanobench.roofline.limits import Limits
 from nanobench.schema import Arm, Plan, Point, Trial
-from nanobench.sweep import calibration, output_check, schedule
+from nanobench.sweep import calibration, output_check, schedule, stopped
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult, at_once
 from nanobench.sweep.flight import Flight, TimeIsUp
@@ -282,12 +282,15 @@ class Sweep:
         shutil.rmtree(folder, ignore_errors=True)
 
     def run_group(self, trial: Trial, group: ArmGroup, gates: dict[str, Gate], executor: Executor, number: int) -> WorkerResult:
-        """Runs one group of arms in a process."""
+        """Runs one group of arms in a process. Raises OSError where it failed because the disk is full."""
         part, folder = replace(trial, arms=group), self.run.scratch / trial.key / str(number)
         log, timeout_s = self.run.logs / f"{self.run.raw_file(trial).stem}.log", self.plan.timeout_s
         request = {"trial": asdict(part), "gates": {label: asdict(gate) for label, gate in gates.items()}}
         result = executor.run(request, folder, log, timeout_s, lambda report: self.show(trial, report))
-        return output_check.after(executor, part, result, folder, log, timeout_s)
+        result = output_check.after(executor, part, result, folder, log, timeout_s)
+        if any(each.outcome.status is Status.ERROR for each in records_of(group, result)):
+            stopped.refuse_full(folder)
+        return result
 
     def keep_traces(self, trial: Trial) -> None:
         """Moves the traces of a trial's arms to where the run keeps them."""

@@ -1,5 +1,6 @@
 """A sweep from the request to the cells: asking a worker for the machine, planning, reopening, measuring."""
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
 from nanobench.results.store import Run
 from nanobench.schema import PROTOCOL, Plan
-from nanobench.sweep import device_lock, place
+from nanobench.sweep import device_lock, place, stopped
 from nanobench.sweep import plan as planning
 from nanobench.sweep.code import SameCode, code_of, refuse_resume
 from nanobench.sweep.executors import local
@@ -125,15 +126,15 @@ def reopen(
 
     Raises UserError where options, source code or machine contradict it.
     """
-    run = Run(Path(options.resume))
+    run = store.resumed(options.resume)
     info = run.info()
     if info.command != command:
-        raise UserError(f"{run.folder} is a run of {info.command}: nanobench {info.command} --resume {run.folder}")
+        raise UserError(f"{run.place} is a run of {info.command}: nanobench {info.command} --resume {shlex.quote(run.place)}")
     if info.protocol != PROTOCOL:
         measured = f"was measured by protocol {info.protocol}, and this version of nanobench measures by protocol {PROTOCOL}"
-        raise UserError(f"--resume {run.folder} {measured}; start a new run with --out")
+        raise UserError(f"--resume {run.place} {measured}; start a new run with --out")
     refuse_other_options(run, info, options)
-    refuse_resume(run.folder, info.description.code, code_of(info.plan.points, info.plan.arms))
+    refuse_resume(run.place, info.description.code, code_of(info.plan.points, info.plan.arms))
     refuse_other_machine(run, info, files, where or place.place_of(options))
     return run, info.plan, info.description
 
@@ -144,7 +145,7 @@ def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None
     other = [name for name, value in changed_options(options).items() if name not in free and info.requested.get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
-        raise UserError(f"--resume {run.folder} keeps its own plan; drop {flags}, or start a new run with --out")
+        raise UserError(f"--resume {run.place} keeps its own plan; drop {flags}, or start a new run with --out")
 
 
 def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where: Place = HERE) -> None:
@@ -158,7 +159,7 @@ def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where
         f"{name} was {was.get(name)}, is {here[name]}" for name in here if name != "hash" and was.get(name) != here[name]
     ]
     if changed:
-        raise UserError(f"--resume {run.folder} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")
+        raise UserError(f"--resume {run.place} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")
 
 
 def measure(
@@ -182,15 +183,14 @@ def measure(
     def make_executor(launch: int) -> Executor:
         made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files, where)
         alike = SameMachine(made, description.identity)
-        return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.folder)
+        return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.place)
 
     try:
         return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))
     except BrokenPipeError:
         raise
     except OSError as error:
-        kept = f"finished trials are kept in {run.folder}: solve the problem and continue with --resume"
-        raise UserError(f"the sweep stopped: {errors.cause(error)}; {kept}") from error
+        raise UserError(f"the sweep stopped: {errors.cause(error)}; {stopped.what_is_left(run, plan, error)}") from error
 
 
 def keeping_time(run: Run, watch: Watch) -> Watch:
@@ -213,4 +213,6 @@ def finish(sweep: Sweep) -> list[CellRow]:
     sweep.run.clear_scratch()
     sweep.run.append(finished_event(now()))
     # Once more: the stored cells name the state of all other files of the run.
-    return sweep.run.write_cells(cells)
+    cells = sweep.run.write_cells(cells)
+    sweep.run.settle()
+    return cells

@@ -250,8 +250,8 @@ def method(study: Study) -> dict[str, Any]:
         "run": {name: text for name, text in run.items() if name not in ("command", "when")},
         "steps": markdown.method(info, study.cells, study.timed_share),
         "command_line": command(study),
-        "resume": "" if info.finished_at else f"nanobench {info.command} --resume {shlex.quote(str(study.folder))}",
-        "again": f"nanobench report {shlex.quote(str(study.folder))}",
+        "resume": "" if info.finished_at else f"nanobench {info.command} --resume {shlex.quote(study.place)}",
+        "again": f"nanobench report {shlex.quote(study.place)}",
         "code": list(code(study)),
     }
 
