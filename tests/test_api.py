@@ -38,10 +38,11 @@ from nanobench.registry import importable
 from nanobench.results import store
 from nanobench.schema import GPTShape, Point
 from nanobench.sweep import autobatch, code, keywords, plan
+from nanobench.sweep.autobatch_options import AutobatchOptions
 from nanobench.sweep.batch_search import SearchConfig
 from nanobench.sweep.executors import local
 from nanobench.sweep.objects import renamed
-from nanobench.sweep.options import AutobatchOptions, SweepOptions, TrainOptions
+from nanobench.sweep.options import SweepOptions, TrainOptions
 from nanobench.views.progress import Screen
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"

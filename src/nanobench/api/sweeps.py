@@ -53,7 +53,7 @@ def autobatch(model: Any = None, *, progress: bool = False, **options: Any) -> "
     from nanobench.results.store import check_writable
     from nanobench.sweep import autobatch as searches
     from nanobench.sweep import keywords
-    from nanobench.sweep.options import AutobatchOptions
+    from nanobench.sweep.autobatch_options import AutobatchOptions
     from nanobench.views import autobatch as views
 
     wanted = keywords.read(AutobatchOptions, "autobatch", options)

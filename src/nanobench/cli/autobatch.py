@@ -9,7 +9,7 @@ import typer
 from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import writing
 from nanobench.sweep import autobatch as searches
-from nanobench.sweep.options import AutobatchOptions
+from nanobench.sweep.autobatch_options import AutobatchOptions
 
 
 @command(AutobatchOptions, "autobatch")

@@ -24,6 +24,7 @@ from nanobench.results.repetitions import (
     split_calls,
     steady,
     timed,
+    token_gaps,
     untimestamped,
 )
 from nanobench.results.run_context import Machine
@@ -34,8 +35,6 @@ from nanobench.roofline.speculation import Drafting
 from nanobench.schema import Arm, GPTShape, Point
 from nanobench.stats import intervals
 
-TREND = 0.1
-"""An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
 ByLaunch = dict[int, list[Repetition]]
 
 
@@ -306,21 +305,8 @@ class Cell:
 
     @cached_property
     def gaps(self) -> tuple[np.ndarray, list[int], str | None]:
-        """Gaps between tokens in seconds, the call that each belongs to, and the positions that they cover.
-
-        All positions, or the last quarter where the time per token grows with the position.
-        """
-        if not self.calls or not self.calls[0].itl_s:
-            return np.empty(0), [], None
-        gaps = np.array([call.itl_s for call in self.calls])
-        last, begin = gaps.shape[1], 0
-        middle, quarter = np.median(gaps, axis=0), max(1, last // 4)
-        ends = float(np.median(middle[:quarter])), float(np.median(middle[-quarter:]))
-        if last >= 8 and ends[0] > 0 and abs(ends[1] / ends[0] - 1) > TREND:
-            begin = last - quarter
-        chosen = gaps[:, begin:]
-        calls = np.repeat(np.arange(len(chosen)), chosen.shape[1])
-        return chosen.ravel(), calls.tolist(), f"{begin + 2}-{last + 1}"
+        """See `token_gaps`, of all timestamped calls."""
+        return token_gaps(self.calls)
 
 
 def known(by_launch: ByLaunch) -> ByLaunch:

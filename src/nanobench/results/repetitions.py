@@ -4,7 +4,7 @@ A launch that never settles, or that is too short to tell, counts as a whole.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,8 @@ from nanobench.stats import steady_state
 
 POINT_FIELDS = [each.name for each in fields(Point)]
 ARM_FIELDS = [each.name for each in fields(Arm)]
+TREND = 0.1
+"""An arm has a trend over positions where the gaps of the last quarter differ by more from those of the first."""
 LEAST_SERIES = 30
 """A launch is tested for a steady state from this number of repetitions on: of 20 noisy ones, one series in six fails."""
 settles_at = lru_cache(maxsize=1 << 14)(steady_state.steady_from)
@@ -47,6 +49,24 @@ class Call:
     def decode_s(self) -> float:
         """From the first token to the last."""
         return self.e2e_s - self.ttft_s
+
+
+def token_gaps(calls: Sequence[Call]) -> tuple[np.ndarray, list[int], str | None]:
+    """Gaps between tokens in seconds, the call that each belongs to, and the positions that they cover.
+
+    All positions, or the last quarter where the time per token grows with the position.
+    """
+    if not calls or not calls[0].itl_s:
+        return np.empty(0), [], None
+    gaps = np.array([call.itl_s for call in calls])
+    last, begin = gaps.shape[1], 0
+    middle, quarter = np.median(gaps, axis=0), max(1, last // 4)
+    ends = float(np.median(middle[:quarter])), float(np.median(middle[-quarter:]))
+    if last >= 8 and ends[0] > 0 and abs(ends[1] / ends[0] - 1) > TREND:
+        begin = last - quarter
+    chosen = gaps[:, begin:]
+    numbers = np.repeat(np.arange(len(chosen)), chosen.shape[1])
+    return chosen.ravel(), numbers.tolist(), f"{begin + 2}-{last + 1}"
 
 
 def timed(launch: LaunchRecord) -> list[Repetition]:

@@ -21,11 +21,12 @@ from nanobench.records import Description, Status
 from nanobench.results import user_cache
 from nanobench.schema import PROTOCOL, Arm, Point, Trial
 from nanobench.sweep import device_lock
+from nanobench.sweep.autobatch_options import AutobatchOptions
 from nanobench.sweep.batch_search import BatchAnswer, BatchTrial, Search, SearchConfig
 from nanobench.sweep.code import code_of
 from nanobench.sweep.executors.base import Executor
 from nanobench.sweep.objects import NO_FILES, Files
-from nanobench.sweep.options import AutobatchOptions, Options
+from nanobench.sweep.options import Options
 from nanobench.sweep.values import read_memory_limit
 
 if TYPE_CHECKING:
