@@ -17,7 +17,7 @@ from nanobench.records import ArmRecord, Description, Outcome, Repetition, Statu
 from nanobench.results import store
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Arm, Plan, Point, Trial
-from nanobench.sweep import device_lock, place, session
+from nanobench.sweep import device_lock, session, site
 from nanobench.sweep.executors import local, slurm
 from nanobench.sweep.executors.base import Interpreter, WorkerResult, at_once
 from nanobench.sweep.flight import TimeIsUp
@@ -126,7 +126,7 @@ def test_nothing_is_left_of_jobs_in_the_folder_of_a_run(executor, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# Each place
+# Each site
 def test_each_gpu_has_a_worker_that_sees_no_other(worker, tmp_path):
     executor = MAKE["gpus"](tmp_path / "cache", Interpreter(str(worker)))
     assert (at_once(executor, "cuda"), at_once(executor, "cpu")) == (2, 1)
@@ -172,7 +172,7 @@ def test_free_gpus_are_held_and_others_are_left(monkeypatch, tmp_path):
 def test_a_sweep_takes_all_gpus_unless_it_names_one(monkeypatch, options, device, any_gpu):
     monkeypatch.setattr(device_lock, "count_gpus", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert place.device_of(SweepOptions(**options)) == (device, any_gpu)
+    assert site.device_of(SweepOptions(**options)) == (device, any_gpu)
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])
@@ -286,7 +286,7 @@ def test_an_executor_that_does_not_exist_is_refused_at_once(text, words):
 )
 def test_an_executor_that_cannot_be_made_is_one_line(cluster, tmp_path, text, words):
     with pytest.raises(UserError) as caught:
-        place.build(place.Place(text), "spawn", 0, tmp_path)
+        site.build(site.Site(text), "spawn", 0, tmp_path)
     assert words in str(caught.value)
 
 
@@ -299,7 +299,7 @@ def test_a_missing_package_is_named_with_the_fix(monkeypatch, tmp_path, name):
     monkeypatch.setitem(sys.modules, name, None)
     text = {"submitit": "slurm"}.get(name, name)
     with pytest.raises(UserError, match=rf"executor {text} needs {name}, which is not installed; install it with: pip"):
-        place.build(place.Place(text), "spawn", 0, tmp_path)
+        site.build(site.Site(text), "spawn", 0, tmp_path)
 
 
 def test_a_numbered_gpu_is_refused_for_another_machine():

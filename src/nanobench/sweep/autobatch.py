@@ -31,8 +31,8 @@ from nanobench.sweep.values import read_memory_limit
 
 if TYPE_CHECKING:
     from nanobench.sweep.axes import Axes
-    from nanobench.sweep.place import Place
     from nanobench.sweep.plan import FindBatch
+    from nanobench.sweep.site import Site
 
 
 def ignore(*_: object) -> None:
@@ -177,14 +177,14 @@ def machine_of(device: str) -> dict[str, object]:
 
 
 def finder(
-    options: Options, listener: Listener, files: Files = NO_FILES, where: "Place | None" = None
+    options: Options, listener: Listener, files: Files = NO_FILES, where: "Site | None" = None
 ) -> "Callable[[Description], FindBatch]":
     """For --batch auto: finds the batch size at which all arms of a point fit together, because they are measured in turns.
 
-    `where` is the place of the workers, by default this machine. Answers of other machines are not cached.
+    `where` is the site of the workers, by default this machine. Answers of other machines are not cached.
     """
-    from nanobench.sweep.place import HERE
     from nanobench.sweep.session import first_workers
+    from nanobench.sweep.site import HERE
 
     here = (where or HERE).is_here
 

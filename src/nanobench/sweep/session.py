@@ -18,7 +18,7 @@ from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
 from nanobench.results.store import Run
 from nanobench.schema import PROTOCOL, Plan
-from nanobench.sweep import device_lock, place, stopped
+from nanobench.sweep import device_lock, site, stopped
 from nanobench.sweep import plan as planning
 from nanobench.sweep.code import SameCode, code_of, refuse_resume
 from nanobench.sweep.executors import local
@@ -26,9 +26,9 @@ from nanobench.sweep.executors.base import Executor
 from nanobench.sweep.machine import SameMachine
 from nanobench.sweep.objects import NO_FILES, Files, shipping
 from nanobench.sweep.options import Options, TimedOptions, changed_options
-from nanobench.sweep.place import HERE, Place
 from nanobench.sweep.plan import FindBatch
 from nanobench.sweep.runner import Progress, Sweep, Watch
+from nanobench.sweep.site import HERE, Site
 
 
 def describe(executor: Executor, request: JsonObject, folder: Path) -> Description:
@@ -61,23 +61,23 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES, where: Place = HERE) -> Executor:
+def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES, where: Site = HERE) -> Executor:
     """The workers of one round of the run in a folder: each round has a hash seed and an address layout of its own.
 
     They get the `files` of models that Python holds in memory.
     """
-    return shipping(place.build(where, isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
+    return shipping(site.build(where, isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
 
 
 @contextmanager
 def first_workers(
-    options: Options, folder: Path | None = None, files: Files = NO_FILES, where: Place = HERE
+    options: Options, folder: Path | None = None, files: Files = NO_FILES, where: Site = HERE
 ) -> Iterator[Executor]:
     """The workers of the first round. They can describe the machine before it, so torch is loaded once for both.
 
     Without a folder their compiler cache is dropped at the end.
     """
-    with place.temporary(where) as own:
+    with site.temporary(where) as own:
         executor = workers(options.isolation, options.seed, 1, folder or Path(own), files, where)
         try:
             yield executor
@@ -102,17 +102,17 @@ def make(
     """Asks a worker for the machine and the models, and makes the plan; `finder` gives the search for automatic batch sizes."""
     request = planning.describe_request(options)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as folder:
-        description = describe(executor, request, Path(folder)) if executor else describe_at(place.place_of(options), request)
+        description = describe(executor, request, Path(folder)) if executor else describe_at(site.site_of(options), request)
     points, arms = planning.requested(options, description.device, planning.cores_of(options, description))
     description = replace(description, code=code_of(points, arms, commits=True))
     find = finder(description) if finder else planning.no_batch_search
     return planning.make_plan(options, description, find), description
 
 
-def describe_at(where: Place, request: JsonObject, files: Files = NO_FILES) -> Description:
-    """What a worker in a place says, with nothing held. Raises UserError where it says so or dies."""
-    with place.temporary(where) as folder:
-        executor = shipping(place.build(where, "spawn", 0, Path(folder) / "scratch" / "inductor"), files)
+def describe_at(where: Site, request: JsonObject, files: Files = NO_FILES) -> Description:
+    """What a worker at a site says, with nothing held. Raises UserError where it says so or dies."""
+    with site.temporary(where) as folder:
+        executor = shipping(site.build(where, "spawn", 0, Path(folder) / "scratch" / "inductor"), files)
         try:
             return describe(executor, request, Path(folder))
         finally:
@@ -120,9 +120,9 @@ def describe_at(where: Place, request: JsonObject, files: Files = NO_FILES) -> D
 
 
 def reopen(
-    options: TimedOptions, command: str, files: Files = NO_FILES, where: Place | None = None
+    options: TimedOptions, command: str, files: Files = NO_FILES, where: Site | None = None
 ) -> tuple[Run, Plan, Description]:
-    """The run that --resume names, with its own plan; `where` is its place, if that is held already.
+    """The run that --resume names, with its own plan; `where` is its site, if that is held already.
 
     Raises UserError where options, source code or machine contradict it.
     """
@@ -135,7 +135,7 @@ def reopen(
         raise UserError(f"--resume {run.place} {measured}; start a new run with --out")
     refuse_other_options(run, info, options)
     refuse_resume(run.place, info.description.code, code_of(info.plan.points, info.plan.arms))
-    refuse_other_machine(run, info, files, where or place.place_of(options))
+    refuse_other_machine(run, info, files, where or site.site_of(options))
     return run, info.plan, info.description
 
 
@@ -148,7 +148,7 @@ def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None
         raise UserError(f"--resume {run.place} keeps its own plan; drop {flags}, or start a new run with --out")
 
 
-def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where: Place = HERE) -> None:
+def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where: Site = HERE) -> None:
     """Raises UserError where the machine, the software or a model is not the one that a run was begun with."""
     description = info.description
     models = {description.device.partition(":")[0]: list(description.models)}
@@ -170,13 +170,13 @@ def measure(
     first: Executor | None = None,
     files: Files = NO_FILES,
     kind: Callable[..., Sweep] = Sweep,
-    where: Place = HERE,
+    where: Site = HERE,
 ) -> list[CellRow]:
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
     `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
     of the first round, if they were started already; `files` are those of models that Python holds in memory; `kind` is what
-    decides which trials there are; `where` is the place of the workers. Raises UserError where the source code changes
+    decides which trials there are; `where` is the site of the workers. Raises UserError where the source code changes
     meanwhile, or a file cannot be written.
     """
 

@@ -19,7 +19,7 @@ from nanobench.sweep.options import TimedOptions
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where workers run."""
 
     executor: str = LOCAL
@@ -33,33 +33,33 @@ class Place:
         return is_local(self)
 
 
-HERE = Place()
+HERE = Site()
 
 
-def place_of(options: Any) -> Place:
-    """The place that options name, or that of the run that they continue, with nothing held."""
+def site_of(options: Any) -> Site:
+    """The site that options name, or that of the run that they continue, with nothing held."""
     if getattr(options, "resume", ""):
-        return Place(store.resumed(options.resume).info().requested.get("executor", LOCAL))
-    return Place(getattr(options, "executor", LOCAL))
+        return Site(store.resumed(options.resume).info().requested.get("executor", LOCAL))
+    return Site(getattr(options, "executor", LOCAL))
 
 
 @contextmanager
-def held(options: TimedOptions, say: Callable[[str], None]) -> Iterator[Place]:
-    """The place of a sweep. While the block runs its device is held, and other free GPUs where the device is any GPU.
+def held(options: TimedOptions, say: Callable[[str], None]) -> Iterator[Site]:
+    """The site of a sweep. While the block runs its device is held, and other free GPUs where the device is any GPU.
 
     Nothing of this machine is held for workers that run elsewhere. Raises UserError as `device_lock.hold` does, and for options
     that no device could serve.
     """
     device, any_gpu = device_of(options)
-    place = place_of(options)
-    if not place.is_here:
-        yield place
+    site = site_of(options)
+    if not site.is_here:
+        yield site
     elif any_gpu:
         with device_lock.hold_gpus(options.wait, say) as gpus:
-            yield Place(gpus=gpus)
+            yield Site(gpus=gpus)
     else:
         with device_lock.hold(device, options.wait, say):
-            yield place
+            yield site
 
 
 def device_of(options: TimedOptions) -> tuple[str, bool]:
@@ -75,21 +75,21 @@ def device_of(options: TimedOptions) -> tuple[str, bool]:
     return device, device.startswith("cuda") and ":" not in options.device and planning.most_ranks(options.axes) == 1
 
 
-def temporary(place: Place) -> "tempfile.TemporaryDirectory[str]":
+def temporary(site: Site) -> "tempfile.TemporaryDirectory[str]":
     """A folder that is deleted at the end. Workers elsewhere find it in the current folder, which they share."""
-    return tempfile.TemporaryDirectory(prefix="nanobench-", dir=None if place.is_here else Path.cwd())
+    return tempfile.TemporaryDirectory(prefix="nanobench-", dir=None if site.is_here else Path.cwd())
 
 
-def build(place: Place, isolation: str, seed: int, cache: Path) -> Executor:
-    """An executor of a place. Raises UserError where it cannot be made."""
-    if place.is_here:
-        return local.build(isolation, seed, cache, pinned=place.gpus) if place.gpus else local.build(isolation, seed, cache)
+def build(site: Site, isolation: str, seed: int, cache: Path) -> Executor:
+    """An executor of a site. Raises UserError where it cannot be made."""
+    if site.is_here:
+        return local.build(isolation, seed, cache, pinned=site.gpus) if site.gpus else local.build(isolation, seed, cache)
     try:
-        made = registry.find("executors", place.executor)(isolation, seed, cache)
+        made = registry.find("executors", site.executor)(isolation, seed, cache)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"executor {place.executor!r} cannot be made: {one_line(error)}; see docs/extend.md") from error
+        raise UserError(f"executor {site.executor!r} cannot be made: {one_line(error)}; see docs/extend.md") from error
     if not all(callable(getattr(made, name, None)) for name in ("run", "close")):
-        raise UserError(f"executor {place.executor!r} has no run() and close(); see docs/extend.md")
+        raise UserError(f"executor {site.executor!r} has no run() and close(); see docs/extend.md")
     return made
