@@ -268,8 +268,8 @@ def prepare_environment() -> None:
 
 
 def with_options(uri: str) -> str:
-    """A URI with options that it leaves out: the region of S3, for which pyarrow would ask a server, and how long a request to Google's
-    storage is repeated.
+    """A URI with options that it leaves out: the region of S3, for which pyarrow would ask a server, and how long a request to
+    Google's storage is repeated.
     """
     parts = urlsplit(uri)
     given = parse_qsl(parts.query)
