@@ -4,13 +4,14 @@ What happened to an arm decides what is tried next: a cell that ran out of memor
 are skipped, and an arm that crashed its process costs the other arms only a second process.
 """
 
+import math
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from threading import Lock
-from typing import NamedTuple
 
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Description, Gate, JsonObject, LaunchRecord, Outcome, Status
@@ -32,9 +33,10 @@ from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult, at_once
 from nanobench.sweep.flight import Flight, TimeIsUp
 from nanobench.sweep.machine import node_of
+from nanobench.sweep.split import ArmGroup, records_of, split
 
-ArmGroup = tuple[Arm, ...]
-"""Arms that run in one process."""
+WRITE_SHARE = 0.05
+"""Writing the cells while a sweep runs takes at most this share of its time."""
 
 
 @dataclass(frozen=True)
@@ -55,41 +57,6 @@ Watch = Callable[[Progress], None]
 MakeExecutor = Callable[[int], Executor]
 
 
-class Split(NamedTuple):
-    """What follows from how one process of a trial ended."""
-
-    done: ArmGroup
-    """arms whose records are final"""
-    next: tuple[ArmGroup, ...] = ()
-    """groups to run before all others"""
-    last: tuple[ArmGroup, ...] = ()
-    """groups to run after all others"""
-
-
-def split(group: ArmGroup, result: WorkerResult) -> Split:
-    """An arm that ran out of memory beside others is tried once more alone; an arm that crashed the process leaves the
-    group, and the others are run again without it.
-    """
-    if result.record is None and result.running is not None:
-        broken = group[result.running]
-        rest = tuple(arm for arm in group if arm != broken)
-        if rest and result.status is Status.OOM:
-            return Split((), (rest,), ((broken,),))
-        return Split((broken,), (rest,) if rest else ())
-    if result.record is not None and len(group) > 1:
-        crowded = tuple(each.arm for each in records_of(group, result) if each.outcome.status is Status.OOM)
-        return Split(tuple(arm for arm in group if arm not in crowded), (), tuple((arm,) for arm in crowded))
-    return Split(group)
-
-
-def records_of(group: ArmGroup, result: WorkerResult) -> list[ArmRecord]:
-    """What one process says of these arms; if it died, what its end says."""
-    if result.record is not None:
-        records = [ArmRecord.from_json(record) for record in result.record["arms"]]
-        return [record for record in records if record.arm in group]
-    return [ArmRecord(arm=arm, outcome=Outcome(status=result.status, reason=result.reason)) for arm in group]
-
-
 class Sweep:
     """One run of a plan, with the launches that it has so far."""
 
@@ -103,9 +70,12 @@ class Sweep:
         self.machine = self.info.machine
         self.launches: list[LaunchRecord] = []
         self.launches_of: dict[Arm, dict[Point, list[LaunchRecord]]] = defaultdict(lambda: defaultdict(list))
+        self.ran_out: dict[Arm, list[Point]] = defaultdict(list)
         self.keep(run.read_raw())
         self.cells = run.write_cells(derive.derive(self.launches, self.machine)) if self.launches else []
+        self.written_at, self.writing_s = -math.inf, 0.0
         self.took_s: dict[Point, float] = {}
+        self.expected_s = cache(lambda point, launch: expected_s(plan, point, launch, description))
         self.limits_now: dict[Setting, Limits] = {}
         self.pace, self.room, self.showing = 1.0, 1, Lock()
         self.done, self.ahead = 0, [trial for trials in plan.rounds() for trial in trials]
@@ -116,6 +86,8 @@ class Sweep:
         self.launches.extend(launches)
         for each in launches:
             self.launches_of[each.arm][each.point].append(each)
+            if each.outcome.status is Status.OOM:
+                self.ran_out[each.arm].append(each.point)
 
     def measure(self) -> list[CellRow]:
         """Runs what is missing and returns the cells. Whatever interrupts it, the finished trials are on disk."""
@@ -181,7 +153,7 @@ class Sweep:
     def count(self, trial: Trial) -> None:
         """Counts a trial as done."""
         self.done += 1
-        self.ahead = [each for each in self.ahead if each.key != trial.key]
+        self.ahead = [each for each in self.ahead if (each.launch, each.point) != (trial.launch, trial.point)]
 
     def note(self, event: JsonObject) -> None:
         """Adds an event to the run's journal."""
@@ -245,18 +217,31 @@ class Sweep:
         if launches:
             self.run.write_raw(trial, launches)
             self.keep(launches)
-            self.cells = self.run.write_cells(self.derived_again(trial.point))
+            self.cells = self.derived_again(trial.point)
+            self.write_cells()
         self.took_s[trial.point] = time.monotonic() - begun
-        expected = expected_s(self.plan, trial.point, trial.launch, self.description)
-        self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / expected
+        self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / self.expected_s(trial.point, trial.launch)
         self.count(trial)
         self.show(trial, None)
 
     def derived_again(self, point: Point) -> list[CellRow]:
         """The cells, those of one point from its launches as they are now."""
         others = [cell for cell in self.cells if any(cell[name] != value for name, value in vars(point).items())]
-        here = derive.derive([each for each in self.launches if each.point == point], self.machine)
+        here = derive.derive(self.launches_at(point), self.machine)
         return derive.corrected(derive.in_order(others + here))
+
+    def launches_at(self, point: Point) -> list[LaunchRecord]:
+        """The launches of a point, those of each arm in their order."""
+        return [each for found in self.launches_of.values() for each in found.get(point, ())]
+
+    def write_cells(self) -> None:
+        """Writes the cells, unless that would take more than WRITE_SHARE of the time: who loads the run derives them again."""
+        begun = time.monotonic()
+        if begun - self.written_at < self.writing_s / WRITE_SHARE:
+            return
+        self.run.write_cells(self.cells)
+        self.written_at = time.monotonic()
+        self.writing_s = self.written_at - begun
 
     def launch(self, trial: Trial, groups: list[ArmGroup], gates: dict[str, Gate], executor: Executor) -> list[LaunchRecord]:
         """All arms of one launch, together where that works. It may run in a thread: it changes nothing here."""
@@ -312,16 +297,15 @@ class Sweep:
 
     def ran_out_below(self, point: Point, arm: Arm) -> Outcome | None:
         """Why an arm need not be tried: it ran out of memory at a smaller batch of the same point."""
-        for other, launches in self.launches_of[arm].items():
-            smaller = other.batch_size < point.batch_size and other == replace(point, batch_size=other.batch_size)
-            if smaller and any(each.outcome.status is Status.OOM for each in launches):
+        for other in self.ran_out[arm]:
+            if other.batch_size < point.batch_size and other == replace(point, batch_size=other.batch_size):
                 return Outcome(status=Status.SKIPPED, reason=f"ran out of memory at batch {other.batch_size} already")
         return None
 
     def gates(self, point: Point) -> dict[str, Gate]:
         """The verdicts that earlier launches reached at a point, by arm."""
         known: dict[str, Gate] = {}
-        for each in (each for each in self.launches if each.point == point and each.outcome.digest):
+        for each in (each for each in self.launches_at(point) if each.outcome.digest):
             told = each.outcome
             assert told.gate is not None
             gate = Gate(told.gate, told.gate_note or "", told.gate_max_error, told.gate_tolerance, told.digest)
@@ -336,7 +320,5 @@ class Sweep:
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
-        each_s = (
-            self.took_s.get(t.point, self.pace * expected_s(self.plan, t.point, t.launch, self.description)) for t in self.ahead
-        )
+        each_s = (self.took_s.get(each.point, self.pace * self.expected_s(each.point, each.launch)) for each in self.ahead)
         return sum(each_s) / self.room
