@@ -185,7 +185,8 @@ def load(path: str | Path = "results", columns: Sequence[str] | None = None, fil
 def plot(name: str, results: "pd.DataFrame | str | Path" = "results") -> "Figure":
     """A figure of a DataFrame that a sweep returned, or of the newest run below a folder or a URI.
 
-    `nanobench list plots` has the names. Raises nanobench.errors.UserError for an unknown name, and where the data does not allow the figure.
+    `nanobench list plots` has the names. Raises nanobench.errors.UserError for an unknown name, and where the data does not
+    allow the figure.
     """
     from nanobench.results import store
     from nanobench.results.place import is_uri

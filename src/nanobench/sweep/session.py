@@ -172,8 +172,15 @@ def measure(
         made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files)
         return SameCode(made, description.code, lambda: code_of(plan.points, plan.arms), run.place)
 
-    try:
+    with stopping(run, plan):
         return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))
+
+
+@contextmanager
+def stopping(run: Run, plan: Plan) -> Iterator[None]:
+    """Turns a file that cannot be written, here or at the URI of the run, into a UserError that says what is kept."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
