@@ -378,8 +378,7 @@ def test_a_sweep_whose_place_fails_stops_in_one_line_and_continues(nanobench_her
     (first,) = (name for name in names(there) if name.startswith("raw/"))
     before = (there / first).read_bytes()
     assert len(load(uri)) == 2
-    monkeypatch.undo()
-    monkeypatch.setenv("NANOBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Place, "put_bytes", put)
     shown = nanobench_here("kv-sweep", "--resume", uri, "--no-plot", "--json", cwd=tmp_path, code=0)
     document = json.loads(shown.stdout.strip().splitlines()[-1])
     assert document["run"] == uri

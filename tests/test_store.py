@@ -107,17 +107,17 @@ def test_runs_are_found_below_a_folder_and_not_inside_of_other_runs(small_run, t
 
 FILLED = """
 mount -t tmpfs -o size=64m tmpfs "$1" && cd "$1" || exit 99
-free_kib=$(df --output=avail -k . | tail -1)
-fallocate -l $((free_kib - $2))KiB ballast
-shift 2
-"$@" kv-sweep $SWEEP --out run >/dev/null 2>line
-echo code $?; cat line
+shift
+( until [ "$(ls run/raw 2>/dev/null | wc -l)" -ge 2 ]; do sleep 0.05; done; cat /dev/zero > ballast 2>/dev/null ) &
+line=$("$@" kv-sweep $SWEEP --out run 2>&1 >/dev/null); echo code $?; echo "$line"
+wait
+rm ballast
 "$@" export run --format csv | wc -l
 find run -name '*.part' -o -name '*.damaged' | wc -l
-rm ballast
 "$@" kv-sweep --resume run --no-plot >/dev/null; echo code $?
 ls run/raw | wc -l
 """
+"""Fills a small disk as soon as two trials are finished."""
 
 
 def may_mount(tmp_path):
@@ -129,15 +129,15 @@ def may_mount(tmp_path):
 def test_a_small_disk_that_is_full_keeps_what_is_finished_and_the_sweep_continues(tmp_path):
     if not may_mount(tmp_path):
         pytest.skip("this user may mount no tmpfs in a namespace of its own")
-    sweep = " ".join((*TINY, "--batch", "1-12+1"))
+    sweep = " ".join((*TINY, "--batch", "1,2,3,4"))
     program = [sys.executable, "-m", "nanobench"]
-    command = ["unshare", "-rm", "sh", "-c", FILLED, "sh", str(tmp_path), "400", *program]
+    command = ["unshare", "-rm", "sh", "-c", FILLED, "sh", str(tmp_path), *program]
     done = subprocess.run(command, env={**environment(), "SWEEP": sweep}, capture_output=True, text=True)
     code, line, rows, damaged, resumed, trials = done.stdout.splitlines()
     assert code == "code 2", done.stdout + done.stderr
     assert "No space left on device" in line
     assert "finished trials are kept in run: make room, about " in line
     assert line.endswith("and continue with --resume run")
-    assert int(rows) > 1, "finished trials are readable"
+    assert int(rows) >= 5, "a head and two finished points of two arms can be read"
     assert damaged == "0"
-    assert (resumed, trials) == ("code 0", "12")
+    assert (resumed, trials) == ("code 0", "4")
