@@ -43,6 +43,14 @@ test-all: $(VENV)/dev  ## install, then all tests
 test-cluster: $(VENV)/dev  ## a sweep on real Slurm and on real Ray, both on this machine, as far as they can be installed
 	tests/cluster.sh $(BIN)/python
 
+test-remote: $(VENV)/dev $(VENV)/moto/bin/moto_server  ## install a server that speaks S3, then the tests against it
+	PATH="$(CURDIR)/$(VENV)/moto/bin:$$PATH" $(BIN)/pytest tests/test_s3.py
+
+# In an environment of its own: its dependencies do not fit to constraints.txt.
+$(VENV)/moto/bin/moto_server: | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/moto
+	$(VENV)/moto/bin/pip install --quiet "moto[server]"
+
 lint: $(VENV)/dev  ## style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,4 +91,4 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/run
 
-.PHONY: help bench report reference test test-all test-cluster lint type check gpu columns clean
+.PHONY: help bench report reference test test-all test-cluster test-remote lint type check gpu columns clean

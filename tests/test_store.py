@@ -2,11 +2,14 @@
 
 import errno
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, environment
 from nanobench.errors import UserError
 from nanobench.results import store
 from nanobench.views import plots
@@ -60,6 +63,9 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     done = nanobench_here("kv-sweep", *TINY, "--batch", "1,2", "--out", "run", cwd=tmp_path, code=2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("the sweep stopped: No space left on device (some.parquet); finished trials are kept in run:")
+    assert re.search(
+        r"make room, about [\d.]+ MiB for 1 more trial \([\d.]+ MiB are free\), and continue with --resume run$", line
+    )
     run = store.Run(tmp_path / "run")
     assert len(list(run.raw.glob("*"))) == 1
     assert not list(tmp_path.rglob("*.part"))
@@ -97,3 +103,41 @@ def test_runs_are_found_below_a_folder_and_not_inside_of_other_runs(small_run, t
     monkeypatch.setattr(store, "MOST_FOLDERS", 1)
     with pytest.raises(UserError, match="more than 1 folders below it; give a folder that a sweep wrote"):
         store.find_runs(tmp_path)
+
+
+FILLED = """
+mount -t tmpfs -o size=64m tmpfs "$1" && cd "$1" || exit 99
+shift
+( until [ "$(ls run/raw 2>/dev/null | wc -l)" -ge 2 ]; do sleep 0.05; done; cat /dev/zero > ballast 2>/dev/null ) &
+line=$("$@" kv-sweep $SWEEP --out run 2>&1 >/dev/null); echo code $?; echo "$line"
+wait
+rm ballast
+"$@" export run --format csv | wc -l
+find run -name '*.part' -o -name '*.damaged' | wc -l
+"$@" kv-sweep --resume run --no-plot >/dev/null; echo code $?
+ls run/raw | wc -l
+"""
+"""Fills a small disk as soon as two trials are finished."""
+
+
+def may_mount(tmp_path):
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+    return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_small_disk_that_is_full_keeps_what_is_finished_and_the_sweep_continues(tmp_path):
+    if not may_mount(tmp_path):
+        pytest.skip("this user may mount no tmpfs in a namespace of its own")
+    sweep = " ".join((*TINY, "--batch", "1,2,3,4"))
+    program = [sys.executable, "-m", "nanobench"]
+    command = ["unshare", "-rm", "sh", "-c", FILLED, "sh", str(tmp_path), *program]
+    done = subprocess.run(command, env={**environment(), "SWEEP": sweep}, capture_output=True, text=True)
+    code, line, rows, damaged, resumed, trials = done.stdout.splitlines()
+    assert code == "code 2", done.stdout + done.stderr
+    assert "No space left on device" in line
+    assert "finished trials are kept in run: make room, about " in line
+    assert line.endswith("and continue with --resume run")
+    assert int(rows) >= 5, "a head and two finished points of two arms can be read"
+    assert damaged == "0"
+    assert (resumed, trials) == ("code 0", "4")

@@ -69,7 +69,7 @@ def main() -> None:
     start = time.monotonic()
     sweep(folder / "run", plan(points))
     print(f"--resume of the finished sweep: {time.monotonic() - start:.1f} s", flush=True)
-    print(f"report: {command('report', str(folder / 'run'), '--no-plot'):.1f} s")
+    print(f"report: {command('report', str(folder / 'run')):.1f} s")
     print(f"memory of this process: {psutil.Process().memory_info().rss / 2**20:.0f} MiB")
 
 

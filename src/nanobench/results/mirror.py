@@ -48,8 +48,17 @@ class Mirror:
             for name in self.local(*names):
                 if name not in self.known:
                     (self.folder / name).unlink(missing_ok=True)
-            stale = [name for name in self.known if is_among(name, names) and not self.is_current(name)]
-            places.together([partial(self.place.fetch, name, self.known[name], self.folder / name) for name in stale])
+            # A part of a file is the business of its writer; only a repair, which asks for all files, wants to see it.
+            stale = [name for name in self.known if is_among(name, names) and not (names and name.endswith(".part"))]
+            self.fetch([name for name in stale if not self.is_current(name)])
+
+    def fetch(self, names: list[str]) -> None:
+        """Fetches files, some of them at the same time."""
+
+        def fetch(name: str) -> None:
+            self.known[name] = self.place.fetch(name, self.known[name], self.folder / name)
+
+        places.together([partial(fetch, name) for name in names])
 
     def local(self, *names: str) -> list[str]:
         """The files here, or those of these that are here; not what is just being fetched."""
@@ -185,7 +194,7 @@ class Mirror:
                 here.replace(here.with_name(here.name + ".twice"))
             if not here.exists():
                 missing.append(name)
-        places.together([partial(self.place.fetch, name, self.known[name], self.folder / name) for name in missing])
+        self.fetch(missing)
         journal, there = self.folder / JOURNAL, self.place.read(JOURNAL) if JOURNAL in self.known else b""
         if not journal.exists() or not journal.read_bytes().startswith(there):
             journal.write_bytes(there)

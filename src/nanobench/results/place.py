@@ -26,6 +26,8 @@ WHOLE_AT_CLOSE = ("s3", "gcs", "abfs")
 """Types of file systems where what is written can be seen only when the last byte of it is there."""
 AT_ONCE = 8
 """Files that are fetched at the same time."""
+TRIES = 3
+"""So often a file is read that changes meanwhile."""
 NO_ANSWER = re.compile(
     r"curl ?(code|error)|NETWORK_CONNECTION|UNAVAILABLE|could not (connect|resolve)|connection (refused|reset)|time(d )?_?out",
     re.IGNORECASE,
@@ -117,11 +119,18 @@ class Place:
         with self.reading(name), self.filesystem.open_input_file(f"{self.path}/{name}") as file:
             return bytes(file.read())
 
-    def fetch(self, name: str, state: State, target: Path) -> None:
-        """Writes a copy with the state of the original, whole or not at all. Raises UserError where the file is another now."""
-        data = self.read(name)
-        if len(data) != state.size:
-            raise UserError(f"{self.uri_of(name)} changed while it was read; run the command again")
+    def fetch(self, name: str, state: State, target: Path) -> State:
+        """Writes a copy with the state of the original, whole or not at all. Returns that state: a file that is written again
+        meanwhile has another than was known. Raises UserError where it cannot be read.
+        """
+        for _ in range(TRIES):
+            data = self.read(name)
+            if len(data) == state.size:
+                break
+            with self.reading(name):
+                state = state_of(self.filesystem.get_file_info(f"{self.path}/{name}"))
+        else:
+            raise UserError(f"{self.uri_of(name)} changes while it is read; run the command again")
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
@@ -131,6 +140,7 @@ class Place:
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+        return state
 
     def put(self, file: Path, name: str, once: bool = False) -> State:
         """Writes a file of this machine, whole or not at all; `once`: never over one that is there. Returns its state.

@@ -185,8 +185,9 @@ def measure(
         }
         return Duet(sides, run.scratch)
 
-    made = Comparison(options, run, plan, description, make_executor, session.keeping_time(run, watch))
-    session.finish(made)
+    with session.stopping(run, plan):
+        made = Comparison(options, run, plan, description, make_executor, session.keeping_time(run, watch))
+        session.finish(made)
     answers = made.decisions()
     return answers, decision.overall(made.launches, made.threshold, answers)
 

@@ -185,8 +185,15 @@ def measure(
         alike = SameMachine(made, description.identity)
         return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.place)
 
-    try:
+    with stopping(run, plan):
         return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))
+
+
+@contextmanager
+def stopping(run: Run, plan: Plan) -> Iterator[None]:
+    """Turns a file that cannot be written, here or at the URI of the run, into a UserError that says what is kept."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -16,6 +16,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 ROOM_BYTES = 1 << 20
 """Where a worker failed and not even so much can be written, the disk failed and not the worker."""
 MIB = 1 << 20
+RESUMED = ("kv-sweep", "train-throughput")
+"""Commands that have --resume."""
 
 
 def refuse_full(folder: Path) -> None:
@@ -26,12 +28,17 @@ def refuse_full(folder: Path) -> None:
 
 def what_is_left(run: Run, plan: Plan, error: OSError) -> str:
     """What is kept of a sweep that an error stopped, and what to do."""
+    command = run.info().command
     room = need(run, plan) if error.errno in FULL else ""
     if run.mirror is not None:
-        return "; ".join(filter(None, [in_cache(run), room]))
+        again = f"continue on this machine with: nanobench {command} --resume {shlex.quote(run.place)}"
+        return "; ".join([published(run), *filter(None, [room]), *([again] if command in RESUMED else [])])
+    kept = f"finished trials are kept in {run.folder}"
+    if command not in RESUMED:
+        return f"{kept}{room and f': {room}'}"
     if not room:
-        return f"finished trials are kept in {run.folder}: solve the problem and continue with --resume"
-    return f"finished trials are kept in {run.folder}: {room}, and continue with --resume {shlex.quote(str(run.folder))}"
+        return f"{kept}: solve the problem and continue with --resume"
+    return f"{kept}: {room}, and continue with --resume {shlex.quote(str(run.folder))}"
 
 
 def need(run: Run, plan: Plan) -> str:
@@ -62,11 +69,12 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def in_cache(run: Run) -> str:
-    """What is kept of a run that is published while it is measured."""
+def published(run: Run) -> str:
+    """How many trials of a run with a URI are kept here, and how many of them are there already."""
     assert run.mirror is not None
     kept = [path.name for path in run.raw.glob("*.parquet")]
-    published = sum(name.rpartition("/")[2] in kept for name in run.mirror.raw_names())
-    trials = f"{len(kept)} finished trial{'' if len(kept) == 1 else 's'} are kept in {run.folder}"
-    again = f"nanobench {run.info().command} --resume {shlex.quote(run.place)}"
-    return f"{trials}, {published} of them published; continue on this machine with: {again}"
+    there = sum(name.rpartition("/")[2] in kept for name in run.mirror.raw_names())
+    trials = (
+        f"{len(kept)} finished trial{'' if len(kept) == 1 else 's'} {'is' if len(kept) == 1 else 'are'} kept in {run.folder}"
+    )
+    return f"{trials}, {there} of them published"
