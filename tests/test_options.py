@@ -182,9 +182,9 @@ def test_what_is_no_number_above_0_is_refused_with_an_example(text):
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
     names = {field.name for config_class in (Point, Arm) for field in fields(config_class)}
     generation, training = set(GateOptions().axes), set(TrainOptions().axes)
-    # The window is an argument of the model.
-    assert generation | training == names - {"device", "side"} | {"window"}
-    only_generated = {"prompt_len", "new_tokens", "shared_prompt", "engine", "sampler", "weights", "kv_cache"}
+    # The window is an argument of the model, the draft length one of an engine.
+    assert generation | training == names - {"device", "side"} | {"window", "draft_len"}
+    only_generated = {"prompt_len", "new_tokens", "shared_prompt", "engine", "draft_len", "sampler", "weights", "kv_cache"}
     assert generation - training == only_generated
 
 

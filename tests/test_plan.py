@@ -171,8 +171,11 @@ def test_auto_is_refused_where_nothing_is_automatic(name):
     assert "auto" in refusal(plan_of, **{name: "auto"})
 
 
+NOT_OF_POINTS = ("attention", "batch_size", "window", "draft_len")
+
+
 @pytest.mark.parametrize("description", [machine("cpu"), machine("cuda", ["H100"])], ids=["cpu", "cuda"])
-@pytest.mark.parametrize("name", [name for name in AUTOMATIC if name not in ("attention", "batch_size", "window")])
+@pytest.mark.parametrize("name", [name for name in AUTOMATIC if name not in NOT_OF_POINTS])
 def test_every_kind_of_device_knows_what_is_automatic(description, name):
     kinds = [kind for kind in (SweepOptions, TrainOptions) if hasattr(kind, name)]
     assert kinds

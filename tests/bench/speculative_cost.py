@@ -1,129 +1,74 @@
-"""Does the cost model of speculative decoding hold? Predicted against measured speedup over acceptance and draft length.
+"""Does the prediction of speculative decoding hold? Predicted against measured speedup over acceptance, draft length and batch.
 
-    python tests/bench/speculative_cost.py [TARGET] [DRAFT] [ROWS]
+    python tests/bench/speculative_cost.py DIR [TARGET [DRAFT [BATCHES [LAUNCHES [OPTION ...]]]]]    a quarter of an hour
 
-The acceptance is **synthetic**: every row accepts each drafted token with a given probability, whatever it is, so that the cost
-can be studied with random weights. The passes of draft and target are real; the tokens are not those of the target, and nothing
-is gated. Plain decoding, a draft pass and a verification pass are timed in turns with the speculative calls.
-
-With acceptance a, draft length K and B rows that advance together, a step writes sum of a**(i * B) for i from 0 to K tokens. It
-takes K draft passes and one target pass over K + 1 tokens. Prints a table in Markdown.
+The acceptance is **synthetic**: chance accepts each drafted token of each row, so that the cost can be studied with random
+weights. The passes are those of real drafts; the tokens are not the model's. Plain cached decoding is the reference of every
+speedup, and all arms take turns within each launch. Prints a table in Markdown.
 """
 
-import math
-import random
-import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from pathlib import Path
 
-import torch
-from torch import Tensor
+import pandas as pd
 
-from nanobench.engines import speculative
-from nanobench.engines._compiler import Compiler
-from nanobench.engines.cached import build as build_cached
-from nanobench.engines.speculative import Speculative
-from nanobench.models._packed_linear import pack
-from nanobench.registry import find
-from nanobench.samplers.greedy import greedy
-from nanobench.schema import Point
+import nanobench
+from nanobench import registry
+from nanobench.records import MEASURED
+from nanobench.results.repetitions import point_of
+from nanobench.roofline.speculation import Drafting, expected_passes
 
-ACCEPTANCE, LENGTHS = (0.6, 0.8, 0.95), (2, 4, 8)
-BLOCKS, NEW, PROMPT = 15, 64, 50
+DEFAULTS = ("gpt2-char", "gpt2-char:n_layer=1", "1,4,8", "5")
+"""Target, draft, batch sizes and launches."""
+ACCEPTANCE, LENGTHS = (0.6, 0.8, 0.95), "2,4,8"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def measure(folder: Path, target: str, draft: str, batches: str, launches: str, more: list[str]) -> None:
+    """The sweep, with more options of kv-sweep; one that is in the folder already is continued."""
+    place = ["--resume", str(folder)] if (folder / "run.json").exists() else ["--out", str(folder)]
+    engines = ["cached", *(f"speculative:draft={draft},accept={share}" for share in ACCEPTANCE)]
+    arms = ["--model", target, "--engine", ",".join(engines), "--draft-len", LENGTHS, "--batch", batches]
+    size = ["--new-tokens", "64", "--launches", launches, "--max-seconds", "30", "--max-minutes", "planned", "--no-plot"]
+    subprocess.run([sys.executable, "-m", "nanobench", "kv-sweep", *arms, *size, *place, *more], check=True)
 
 
-def call(engine: Speculative, prompt_BT: Tensor) -> int:
-    """One call; returns its steps."""
-    engine.prefill(prompt_BT)
-    generated, steps = 1, 0
-    while generated < NEW:
-        generated, steps = generated + engine.step(), steps + 1
-    return steps
+def line(cell: pd.Series) -> str:
+    """A cell as a line of the table."""
+    given = registry.parse("engines", cell["engine"]).arguments
+    share, length = float(given["accept"]), int(given["draft_len"])
+    what = f"| {cell['batch_size']} | {share:g} | {length} |"
+    if cell["status"] not in MEASURED:
+        return f"{what} {cell['status']}: {cell['reason']} | | | | |"
+    drafting, point = Drafting(length, None, share), point_of(cell)
+    expected = (point.new_tokens - 1) / expected_passes(point, drafting, drafting.kept(point.batch_size) or ()).steps
+    written = f"{cell['mean_acceptance_length']:.2f} ({expected:.2f})"
+    measured = f"{cell['speedup']:.2f} [{cell['speedup_lo']:.2f}, {cell['speedup_hi']:.2f}]"
+    error = cell["speedup"] / cell["predicted_speedup"] - 1
+    return f"{what} {written} | {cell['draft_time_share']:.0%} | {cell['predicted_speedup']:.2f} | {measured} | {error:+.0%} |"
 
 
-def accepting(share: float, drawn: random.Random) -> Callable[[Tensor, Tensor], Tensor]:
-    """Accepts drafted tokens by chance."""
-
-    def accept(logits_BTV: Tensor, drafted_BK: Tensor) -> Tensor:
-        rows, number = drafted_BK.shape
-        chosen_BT, kept = logits_BTV.argmax(-1), number
-        for _ in range(rows):
-            mine = 0
-            while mine < number and drawn.random() < share:
-                mine += 1
-            kept = min(kept, mine)
-        return torch.cat((drafted_BK[:, :kept], chosen_BT[:, kept : kept + 1]), dim=1)
-
-    return accept
-
-
-class Study:
-    """A target, its draft, and plain decoding."""
-
-    def __init__(self, target_name: str, draft_name: str, rows: int) -> None:
-        torch.manual_seed(0)
-        self.target, self.draft_name, self.rows = find("models", target_name)(), draft_name, rows
-        self.target.module.eval().requires_grad_(False)
-        pack(self.target.module)
-        names = {"model": target_name, "dtype": "float32", "device": "cpu", "threads": torch.get_num_threads()}
-        self.point = Point(**names, batch_size=rows, prompt_len=PROMPT, new_tokens=NEW)
-        self.prompt_BT = torch.randint(self.target.shape.vocab_size, (rows, PROMPT))
-        self.plain = build_cached(self.target, greedy, self.point, Compiler("off"))
-
-    def row(self, number: int, share: float) -> str:
-        """A line of the table for a draft length and an acceptance."""
-        off, middle = Compiler("off"), PROMPT + NEW // 2
-        engine = speculative.build(self.target, greedy, self.point, off, draft=self.draft_name, draft_len=number)
-        block_BT = torch.randint(self.target.shape.vocab_size, (self.rows, number + 1))
-        works: dict[str, Callable[[], object]] = {
-            "plain": lambda: call(self.plain, self.prompt_BT),
-            "speculative": lambda: steps.append(call(engine, self.prompt_BT)),
-            "prefill": lambda: engine.prefill(self.prompt_BT),
-            "verify": lambda: engine.logits(block_BT, middle, last_only=False),
-            "draft": lambda: engine.draft.propose(engine.tokens_BN, middle, number),
-        }
-        times: dict[str, list[float]] = {name: [] for name in works}
-        steps: list[int] = []
-        rule, speculative.accept_greedy = speculative.accept_greedy, accepting(share, random.Random(f"{share} {number}"))
-        for _ in range(BLOCKS):
-            for name, work in works.items():
-                engine.draft.keep(middle)
-                times[name].append(seconds(work))
-        speculative.accept_greedy = rule
-        return self.compared(number, share, times, [(NEW - 1) / each for each in steps])
-
-    def compared(self, number: int, share: float, times: dict[str, list[float]], tokens: list[float]) -> str:
-        """Prediction and measurement as a line."""
-        typical = {name: statistics.median(values) for name, values in times.items()}
-        expected = sum(share ** (i * self.rows) for i in range(number + 1))
-        predicted_s = typical["prefill"] + (NEW - 1) / expected * (typical["draft"] + typical["verify"])
-        ratios = [plain / mine for plain, mine in zip(times["plain"], times["speculative"], strict=True)]
-        low, measured, high = statistics.quantiles(ratios, n=4)
-        predicted = typical["plain"] / predicted_s
-        error = math.expm1(abs(math.log(measured / predicted)))
-        written = f"{statistics.mean(tokens):.2f} (expected {expected:.2f})"
-        return f"| {share} | {number} | {written} | {predicted:.2f} | {measured:.2f} [{low:.2f}, {high:.2f}] | {error:.0%} |"
+def table(cells: pd.DataFrame) -> list[str]:
+    """All cells with synthetic acceptance, and how far the predictions are from the measurements."""
+    drafted = cells[cells["engine"].str.startswith("speculative")]
+    heads = ["batch", "acceptance", "draft length", "tokens per pass (expected)", "drafts' share of decode"]
+    heads += ["predicted speedup", "measured [95 %]", "error"]
+    lines = [f"| {' | '.join(heads)} |", "|--:" * len(heads) + "|", *(line(cell) for _, cell in drafted.iterrows())]
+    known = drafted.dropna(subset=["speedup", "predicted_speedup"])
+    errors = (known["speedup"] / known["predicted_speedup"] - 1).abs().astype(float)
+    if errors.empty:
+        return lines
+    within = f"{int(errors.le(0.2).sum())} of {len(errors)} within 20 %"
+    return [*lines, "", f"error: median {errors.median():.0%}, largest {errors.max():.0%}; {within}"]
 
 
 def main() -> None:
     """Measures and prints."""
-    target_name, draft_name = sys.argv[1:3] if len(sys.argv) > 2 else ("gpt2-char", "gpt2-nano")
-    study = Study(target_name, draft_name, int(sys.argv[3]) if len(sys.argv) > 3 else 1)
-    print(f"synthetic acceptance; {target_name} drafted by {draft_name}, batch {study.rows}, {study.point.threads} threads\n")
-    print("| acceptance | draft length | tokens per step | predicted speedup | measured [quartiles] | error |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    with torch.inference_mode():
-        for number in LENGTHS:
-            for share in ACCEPTANCE:
-                print(study.row(number, share), flush=True)
+    folder, given = Path(sys.argv[1]), sys.argv[2:6]
+    target, draft, batches, launches = (*given, *DEFAULTS[len(given) :])
+    measure(folder, target, draft, batches, launches, sys.argv[6:])
+    print(f"\nsynthetic acceptance; {target} drafted by {draft}\n")
+    print("\n".join(table(nanobench.load(folder))))
 
 
 if __name__ == "__main__":
