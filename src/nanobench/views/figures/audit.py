@@ -71,7 +71,7 @@ def draw_row(axes: Axes, place: int, row: Row) -> None:
     text = f"{words.figure(row.published, row.specimen.unit)}, ours {words.ours(words.flat(row))}"
     points = (
         *axes.plot([1.0], [place], zorder=2.5, **{**OURS, **(HOLLOW if row.ours.excluded else {})}),
-        *axes.plot([row.factor], [place], zorder=3, **PUBLISHED[row.found]),
+        *axes.plot([row.factor or 1.0], [place], zorder=3, **PUBLISHED[row.found]),
     )
     for point in points:
         tooltips.name(point, [f"{row.specimen.name}: published {text}"])
