@@ -63,18 +63,18 @@ def curve(axes: Axes, line_style: LineStyle, x: Any, y: Any, low: Any = None, hi
 
 
 def batches(axes: Axes, line_style: LineStyle, rows: pd.DataFrame, x: Any, y: Any, names: Sequence[str] = ()) -> None:
-    """The cells of an arm in the order of their batch sizes, which stand beside the points; `names` stand below them."""
+    """The cells of an arm in the order of their batch sizes, which stand beside the points, or their `names`."""
     hollow = layout.unjudged(rows)
     look: Any = {"color": line_style.colour, "marker": line_style.marker}
     axes.plot(x, y, linestyle=line_style.line, zorder=2.5, **look)
     if hollow.any():
         axes.plot(x[hollow], y[hollow], linestyle="", zorder=2.6, label=UNJUDGED, **look, **HOLLOW)
     style: Any = {"textcoords": "offset points", "fontsize": 7.5, "color": line_style.colour}
-    beside, names = bool(names), names or [str(size) for size in rows["batch_size"]]
+    # Lines often end close to the point before: the last label goes to the other side. So does the first under a roof.
+    below = {len(rows) - 1, *([0] if names else [])} if len(rows) > 1 else set()
+    names = names or [str(size) for size in rows["batch_size"]]
     for number, (place, name) in enumerate(zip(zip(x, y, strict=True), names, strict=True)):
-        # Lines often end close to the point before: the last label goes to the other side.
-        is_last = number == len(rows) - 1 > 0 or beside
-        axes.annotate(name, place, (6, -9) if is_last else (-5, 4), ha="left" if is_last else "right", **style)
+        axes.annotate(name, place, (6, -9) if number in below else (-5, 4), ha="left" if number in below else "right", **style)
 
 
 def plain_log(axes: Axes, axis: Any) -> None:

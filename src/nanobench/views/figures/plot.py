@@ -25,6 +25,6 @@ def plot(draw: Plot) -> Plot:
 
 
 def of_every_arm(draw: Plot) -> Plot:
-    """Marks a figure that can show more arms than lines can be distinguished."""
+    """Marks a figure that can show more arms than lines with a legend could."""
     OF_EVERY_ARM.append(draw)
     return draw

@@ -1,4 +1,4 @@
-"""Speedups over the reference arm as a list of names with dots: for runs of more arms than lines can be distinguished."""
+"""Speedups over the reference arm as a list of names with dots: for runs of many arms."""
 
 from collections.abc import Sequence
 from textwrap import fill
