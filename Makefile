@@ -35,7 +35,7 @@ reference: $(VENV)/run  ## measure the reference runs in results/ again, replace
 	$(BIN)/python docs/make_gallery_page.py
 
 test: $(VENV)/dev  ## install, then all tests but the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not cluster"
 
 test-all: $(VENV)/dev  ## install, then all tests
 	$(PYTEST)

@@ -25,6 +25,7 @@ ROOMS = {
     "samplers": (2, True),
     "optimizers": (2, True),
     "probes": (2, True),
+    "continuation": (2, False),
     "results": (2, False),
     "engines": (3, True),
     "training": (4, True),

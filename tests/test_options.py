@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from nanobench.errors import UserError
 from nanobench.schema import Arm, Point
+from nanobench.sweep.autobatch_options import AutobatchOptions
 from nanobench.sweep.axes import read_axis
 from nanobench.sweep.config_file import from_toml
 from nanobench.sweep.options import (
     ISOLATIONS,
-    AutobatchOptions,
     GateOptions,
     SweepOptions,
     TimedOptions,

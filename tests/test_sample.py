@@ -10,12 +10,13 @@ import torch
 from rich.console import Console
 
 import fakes
+from nanobench.continuation import Continuation, TokenDifference
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
 from nanobench.errors import Skip, UserError
 from nanobench.gates import generation as generation_gate
 from nanobench.models.gpt2 import build as build_gpt2
-from nanobench.records import Continuation, Status, TokenDifference, Verdict
+from nanobench.records import Status, Verdict
 from nanobench.samplers.temperature import Temperature
 from nanobench.schema import Point
 from nanobench.sweep.sample import Sample, SampleOptions, verdict_of

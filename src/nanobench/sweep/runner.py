@@ -274,7 +274,7 @@ class Sweep:
         result = executor.run(request, folder, log, timeout_s, lambda report: self.show(trial, report))
         result = output_check.after(executor, part, result, folder, log, timeout_s)
         if any(each.outcome.status is Status.ERROR for each in records_of(group, result)):
-            stopped.refuse_full(folder)
+            stopped.refuse_full(self.run.folder)
         return result
 
     def keep_traces(self, trial: Trial) -> None:

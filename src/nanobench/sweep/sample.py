@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanobench.continuation import Continuation
 from nanobench.errors import UserError
-from nanobench.records import Continuation, JsonObject, Status, Verdict
+from nanobench.records import JsonObject, Status, Verdict
 from nanobench.schema import BYTES, IDS, REFERENCE_DTYPE, Point, option
 from nanobench.sweep.options import HOW, TOKENIZERS, WHAT, GateOptions, Options, TimedOptions, listed, same
 

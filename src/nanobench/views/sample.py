@@ -6,7 +6,8 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from nanobench.records import Continuation, TokenDifference, Verdict
+from nanobench.continuation import Continuation, TokenDifference
+from nanobench.records import Verdict
 from nanobench.sweep.sample import Sample, verdict_of
 from nanobench.views import format
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from nanobench import registry
+from nanobench.continuation import Continuation, TokenDifference
 from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip, UserError
 from nanobench.gates import generation as generation_gate
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models.base import Adapter
 from nanobench.probes import memory
-from nanobench.records import Continuation, JsonObject, Status, TokenDifference
+from nanobench.records import JsonObject, Status
 from nanobench.samplers.base import Sampler
 from nanobench.schema import REFERENCE_DTYPE, GPTShape, Point
 from nanobench.training import tokenizer as tokenizers

@@ -78,6 +78,7 @@ class Generate(Timed):
         self.bases: Bases | None = None
         self.copies_CBN: Tensor | None = None
         self.outputs = Outputs()
+        self.drafts = DraftMeter(None, clock)
         self.row: int | None = None
         self.place: int | None = None
         self.logits_V: Tensor | None = None
