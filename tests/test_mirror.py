@@ -1,5 +1,6 @@
 """A run at a URI: published file by file, read without more than is needed, and never half there."""
 
+import _thread
 import errno
 import json
 import os
@@ -195,6 +196,21 @@ def test_a_file_that_breaks_off_is_not_there(uri, there, run, tmp_path):
     assert (there / "run.json").read_bytes() == (run.folder / "run.json").read_bytes()
 
 
+def test_an_interrupt_comes_before_or_after_a_file_but_never_into_it(uri, there, run, tmp_path, monkeypatch):
+    (tmp_path / "new").write_text("a new file")
+    write = Place.write
+
+    def interrupted(self, target, data):
+        _thread.interrupt_main()
+        time.sleep(0.1)
+        write(self, target, data)
+
+    monkeypatch.setattr(Place, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        place.at(uri).put(tmp_path / "new", "raw/new.parquet")
+    assert (there / "raw" / "new.parquet").read_text() == "a new file"
+
+
 # Read
 
 
@@ -319,6 +335,13 @@ def test_a_trial_that_was_measured_twice_keeps_the_one_that_is_there(uri, there,
     again = store.resumed(uri)
     assert (again.folder / raw_name(1)).read_bytes() == published
     assert (again.folder / f"{raw_name(1)}.twice").read_bytes() == published + b"other"
+    same_size = published[:-1] + bytes([published[-1] ^ 1])
+    (made.folder / raw_name(1)).write_bytes(same_size)
+    assert (store.resumed(uri).folder / raw_name(1)).read_bytes() == published
+    (made.folder / raw_name(1)).write_bytes(published)
+    (made.folder / f"{raw_name(1)}.twice").unlink()
+    store.resumed(uri)
+    assert not (made.folder / f"{raw_name(1)}.twice").exists(), "the same bytes are the same trial"
 
 
 def test_another_run_at_the_same_place_costs_no_trial_that_was_not_published(uri, there, cache):

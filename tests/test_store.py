@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import SMALL, environment
 from nanobench.errors import UserError
 from nanobench.results import store
+from nanobench.sweep import stopped
 from nanobench.views import plots
 
 TINY = (*SMALL, "--model", "fakes:tiny", "--launches", "1")
@@ -72,6 +74,15 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     monkeypatch.undo()
     nanobench_here("kv-sweep", "--resume", "run", "--no-plot", cwd=tmp_path, code=0)
     assert len(run.read_raw()) == 4
+
+
+def test_a_worker_that_fails_where_the_disk_is_full_is_no_result(nanobench_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(stopped, "tempfile", SimpleNamespace(TemporaryFile=full))
+    arms = ("--engine", "uncached,fakes:raising", "--batch", "1,4")
+    done = nanobench_here("kv-sweep", *TINY, *arms, "--out", "run", cwd=tmp_path, code=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("the sweep stopped: No space left on device")
+    assert [path.name.split("-")[1] for path in (tmp_path / "run" / "raw").iterdir()] == ["b1"]
 
 
 def test_plots_that_cannot_be_written_cost_no_results(nanobench_here, small_run, tmp_path, monkeypatch):

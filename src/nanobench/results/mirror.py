@@ -130,8 +130,7 @@ class Mirror:
         """
         name = path.relative_to(self.folder).as_posix()
         self.known[name] = self.place.put(path, name, once)
-        if not self.own:
-            self.stamp(name)
+        self.stamp(name)
 
     def stamp(self, name: str) -> None:
         """Gives the copy of a file the time of the file that is there: that makes it current."""
@@ -173,8 +172,7 @@ class Mirror:
         for name in last:
             self.publish(self.folder / name)
         self.own = False
-        for name in self.known:
-            self.stamp(name)
+        self.stamp(INFO)
         copies.unmark(self.folder.parent)
 
     def is_unpublished(self, name: str) -> bool:
@@ -190,10 +188,14 @@ class Mirror:
         missing = []
         for name in self.raw_names():
             here = self.folder / name
-            if here.exists() and here.stat().st_size != self.known[name].size:
+            if self.is_current(name):
+                continue
+            if here.exists() and self.place.read(name) == here.read_bytes():
+                self.stamp(name)
+                continue
+            if here.exists():
                 here.replace(here.with_name(here.name + ".twice"))
-            if not here.exists():
-                missing.append(name)
+            missing.append(name)
         self.fetch(missing)
         journal, there = self.folder / JOURNAL, self.place.read(JOURNAL) if JOURNAL in self.known else b""
         if not journal.exists() or not journal.read_bytes().startswith(there):

@@ -3,9 +3,10 @@
 import errno
 import os
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,8 @@ WHOLE_AT_CLOSE = ("s3", "gcs", "abfs")
 """Types of file systems where what is written can be seen only when the last byte of it is there."""
 AT_ONCE = 8
 """Files that are fetched at the same time."""
+LONGEST_S = 60.0
+"""So long an interrupt waits for the end of a file that is being written."""
 TRIES = 3
 """So often a file is read that changes meanwhile."""
 NO_ANSWER = re.compile(
@@ -223,10 +226,24 @@ class Place:
         return text[:300]
 
 
-def to_the_end(call: Callable[[], Any]) -> Any:
-    """Runs a call in a thread of its own, which no signal interrupts."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(call).result()
+def to_the_end(call: Callable[[], State]) -> State:
+    """Runs a call in a thread of its own, which no signal interrupts, and waits for its end in any case."""
+    found: Future[State] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    try:
+        thread.start()
+        return found.result()
+    except KeyboardInterrupt:
+        if thread in threading.enumerate():
+            wait([found], LONGEST_S)
+        raise
 
 
 def state_of(found: Any) -> State:
@@ -278,8 +295,8 @@ def prepare_environment() -> None:
 
 
 def with_options(uri: str) -> str:
-    """A URI with options that it leaves out: the region of S3, for which pyarrow would ask a server, and how long a request to
-    Google's storage is repeated.
+    """A URI with options that it leaves out: the region of S3, for which pyarrow would need a server, and for how long
+    Google's storage is tried again.
     """
     parts = urlsplit(uri)
     given = parse_qsl(parts.query)
