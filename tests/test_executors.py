@@ -21,6 +21,7 @@ from nanobench.sweep import device_lock, session, site
 from nanobench.sweep.executors import local, slurm
 from nanobench.sweep.executors.base import Interpreter, WorkerResult, at_once
 from nanobench.sweep.flight import TimeIsUp
+from nanobench.sweep.objects import shipping
 from nanobench.sweep.options import SweepOptions
 from nanobench.sweep.runner import Sweep
 
@@ -221,7 +222,7 @@ def test_a_job_has_the_options_that_were_written(cluster, tmp_path, monkeypatch)
 
 def test_a_task_has_a_gpu_or_the_cores_of_a_whole_node(cluster, tmp_path):
     executor = MAKE["ray"](tmp_path, None)
-    assert (at_once(executor, "cuda"), at_once(executor, "cpu")) == (2, 2)
+    assert (at_once(executor, "cuda"), at_once(shipping(executor, {"name": "file"}), "cpu")) == (2, 2)
     assert executor.needs({"describe": {"device": "auto"}}) == {"num_gpus": 1, "num_cpus": 1}
     assert executor.needs({"calibrate": {"device": "cpu"}}) == {"num_gpus": 0, "num_cpus": 4}
     assert executor.needs({"trial": {"point": {"device": "cuda"}}}) == {"num_gpus": 1, "num_cpus": 1}
@@ -515,3 +516,24 @@ def test_an_interrupt_cancels_the_job_that_the_sweep_itself_waits_for(cluster, t
     executor.close()
     wait_until(lambda: has_ended(int(pid_file.read_text())))
     assert cluster.started[0].poll() is not None
+
+
+def test_what_slurm_refuses_is_one_line_and_leaves_nothing(cluster, nanobench_here, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    done = nanobench_here("kv-sweep", *SMALL, "--executor", "slurm:partition=nope", "--out", "run", cwd=here, code=2)
+    refused = "the job cannot be submitted: sbatch: error: invalid partition specified: nope"
+    assert done.stderr == f"the models cannot be described: {refused}\n"
+    assert list(here.iterdir()) == []
+
+
+def test_a_ray_cluster_that_does_not_answer_is_refused_at_once(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    with pytest.raises(UserError) as caught:
+        place.build(place.Place("ray:address=127.0.0.1:1"), "spawn", 0, tmp_path)
+    assert "executor ray finds no cluster at 127.0.0.1:1: [Errno 111] Connection refused; start one" in str(caught.value)
+    asked = []
+    monkeypatch.setattr(sys.modules["ray"], "init", lambda **given: asked.append(given["address"]), raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    place.build(place.Place("ray"), "spawn", 0, tmp_path)
+    assert asked == ["auto"]

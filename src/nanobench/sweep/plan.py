@@ -147,7 +147,7 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
         max_seconds=timing.max_seconds,
         memory_limit_bytes=read_memory_limit(options.memory_limit, description.available_bytes if kind == "cpu" else None),
         timeout_s=options.timeout,
-        isolation=options.isolation,
+        isolation=options.isolation if is_local(options) else "spawn",
         gate_only=options.gate_only,
         trace=timing.trace,
         nvtx=timing.nvtx,

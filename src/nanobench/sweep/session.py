@@ -4,7 +4,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +37,8 @@ def describe(executor: Executor, request: JsonObject, folder: Path) -> Descripti
     result = executor.run({"describe": request}, folder / "describe", log, timeout_s=600.0, progress=lambda report: None)
     if result.record is None:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-        raise UserError(f"the models cannot be described: {result.reason} {' '.join(tail)}".strip())
+        more = [line for line in tail if line != result.reason]
+        raise UserError(" ".join(["the models cannot be described:", str(result.reason), *more]))
     if "user_error" in result.record:
         raise UserError(result.record["user_error"])
     return Description.from_json(result.record)
@@ -77,8 +78,13 @@ def first_workers(
 
     Without a folder their compiler cache is dropped at the end.
     """
+<<<<<<< HEAD
     with site.temporary(where) as own:
         executor = workers(options.isolation, options.seed, 1, folder or Path(own), files, where)
+=======
+    with nullcontext(folder) if folder else place.temporary(where) as own:
+        executor = workers(options.isolation, options.seed, 1, Path(own), files, where)
+>>>>>>> w-cluster
         try:
             yield executor
         finally:

@@ -18,6 +18,8 @@ from nanobench.sweep.executors import _node as node
 from nanobench.sweep.executors._node import Lost
 from nanobench.sweep.executors.base import Executor, Progress, WorkerResult
 
+CONNECT_S = 10.0
+"""How long a cluster may take to answer."""
 OTHER_CODE = "has other source code of nanobench than the control process; install the same version on all nodes"
 
 
@@ -133,13 +135,21 @@ def connect(address: str | None) -> None:
         raise UserError(f"executor ray needs ray, which is not installed; {fix}") from None
     if ray.is_initialized():
         return
-    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    wanted = str(address or os.environ.get("RAY_ADDRESS") or "auto")
     try:
+        refuse_silence(wanted)
         ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fix = "start one with `ray start --head`, or write ray:address=HOST:PORT"
         raise UserError(f"executor ray finds no cluster at {wanted}: {words}; {fix}") from None
+
+
+def refuse_silence(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT, because ray.init would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
 def build(

@@ -3,7 +3,9 @@
 A job answers with a file in a folder that all nodes see. A job that ends without an answer is submitted again.
 """
 
+import contextlib
 import getpass
+import io
 import math
 import os
 import secrets
@@ -73,6 +75,7 @@ class Slurm:
         self.jobs = self.cache.parent / "jobs"
         self.queue = Queue()
         self.running: dict[Path, Any] = {}
+        self.lock = threading.Lock()
         self.closed = False
 
     def at_once(self, device: str) -> int:
@@ -110,12 +113,14 @@ class Slurm:
 
         self.seed += 1
         try:
-            executor = submitit.SlurmExecutor(own / "job")
-            # Without srun the job has all cores of its allocation, however srun would bind a task.
-            executor.update_parameters(
-                job_name="nanobench", use_srun=False, additional_parameters=self.options(node.device_of(request), timeout_s)
-            )
-            return executor.submit(answer_into, str(own), request, timeout_s, self.seed, str(self.cache))
+            # submitit prints the errors of sbatch, and raises them.
+            with self.lock, contextlib.redirect_stderr(io.StringIO()):
+                executor = submitit.SlurmExecutor(own / "job")
+                # Without srun the job has all cores of its allocation, however srun would bind a task.
+                executor.update_parameters(
+                    job_name="nanobench", use_srun=False, additional_parameters=self.options(node.device_of(request), timeout_s)
+                )
+                return executor.submit(answer_into, str(own), request, timeout_s, self.seed, str(self.cache))
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
             raise Lost(f"the job cannot be submitted: {words}", again=False) from error
