@@ -78,13 +78,8 @@ def first_workers(
 
     Without a folder their compiler cache is dropped at the end.
     """
-<<<<<<< HEAD
-    with site.temporary(where) as own:
-        executor = workers(options.isolation, options.seed, 1, folder or Path(own), files, where)
-=======
-    with nullcontext(folder) if folder else place.temporary(where) as own:
+    with nullcontext(folder) if folder else site.temporary(where) as own:
         executor = workers(options.isolation, options.seed, 1, Path(own), files, where)
->>>>>>> w-cluster
         try:
             yield executor
         finally:
