@@ -121,7 +121,8 @@ def why(rows: list[CellRow]) -> str:
         numbers = Counter(row["bound_by"] for row in known).most_common()
         parts = (f"{LIMITS.get(bound, bound)} in {number}" for bound, number in numbers)
         return f"a step is {', '.join(parts)} of {count(len(known), 'reliable cell')}"
-    return "; ".join(of_arm(arm, [row for row in known if row["arm"] == arm]) for arm in arms)
+    of_arms = {arm: [row for row in known if row["arm"] == arm] for arm in arms}
+    return "; ".join(of_arm(verdict.marked(arm, found), found) for arm, found in of_arms.items())
 
 
 def of_arm(arm: str, rows: list[CellRow]) -> str:
