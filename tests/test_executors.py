@@ -530,10 +530,10 @@ def test_what_slurm_refuses_is_one_line_and_leaves_nothing(cluster, nanobench_he
 def test_a_ray_cluster_that_does_not_answer_is_refused_at_once(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
     with pytest.raises(UserError) as caught:
-        place.build(place.Place("ray:address=127.0.0.1:1"), "spawn", 0, tmp_path)
+        site.build(site.Site("ray:address=127.0.0.1:1"), "spawn", 0, tmp_path)
     assert "executor ray finds no cluster at 127.0.0.1:1: [Errno 111] Connection refused; start one" in str(caught.value)
     asked = []
     monkeypatch.setattr(sys.modules["ray"], "init", lambda **given: asked.append(given["address"]), raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    place.build(place.Place("ray"), "spawn", 0, tmp_path)
+    site.build(site.Site("ray"), "spawn", 0, tmp_path)
     assert asked == ["auto"]

@@ -184,6 +184,11 @@ def test_what_is_not_predicted_says_why(cell, note):
     assert roofline.prediction_note(cell).startswith(note)
 
 
+def test_a_share_of_fewer_passes_is_never_larger_than_the_one_before_it():
+    cell = cell_of(Drafting(2), drafted_by_position=(4.0, 2.0), kept_by_position=(2.0, 2.0), accepted_by_position=(2.0, 2.0))
+    assert cell.kept(1) == [0.5, 0.5]
+
+
 def test_a_draft_beside_quantised_weights_is_not_predicted():
     name = Setting("cpu", "float32", 1, "int8").name
     both = replace(MACHINE, limits={**MACHINE.limits, name: LIMITS})

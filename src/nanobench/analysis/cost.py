@@ -21,7 +21,10 @@ MILLION = 1e6
 KWH_J = 3.6e6
 TAILS = ("", "_lo", "_hi")
 """A quantity's column, and the two of its 95 % interval."""
-HEAD = ("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason", "gate", "output_tok_s", "ttft_s", "tpot_s")
+HEAD = (
+    *("run", *POINT_FIELDS, *ARM_FIELDS, "arm", "arm_index", "status", "reason", "gate", "synthetic"),
+    *("output_tok_s", "ttft_s", "tpot_s"),
+)
 BY = ("usd_per_mtok", "electricity_usd_per_mtok", "energy_j_per_mtok")
 """The cheapest cell has the smallest value of the first of these columns that is known."""
 ROUNDING = 1e-12

@@ -16,9 +16,6 @@ from torch import Tensor
 from nanobench.samplers.base import sample
 from nanobench.stats.drafts import DraftCounts
 
-SEED = 2
-"""Of acceptance by chance."""
-
 
 class Verified(Protocol):
     """What a pass of the model says of drafted tokens [B, K]."""
@@ -89,10 +86,16 @@ class SampledPass:
 
 
 class Chance:
-    """Accepts each drafted token of each row with the same probability, whatever it is."""
+    """Accepts each drafted token of each row with the same probability, whatever it is. A call draws from its prompt: the same
+    prompt has the same output, and launches, whose prompts differ, do not all accept the same.
+    """
 
     def __init__(self, share: float) -> None:
-        self.share, self.drawn = share, random.Random(SEED)
+        self.share, self.drawn = share, random.Random()
+
+    def begin(self, prompt: list[int]) -> None:
+        """A call with this prompt begins."""
+        self.drawn.seed(hash(tuple(prompt)))
 
     def accepted(self, rows: int, number: int) -> list[int]:
         """How many of `number` drafted tokens each row accepts: i or more with probability share ** i."""

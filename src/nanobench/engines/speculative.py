@@ -96,6 +96,8 @@ class Speculative:
             kept = min(accepted)
             next_B1 = verified.next_token(kept)
         else:
+            if self.newest == self.prompt_len:
+                self.chance.begin(self.tokens_BN[0, : self.prompt_len].tolist())
             accepted = self.chance.accepted(len(accepted), number)
             kept = min(accepted)
             next_B1 = verified.own_token(kept)

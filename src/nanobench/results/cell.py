@@ -99,7 +99,7 @@ class Cell:
         known = self.drafting.kept(rows) if self.drafting else None
         if known is not None or self.drafting is None or not drafts.passes(self.steady):
             return known
-        found = drafts.shares(self.steady, "kept_by_position")
+        found = drafts.kept_shares(self.steady)
         return [share ** (rows / self.point.batch_size) for share in found] + [0.0] * (self.drafting.length - len(found))
 
     @property

@@ -1,6 +1,7 @@
 """What became of drafted tokens, over the repetitions of an arm that drafts. Empty or None for other arms."""
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from nanobench.records import Repetition
 from nanobench.results.repetitions import split_calls
@@ -30,3 +31,10 @@ def time_share(repetitions: Iterable[Repetition]) -> float | None:
     timed = [each for each in repetitions if each.draft_s is not None and each.timestamped]
     decode_s = sum(call.decode_s for each in timed for call in split_calls(each))
     return sum(each.draft_s or 0.0 for each in timed) / decode_s if decode_s > 0 else None
+
+
+def kept_shares(repetitions: Sequence[Repetition]) -> list[float]:
+    """The probabilities that all rows keep the first drafted token, the first two, ... The last passes of a call draft fewer
+    tokens, so a share may be counted over fewer passes than the one before it; but it is never the larger one.
+    """
+    return list(accumulate(shares(repetitions, "kept_by_position"), min))

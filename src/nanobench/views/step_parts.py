@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from nanobench.analysis.verdict import count, listed
+from nanobench.analysis.verdict import count, listed, marked
 from nanobench.records import JUDGED
 from nanobench.results.derive import CellRow
 from nanobench.results.metrics.roofline import UNEXPLAINED
@@ -36,7 +36,8 @@ def sentence(rows: list[CellRow]) -> str:
     arms = dict.fromkeys(row["arm"] for row in known)
     if known and (varying(rows) or len(arms) > MOST_ARMS):
         return counted(known)
-    return "; ".join(of_arm(arm, [row for row in known if row["arm"] == arm]) for arm in arms)
+    of_arms = {arm: [row for row in known if row["arm"] == arm] for arm in arms}
+    return "; ".join(of_arm(marked(arm, found), found) for arm, found in of_arms.items())
 
 
 def of_arm(arm: str, rows: list[CellRow]) -> str:
