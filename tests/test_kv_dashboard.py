@@ -262,6 +262,21 @@ def test_no_two_labels_of_a_frame_are_printed_over_each_other(texts):
                 assert [other for other, place in boxes[number + 1 :] if box.overlaps(place)] == [], text
 
 
+def test_tokens_without_room_for_a_label_are_said_to_have_none():
+    found = recorded(prompt="ab" * 50)
+    named = {}
+    for letters in ("ab", ["abc", "d"]):
+        facts = {**found, "texts": [letters[n % 2] for n in range(len(found["tokens"]))]}
+        (values,) = [
+            axes
+            for axes in next(figures.frames(Recording(point(), facts), options())).axes
+            if axes.get_title(loc="left").startswith("values")
+        ]
+        assert values.get_title(loc="left").endswith("; below, 1 of 2 tokens is named")
+        named[letters[0]] = len(values.get_xticks())
+    assert named == {"a": 50, "abc": 50}
+
+
 def text_boxes(axes):
     """The texts of a panel and where they stand, a pixel less on each side: titles, labels, ticks, legend, annotations."""
     inside = [child for child in axes.get_children() if isinstance(child, Text)]

@@ -20,7 +20,10 @@ SIZE_IN = (9.6, 5.6)
 EMPTY = "#eeeeee"
 """Places of the cache that hold nothing yet."""
 REFERENCE, CACHED, NEW = COLOURS[0], COLOURS[1], COLOURS[2]
-MOST_LABELS = 48
+MOST_LABELS = {1: 90, 2: 48}
+"""Letters of the longest text of a token -> how many texts fit side by side."""
+MOST_UPRIGHT = 66
+"""How many longer ones fit, turned by 90 degrees."""
 LABEL_LETTERS = 8
 """Longer texts of tokens are cut."""
 NAME_LETTERS = 40
@@ -135,12 +138,15 @@ def visible(letter: str) -> str:
 
 def label_tokens(axes: Axes, labels: Sequence[str], known: int) -> None:
     """The tokens below the cache, those that are in it."""
-    every = -(-len(labels) // MOST_LABELS)
-    places = [place for place in range(0, len(labels), every) if place < known]
     words = [
         label if len(label) <= LABEL_LETTERS else f"{label[: LABEL_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}" for label in labels
     ]
-    axes.set_xticks(places, [words[place] for place in places], fontsize=7.5, rotation=90 if max(map(len, words)) > 2 else 0)
+    longest = max(map(len, words))
+    every = -(-len(labels) // MOST_LABELS.get(longest, MOST_UPRIGHT))
+    places = [place for place in range(0, len(labels), every) if place < known]
+    if every > 1:
+        axes.set_title(f"{axes.get_title(loc='left')}; below, 1 of {every} tokens is named", fontsize=8.5, loc="left", pad=3)
+    axes.set_xticks(places, [words[place] for place in places], fontsize=7.5, rotation=90 if longest > 2 else 0)
 
 
 def text_strip(axes: Axes, facts: JsonObject, number: int) -> None:
