@@ -86,15 +86,10 @@ class SampledPass:
 
 
 class Chance:
-<<<<<<< HEAD
     """Accepts each drafted token of each row with the same probability, whatever it is.
 
     A call takes its random numbers from its prompt: the same prompt has the same output, and launches, whose prompts differ, do
     not all accept the same.
-=======
-    """Accepts each drafted token of each row with the same probability, whatever it is. The prompt of a call decides what
-    it accepts: the same prompt has the same output, and launches, whose prompts differ, do not all accept the same.
->>>>>>> w-spec
     """
 
     def __init__(self, share: float) -> None:
