@@ -27,7 +27,7 @@ def tune(options: TuneOptions) -> None:
     found = search.run(options, audience_of(console, options.limit_s(), options.quiet))
     say = printer(console)
     console.print(Fitted(views.table(found.ranking)))
-    for line in [*views.lines(found), *found.run.info().notes, str(found.run.cells)]:
+    for line in [*views.lines(found), *found.run.info().notes, found.run.where(found.run.cells)]:
         say(line)
     if options.json:
         typer.echo(json.dumps(views.document(found), allow_nan=False))
