@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -199,6 +200,8 @@ def test_a_file_that_breaks_off_is_not_there(uri, there, run, tmp_path):
 def test_an_interrupt_comes_before_or_after_a_file_but_never_into_it(uri, there, run, tmp_path, monkeypatch):
     (tmp_path / "new").write_text("a new file")
     write = Place.write
+    # Where the tests run in the background, SIGINT may be ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(self, target, data):
         _thread.interrupt_main()
@@ -206,8 +209,11 @@ def test_an_interrupt_comes_before_or_after_a_file_but_never_into_it(uri, there,
         write(self, target, data)
 
     monkeypatch.setattr(Place, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        place.at(uri).put(tmp_path / "new", "raw/new.parquet")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            place.at(uri).put(tmp_path / "new", "raw/new.parquet")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (there / "raw" / "new.parquet").read_text() == "a new file"
 
 

@@ -1,10 +1,12 @@
 """Every cheat of the zoo gets its verdict through the command line, and no honest arm is accused."""
 
+import os
 import re
 
 import pytest
 import torch
 
+import zoo
 from conftest import SMALL, made_once
 from fakes import TINY
 from nanobench import registry
@@ -67,7 +69,10 @@ def cheated(nanobench_here, folder, *cheats):
     """The cells of a sweep with these cheats; they share its time, and each needs enough to do more than its honest calls."""
     engines, seconds = ",".join(["uncached", *(f"zoo:{cheat}" for cheat in cheats)]), 0.4 * len(cheats)
     asked = ("--batch", 4, "--new-tokens", 12, "--max-seconds", seconds, "--engine", engines)
-    nanobench_here("kv-sweep", *ONE, *asked, cwd=folder, code=1)
+    try:
+        nanobench_here("kv-sweep", *ONE, *asked, cwd=folder, code=1)
+    finally:
+        os.environ.pop(zoo.BUSY, None)
     return cells_of(folder)
 
 

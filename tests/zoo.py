@@ -7,9 +7,9 @@ import copy
 import gc
 import hashlib
 import inspect
+import os
 import threading
 import time
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,13 +198,18 @@ class BusyThread(Cached):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        threading.Thread(target=spin, args=(weakref.ref(self),), daemon=True).start()
+        os.environ[BUSY] = "1"
+        threading.Thread(target=spin, daemon=True).start()
 
 
-def spin(engine):
-    """Until the engine is freed. Works without Python's lock, which would slow down the whole trial."""
+BUSY = "ZOO_BUSY"
+"""A variable of the process: without it the threads of BusyThread end, which would disturb later tests in the same process."""
+
+
+def spin():
+    """Works without Python's lock, which would slow down the whole trial."""
     work = bytes(1 << 20)
-    while engine() is not None:
+    while BUSY in os.environ:
         hashlib.sha256(work)
 
 
