@@ -39,6 +39,21 @@ def no_plots(monkeypatch):
     monkeypatch.setattr(plots, "draw_all", lambda *arguments: [])
 
 
+@pytest.fixture
+def derived(monkeypatch):
+    """How often cells were derived."""
+    from nanobench.results import derive
+
+    count, before = [], derive.derive
+
+    def counted(*arguments):
+        count.append(1)
+        return before(*arguments)
+
+    monkeypatch.setattr(derive, "derive", counted)
+    return count
+
+
 def own_locks():
     """Tests run side by side on one device, each process with locks of its own."""
     return f"{tempfile.gettempdir()}/nanobench-locks-{os.getpid()}"

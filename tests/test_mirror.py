@@ -16,7 +16,7 @@ from conftest import SMALL
 from nanobench import load
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, LaunchRecord
-from nanobench.results import copies, derive, doctor, mirror, place, store
+from nanobench.results import copies, derive, doctor, mirror, out_folder, place, store
 from nanobench.results.place import Place, Refused
 from nanobench.results.run_info import finished_event
 from nanobench.schema import Trial
@@ -44,19 +44,6 @@ def uri(there):
     return there.as_uri()
 
 
-@pytest.fixture
-def derived(monkeypatch):
-    """How often cells were derived."""
-    count, before = [], derive.derive
-
-    def counted(*arguments):
-        count.append(1)
-        return before(*arguments)
-
-    monkeypatch.setattr(derive, "derive", counted)
-    return count
-
-
 def trial(number):
     return Trial(point=CPU, arms=(REFERENCE, ARM), launch=number, seed=0, target_ci=0.05, max_seconds=1.0)
 
@@ -72,7 +59,7 @@ def measure(run, number):
 
 
 def begun(uri, **facts):
-    return store.create(store.choose(uri, "kv-sweep"), info(**facts))
+    return store.create(out_folder.choose(uri, "kv-sweep"), info(**facts))
 
 
 def finish(run):
@@ -144,11 +131,11 @@ def test_a_raw_file_is_never_written_twice(uri, there):
 
 def test_a_place_with_a_run_is_refused_before_anything_is_measured(uri, run):
     with pytest.raises(UserError, match="holds another run; give another --out, or continue that one with --resume file:"):
-        store.choose(uri, "kv-sweep")
+        out_folder.choose(uri, "kv-sweep")
 
 
 def test_the_second_of_two_sweeps_into_one_place_is_refused(uri, there):
-    folders = [store.choose(uri, "kv-sweep") for _ in range(2)]
+    folders = [out_folder.choose(uri, "kv-sweep") for _ in range(2)]
     store.create(folders[0], info())
     before = (there / "run.json").read_bytes()
     with pytest.raises(UserError, match="holds another run"):

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import SMALL, environment
 from nanobench.errors import UserError
-from nanobench.results import store
+from nanobench.results import out_folder, store
 from nanobench.sweep import stopped
 from nanobench.views import plots
 
@@ -29,8 +29,8 @@ def test_a_folder_that_can_be_written_is_chosen_and_nothing_is_made(tmp_path, mo
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file").touch()
     before = sorted(tmp_path.rglob("*"))
-    assert str(store.choose(out, "kv-sweep")) == out
-    assert str(store.choose("", "kv-sweep")).startswith("results/kv-sweep-")
+    assert str(out_folder.choose(out, "kv-sweep")) == out
+    assert str(out_folder.choose("", "kv-sweep")).startswith("results/kv-sweep-")
     assert sorted(tmp_path.rglob("*")) == before
 
 

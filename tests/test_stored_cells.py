@@ -34,19 +34,6 @@ def run(tmp_path):
     return made
 
 
-@pytest.fixture
-def derived(monkeypatch):
-    """How often cells were derived."""
-    count, before = [], derive.derive
-
-    def counted(*arguments):
-        count.append(1)
-        return before(*arguments)
-
-    monkeypatch.setattr(derive, "derive", counted)
-    return count
-
-
 def test_stored_cells_are_those_that_would_be_derived(run, derived):
     stored = load(run.folder)
     assert derived == []

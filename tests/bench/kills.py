@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nanobench.results import store
 from nanobench.schema import Arm, Plan, Trial
 from nanobench.sweep import session
 from nanobench.sweep.executors.base import WorkerResult
-from nanobench.sweep.runner import Sweep
+from nanobench.sweep.runner import Sweep, Watch
 
 TEMPLATE = store.Run(Path(__file__).parents[2] / "results" / "reference-cpu")
 BATCHES, LAUNCHES = (1, 2, 4, 8, 16, 32), 5
@@ -57,21 +57,20 @@ class Script:
         """See Executor.close."""
 
 
-def plan() -> Plan:
-    """Thirty trials."""
+def plan(batches: Sequence[int] = BATCHES, launches: int = LAUNCHES) -> Plan:
+    """Launches of two arms at some batch sizes."""
     template = TEMPLATE.info().plan
-    points = tuple(replace(template.points[0], batch_size=batch) for batch in BATCHES)
+    points = tuple(replace(template.points[0], batch_size=batch) for batch in batches)
     same = {"identities": (), "check": False, "calibration": "off", "extra_launches": False, "max_minutes": None}
-    return replace(template, points=points, arms=ARMS, launches=LAUNCHES, **same)
+    return replace(template, points=points, arms=ARMS, launches=launches, **same)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, planned: Plan | None = None, watch: Watch = lambda progress: None) -> None:
     """Runs what is missing."""
-    run, info = store.Run(folder), TEMPLATE.info()
+    run, info, planned = store.Run(folder), TEMPLATE.info(), planned or plan()
     if not run.info_file.exists():
-        run = store.create(folder, replace(info, plan=plan(), wall_s=0.0, finished_at=None, planned_s=None, stopped=None))
-    watch = session.keeping_time(run, lambda progress: None)
-    session.finish(Sweep(run, plan(), info.description, lambda launch: Script(), watch))
+        run = store.create(folder, replace(info, plan=planned, wall_s=0.0, finished_at=None, planned_s=None, stopped=None))
+    session.finish(Sweep(run, planned, info.description, lambda launch: Script(), session.keeping_time(run, watch)))
 
 
 def forked(work: Callable[[], Any]) -> int:

@@ -168,7 +168,7 @@ def cancelling(cells: pd.DataFrame) -> list[str]:
     if not number:
         return []
     which = "ratio is concluded although one of its" if number == 1 else "ratios are concluded although one of their"
-    return [f"{number} {which} cells is unreliable: {CANCELS}"]
+    return [f"{number} {which} cells is unreliable, or both are: {CANCELS}"]
 
 
 def within(share: float) -> str:

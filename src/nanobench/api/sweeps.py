@@ -50,7 +50,7 @@ def autobatch(model: Any = None, *, progress: bool = False, **options: Any) -> "
     `batch_size` of the answer is the recommended one. Arguments are those of `kv_sweep`.
     """
     from nanobench.errors import writing
-    from nanobench.results.store import check_writable
+    from nanobench.results.out_folder import check_writable
     from nanobench.sweep import autobatch as searches
     from nanobench.sweep import keywords
     from nanobench.sweep.autobatch_options import AutobatchOptions

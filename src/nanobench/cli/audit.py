@@ -16,7 +16,7 @@ def audit(options: AuditOptions) -> None:
 
     names = options.chosen(analysis.SPECIMENS)
     options.as_sweep(analysis.ENGINES).validate()
-    from nanobench.results import store
+    from nanobench.results import out_folder
     from nanobench.sweep import audit as measuring
     from nanobench.sweep import device_lock
     from nanobench.views import audit as views
@@ -25,7 +25,7 @@ def audit(options: AuditOptions) -> None:
     from nanobench.views.figures import audit as figures
 
     console = make_console()
-    say, folder, methods = printer(console), store.choose(options.out, "audit"), analysis.measured(names)
+    say, folder, methods = printer(console), out_folder.choose(options.out, "audit"), analysis.measured(names)
     announce_worker(console)
     with device_lock.hold(device_lock.guess(options.device), options.wait, say), progress.Screen(console) as screen:
         found = measuring.measure(options, analysis.ENGINES, methods, folder, screen.show)

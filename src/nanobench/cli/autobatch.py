@@ -19,7 +19,7 @@ def autobatch(options: AutobatchOptions) -> None:
 
     options.validate()
     if options.out:
-        from nanobench.results.store import check_writable
+        from nanobench.results.out_folder import check_writable
 
         check_writable(options.out)
     console = make_console()

@@ -16,7 +16,7 @@ def bisect(options: BisectOptions) -> None:
     slower than GOOD; 3: several commits may be the first slow one.
     """
     options.refuse()
-    from nanobench.results import store
+    from nanobench.results import out_folder
     from nanobench.results.decision import Decision
     from nanobench.sweep import bisect as search
     from nanobench.sweep import device_lock
@@ -25,7 +25,7 @@ def bisect(options: BisectOptions) -> None:
     say = printer(make_console())
     commits = search.commits_between(options.base, options.new)
     say(views.plan(len(commits), options.max_minutes))
-    folder = store.choose(options.out, "bisect")
+    folder = out_folder.choose(options.out, "bisect")
     announce_worker(make_console())
 
     def tell(commit: str, found: Decision) -> None:

@@ -34,7 +34,7 @@ class SelftestOptions:
 def selftest(options: SelftestOptions) -> None:
     """Check whether this machine is reliable today: measure arms whose true result is known; exit 1 if it is not."""
     SweepOptions(device=options.device).validate()
-    from nanobench.results import status, store
+    from nanobench.results import out_folder, status
     from nanobench.sweep import device_lock
     from nanobench.sweep import selftest as checks
     from nanobench.sweep.plan import usable_cores
@@ -43,7 +43,7 @@ def selftest(options: SelftestOptions) -> None:
     console, quick = make_console(), options.quick
     announce_worker(console)
     with tempfile.TemporaryDirectory(prefix="nanobench-") as scratch:
-        folder = store.choose(options.out, "selftest") if options.out else Path(scratch)
+        folder = out_folder.choose(options.out, "selftest") if options.out else Path(scratch)
         with device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)):
             cores = usable_cores()
             same_cells = sweep(checks.same(options.device, cores, quick), folder / "same", console)

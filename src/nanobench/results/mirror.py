@@ -265,10 +265,7 @@ def resume(uri: str) -> Mirror:
 
     Raises UserError where there is none, or its files cannot be read or written.
     """
-    place = places.at(uri)
-    known = place.files()
-    if INFO not in known:
-        raise UserError(f"{uri} holds no run (no run.json); give the URI of a run that a sweep wrote")
+    place, known = known_at(uri)
     home = home_of(place)
     folder, info = copy_in(home, place), place.read(INFO)
     if (folder / INFO).exists() and (folder / INFO).read_bytes() != info:
@@ -285,6 +282,20 @@ def resume(uri: str) -> Mirror:
             (folder / INFO).write_bytes(info)
         found.join()
     return found
+
+
+def known_at(uri: str) -> tuple[Place, dict[str, State]]:
+    """The place of a run and its files. Raises UserError where there is none."""
+    place = places.at(uri)
+    known = place.files()
+    if INFO not in known:
+        raise UserError(f"{uri} holds no run (no run.json); give the URI of a run that a sweep wrote")
+    return place, known
+
+
+def read(uri: str) -> Mirror:
+    """The run at a URI, to be read only. Raises UserError where there is none."""
+    return reader(*known_at(uri))
 
 
 def find(uri: str) -> list[Mirror]:

@@ -21,8 +21,6 @@ from nanobench.records import JsonObject, LaunchRecord
 from nanobench.results import derive, mirror, run_info, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.mirror import Mirror
-from nanobench.results.out_folder import check_writable as check_writable
-from nanobench.results.out_folder import choose as choose
 from nanobench.results.place import is_uri, together
 from nanobench.results.raw_files import RAW_SCHEMA, launches_in
 from nanobench.results.raw_rows import rows_of
@@ -239,9 +237,16 @@ def create(folder: Path, info: RunInfo) -> Run:
 
 def resumed(place: str) -> Run:
     """The run that --resume names, by its folder or its URI. Raises UserError where what is at a URI cannot be continued."""
-    if not is_uri(place):
-        return Run(Path(place))
-    found = mirror.resume(place)
+    return mirrored(mirror.resume(place)) if is_uri(place) else Run(Path(place))
+
+
+def run_at(place: str) -> Run:
+    """The run at a folder or a URI, to be read only. Raises UserError where there is none at a URI."""
+    return mirrored(mirror.read(place)) if is_uri(place) else Run(Path(place))
+
+
+def mirrored(found: Mirror) -> Run:
+    """A run and its mirror."""
     return Run(found.folder, found)
 
 
@@ -265,7 +270,7 @@ def folders_below(path: str | Path) -> list[Run]:
     folders below it.
     """
     if is_uri(path):
-        return [Run(each.folder, each) for each in mirror.find(str(path))]
+        return [mirrored(each) for each in mirror.find(str(path))]
     found: list[Run] = []
     for number, (folder, below, files) in enumerate(os.walk(path)):
         if number > MOST_FOLDERS:

@@ -17,13 +17,18 @@ FLOAT_BYTES = DTYPE_BYTES["float32"]
 """Of a parameter, its gradient and its state."""
 
 
+def state_values(point: Point) -> int | None:
+    """The values that a point's optimizer keeps per parameter; None for one whose work is not known."""
+    return STATE.get(point.optimizer.partition(":")[0])
+
+
 def why_not(point: Point) -> str | None:
     """Why the steps of a point are not predicted; None where they are."""
     if point.phase == "sft-dynamic":
         return "lengths change from step to step"
     if point.world_size > 1:
         return "communication between ranks is not predicted"
-    if point.optimizer.partition(":")[0] not in STATE:
+    if state_values(point) is None:
         return f"the work of the optimizer {point.optimizer} is not known"
     return None
 
@@ -59,5 +64,5 @@ def cast_time(shape: GPTShape, point: Point, limits: Limits) -> Time:
 
 def update_time(shape: GPTShape, point: Point, limits: Limits) -> Time:
     """The device's time of clipping and of the optimizer."""
-    values = 3 + 2 * STATE[point.optimizer.partition(":")[0]] + 3
+    values = 3 + 2 * (state_values(point) or 0) + 3
     return moving_time(float(values * FLOAT_BYTES * shape.n_params), limits.reading("copy"))

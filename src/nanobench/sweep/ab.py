@@ -11,7 +11,7 @@ from typing import Any
 from nanobench import source_code
 from nanobench.errors import UserError
 from nanobench.records import Description
-from nanobench.results import decision, store
+from nanobench.results import decision, out_folder
 from nanobench.results.decision import Answer, Decision
 from nanobench.results.run_info import stopped_event
 from nanobench.results.store import Run
@@ -157,7 +157,7 @@ class Result:
 
 def run(options: AbOptions, audience: Audience = SILENT) -> Result:
     """Holds the device, and compares. Raises UserError for what is wrong with the request, and where a side cannot run."""
-    folder = store.choose(options.out, "ab")
+    folder = out_folder.choose(options.out, "ab")
     with device_lock.hold(device_lock.guess(options.device), options.wait, audience.waiting):
         return compare(options, folder, audience)
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from nanobench.errors import UserError
 from nanobench.records import Description
-from nanobench.results import store
+from nanobench.results import out_folder
 from nanobench.results.derive import CellRow
-from nanobench.results.out_folder import folder_at
 from nanobench.results.store import Run
 from nanobench.schema import Plan
 from nanobench.sweep import autobatch
@@ -56,7 +55,7 @@ def run_sweep(options: TimedOptions, command: str, audience: Audience = SILENT, 
     `files` are those of models that Python holds in memory. Raises UserError for what is wrong with the request. Whatever
     interrupts it, the finished trials are on disk.
     """
-    folder = folder_at(options.resume) if options.resume else store.choose(options.out, command)
+    folder = out_folder.folder_at(options.resume) if options.resume else out_folder.choose(options.out, command)
     with held(options, audience.waiting) as where, first_workers(options, folder, files, where) as first:
         if files and not where.is_here:
             raise UserError(

@@ -39,7 +39,7 @@ HERE = Site()
 def site_of(options: Any) -> Site:
     """The site that options name, or that of the run that they continue, with nothing held."""
     if getattr(options, "resume", ""):
-        return Site(store.resumed(options.resume).info().requested.get("executor", LOCAL))
+        return Site(store.run_at(options.resume).info().requested.get("executor", LOCAL))
     return Site(getattr(options, "executor", LOCAL))
 
 
@@ -68,7 +68,7 @@ def device_of(options: TimedOptions) -> tuple[str, bool]:
     """
     planning.describe_request(options)
     if options.resume:
-        info = store.resumed(options.resume).info()
+        info = store.run_at(options.resume).info()
         device = info.description.device
         return device, device == "cuda" and all(point.world_size == 1 for point in info.plan.points)
     device = device_lock.guess(options.device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nanobench.errors import UserError
-from nanobench.results import race, store
+from nanobench.results import out_folder, race
 from nanobench.results.race import Candidate, Left, Ranking, Standing
 from nanobench.results.run_info import stopped_event
 from nanobench.results.store import Run
@@ -63,7 +63,7 @@ class Result:
 
 def run(options: TuneOptions, audience: Audience = SILENT) -> Result:
     """Holds the device, and searches. Raises UserError for what is wrong with the request, and where no setting can win."""
-    folder, sweep, made = store.choose(options.out, "tune"), options.as_sweep(), []
+    folder, sweep, made = out_folder.choose(options.out, "tune"), options.as_sweep(), []
     with (
         device_lock.hold(device_lock.guess(options.device), options.wait, audience.waiting),
         session.first_workers(sweep, folder) as first,

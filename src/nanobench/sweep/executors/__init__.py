@@ -9,5 +9,5 @@ LOCAL = "local"
 
 
 def is_local(options: Any) -> bool:
-    """Whether the workers of some options, or of a place, run on this machine."""
+    """Whether the workers of some options, or of a site, run on this machine."""
     return registry.parse("executors", getattr(options, "executor", LOCAL)).name == LOCAL
