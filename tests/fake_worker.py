@@ -21,7 +21,8 @@ def play(request_path, out):
     if what["do"] == "answer":
         machine = {"node": os.environ.get("NANOBENCH_NODE") or "here", "facts": {"cpu": "fake"}}
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
-        record = {"say": what.get("say"), "pid": os.getpid(), "parent": os.getppid(), "gpu": gpu, "machine": machine}
+        seed = os.environ.get("PYTHONHASHSEED")
+        record = {"say": what.get("say"), "server": os.getppid(), "seed": seed, "gpu": gpu, "machine": machine}
         time.sleep(what.get("takes_s", 0.0))
         (out / "record.json").write_text(json.dumps(record))
     (out / "running").write_text("1")

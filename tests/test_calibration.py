@@ -138,11 +138,11 @@ def sweep(small_run, tmp_path):
     run = store.Run(tmp_path / "run")
     info = run.info()
     plan = replace(info.plan, calibration="auto")
-    return Sweep(run, plan, info.description, lambda launch: None, lambda progress: None)
+    return Sweep(run, plan, info.description, lambda: None, lambda progress: None)
 
 
 def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
-    sweep.calibrate(Worker({}))
+    sweep.calibrate(Worker({}), 1)
     info = sweep.run.info()
     assert info.calibrations == {}
     assert info.calibration_note.startswith("cpu float32 1 cannot be calibrated")
@@ -153,14 +153,14 @@ def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cac
 
 def test_a_sweep_whose_calibration_resolved_too_little_says_why_and_goes_on(cache, sweep):
     noisy = Worker({"limits": [*ROWS[:2], {**ROWS[2], "value": None, "reason": "noise"}]})
-    sweep.calibrate(noisy)
+    sweep.calibrate(noisy, 1)
     sweep.check_drift(next(sweep.plan.rounds())[0], noisy)
     info = sweep.run.info()
     assert info.calibration_note == "cpu float32 1: the limit 'operation' has no value: noise"
     (found,) = info.calibrations.values()
     assert found.limits.unresolved == (Unresolved("operation", "noise"),)
     assert len(found.drift_checks) == 1
-    assert sweep.derived_again(info.plan.points[0])[0]["prediction_note"] == "the limit 'operation' has no value: noise"
+    assert sweep.cells.derive_at(info.plan.points[0])[0]["prediction_note"] == "the limit 'operation' has no value: noise"
 
 
 def test_a_calibration_whose_first_drift_check_fails_still_predicts(cache, sweep):
@@ -171,7 +171,7 @@ def test_a_calibration_whose_first_drift_check_fails_still_predicts(cache, sweep
             self.record = {} if request["calibrate"]["brief"] else {"limits": ROWS}
             return super().run(request, *others)
 
-    sweep.calibrate(Half())
+    sweep.calibrate(Half(), 1)
     info = sweep.run.info()
     assert info.calibration_note is None
     assert info.machine.limits_of(info.plan.points[0]) == LIMITS
@@ -181,7 +181,7 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
     worker = Worker()
     rounds = list(sweep.plan.rounds())
     for trials in rounds:
-        sweep.calibrate(worker)
+        sweep.calibrate(worker, 1)
         for trial in trials:
             sweep.check_drift(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
@@ -193,14 +193,14 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
 
 
 def test_a_drift_check_that_fails_costs_that_check(cache, sweep):
-    sweep.calibrate(Worker())
+    sweep.calibrate(Worker(), 1)
     sweep.check_drift(next(sweep.plan.rounds())[0], Worker({}))
     (calibration,) = sweep.run.info().calibrations.values()
     assert calibration.drift_checks == ()
 
 
 def test_a_journal_whose_last_line_was_cut_off_keeps_the_others(cache, sweep):
-    sweep.calibrate(Worker())
+    sweep.calibrate(Worker(), 1)
     sweep.run.append({"event": "time", "wall_s": 2.0})
     whole = sweep.run.info()
     with sweep.run.journal.open("a") as file:

@@ -20,10 +20,20 @@ from nanobench.worker.workloads.generate import Generate
 
 ENGINES = [name for name in registry.names("engines") if name not in ("cuda-graph", "speculative")]
 """Those that are compiled on a CPU."""
-SAMPLERS = registry.names("samplers")
+SAMPLERS = [name for name in registry.names("samplers") if name != "top-p-flashinfer"]
 NANOS = [name for name in registry.presets() if name.endswith("-nano")]
 ARCHITECTURES = list(zip(NANOS, itertools.cycle(("default", "dynamic")), strict=False))
 """Each architecture in one of two modes, in turns."""
+CAPTURED = [
+    pytest.param(model, mode, engine, marks=[pytest.mark.slow] * (model != NANOS[0] and engine != "cached"))
+    for (model, mode), engine in itertools.product(ARCHITECTURES, ENGINES)
+]
+SAMPLED = [
+    pytest.param(
+        engine, sampler, marks=[pytest.mark.slow] * (engine == "cached" and sampler not in ("greedy", "top-p-rejection"))
+    )
+    for engine, sampler in [("uncached", "top-k"), *(("cached", sampler) for sampler in SAMPLERS)]
+]
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +65,8 @@ def tokens(adapter, point, engine, sampler, mode):
     return built.tokens_BN
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("model", "mode"), ARCHITECTURES)
-def test_every_engine_is_captured_whole_over_every_architecture(model, engine, mode):
+@pytest.mark.parametrize(("model", "mode", "engine"), CAPTURED)
+def test_every_engine_is_captured_whole_over_every_architecture(model, mode, engine):
     adapter, point = loaded(model)
     if (model, engine) == ("nanochat-2026-nano", "cached-shared-prompt"):
         with pytest.raises(Skip, match="keeps tokens too"):
@@ -70,7 +79,7 @@ def test_every_engine_is_captured_whole_over_every_architecture(model, engine, m
     assert 1 <= tally.graphs <= 3
 
 
-@pytest.mark.parametrize(("engine", "sampler"), [("uncached", "top-k"), *(("cached", sampler) for sampler in SAMPLERS)])
+@pytest.mark.parametrize(("engine", "sampler"), SAMPLED)
 def test_every_sampler_is_captured_with_its_step(engine, sampler):
     tally = compilation.CompileCounters()
     tokens(*loaded("gpt2-nano"), engine, sampler, "dynamic")
@@ -90,9 +99,28 @@ def test_an_arm_that_would_run_partly_eagerly_is_an_error_with_the_cause():
     adapter.module.forward = broken
     arm = Arm(engine="uncached", compile_mode="default")
     workload = Generate(adapter, generation_gate.Reference(adapter, point, 0), point, arm, HostClock())
-    workload.build()
     with pytest.raises(RuntimeError, match=r"left functions to run eagerly \(\d+\): .*graph_break"):
-        workload.first_call()
+        workload.begin()
+
+
+def test_what_an_engine_compiles_while_it_is_built_counts_too(monkeypatch):
+    adapter, point = loaded("gpt2-nano")
+    workload = Generate(
+        adapter,
+        generation_gate.Reference(adapter, point, 0),
+        point,
+        Arm(engine="uncached", compile_mode="default"),
+        HostClock(),
+    )
+    build = workload.build
+
+    def compiling():
+        build()
+        torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+
+    monkeypatch.setattr(workload, "build", compiling)
+    workload.begin()
+    assert workload.compilation.compiled_graphs == 2
 
 
 def test_a_tally_counts_what_is_new_only():

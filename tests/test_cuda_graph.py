@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from nanobench import registry
+from nanobench import registry, schema
 from nanobench.engines import cuda_graph
 from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip
 from nanobench.gates import generation as generation_gate
 from nanobench.models._kv_cache import StaticCache
+from nanobench.probes import compilation
 from nanobench.roofline import flops
 from nanobench.samplers import greedy
 from nanobench.schema import Point
@@ -45,15 +46,21 @@ class Stream:
         assert isinstance(other, Stream)
 
 
+class Captured(list):
+    """The view of the cache that each graph was captured under, and whether it had a generator."""
+
+
 @pytest.fixture
 def cuda(monkeypatch):
-    """torch.cuda's graphs on a CPU. Gives the view of the cache that each was captured under."""
-    reserved, views, captured, streams = iter((1000, 5000)), [], [], set()
+    """torch.cuda's graphs on a CPU."""
+    reserved, views, captured, streams, registered = iter((1000, 5000)), [], Captured(), set(), []
+    captured.registered = registered
     attend_to = StaticCache.attend_to
     monkeypatch.setattr(StaticCache, "attend_to", lambda self, *view: (views.append(view), attend_to(self, *view))[1])
 
     def graph(graph, pool, stream):
-        assert (graph.registered, pool) == (True, "pool")
+        assert pool == "pool"
+        registered.append(graph.registered)
         streams.add(stream)
         assert len(streams) == 1
         captured.append(views[-1])
@@ -84,13 +91,13 @@ def build(cuda, point=POINT, mode="off", model="gpt2-nano"):
     """An engine whose graphs replay what was captured: a step under the view that the cache had then."""
     engine = cuda_graph.build(adapter(model), greedy.build(), point, Compiler(mode, "cuda"))
 
-    def body(captured, logits_BV):
+    def body(seen, captured, logits_BV):
         engine.attend_to(*captured)
-        logits_BV.copy_(engine._decode())
+        logits_BV.copy_(engine.decode_at[seen]())
 
     captured_at = dict(zip(engine.graphs, cuda, strict=True))
     for seen, (graph, logits_BV) in engine.graphs.items():
-        graph.body = partial(body, captured_at[seen], logits_BV)
+        graph.body = partial(body, seen, captured_at[seen], logits_BV)
     return engine
 
 
@@ -119,6 +126,37 @@ def test_so_does_one_over_windows_latents_and_tokens_in_the_cache(cuda, monkeypa
         torch.testing.assert_close(engine.logits_BV, plain.logits_BV, atol=1e-5, rtol=0)
 
 
+@pytest.fixture
+def compiled(monkeypatch):
+    """The mode `default` captures as ever, but runs as torch does: inductor would take a minute."""
+    monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "eager"})
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_each_graph_may_hold_a_compiled_step(cuda, compiled, monkeypatch):
+    """One function per length for the compiler, compiled before its capture. torch registers its own generator by itself."""
+    monkeypatch.setattr(flops, "BUCKET", 4)
+    prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tally = compilation.CompileCounters()
+        engine = build(cuda, mode="default")
+        assert (tally.graphs, tally.breaks, tally.eager) == (2, 0, 0)
+        tokens = generation_gate.run_free(engine, prompt_BT, POINT.new_tokens)
+        assert (tally.graphs, tally.breaks, tally.eager) == (3, 0, 0)
+        plain = registry.find("engines", "cached")(adapter(), greedy.build(), ON_CPU, Compiler("off"))
+        assert tokens.equal(generation_gate.run_free(plain, prompt_BT, POINT.new_tokens))
+    assert engine.kv_access == "buckets"
+    assert cuda.registered == [False, False]
+
+
+def test_an_eager_capture_knows_its_generator(cuda):
+    with torch.inference_mode():
+        build(cuda)
+    assert cuda.registered == [True]
+
+
 def test_a_second_call_begins_anew(cuda):
     with torch.inference_mode():
         engine = build(cuda)
@@ -135,5 +173,7 @@ def test_a_graphs_memory_is_what_the_capture_reserved(cuda):
 def test_it_is_refused_where_it_would_be_something_else(cuda):
     with pytest.raises(Skip, match="needs a CUDA device, not cpu"):
         cuda_graph.build(adapter(), greedy.build(), ON_CPU, Compiler("off"))
-    with pytest.raises(Skip, match="--compile-mode reduce-overhead"):
-        build(cuda, mode="default")
+    with pytest.raises(Skip, match="reduce-overhead captures graphs of its own: use it with --engine cached"):
+        build(cuda, mode="reduce-overhead")
+    with pytest.raises(Skip, match="fixed shapes: use the compile mode default"):
+        build(cuda, mode="dynamic")

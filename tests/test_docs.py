@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nanobench import registry, schema
 from nanobench.results.raw_rows import RAW_COLUMNS
 from nanobench.views import plots
 
@@ -25,6 +26,27 @@ def test_the_page_of_columns_is_what_its_script_prints():
     assert runpy.run_path(str(ROOT / "docs" / "make_columns_page.py"))["page"]() == text.rstrip("\n")
     for column in RAW_COLUMNS:
         assert f"`{column}`" in text, column
+
+
+NAMES = {
+    "arms.md": [
+        *registry.names("engines"),
+        *registry.names("samplers"),
+        *schema.COMPILE_MODES,
+        *schema.ATTENTIONS,
+        *schema.WEIGHTS,
+        *schema.KV_CACHES,
+    ],
+    "models.md": registry.presets(),
+    "training.md": [*registry.names("optimizers"), *schema.CHECKPOINTING],
+    "clusters.md": registry.names("executors"),
+}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_a_page_says_what_each_name_means(page):
+    text = (ROOT / "docs" / page).read_text()
+    assert [name for name in NAMES[page] if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -42,6 +42,18 @@ def test_a_raw_file_of_any_length_is_set_aside_and_its_trial_is_measured_again(r
     assert findings(run) == []
 
 
+def test_resume_sets_a_damaged_raw_file_aside_names_it_and_measures_its_trial_again(run, nanobench_here, tmp_path):
+    path, before = sorted(run.raw.iterdir())[1], len(run.read_raw())
+    path.write_bytes(path.read_bytes()[:100])
+    done = nanobench_here("kv-sweep", "--resume", "runs/one", "--no-plot", cwd=tmp_path, code=0)
+    assert f"could not be read and were set aside: {path.name}" in " ".join(done.stdout.split())
+    assert path.exists()
+    assert path.with_name(path.name + ".damaged").exists()
+    assert len(run.read_raw()) == before
+    assert run.info().damaged == (path.name,)
+    assert findings(run) == []
+
+
 def test_a_line_that_was_cut_costs_only_itself(run):
     before = run.info()
     text = run.journal.read_text()

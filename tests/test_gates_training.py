@@ -196,9 +196,18 @@ def test_every_recipe_takes_the_plain_loops_steps(asked, arm, phase_name):
     assert verdict.verdict is Verdict.EXACT, verdict.note
 
 
-@pytest.mark.parametrize("arm", [{}, {"checkpointing": "checkpointed"}], ids=str)
-@pytest.mark.parametrize("phase_name", PHASES)
-def test_a_compiled_step_is_a_plain_loops(captured, arm, phase_name):
+@pytest.mark.parametrize(
+    ("phase_name", "arm"),
+    [
+        *(pytest.param(name, {}, marks=[pytest.mark.slow] * (name != PHASES[0])) for name in PHASES),
+        *(
+            pytest.param(name, {"checkpointing": "checkpointed"}, marks=[pytest.mark.slow] * (name != PHASES[-1]))
+            for name in PHASES
+        ),
+    ],
+    ids=str,
+)
+def test_a_compiled_step_is_a_plain_loops(captured, phase_name, arm):
     verdict = gated(point(phase=phase_name), Arm(compile_mode="default", **arm))
     assert verdict.verdict is Verdict.EXACT, verdict.note
 

@@ -95,9 +95,16 @@ def copy(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["report", "explain", "export"])
-def test_commands_that_read_take_an_old_run(copy, command):
+def test_commands_that_read_take_an_old_run(no_plots, copy, command):
     done = CliRunner().invoke(app, [command, copy])
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
+def test_the_figures_of_an_old_run_are_drawn(copy):
+    done = CliRunner().invoke(app, ["report", copy])
+    assert done.exit_code == 0, done.output
+    assert len(list(Path(copy, "plots").glob("*.svg"))) >= 3
 
 
 def test_an_old_run_is_not_resumed_because_its_code_is_not_known(nanobench_here, run, copy, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nanobench.schema import Arm, Point, Trial
-from nanobench.sweep.runner import Progress
+from nanobench.sweep.progress import Progress
 from nanobench.views import progress, sweep
 
 POINT = Point(
@@ -25,7 +25,7 @@ def cell(arm, index, speedup=None, batch=8):
 
 def seen(report=None):
     trial = Trial(point=POINT, arms=ARMS, launch=2, seed=0, target_ci=0.05, max_seconds=1.0)
-    return Progress(2, trial, 3, 35, 190.0, report, [cell(ARMS[0], 0), cell(ARMS[1], 1, 5.86)])
+    return Progress(2, trial, 3, 35, lambda: 190.0, report, lambda: [cell(ARMS[0], 0), cell(ARMS[1], 1, 5.86)])
 
 
 def test_a_wide_line_says_everything():

@@ -61,8 +61,14 @@ def head(page, name):
     return "[data-test]"
 
 
-@pytest.mark.parametrize("width", [1600, 1280, 390])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (390, True),
+        (1280, False),
+        *(pytest.param(*look, marks=pytest.mark.slow) for look in ((390, False), (1280, True), (1600, False), (1600, True))),
+    ],
+)
 def test_nothing_is_requested_and_nothing_fails(browser, reference, width, dark):
     browser.requests.clear()
     browser.complaints.clear()

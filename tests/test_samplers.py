@@ -1,7 +1,9 @@
 """Samplers: what they draw from, how often, and row by row."""
 
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,13 +11,14 @@ import torch
 import zoo
 from nanobench import registry
 from nanobench.engines._compiler import Compiler
+from nanobench.errors import Skip
 from nanobench.gates import sampler as sampler_gate
 from nanobench.records import Gate, Verdict
-from nanobench.samplers import base, greedy
+from nanobench.samplers import base, greedy, top_p_flashinfer
 from nanobench.schema import Point
 
 EXACT = Gate(verdict=Verdict.EXACT, note="exact", tolerance=1.0)
-RANDOM = [name for name in registry.names("samplers") if name != "greedy"]
+RANDOM = [name for name in registry.names("samplers") if name not in ("greedy", "top-p-flashinfer")]
 COMPILED = [pytest.param(name, marks=[pytest.mark.slow] * (name == "top-p-rejection")) for name in RANDOM]
 """The rejection sampler takes the compiler ten seconds."""
 POINT = Point(model="none", dtype="float32", device="cpu", threads=1, batch_size=3, prompt_len=8, new_tokens=4)
@@ -39,6 +42,37 @@ def test_every_sampler_passes_its_gate_compiled_where_it_takes_other_ways(name):
     with torch.inference_mode():
         verdict = sampler_gate.judge(build(name), EXACT, POINT, VOCAB, Compiler("default"))
     assert verdict.verdict is Verdict.EXACT, verdict.note
+
+
+@pytest.fixture
+def flashinfer(monkeypatch):
+    """A stand-in of the package whose kernel samples on a CPU. Returns the seeds that it was called with."""
+    seeds = []
+
+    def kernel(probs_BV, p, *, seed, offset):
+        assert (seed.shape, offset.tolist()) == ((1,), [0])
+        seeds.append(seed.item())
+        return base.sample(base.nucleus(probs_BV, p), torch.Generator().manual_seed(seed.item())).flatten().int()
+
+    module = SimpleNamespace(top_p_sampling_from_probs=kernel)
+    monkeypatch.setitem(sys.modules, "flashinfer", SimpleNamespace(sampling=module))
+    monkeypatch.setitem(sys.modules, "flashinfer.sampling", module)
+    return seeds
+
+
+def test_flashinfers_sampler_passes_the_gate_and_has_another_seed_in_each_call(flashinfer, monkeypatch):
+    monkeypatch.setattr(top_p_flashinfer, "runs_on", lambda logits_BV: True)
+    verdict = sampler_gate.judge(build("top-p-flashinfer"), EXACT, POINT, VOCAB, EAGER)
+    assert verdict.verdict is Verdict.EXACT, verdict.note
+    assert len(set(flashinfer)) >= 100
+
+
+def test_flashinfers_sampler_is_skipped_where_it_cannot_run(flashinfer, monkeypatch):
+    with pytest.raises(Skip, match="top-p-flashinfer needs a CUDA device, not cpu"):
+        build("top-p-flashinfer")(torch.zeros(2, 5), None)
+    monkeypatch.setitem(sys.modules, "flashinfer.sampling", None)
+    with pytest.raises(Skip, match="needs the package flashinfer, which is not installed; install it with: pip"):
+        build("top-p-flashinfer")
 
 
 @pytest.mark.parametrize("name", RANDOM)

@@ -77,7 +77,7 @@ def measure(small_run, tmp_path, monkeypatch):
             store.create(tmp_path / folder, replace(template, plan=plan, wall_s=0.0, finished_at=None))
         kept = store.Run(tmp_path / folder)
         machine = Machine(clock, **(script or {}))
-        sweep = Sweep(kept, plan, template.description, lambda launch: machine, lambda progress: None)
+        sweep = Sweep(kept, plan, template.description, lambda: machine, lambda progress: None)
         return sweep.measure(), machine, kept.info()
 
     return run

@@ -56,7 +56,7 @@ def search(small_run, tmp_path):
         plan = replace(template.plan, points=points, arms=ARMS, launches=launches, **same)
         kept = store.create(tmp_path / "run", replace(template, plan=plan, wall_s=0.0, finished_at=None))
         script = Script(speed)
-        tuned = Tune(TuneOptions(**options), kept, plan, template.description, lambda launch: script, lambda progress: None)
+        tuned = Tune(TuneOptions(**options), kept, plan, template.description, lambda: script, lambda progress: None)
         tuned.measure()
         return race.rank(tuned.standings(), tuned.left), script.asked, kept
 

@@ -51,7 +51,7 @@ def worker(out: Path) -> None:
     blocks = []
     with torch.inference_mode(), careless() as beside:
         workload.build()
-        workload.first_call()
+        workload.first_call(None)
         workload.warm_up()
         workload.calls = math.ceil(REPETITION_S / workload.phases[-1].wall_s)
         for block, order in zip(range(BLOCKS), intervals.orders(len(CONDITIONS), str(os.getpid())), strict=False):
@@ -132,14 +132,14 @@ def launch(number: int, screen, folder: Path) -> list[list[float]]:
     """Runs a worker and draws what it reports."""
     from nanobench.schema import Arm, Point, Trial
     from nanobench.sweep.executors.base import WorkerPipe, follow
-    from nanobench.sweep.runner import Progress
+    from nanobench.sweep.progress import Progress
 
     point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=2, batch_size=8, prompt_len=32, new_tokens=16)
     trial = Trial(point=point, arms=(Arm(engine="uncached"),), launch=number, seed=0, target_ci=0.05, max_seconds=4.0)
     command = [sys.executable, __file__, "--worker", str(folder)]
     pipe = WorkerPipe(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     found = follow(
-        pipe, folder, 600.0, lambda report: screen.show(Progress(number, trial, number, LAUNCHES, 60.0, report, cells()))
+        pipe, folder, 600.0, lambda report: screen.show(Progress(number, trial, number, LAUNCHES, lambda: 60.0, report, cells))
     )
     pipe.process.wait()
     assert found.record, found.reason

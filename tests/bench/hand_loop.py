@@ -92,11 +92,15 @@ def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
     run = session.new_run(folder, "kv-sweep", options, plan, description)
     loops = []
 
-    def make_executor(launch):
-        loops.append(run_loop())
-        return local.build("forkserver", launch, run.scratch / "inductor")
+    class Between(runner.Sweep):
+        def begin_round(self, launch: int) -> None:
+            loops.append(run_loop())
+            super().begin_round(launch)
 
-    cells = runner.Sweep(run, plan, description, make_executor, lambda progress: None).measure()
+    def make_executor():
+        return local.build("forkserver", 0, run.scratch / "inductor")
+
+    cells = Between(run, plan, description, make_executor, lambda progress: None).measure()
     loops.append(run_loop())
     return cells, loops
 

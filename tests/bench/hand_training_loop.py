@@ -118,11 +118,15 @@ def sweep(folder: Path, cache: str) -> tuple[list[dict], list, list[dict]]:
     run = session.new_run(folder, "train-throughput", options, plan, description)
     loops = []
 
-    def make_executor(launch):
-        loops.append(run_loop(cache))
-        return local.build("forkserver", launch, run.scratch / "inductor")
+    class Between(runner.Sweep):
+        def begin_round(self, launch: int) -> None:
+            loops.append(run_loop(cache))
+            super().begin_round(launch)
 
-    cells = runner.Sweep(run, plan, description, make_executor, lambda progress: None).measure()
+    def make_executor():
+        return local.build("forkserver", 0, run.scratch / "inductor")
+
+    cells = Between(run, plan, description, make_executor, lambda progress: None).measure()
     loops.append(run_loop(cache))
     return cells, run.read_raw(), loops
 

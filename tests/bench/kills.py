@@ -13,89 +13,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from nanobench.records import ArmRecord, Outcome, Repetition, Status
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import scripted_sweep
 from nanobench.results import store
-from nanobench.schema import Arm, Plan, Trial
-from nanobench.sweep import session
-from nanobench.sweep.executors.base import WorkerResult
-from nanobench.sweep.runner import Sweep, Watch
+from scripted_sweep import forked
 
-TEMPLATE = store.Run(Path(__file__).parents[2] / "results" / "reference-cpu")
 BATCHES, LAUNCHES = (1, 2, 4, 8, 16, 32), 5
-ARMS = (Arm(engine="uncached"), Arm(engine="cached"))
 MARK = "NANOBENCH_KILLS"
 REAL = ["kv-sweep", "--model", "gpt2-nano", "--batch", "1,2,4", "--launches", "4", "--max-seconds", "0.2", "--new-tokens", "4"]
 REAL += ["--calibration", "off", "--no-plot", "--max-minutes", "planned"]
-
-
-class Script:
-    """Answers each trial at once. The same trial always gets the same answer."""
-
-    def run(self, request: dict[str, Any], folder: Path, log: Path, timeout_s: float, progress: Any) -> WorkerResult:
-        """See Executor.run."""
-        trial = Trial.from_json(request["trial"])
-        progress({"phase": "steady"})
-        return WorkerResult({"arms": [self.record(trial, arm) for arm in trial.arms]})
-
-    def record(self, trial: Trial, arm: Arm) -> dict[str, Any]:
-        """An arm's repetitions."""
-        drawn = random.Random(f"{trial.key} {arm.label}")
-        repetitions = tuple(
-            Repetition(kind="steady", repetition=n, block=n, wall_s=drawn.uniform(1, 1.1), tokens=12, calls=1)
-            for n in range(10)
-        )
-        return asdict(ArmRecord(arm=arm, repetitions=repetitions, outcome=Outcome(status=Status.OK)))
-
-    def close(self) -> None:
-        """See Executor.close."""
-
-
-def plan(batches: Sequence[int] = BATCHES, launches: int = LAUNCHES) -> Plan:
-    """Launches of two arms at some batch sizes."""
-    template = TEMPLATE.info().plan
-    points = tuple(replace(template.points[0], batch_size=batch) for batch in batches)
-    same = {"identities": (), "check": False, "calibration": "off", "extra_launches": False, "max_minutes": None}
-    return replace(template, points=points, arms=ARMS, launches=launches, **same)
-
-
-def sweep(folder: Path, planned: Plan | None = None, watch: Watch = lambda progress: None) -> None:
-    """Runs what is missing."""
-    run, info, planned = store.Run(folder), TEMPLATE.info(), planned or plan()
-    if not run.info_file.exists():
-        run = store.create(folder, replace(info, plan=planned, wall_s=0.0, finished_at=None, planned_s=None, stopped=None))
-    session.finish(Sweep(run, planned, info.description, lambda launch: Script(), session.keeping_time(run, watch)))
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """The process that does some work and ends. It is a fork, so it starts at once; this process itself never uses pyarrow."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-        os._exit(0)
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-
-
-def refuse_faults(folder: Path, unbroken: Path) -> None:
-    """Raises AssertionError where something is missing, twice, left over or different."""
-    planned = {trial.key for trials in plan().rounds() for trial in trials}
-    launches = store.Run(folder).read_raw()
-    seen = [(each.point.batch_size, each.launch, each.arm.label) for each in launches]
-    assert len(seen) == len(set(seen)) == len(planned) * len(ARMS), f"{len(seen)} launches of arms, {len(set(seen))} different"
-    left = [path.name for path in folder.rglob("*") if path.name.endswith(".part") or path.name == "scratch"]
-    assert not left, f"left over: {left}"
-    ours, theirs = (store.load(each).drop(columns="run") for each in (folder, unbroken))
-    assert ours.equals(theirs), "the tables differ"
 
 
 def killed(work: Callable[[], None], after_s: float) -> bool:
@@ -114,16 +45,18 @@ def killed(work: Callable[[], None], after_s: float) -> bool:
 
 def scripted(folder: Path, kills: int, drawn: random.Random) -> None:
     """Sweeps until so many kills have hit."""
+    plan = scripted_sweep.plan(BATCHES, LAUNCHES)
     unbroken, hit, number = folder / "unbroken", 0, 0
     start = time.monotonic()
-    assert os.waitpid(forked(lambda: sweep(unbroken)), 0)[1] == 0
+    assert os.waitpid(forked(lambda: scripted_sweep.sweep(unbroken, plan)), 0)[1] == 0
     whole_s = time.monotonic() - start
     while hit < kills:
         number, before = number + 1, hit
         mine = folder / f"sweep-{number}"
-        while killed(lambda mine=mine: sweep(mine), drawn.uniform(0, whole_s)):
+        while killed(lambda mine=mine: scripted_sweep.sweep(mine, plan), drawn.uniform(0, whole_s)):
             hit += 1
-        assert os.waitpid(forked(lambda mine=mine: refuse_faults(mine, unbroken)), 0)[1] == 0, f"{mine} is damaged"
+        checked = forked(lambda mine=mine: scripted_sweep.refuse_damage(mine, plan, unbroken))
+        assert os.waitpid(checked, 0)[1] == 0, f"{mine} is damaged"
         print(f"sweep {number}: {hit - before} kills, whole", flush=True)
     print(f"{hit} kills over {number} sweeps of {len(BATCHES) * LAUNCHES} trials: each trial once, no file left, equal tables")
 

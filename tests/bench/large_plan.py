@@ -11,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-import kills
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import scripted_sweep
 from nanobench.schema import Plan
-from nanobench.sweep.runner import Progress
+from nanobench.sweep.progress import Progress
 
 PARTS = 5
 
@@ -28,7 +29,7 @@ def timed_sweep(folder: Path, planned: Plan) -> list[float]:
         if progress.report is None:
             ends.append(time.monotonic() - start)
 
-    kills.sweep(folder, planned, watch)
+    scripted_sweep.sweep(folder, planned, watch=watch)
     return ends
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     """Prints a line per step."""
     folder, points = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     folder.mkdir(parents=True)
-    planned = kills.plan(range(1, points + 1), launches=1)
+    planned = scripted_sweep.plan(range(1, points + 1), launches=1)
     dry = command("kv-sweep", "--batch", f"1-{points}+1", "--launches", "1", "--yes", "--dry-run", "--model", "gpt2-nano")
     print(f"plan of {2 * points:,} cells, --dry-run: {dry:.1f} s", flush=True)
     ends = timed_sweep(folder / "run", planned)

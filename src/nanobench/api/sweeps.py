@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nanobench.sweep.batch_search import BatchAnswer
     from nanobench.sweep.job import Audience
     from nanobench.sweep.objects import Files
-    from nanobench.sweep.runner import Watch
+    from nanobench.sweep.progress import Watch
 
 RUN = "run"
 """Key of a DataFrame's `attrs` that holds the folder of its run."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanobench.results.store import Run
     from nanobench.schema import Plan
     from nanobench.sweep.job import Audience
-    from nanobench.sweep.runner import Watch
+    from nanobench.sweep.progress import Watch
 
 
 def audience_of(console: "Console", limit_s: float, quiet: bool = False) -> "Audience":

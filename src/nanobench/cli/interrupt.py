@@ -12,7 +12,7 @@ from nanobench.cli.app import INTERRUPTED
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nanobench.sweep.runner import Progress, Watch
+    from nanobench.sweep.progress import Progress, Watch
 
 FINISHING = "finishing this launch, so that it is not lost; Ctrl-C again stops at once"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nanobench.results.store import Run
     from nanobench.schema import Plan
     from nanobench.sweep.job import Audience
-    from nanobench.sweep.runner import Watch
+    from nanobench.sweep.progress import Watch
 
 WIDEST_BARS = 100
 """Characters of a line with a bar, at most."""

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
 from nanobench.results import derive, store, stored_cells
+from nanobench.results.raw_files import Damaged
 from nanobench.results.run_info import event_in
 from nanobench.results.store import Run
 
@@ -87,7 +89,7 @@ def of_raw(run: Run) -> Iterator[Problem]:
     for path in sorted(run.raw.glob("*.parquet")):
         try:
             store.launches_in(path)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except (Damaged, OSError) as error:
             why = " ".join(str(error).split())
             fix = f"set it aside; nanobench {command_of(run)} --resume {shlex.quote(run.place)} measures its trial again"
             yield Problem(path, f"cannot be read: {why}", fix, lambda path=path: set_aside(run, path))  # type: ignore[misc]
@@ -95,7 +97,8 @@ def of_raw(run: Run) -> Iterator[Problem]:
 
 def set_aside(run: Run, path: Path) -> None:
     """Renames a file, so that nothing reads it."""
-    run.rename(path, path.with_name(path.name + DAMAGED))
+    names = (f"{path.name}{DAMAGED}{f'-{number}' if number > 1 else ''}" for number in count(1))
+    run.rename(path, next(new for name in names if not (new := path.with_name(name)).exists()))
 
 
 def command_of(run: Run) -> str:

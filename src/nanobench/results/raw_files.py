@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanobench.errors import UserError
 from nanobench.records import LaunchRecord
 from nanobench.results.raw_rows import RAW_COLUMNS, records_of
 
@@ -38,10 +39,25 @@ def arrow_type(kind: Any) -> pa.DataType:
 RAW_SCHEMA = pa.schema([(name, arrow_type(kind)) for name, kind in RAW_COLUMNS.items()])
 
 
+class Damaged(UserError):
+    """A file is no whole raw file."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def launches_in(path: Path) -> list[LaunchRecord]:
-    """The launches in a raw file. Raises pyarrow.ArrowInvalid or OSError where it cannot be read."""
-    table = pq.read_table(path)
-    return records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist())
+    """The launches in a raw file. Raises Damaged, and OSError where the file cannot be opened."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        return records_of(table.rename_columns(list(map(name_today, table.column_names))).to_pylist())
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        # Without a number, the error is pyarrow's own.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Damaged(path, " ".join(str(error).split())) from None
 
 
 def name_today(column: str) -> str:

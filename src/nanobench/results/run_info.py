@@ -48,6 +48,8 @@ class RunInfo:
     """seconds of measuring when the planned launches were finished"""
     stopped: str | None = None
     """why no more launches follow, where some would have been of use"""
+    damaged: tuple[str, ...] = ()
+    """raw files that could not be read when the sweep was resumed"""
 
     @classmethod
     def from_json(cls, data: JsonObject, path: object = "run.json") -> "RunInfo":
@@ -95,7 +97,11 @@ class RunInfo:
     @property
     def notes(self) -> list[str]:
         """Why launches or predictions are missing, where they are."""
-        known = {"no further launches": self.stopped, "no predictions": self.calibration_note}
+        known = {
+            "no further launches": self.stopped,
+            "no predictions": self.calibration_note,
+            "could not be read and were set aside": ", ".join(dict.fromkeys(self.damaged)),
+        }
         return [f"{what}: {why}" for what, why in known.items() if why]
 
     def after(self, lines: Iterable[str]) -> "RunInfo":
@@ -123,6 +129,8 @@ class RunInfo:
             return replace(self, planned_s=facts["wall_s"])
         if event == "stopped":
             return replace(self, stopped=facts["reason"])
+        if event == "set_aside":
+            return replace(self, damaged=(*self.damaged, facts["file"]))
         return self
 
 
@@ -148,6 +156,11 @@ def planned_event(wall_s: float) -> JsonObject:
 def stopped_event(reason: str | None) -> JsonObject:
     """No launch follows, and why not where one would have been of use."""
     return {"event": "stopped", "reason": reason}
+
+
+def set_aside_event(file: str) -> JsonObject:
+    """A raw file could not be read and was renamed, so that its trial counts as missing."""
+    return {"event": "set_aside", "file": file}
 
 
 def finished_event(at: str) -> JsonObject:

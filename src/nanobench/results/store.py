@@ -22,7 +22,7 @@ from nanobench.results import derive, mirror, run_info, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.mirror import Mirror
 from nanobench.results.place import is_uri, together
-from nanobench.results.raw_files import RAW_SCHEMA, launches_in
+from nanobench.results.raw_files import RAW_SCHEMA, Damaged, launches_in
 from nanobench.results.raw_rows import rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_info import RunInfo
@@ -149,16 +149,17 @@ class Run:
             self.mirror.publish_trial(self.raw_file(trial))
 
     def read_raw(self) -> list[LaunchRecord]:
-        """Every launch of every arm, in the order of the launches. What an older file lacks is at its default."""
+        """Every launch of every arm, by launch. What an older file lacks is at its default. Raises Damaged."""
         self.bring("raw/")
         launches: list[LaunchRecord] = []
         for path in sorted(self.raw.glob("*.parquet")):
             try:
                 launches.extend(launches_in(path))
-            except (pa.ArrowInvalid, OSError) as error:
-                where = shlex.quote(self.place if self.is_copy else str(self.folder))
-                fix = f"nanobench doctor --repair {where} sets it aside, and --resume measures it again"
-                raise UserError(f"{self.where(path)} cannot be read: {error}; {fix}") from None
+            except OSError as error:
+                raise UserError(f"{self.where(path)} cannot be read: {error.strerror}") from None
+            except Damaged as damaged:
+                fix = f"nanobench doctor --repair {shlex.quote(self.place)} sets it aside, and --resume measures it again"
+                raise Damaged(path, f"{self.where(path)} cannot be read: {damaged}; {fix}") from None
         return launches
 
     def write_cells(self, cells: list[CellRow]) -> list[CellRow]:
@@ -300,9 +301,8 @@ def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters
     chosen = None if filters is None else pq.filters_to_expression(filters)
     wanted = None if columns is None else stored_cells.needed(columns, filters, RUN)
     found = pa.concat_tables([named(run, table_in(run, wanted, chosen if wanted else None)) for run in runs])
-    if chosen is not None:
-        found = found.filter(chosen)
-    return found.to_pandas() if columns is None else found.select(list(columns)).to_pandas()
+    found = found if chosen is None else found.filter(chosen)
+    return (found if columns is None else found.select(list(columns))).to_pandas()
 
 
 def table_in(run: Run, columns: list[str] | None = None, chosen: Any = None) -> pa.Table:

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -78,8 +79,14 @@ def t_interval(values: Sequence[float]) -> tuple[float, float | None, float | No
     if len(values) < 2:
         return mean, None, None
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    half = t_quantile(len(values) - 1) * error
     return mean, mean - half, mean + half
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """Of Student's distribution with so many degrees of freedom, for an interval of both sides."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def half_width(values: Sequence[float]) -> float:

@@ -24,7 +24,8 @@ from nanobench.sweep.duet import Duet
 from nanobench.sweep.executors import local
 from nanobench.sweep.executors.base import Executor, Interpreter
 from nanobench.sweep.job import SILENT, Audience
-from nanobench.sweep.runner import Sweep, Watch
+from nanobench.sweep.progress import Watch
+from nanobench.sweep.runner import Sweep
 from nanobench.sweep.side import Side
 
 NAMES = ("BASE", "NEW")
@@ -127,7 +128,7 @@ class Comparison(Sweep):
         """The answers so far."""
         return decision.decide(self.launches, self.threshold, self.allow_different)
 
-    def rounds(self) -> Iterator[tuple[int, list[Trial]]]:
+    def rounds(self) -> Iterator[list[Trial]]:
         """A launch of each point whose answer another launch can change."""
         for launch in range(1, self.plan.launches + 1):
             answers = self.decisions()
@@ -135,7 +136,7 @@ class Comparison(Sweep):
             if not open_points:
                 return
             self.ahead = [self.plan.trial(point, launch) for point in open_points]
-            yield launch, self.ahead
+            yield self.ahead
         self.note(stopped_event(f"{self.plan.launches} launches did not decide it"))
 
 
@@ -178,9 +179,9 @@ def measure(
 ) -> tuple[dict[Point, Decision], Decision]:
     """Runs the comparison. Returns the answer at each point, and the one over all."""
 
-    def make_executor(launch: int) -> Executor:
+    def make_executor() -> Executor:
         sides = {
-            arm.side: (side, executor_of(run, options, interpreter, launch))
+            arm.side: (side, local.build(options.isolation, 1000 * options.seed, run.scratch / "inductor", interpreter))
             for arm, side, interpreter in zip(plan.arms, both.sides, both.interpreters, strict=True)
         }
         return Duet(sides, run.scratch)
@@ -190,8 +191,3 @@ def measure(
         session.finish(made)
     answers = made.decisions()
     return answers, decision.overall(made.launches, made.threshold, answers)
-
-
-def executor_of(run: Run, options: AbOptions, interpreter: Interpreter, launch: int) -> Executor:
-    """The workers of one side in one round."""
-    return local.build(options.isolation, 1000 * options.seed + launch, run.scratch / "inductor", interpreter)

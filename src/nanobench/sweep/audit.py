@@ -14,7 +14,7 @@ from nanobench.sweep.values import at_commas
 if TYPE_CHECKING:
     from nanobench.results.derive import CellRow
     from nanobench.results.store import Run
-    from nanobench.sweep.runner import Watch
+    from nanobench.sweep.progress import Watch
 
 
 @dataclass(frozen=True, kw_only=True)

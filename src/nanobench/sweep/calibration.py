@@ -36,7 +36,9 @@ def kept(identity: str, setting: Setting) -> Calibration | None:
     return None if found is None or found.limits.missing() else found
 
 
-def full(executor: Executor, identity: str, setting: Setting, scratch: Path, fresh: bool) -> Calibration:
+def full(
+    executor: Executor, identity: str, setting: Setting, scratch: Path, fresh: bool, launch: int | None = None
+) -> Calibration:
     """The calibration kept for this machine, or a new one, which is kept if it can be used again (`why_not_kept`).
 
     Raises UserError where the worker fails.
@@ -44,7 +46,7 @@ def full(executor: Executor, identity: str, setting: Setting, scratch: Path, fre
     found = None if fresh else kept(identity, setting)
     if found is None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        found = replace(measured(executor, setting, scratch, brief=False), measured_at=stamp)
+        found = replace(measured(executor, setting, scratch, False, launch), measured_at=stamp)
         if why_not_kept(found) is None:
             user_cache.write(file_of(identity, setting), found.to_json())
     return found
@@ -58,11 +60,14 @@ def why_not_kept(calibration: Calibration) -> str | None:
     return calibration.limits.missing()
 
 
-def measured(executor: Executor, setting: Setting, scratch: Path, brief: bool) -> Calibration:
-    """Asks a worker for limits and what disturbed them. Raises UserError where it cannot measure them."""
-    request = {**unusual(setting), "brief": brief}
+def measured(executor: Executor, setting: Setting, scratch: Path, brief: bool, launch: int | None = None) -> Calibration:
+    """Asks a worker, one of the round `launch` if that is given, for limits and what disturbed them.
+
+    Raises UserError where it cannot measure them.
+    """
+    request = {"calibrate": {**unusual(setting), "brief": brief}, **({"launch": launch} if launch else {})}
     log = scratch / "calibrate.log"
-    result = executor.run({"calibrate": request}, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
+    result = executor.run(request, scratch / "calibrate", log, TIMEOUT_S, lambda report: None)
     if result.record is None:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         reason = " ".join([str(result.reason), *tail])

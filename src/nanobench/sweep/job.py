@@ -15,7 +15,7 @@ from nanobench.sweep import autobatch
 from nanobench.sweep.autobatch import Listener, ignore
 from nanobench.sweep.objects import NO_FILES, Files
 from nanobench.sweep.options import TimedOptions
-from nanobench.sweep.runner import Watch
+from nanobench.sweep.progress import Watch
 from nanobench.sweep.session import first_workers, make, measure, new_run, reopen
 from nanobench.sweep.site import held
 

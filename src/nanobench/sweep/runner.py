@@ -1,4 +1,4 @@
-"""Runs a plan: rounds of launches, each trial in a process of its own, what it left behind saved before the next begins.
+"""Runs a plan: rounds of launches, each trial in a process of its own, what it left behind saved as soon as it ends.
 
 What happened to an arm decides what is tried next: a cell that ran out of memory is not tried again, larger batches of it
 are skipped, and an arm that crashed its process costs the other arms only a second process.
@@ -9,20 +9,22 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from threading import Lock
 
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Description, Gate, JsonObject, LaunchRecord, Outcome, Status
-from nanobench.results import derive
+from nanobench.results import derive, doctor
 from nanobench.results.derive import CellRow
+from nanobench.results.raw_files import Damaged
 from nanobench.results.run_context import DriftCheck, Setting
 from nanobench.results.run_info import (
     calibration_event,
     drift_check_event,
     no_calibration_event,
     planned_event,
+    set_aside_event,
     stopped_event,
 )
 from nanobench.results.store import Run
@@ -32,29 +34,16 @@ from nanobench.sweep import calibration, output_check, schedule, stopped
 from nanobench.sweep.estimate import expected_s
 from nanobench.sweep.executors.base import Executor, WorkerResult, at_once
 from nanobench.sweep.flight import Flight, TimeIsUp
+from nanobench.sweep.live_cells import LiveCells
 from nanobench.sweep.machine import node_of
+from nanobench.sweep.progress import Progress, Watch
 from nanobench.sweep.split import ArmGroup, records_of, split
 
 WRITE_SHARE = 0.05
-"""Writing the cells while a sweep runs takes at most this share of its time."""
+"""Deriving and writing the cells while a sweep runs takes at most this share of its time."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far the sweep is, for whatever shows it."""
-
-    launch: int
-    trial: Trial
-    done: int
-    total: int
-    left_s: float
-    report: JsonObject | None
-    """what the worker said; None when the trial is finished"""
-    cells: list[CellRow]
-
-
-Watch = Callable[[Progress], None]
-MakeExecutor = Callable[[int], Executor]
+MakeExecutor = Callable[[], Executor]
 
 
 class Sweep:
@@ -71,15 +60,26 @@ class Sweep:
         self.launches: list[LaunchRecord] = []
         self.launches_of: dict[Arm, dict[Point, list[LaunchRecord]]] = defaultdict(lambda: defaultdict(list))
         self.ran_out: dict[Arm, list[Point]] = defaultdict(list)
-        self.keep(run.read_raw())
-        self.cells = run.write_cells(derive.derive(self.launches, self.machine)) if self.launches else []
+        self.keep(self.readable())
+        self.cells = LiveCells(lambda point: derive.derive(self.launches_at(point), self.machine))
+        if self.launches:
+            self.write_all()
         self.written_at, self.writing_s = -math.inf, 0.0
         self.took_s: dict[Point, float] = {}
         self.expected_s = cache(lambda point, launch: expected_s(plan, point, launch, description))
         self.limits_now: dict[Setting, Limits] = {}
-        self.pace, self.room, self.showing = 1.0, 1, Lock()
+        self.pace, self.flight, self.showing = 1.0, Flight(), Lock()
         self.done, self.ahead = 0, [trial for trials in plan.rounds() for trial in trials]
         self.before_s, self.began = self.info.wall_s, time.monotonic()
+
+    def readable(self) -> list[LaunchRecord]:
+        """What the run has so far. A raw file that is damaged is set aside, so that its trial is measured again."""
+        while True:
+            try:
+                return self.run.read_raw()
+            except Damaged as damaged:
+                doctor.set_aside(self.run, damaged.path)
+                self.note(set_aside_event(damaged.path.name))
 
     def keep(self, launches: list[LaunchRecord]) -> None:
         """Adds launches to those that decide what is tried next."""
@@ -92,21 +92,30 @@ class Sweep:
     def measure(self) -> list[CellRow]:
         """Runs what is missing and returns the cells. Whatever interrupts it, the finished trials are on disk."""
         try:
-            for launch, trials in self.rounds():
-                self.measure_round(launch, trials)
+            with self.flight:
+                for trials in self.rounds():
+                    self.measure_all(trials)
         except TimeIsUp as stop:
             self.note(stopped_event(str(stop)))
-        self.cells = self.run.write_cells(derive.derive(self.launches, self.machine))
-        return self.cells
+        return self.write_all()
 
-    def rounds(self) -> Iterator[tuple[int, Iterable[Trial]]]:
-        """The trials of each round: the planned ones, then what is launched again."""
+    def write_all(self) -> list[CellRow]:
+        """Derives all cells again, from what is known of the machine by now, and writes them."""
+        return self.run.write_cells(self.cells.replace(derive.derive(self.launches, self.machine)))
+
+    def rounds(self) -> Iterator[Iterable[Trial]]:
+        """The planned rounds, then those of what is launched again. Each item is decided by the results of all before it."""
         plan = self.plan
-        yield 1, schedule.first_round(plan, lambda: self.cells)
-        chosen = {each.point for each in self.launches}
-        self.ahead = [trial for trial in self.ahead if trial.point in chosen]
-        for launch in range(2, plan.launches + 1):
-            yield launch, schedule.later_round(plan, launch, self.launches)
+        if plan.adaptive:
+            yield schedule.adaptive_round(plan, self.cells.look)
+            chosen = {each.point for each in self.launches}
+            self.ahead = [trial for trial in self.ahead if trial.point in chosen]
+        # One item: a planned round begins while the last trials of the one before still run.
+        yield (
+            trial
+            for launch in range(2 if plan.adaptive else 1, plan.launches + 1)
+            for trial in schedule.planned_round(plan, launch, self.launches)
+        )
         if self.info.finished_at:
             return
         if self.info.planned_s is None:
@@ -114,29 +123,35 @@ class Sweep:
         while (found := schedule.needs(plan, self.launches)).points:
             launch = 1 + max(each.launch for each in self.launches)
             self.ahead = [plan.trial(point, launch) for point in found.points]
-            yield launch, self.ahead
+            yield self.ahead
         self.note(stopped_event("; ".join(found.reasons) or None))
 
-    def measure_round(self, launch: int, trials: Iterable[Trial]) -> None:
-        """Runs the trials of one round that are missing, with workers of its own: as many at once as these can."""
-        executor: Executor | None = None
-        with Flight() as flight:
-            for trial in trials:
-                if self.run.raw_file(trial).exists():
-                    self.count(trial)
-                    continue
-                flight.wait_for_room()
-                self.refuse_late(trial)
-                if executor is None:
-                    executor = self.make_executor(launch)
-                    self.room = self.room_of(executor, launch)
-                    flight.begin(executor, self.room)
-                    self.calibrate(executor)
-                self.start(trial, executor, flight)
+    def measure_all(self, trials: Iterable[Trial]) -> None:
+        """Runs those trials that are missing, as many at once as the executor can, and waits for all of them."""
+        begun = 0
+        for trial in self.flight.in_turn(trials):
+            if self.run.raw_file(trial).exists():
+                self.count(trial)
+                continue
+            self.flight.wait_for_room()
+            self.refuse_late(trial)
+            if trial.launch > begun:
+                begun = trial.launch
+                self.begin_round(begun)
+            self.start(trial)
+        self.flight.land()
 
-    def room_of(self, executor: Executor, launch: int) -> int:
-        """How many trials of a round run at once. An adaptive first round chooses each trial by the results of the others."""
-        return 1 if self.plan.adaptive and launch == 1 else at_once(executor, self.plan.points[0].device)
+    def begin_round(self, launch: int) -> None:
+        """Makes the executor, if it is not there yet, and calibrates. An adaptive first round has room for one trial at a time,
+        because it chooses each by the results of the others.
+        """
+        executor = self.flight.executor or self.make_executor()
+        room = 1 if self.plan.adaptive and launch == 1 else at_once(executor, self.plan.points[0].device)
+        self.flight.begin(executor, room)
+        if room > 1:
+            self.limits_now.clear()
+        if not self.flight.running:
+            self.calibrate(executor, launch)
 
     def refuse_late(self, trial: Trial) -> None:
         """Raises TimeIsUp for a trial that would end after the sweep's time; never in the first round."""
@@ -161,7 +176,7 @@ class Sweep:
         self.info = self.info.with_event(**event)
         self.machine = self.info.machine
 
-    def calibrate(self, executor: Executor) -> None:
+    def calibrate(self, executor: Executor, launch: int) -> None:
         """The limits of this machine, where the run does not have them, and how they moved since they were measured.
 
         Several trials at once run on several devices or nodes: nothing says how the limits of each moved.
@@ -172,12 +187,13 @@ class Sweep:
         for setting in calibration.settings(self.plan.points, self.plan.arms):
             try:
                 if setting.name not in self.info.calibrations:
-                    found = calibration.full(executor, identity, setting, self.run.scratch, fresh)
+                    found = calibration.full(executor, identity, setting, self.run.scratch, fresh, launch)
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                if setting.weights == "float" and self.room == 1:
-                    self.limits_now[setting] = calibration.measured(executor, setting, self.run.scratch, brief=True).limits
+                if setting.weights == "float" and self.flight.room == 1:
+                    now = calibration.measured(executor, setting, self.run.scratch, True, launch)
+                    self.limits_now[setting] = now.limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
                 if setting.name not in self.info.calibrations:
@@ -195,7 +211,7 @@ class Sweep:
         self.note(drift_check_event(setting.name, DriftCheck(trial.point, self.limits_now[setting], after)))
         self.limits_now[setting] = after
 
-    def start(self, trial: Trial, executor: Executor, flight: Flight) -> None:
+    def start(self, trial: Trial) -> None:
         """Begins one launch of a point, with what is known at this moment of its arms."""
         skipped, arms = [], []
         for arm in (arm for arm in trial.arms if not self.is_final(trial.point, arm)):
@@ -205,11 +221,13 @@ class Sweep:
             else:
                 skipped.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=known_oom)))
         groups, gates, begun = self.arm_groups(trial, arms), self.gates(trial.point), time.monotonic()
+        executor = self.flight.executor
+        assert executor is not None
 
         def finish(launches: list[LaunchRecord]) -> None:
             self.finish(trial, [*skipped, *launches], begun, executor)
 
-        flight.start(lambda: self.launch(trial, groups, gates, executor), finish)
+        self.flight.start(trial, lambda: self.launch(trial, groups, gates, executor), finish)
 
     def finish(self, trial: Trial, launches: list[LaunchRecord], begun: float, executor: Executor) -> None:
         """Saves one launch of a point."""
@@ -217,29 +235,25 @@ class Sweep:
         if launches:
             self.run.write_raw(trial, launches)
             self.keep(launches)
-            self.cells = self.derived_again(trial.point)
+            self.cells.change(trial.point)
             self.write_cells()
         self.took_s[trial.point] = time.monotonic() - begun
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / self.expected_s(trial.point, trial.launch)
         self.count(trial)
         self.show(trial, None)
 
-    def derived_again(self, point: Point) -> list[CellRow]:
-        """The cells, those of one point from its launches as they are now."""
-        others = [cell for cell in self.cells if any(cell[name] != value for name, value in vars(point).items())]
-        here = derive.derive(self.launches_at(point), self.machine)
-        return derive.corrected(derive.in_order(others + here))
-
     def launches_at(self, point: Point) -> list[LaunchRecord]:
         """The launches of a point, those of each arm in their order."""
         return [each for found in self.launches_of.values() for each in found.get(point, ())]
 
     def write_cells(self) -> None:
-        """Writes the cells, unless that would take more than WRITE_SHARE of the time: who loads the run derives them again."""
+        """Derives and writes the cells, unless that would take more than WRITE_SHARE of the time: who loads the run derives
+        them again.
+        """
         begun = time.monotonic()
         if begun - self.written_at < self.writing_s / WRITE_SHARE:
             return
-        self.run.write_cells(self.cells)
+        self.run.write_cells(self.cells.look())
         self.written_at = time.monotonic()
         self.writing_s = self.written_at - begun
 
@@ -316,9 +330,11 @@ class Sweep:
         """Shows the progress to `watch`, for one thread at a time."""
         with self.showing:
             total = self.done + len(self.ahead)
-            self.watch(Progress(trial.launch, trial, self.done, total, self.left_s(), report, self.cells))
+            # A report comes in a thread of its own, where nothing may be derived.
+            look = self.cells.look if report is None else lambda: self.cells.seen
+            self.watch(Progress(trial.launch, trial, self.done, total, self.left_s, report, look))
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""
         each_s = (self.took_s.get(each.point, self.pace * self.expected_s(each.point, each.launch)) for each in self.ahead)
-        return sum(each_s) / self.room
+        return sum(each_s) / self.flight.room

@@ -64,11 +64,8 @@ class Need(NamedTuple):
 
 
 # Rounds
-def first_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterator[Trial]:
-    """The trials of the first round. An adaptive sweep chooses each from the cells that the ones before left."""
-    if not plan.adaptive:
-        yield from (plan.trial(point, 1) for point in plan.order(1))
-        return
+def adaptive_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterator[Trial]:
+    """The trials of the first round of an adaptive sweep: each is chosen from the cells that the ones before left."""
     for _ in plan.points:
         point = next_point(plan, cells())
         if point is None:
@@ -76,15 +73,15 @@ def first_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterator[
         yield plan.trial(point, 1)
 
 
-def later_round(plan: Plan, launch: int, launches: Sequence[LaunchRecord]) -> list[Trial]:
-    """The trials of a further planned round over the points of the first: in random order, or with the least precise first
-    where the time is limited.
+def planned_round(plan: Plan, launch: int, launches: Sequence[LaunchRecord]) -> list[Trial]:
+    """The trials of another planned round: in the order of the plan, or with the least precise first where the time is limited.
+    An adaptive sweep has the points of its first round only.
     """
-    chosen = {each.point for each in launches}
+    chosen = {each.point for each in launches} if plan.adaptive else set(plan.points)
     points = [point for point in plan.order(launch) if point in chosen]
     if plan.max_minutes is not None:
         widths = widths_of(filter(lambda cell: concludes(plan, cell), cells_of(launches)))
-        points.sort(key=lambda point: -widths.get(point, 0.0))
+        points.sort(key=lambda point: -widths.get(point, math.inf))
     return [plan.trial(point, launch) for point in points]
 
 

@@ -27,7 +27,8 @@ from nanobench.sweep.machine import SameMachine
 from nanobench.sweep.objects import NO_FILES, Files, shipping
 from nanobench.sweep.options import Options, TimedOptions, changed_options
 from nanobench.sweep.plan import FindBatch
-from nanobench.sweep.runner import Progress, Sweep, Watch
+from nanobench.sweep.progress import Progress, Watch
+from nanobench.sweep.runner import Sweep
 from nanobench.sweep.site import HERE, Site
 
 
@@ -62,24 +63,21 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def workers(isolation: str, seed: int, launch: int, folder: Path, files: Files = NO_FILES, where: Site = HERE) -> Executor:
-    """The workers of one round of the run in a folder: each round has a hash seed and an address layout of its own.
-
-    They get the `files` of models that Python holds in memory.
-    """
-    return shipping(site.build(where, isolation, 1000 * seed + launch, Run(folder).scratch / "inductor"), files)
+def workers(isolation: str, seed: int, folder: Path, files: Files = NO_FILES, where: Site = HERE) -> Executor:
+    """The workers of the run in a folder. They get the `files` of models that Python holds in memory."""
+    return shipping(site.build(where, isolation, 1000 * seed, Run(folder).scratch / "inductor"), files)
 
 
 @contextmanager
 def first_workers(
     options: Options, folder: Path | None = None, files: Files = NO_FILES, where: Site = HERE
 ) -> Iterator[Executor]:
-    """The workers of the first round. They can describe the machine before it, so torch is loaded once for both.
+    """The workers of a run, which can describe the machine before its first round: torch is loaded once for both.
 
     Without a folder their compiler cache is dropped at the end.
     """
     with nullcontext(folder) if folder else site.temporary(where) as own:
-        executor = workers(options.isolation, options.seed, 1, Path(own), files, where)
+        executor = workers(options.isolation, options.seed, Path(own), files, where)
         try:
             yield executor
         finally:
@@ -175,14 +173,14 @@ def measure(
 ) -> list[CellRow]:
     """Runs what is missing of the plan and keeps the journal up to date. Returns the cells.
 
-    `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers
-    of the first round, if they were started already; `files` are those of models that Python holds in memory; `kind` is what
+    `watch` is called at every report of a worker and after every trial; what it raises ends the sweep. `first` are the workers,
+    if they were started already; `files` are those of models that Python holds in memory; `kind` is what
     decides which trials there are; `where` is the site of the workers. Raises UserError where the source code changes
     meanwhile, or a file cannot be written.
     """
 
-    def make_executor(launch: int) -> Executor:
-        made = first if first and launch == 1 else workers(plan.isolation, plan.seed, launch, run.folder, files, where)
+    def make_executor() -> Executor:
+        made = first or workers(plan.isolation, plan.seed, run.folder, files, where)
         alike = SameMachine(made, description.identity)
         return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.place)
 

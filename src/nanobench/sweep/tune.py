@@ -1,6 +1,6 @@
 """The search for the fastest setting: a sweep over the full grid from which the slower settings leave, round by round."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,12 +30,12 @@ class Tune(Sweep):
         """All settings that were launched, the best first."""
         return race.standings(self.launches, self.goal, self.limits, self.machine)
 
-    def rounds(self) -> Iterator[tuple[int, Iterable[Trial]]]:
+    def rounds(self) -> Iterator[list[Trial]]:
         """A launch of each point that has a setting in the race."""
         for launch in range(1, self.plan.launches + 1):
             points = [point for point in self.plan.order(launch) if self.is_open(point)]
             self.ahead = [self.plan.trial(point, launch) for point in points]
-            yield launch, self.ahead
+            yield self.ahead
             racing = [each for each in self.standings() if each.candidate not in self.left]
             self.left |= race.leaving(racing, launch)
             if len(racing) - len(self.left.keys() & {each.candidate for each in racing}) < race.FINALISTS:

@@ -21,7 +21,7 @@ from nanobench.views.cell_table import speedup_text
 from nanobench.views.sweep import rates, result_table
 
 if TYPE_CHECKING:
-    from nanobench.sweep.runner import Progress
+    from nanobench.sweep.progress import Progress
 
 MANY = 8
 """Arms of a point that a line cannot name one by one."""

@@ -1,4 +1,4 @@
-"""This machine: a fork server per round of launches, or a process of its own per trial; one worker at a time, or per GPU."""
+"""This machine: a fork server per round of launches, or a process of its own per trial; one trial at a time, or per GPU."""
 
 import json
 import subprocess
@@ -12,11 +12,15 @@ from nanobench.sweep.executors.base import OWN, Executor, Interpreter, Progress,
 
 
 class Local:
-    """With 'forkserver' the children of one Local share hash seed and address layout: make one Local per round."""
+    """With 'forkserver' the trials of a round share the hash seed and the address layout of their server; another round has
+    another server.
+    """
 
     def __init__(self, isolation: str, seed: int, cache: Path, interpreter: Interpreter = OWN) -> None:
         self.isolation, self.seed, self.cache, self.interpreter = isolation, seed, cache, interpreter
         self.server: WorkerPipe | None = None
+        self.launch = 1
+        """the round of the server"""
         self.spawned: subprocess.Popen[bytes] | None = None
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
@@ -33,10 +37,19 @@ class Local:
                 [str(trial), str(folder), "--channel", f"--ranks={ranks}"], self.seed, self.cache, log, self.interpreter
             )
             return self.finish(WorkerPipe(process), folder, log, timeout_s, progress)
+        server = self.server_of(request, log)
+        server.send({"request": str(trial), "out": str(folder), "log": str(log)})
+        return follow(server, folder, log, timeout_s, progress)
+
+    def server_of(self, request: JsonObject, log: Path) -> WorkerPipe:
+        """The fork server of the round that a request names; the one that is there if it names none."""
+        launch = request.get("launch") or request.get("trial", {}).get("launch") or self.launch
+        if self.server is not None and launch != self.launch:
+            end(self.server.process)
         if self.server is None or self.server.process.poll() is not None:
-            self.server = WorkerPipe(start(["--serve"], self.seed, self.cache, log, self.interpreter))
-        self.server.send({"request": str(trial), "out": str(folder), "log": str(log)})
-        return follow(self.server, folder, log, timeout_s, progress)
+            self.launch = launch
+            self.server = WorkerPipe(start(["--serve"], self.seed + launch, self.cache, log, self.interpreter))
+        return self.server
 
     def finish(self, pipe: WorkerPipe, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """Follows a process that answers one request, and ends with it."""
@@ -88,7 +101,7 @@ def ranks_of(request: JsonObject) -> int:
 
 
 def build(isolation: str, seed: int, cache: Path, interpreter: Interpreter = OWN, pinned: Sequence[str] = ()) -> Executor:
-    """An executor on this machine. `seed` decides the hash seed and the padding of the environment.
+    """An executor on this machine. `seed` decides the hash seeds and the paddings of the environment.
 
     With some GPUs in `pinned`, named as in CUDA_VISIBLE_DEVICES, it runs a worker on each of them at once.
     """

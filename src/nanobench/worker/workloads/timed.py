@@ -69,8 +69,10 @@ class Timed(ABC):
 
     def begin(self) -> None:
         """See Workload.begin."""
+        # An engine may compile while it is built.
+        tally = compilation.CompileCounters() if self.compiler.compiles else None
         self.record_phase("build", self.build)
-        self.first_call()
+        self.first_call(tally)
 
     def record_phase(self, kind: str, work: Callable[[], None]) -> None:
         """Runs `work` and appends its duration to `phases`."""
@@ -79,16 +81,16 @@ class Timed(ABC):
         self.clock.sync()
         self.phases.append(Repetition(kind=kind, started_at=started_at, wall_s=self.clock.now() - start))
 
-    def first_call(self) -> None:
+    def first_call(self, tally: compilation.CompileCounters | None) -> None:
         """The first call at the measured shape: it compiles, fills the allocator and selects kernels.
 
-        Raises RuntimeError for a compiled arm that would run eagerly, completely or in part.
+        `tally` counts from before the build of a compiled arm. Raises RuntimeError for one that would run eagerly, completely
+        or in part.
         """
-        if not self.compiler.compiles:
-            self.phases.append(self.time("first_call", 0, None))
-            return
-        tally, mode = compilation.CompileCounters(), self.arm.compile_mode
         self.phases.append(self.time("first_call", 0, None))
+        if tally is None:
+            return
+        mode = self.arm.compile_mode
         if not tally.graphs:
             raise RuntimeError(f"compile mode {mode!r} compiled no graph: the arm would run eagerly")
         if tally.eager:
