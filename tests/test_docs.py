@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanobench import registry, schema
+from nanobench.cli.app import GROUPS
 from nanobench.results.raw_rows import RAW_COLUMNS
 from nanobench.views import plots
 
@@ -40,6 +41,7 @@ NAMES = {
     "models.md": registry.presets(),
     "training.md": [*registry.names("optimizers"), *schema.CHECKPOINTING],
     "clusters.md": registry.names("executors"),
+    "commands.md": [name for names in GROUPS.values() for name in names],
 }
 
 

@@ -395,6 +395,9 @@ def test_a_sweep_whose_place_fails_stops_in_one_line_and_continues(nanobench_her
     before = (there / first).read_bytes()
     assert len(load(uri)) == 2
     monkeypatch.setattr(Place, "put_bytes", put)
+    published = {name: (there / name).read_bytes() for name in names(there)}
+    nanobench_here("kv-sweep", "--resume", uri, "--dry-run", cwd=tmp_path, code=0)
+    assert {name: (there / name).read_bytes() for name in names(there)} == published
     shown = nanobench_here("kv-sweep", "--resume", uri, "--no-plot", "--json", cwd=tmp_path, code=0)
     document = json.loads(shown.stdout.strip().splitlines()[-1])
     assert document["run"] == uri

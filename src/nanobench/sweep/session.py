@@ -125,7 +125,7 @@ def reopen(
 
     Raises UserError where options, source code or machine contradict it.
     """
-    run = store.resumed(options.resume)
+    run = store.run_at(options.resume) if options.dry_run else store.resumed(options.resume)
     info = run.info()
     if info.command != command:
         raise UserError(f"{run.place} is a run of {info.command}: nanobench {info.command} --resume {shlex.quote(run.place)}")
