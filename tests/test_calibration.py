@@ -141,8 +141,16 @@ def sweep(small_run, tmp_path):
     return Sweep(run, plan, info.description, lambda: None, lambda progress: None)
 
 
+def test_a_calibration_that_takes_long_is_shown(cache, sweep):
+    shown = []
+    sweep.watch = lambda progress: shown.append(progress.report)
+    for _ in range(2):
+        sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
+    assert shown == [{"phase": "calibrating", "arm": "cpu float32 1"}]
+
+
 def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
-    sweep.calibrate(Worker({}), 1)
+    sweep.calibrate(Worker({}), next(sweep.plan.rounds())[0])
     info = sweep.run.info()
     assert info.calibrations == {}
     assert info.calibration_note.startswith("cpu float32 1 cannot be calibrated")
@@ -153,7 +161,7 @@ def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cac
 
 def test_a_sweep_whose_calibration_resolved_too_little_says_why_and_goes_on(cache, sweep):
     noisy = Worker({"limits": [*ROWS[:2], {**ROWS[2], "value": None, "reason": "noise"}]})
-    sweep.calibrate(noisy, 1)
+    sweep.calibrate(noisy, next(sweep.plan.rounds())[0])
     sweep.check_drift(next(sweep.plan.rounds())[0], noisy)
     info = sweep.run.info()
     assert info.calibration_note == "cpu float32 1: the limit 'operation' has no value: noise"
@@ -171,7 +179,7 @@ def test_a_calibration_whose_first_drift_check_fails_still_predicts(cache, sweep
             self.record = {} if request["calibrate"]["brief"] else {"limits": ROWS}
             return super().run(request, *others)
 
-    sweep.calibrate(Half(), 1)
+    sweep.calibrate(Half(), next(sweep.plan.rounds())[0])
     info = sweep.run.info()
     assert info.calibration_note is None
     assert info.machine.limits_of(info.plan.points[0]) == LIMITS
@@ -181,7 +189,7 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
     worker = Worker()
     rounds = list(sweep.plan.rounds())
     for trials in rounds:
-        sweep.calibrate(worker, 1)
+        sweep.calibrate(worker, next(sweep.plan.rounds())[0])
         for trial in trials:
             sweep.check_drift(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
@@ -193,14 +201,14 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
 
 
 def test_a_drift_check_that_fails_costs_that_check(cache, sweep):
-    sweep.calibrate(Worker(), 1)
+    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
     sweep.check_drift(next(sweep.plan.rounds())[0], Worker({}))
     (calibration,) = sweep.run.info().calibrations.values()
     assert calibration.drift_checks == ()
 
 
 def test_a_journal_whose_last_line_was_cut_off_keeps_the_others(cache, sweep):
-    sweep.calibrate(Worker(), 1)
+    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
     sweep.run.append({"event": "time", "wall_s": 2.0})
     whole = sweep.run.info()
     with sweep.run.journal.open("a") as file:

@@ -80,6 +80,7 @@ def run_loop() -> dict:
 
 def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
     """The cells of a sweep, and what the loop measured before, between and after its rounds of launches."""
+    from nanobench.schema import Trial
     from nanobench.sweep import runner, session
     from nanobench.sweep.executors import local
     from nanobench.sweep.options import SweepOptions
@@ -93,9 +94,9 @@ def sweep(folder: Path) -> tuple[list[dict], list[dict]]:
     loops = []
 
     class Between(runner.Sweep):
-        def begin_round(self, launch: int) -> None:
+        def begin_round(self, trial: Trial) -> None:
             loops.append(run_loop())
-            super().begin_round(launch)
+            super().begin_round(trial)
 
     def make_executor():
         return local.build("forkserver", 0, run.scratch / "inductor")

@@ -106,6 +106,7 @@ def run_loop(cache: str) -> dict:
 
 def sweep(folder: Path, cache: str) -> tuple[list[dict], list, list[dict]]:
     """Cells and launches of a sweep, and what the loop measured before, between and after its rounds of launches."""
+    from nanobench.schema import Trial
     from nanobench.sweep import runner, session
     from nanobench.sweep.executors import local
     from nanobench.sweep.options import TrainOptions
@@ -119,9 +120,9 @@ def sweep(folder: Path, cache: str) -> tuple[list[dict], list, list[dict]]:
     loops = []
 
     class Between(runner.Sweep):
-        def begin_round(self, launch: int) -> None:
+        def begin_round(self, trial: Trial) -> None:
             loops.append(run_loop(cache))
-            super().begin_round(launch)
+            super().begin_round(trial)
 
     def make_executor():
         return local.build("forkserver", 0, run.scratch / "inductor")

@@ -137,21 +137,21 @@ class Sweep:
             self.refuse_late(trial)
             if trial.launch > begun:
                 begun = trial.launch
-                self.begin_round(begun)
+                self.begin_round(trial)
             self.start(trial)
         self.flight.land()
 
-    def begin_round(self, launch: int) -> None:
-        """Makes the executor, if it is not there yet, and calibrates. An adaptive first round has room for one trial at a time,
-        because it chooses each by the results of the others.
+    def begin_round(self, trial: Trial) -> None:
+        """Makes the executor, if it is not there yet, and calibrates before the first trial of a round. An adaptive first round
+        has room for one trial at a time, because it chooses each by the results of the others.
         """
         executor = self.flight.executor or self.make_executor()
-        room = 1 if self.plan.adaptive and launch == 1 else at_once(executor, self.plan.points[0].device)
+        room = 1 if self.plan.adaptive and trial.launch == 1 else at_once(executor, self.plan.points[0].device)
         self.flight.begin(executor, room)
         if room > 1:
             self.limits_now.clear()
         if not self.flight.running:
-            self.calibrate(executor, launch)
+            self.calibrate(executor, trial)
 
     def refuse_late(self, trial: Trial) -> None:
         """Raises TimeIsUp for a trial that would end after the sweep's time; never in the first round."""
@@ -176,7 +176,7 @@ class Sweep:
         self.info = self.info.with_event(**event)
         self.machine = self.info.machine
 
-    def calibrate(self, executor: Executor, launch: int) -> None:
+    def calibrate(self, executor: Executor, trial: Trial) -> None:
         """The limits of this machine, where the run does not have them, and how they moved since they were measured.
 
         Several trials at once run on several devices or nodes: nothing says how the limits of each moved.
@@ -187,12 +187,13 @@ class Sweep:
         for setting in calibration.settings(self.plan.points, self.plan.arms):
             try:
                 if setting.name not in self.info.calibrations:
-                    found = calibration.full(executor, identity, setting, self.run.scratch, fresh, launch)
+                    self.show(trial, {"phase": "calibrating", "arm": setting.name})
+                    found = calibration.full(executor, identity, setting, self.run.scratch, fresh, trial.launch)
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
                 if setting.weights == "float" and self.flight.room == 1:
-                    now = calibration.measured(executor, setting, self.run.scratch, True, launch)
+                    now = calibration.measured(executor, setting, self.run.scratch, True, trial.launch)
                     self.limits_now[setting] = now.limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
