@@ -40,6 +40,22 @@ def no_plots(monkeypatch):
 
 
 @pytest.fixture
+def compile_with(monkeypatch):
+    """Takes the backend of the modes `default` and `dynamic`: graphs are captured as ever, and inductor would take a minute."""
+    import torch
+
+    from nanobench import schema
+
+    def use(backend):
+        for mode in ("default", "dynamic"):
+            monkeypatch.setitem(schema.COMPILE_MODES, mode, {**schema.COMPILE_MODES[mode], "backend": backend})
+        torch._dynamo.reset()
+
+    yield use
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def derived(monkeypatch):
     """How often cells were derived."""
     from nanobench.results import derive

@@ -151,7 +151,7 @@ def test_in_a_notebook_one_line_is_written_again_and_again(monkeypatch, small_ru
     handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
     monkeypatch.setattr("IPython.display.display", lambda data, raw, display_id: shown.append(data["text/plain"]) or handle)
     made = store.Run(small_run[0]).info().plan
-    progress = {"launch": 1, "trial": made.trial(made.points[0], 1), "total": 4, "left_s": 5.0, "cells": []}
+    progress = {"trial": made.trial(made.points[0], 1), "total": 4, "left_s": 5.0, "cells": []}
     with Screen(Console(force_jupyter=True)) as screen:
         screen.show(SimpleNamespace(**progress, done=0, report={"phase": "warm-up", "arm": "cached"}))
         screen.show(SimpleNamespace(**progress, done=4, report=None))

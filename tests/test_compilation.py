@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanobench import registry, schema
+from nanobench import registry
 from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip
 from nanobench.gates import generation as generation_gate
@@ -37,14 +37,11 @@ SAMPLED = [
 
 
 @pytest.fixture(autouse=True)
-def no_kernels(monkeypatch):
-    """Graphs are captured as ever, but run as torch runs them: inductor would take a minute."""
-    monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "eager"})
-    monkeypatch.setitem(schema.COMPILE_MODES, "dynamic", {"backend": "eager", "dynamic": True})
-    torch._dynamo.reset()
+def no_kernels(compile_with):
+    """Graphs run as torch runs them."""
+    compile_with("eager")
     with torch.inference_mode():
         yield
-    torch._dynamo.reset()
 
 
 def loaded(model):

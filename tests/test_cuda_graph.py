@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from nanobench import registry, schema
+from nanobench import registry
 from nanobench.engines import cuda_graph
 from nanobench.engines._compiler import Compiler
 from nanobench.errors import Skip
@@ -126,17 +126,9 @@ def test_so_does_one_over_windows_latents_and_tokens_in_the_cache(cuda, monkeypa
         torch.testing.assert_close(engine.logits_BV, plain.logits_BV, atol=1e-5, rtol=0)
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """The mode `default` captures as ever, but runs as torch does: inductor would take a minute."""
-    monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "eager"})
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def test_each_graph_may_hold_a_compiled_step(cuda, compiled, monkeypatch):
+def test_each_graph_may_hold_a_compiled_step(cuda, compile_with, monkeypatch):
     """One function per length for the compiler, compiled before its capture. torch registers its own generator by itself."""
+    compile_with("eager")
     monkeypatch.setattr(flops, "BUCKET", 4)
     prompt_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -37,12 +37,9 @@ def point(name="gpt2-nano", **fields):
 
 
 @pytest.fixture
-def captured(monkeypatch):
+def captured(compile_with):
     """Compiled arms are captured whole, and run without inductor."""
-    monkeypatch.setitem(schema.COMPILE_MODES, "default", {"backend": "aot_eager"})
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+    compile_with("aot_eager")
 
 
 def model(name="gpt2-nano"):

@@ -25,7 +25,7 @@ def cell(arm, index, speedup=None, batch=8):
 
 def seen(report=None):
     trial = Trial(point=POINT, arms=ARMS, launch=2, seed=0, target_ci=0.05, max_seconds=1.0)
-    return Progress(2, trial, 3, 35, lambda: 190.0, report, lambda: [cell(ARMS[0], 0), cell(ARMS[1], 1, 5.86)])
+    return Progress(trial, 3, 35, lambda: 190.0, report, lambda: [cell(ARMS[0], 0), cell(ARMS[1], 1, 5.86)])
 
 
 def test_a_wide_line_says_everything():
@@ -88,5 +88,5 @@ def test_quiet_prints_the_result_alone(nanobench_here, tmp_path):
 
 
 def test_a_point_is_named_by_what_differs():
-    other = replace(seen(), launch=7)
+    other = replace(seen(), trial=replace(seen().trial, launch=7))
     assert progress.briefly(other) == "launch 7, batch 8"

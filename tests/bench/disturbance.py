@@ -139,7 +139,7 @@ def launch(number: int, screen, folder: Path) -> list[list[float]]:
     command = [sys.executable, __file__, "--worker", str(folder)]
     pipe = WorkerPipe(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     found = follow(
-        pipe, folder, 600.0, lambda report: screen.show(Progress(number, trial, number, LAUNCHES, lambda: 60.0, report, cells))
+        pipe, folder, 600.0, lambda report: screen.show(Progress(trial, number, LAUNCHES, lambda: 60.0, report, cells))
     )
     pipe.process.wait()
     assert found.record, found.reason

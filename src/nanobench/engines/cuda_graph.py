@@ -56,7 +56,7 @@ class CudaGraph(Cached):
             return graph, self.decode_at[length]()
 
     def warm_up(self, length: int) -> None:
-        """Steps that attend to `length` positions, on the stream of the captures. The first one is compiled."""
+        """Steps that attend to `length` positions, on the stream of the captures. In a compile mode, the first one compiles."""
         self.attend_to(length, masked=True)
         self.side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.side):

@@ -12,7 +12,6 @@ from nanobench.schema import Trial
 class Progress:
     """How far the sweep is, for whatever shows it."""
 
-    launch: int
     trial: Trial
     done: int
     total: int

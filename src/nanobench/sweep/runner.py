@@ -333,7 +333,7 @@ class Sweep:
             total = self.done + len(self.ahead)
             # A report comes in a thread of its own, where nothing may be derived.
             look = self.cells.look if report is None else lambda: self.cells.seen
-            self.watch(Progress(trial.launch, trial, self.done, total, self.left_s, report, look))
+            self.watch(Progress(trial, self.done, total, self.left_s, report, look))
 
     def left_s(self) -> float:
         """Seconds left: what a point took last time, or what it was expected to take at the pace seen so far."""

@@ -175,12 +175,12 @@ def where(progress: "Progress") -> str:
     point = progress.trial.point
     tokens = f"{point.phase} {point.seq_len}" if point.trains else f"prompt {point.prompt_len}, new {point.new_tokens}"
     ranks = f", {point.world_size} ranks" if point.world_size > 1 else ""
-    return f"launch {progress.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
+    return f"launch {progress.trial.launch}, {point.model}, batch {point.batch_size}, {tokens}{ranks}"
 
 
 def briefly(progress: "Progress") -> str:
     """The same without the model and the lengths."""
-    return f"launch {progress.launch}, batch {progress.trial.point.batch_size}"
+    return f"launch {progress.trial.launch}, batch {progress.trial.point.batch_size}"
 
 
 def bar(done: int, total: int, width: int = 24) -> str:
