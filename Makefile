@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 OUT ?= results
 # What `make gpu` runs: configurations and the seconds after which each is stopped; a part of them with GPU="gpu-train:330".
-GPU ?= gpu-seeds:170 gpu-modes:125 gpu-samplers:60 gpu-attention:35 gpu-context:55 gpu-batch:50 gpu-train:330 gpu-train-auto:560
+GPU ?= gpu-seeds:170 gpu-modes:125 gpu-samplers:60 gpu-attention:35 gpu-context:55 gpu-batch:50 gpu-flex:120 gpu-train:330 gpu-train-auto:560
 # The limits behind the predictions of all of them, measured once.
 CALIBRATE ?= timeout 50 $(PYTHON) -m nanobench calibrate --device cuda --dtype bfloat16
 STAMP := $(shell date +%Y%m%d-%H%M%S)

@@ -29,8 +29,8 @@ files on every load, so an old run gains a new column. Raw files of earlier prot
 The point: `model`, `dtype`, `device`, `threads`, `batch_size`, `data`, `tokenizer` (in generation empty for random prompts); in
 generation `prompt_len`, `new_tokens`, `shared_prompt`; in training `seq_len`, `phase`, `optimizer`, `grad_accum`,
 `world_size`. The arm: `compile_mode`, `attention`; in generation `engine`, `sampler`, `weights`, `kv_cache`; in training
-`checkpointing`, `cross_entropy`, `optimizer_kernel`; its name `arm` and its place `arm_index` (0 is the reference); `side` of
-an A/B comparison.
+`checkpointing`, `cross_entropy`, `param_dtype`, `optimizer_kernel`; its name `arm` and its place `arm_index`
+(0 is the reference); `side` of an A/B comparison.
 The fields of the other workload are 0, empty or at their defaults. Its columns are null.
 """
 RAW_HEAD = """

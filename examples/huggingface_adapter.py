@@ -14,7 +14,7 @@ class HuggingFace:
 
     def forward(self, idx_BT, targets_BT=None, last_only=False):
         logits = self.module(idx_BT, use_cache=False, logits_to_keep=int(last_only)).logits
-        return logits if targets_BT is None else F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), ignore_index=-1)
+        return logits if targets_BT is None else F.cross_entropy(logits.float().transpose(1, 2), targets_BT, ignore_index=-1)
 
     def make_cache(self, batch_size, max_len, kind):
         cache = StaticCache(self.module.config, max_len) if kind == "static" else {"cat": DynamicCache}[kind]()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from nanobench.engines import _black_box
 from nanobench.engines.cached import Cached
 from nanobench.engines.uncached import Uncached
+from nanobench.errors import Skip
 from nanobench.models._gpt import GPTAdapter
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.probes.host import HostProbe
@@ -186,6 +187,16 @@ def engine(kind):
 frozen, frozen_embedding, slow, leaky, broadcast = map(engine, (Frozen, FrozenEmbedding, Slow, Leaky, Broadcast))
 on_virtual_device, twice, host_bound, blinding = map(engine, (OnVirtualDevice, Twice, HostBound, Blinding))
 black_box, rounded, raising, dying, hanging, greedy = map(engine, (BlackBox, Rounded, Raising, Dying, Hanging, Greedy))
+
+
+def absent_sampler():
+    """A sampler that this machine cannot run."""
+    raise Skip("it needs a package that is not installed")
+
+
+def broken_sampler():
+    """A sampler with a mistake in it."""
+    raise ValueError("no table of probabilities")
 
 
 def same(adapter, sampler, point, compiler):

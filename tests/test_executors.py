@@ -96,7 +96,7 @@ def test_an_answer_comes_back_with_its_log_and_its_traces(executor, tmp_path):
     [
         ("fail", Status.OOM, False, "out of memory"),
         ("die", Status.ERROR, True, "worker killed by SIGKILL (the kernel's OOM killer, or a manual kill)"),
-        ("exit", Status.ERROR, False, "worker ended with exit code 3; see its log"),
+        ("exit", Status.ERROR, False, "worker ended with exit code 3; its log says: a worker plays exit"),
     ],
 )
 def test_a_worker_that_fails_is_a_result_with_the_reason(executor, tmp_path, do, status, killed, reason):

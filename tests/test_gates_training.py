@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import re
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,11 +60,16 @@ def gated(asked=None, arm=None, spoil=None):
     adapter = model(asked.model)
     numbered = phase(asked.phase, asked.batch_size, asked.seq_len, parts=asked.grad_accum)
     steps = [numbered.step(number) for number in range(training_gate.STEPS)]
-    expected = training_gate.expect(adapter, steps, asked)
+    arm = arm or Arm()
+    expected = training_gate.expect(adapter, steps, asked, arm.param_dtype)
     trainer = trainer_of(asked, arm, copy.deepcopy(adapter))
     if spoil:
         spoil(trainer)
-    return training_gate.judge(training_gate.run_steps(trainer, steps, adapter), expected)
+    trajectory = training_gate.run_steps(trainer, steps, adapter)
+    verdict = training_gate.judge(trajectory, expected)
+    if not arm.is_lossy:
+        return verdict
+    return training_gate.judge_lossy(verdict, trajectory, training_gate.expect(adapter, steps, asked).trajectory)
 
 
 def batch_of(numbered, number=0):
@@ -303,6 +310,72 @@ def test_in_chunks_the_logits_of_a_batch_are_never_in_memory_at_once():
 
     assert peak("full") > 2 * logits
     assert peak("chunked") < logits
+
+
+NARROW = Arm(param_dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kernel"),
+    [("adamw", "fused"), ("adamw", "foreach"), ("sgd", "foreach"), ("muon", "fused"), ("muon", "foreach")],
+)
+def test_narrow_parameters_are_lossy_and_say_how_far_they_are_from_float32(optimizer, kernel):
+    asked = point(dtype="bfloat16", optimizer=optimizer, grad_accum=2)
+    verdict = gated(asked, replace(NARROW, optimizer_kernel=kernel))
+    assert verdict.verdict is Verdict.LOSSY, verdict.note
+    assert re.match(
+        r"from float32 parameters: losses within \S+, change of the weights off by \S+; 3 steps match", verdict.note
+    )
+
+
+def test_all_of_a_narrow_arm_is_narrow():
+    trainer = trainer_of(point(dtype="bfloat16"), NARROW)
+    trainer.step(phase("pretrain").step(0))
+    state = [each for kept in trainer.optimizer.state.values() for each in kept.values() if each.ndim]
+    assert {each.dtype for each in (*trainer.parameters, *state)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_loop_of_narrow_parameters_rounds_after_each_step(dtype):
+    adapter, steps = model(), [phase("pretrain").step(number) for number in range(2)]
+    narrow = training_gate.reference_loop(adapter, steps, point(dtype="bfloat16"), dtype, param_dtype="bfloat16")
+    wide = training_gate.reference_loop(adapter, steps, point(dtype="bfloat16"), dtype)
+    assert narrow.losses[0] == pytest.approx(wide.losses[0], rel=1e-2)
+    rounded = training_gate.flatten(list(adapter.module.parameters())).bfloat16().float()
+    ends = rounded + narrow.weight_change
+    assert torch.equal(ends.bfloat16().float(), ends)
+    assert training_gate.relative_error(narrow.weight_change, wide.weight_change) > 0.05
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("factor", [0, 3])
+def test_a_wrong_step_of_narrow_parameters_is_caught(optimizer, factor):
+    def spoil(trainer):
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = factor * group["lr"]
+
+    verdict = gated(point(dtype="bfloat16", optimizer=optimizer), replace(NARROW, optimizer_kernel="foreach"), spoil)
+    assert verdict.verdict is Verdict.WRONG, verdict.note
+    assert verdict.note.startswith("weights off by"), verdict.note
+
+
+def test_a_replay_leaves_the_state_that_it_starts_from():
+    adapter, steps = model(), [phase("pretrain").step(number) for number in range(2)]
+    trainer = trainer_of(point(optimizer="muon"), adapter=copy.deepcopy(adapter))
+    trainer.step(steps[0])
+    state = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    before = training_gate.flatten(trainer.parameters)
+    recording = training_gate.Recording(
+        [1], trainer.step(steps[1]).item(), before, training_gate.flatten(trainer.parameters), state
+    )
+    kept = copy.deepcopy(state)
+    assert training_gate.judge_replay(adapter, steps[1:], point(optimizer="muon"), recording) is None
+    assert all(torch.equal(state[place][name], each) for place, entry in kept.items() for name, each in entry.items())
+
+
+def test_narrow_parameters_compute_in_their_own_dtype():
+    with pytest.raises(Skip, match="give --dtype bfloat16"):
+        trainer_of(point(dtype="float32"), NARROW)
 
 
 def test_muon_takes_the_matrices_of_the_blocks():

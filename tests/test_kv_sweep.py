@@ -334,6 +334,22 @@ def test_verify_alone_exits_1_on_a_wrong_arm_and_0_else(nanobench_here, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sampler_that_cannot_be_built_ends_its_own_arms_alone(nanobench_here, tmp_path):
+    """A gate that did not run was not passed, but what this machine cannot run needs none."""
+    asked = ("--model", "fakes:tiny", "--prompt-len", 8, "--new-tokens", 4, "--batch", 3, "--threads", 1, "--engine", "cached")
+    samplers = "temperature,fakes:absent_sampler"
+    done = nanobench_here("verify", *asked, "--sampler", samplers, "--json", cwd=tmp_path, code=0)
+    cells = json.loads(done.stdout.strip().splitlines()[-1])["cells"]
+    found = {cell["sampler"]: (cell["status"], cell["reason"]) for cell in cells}
+    assert found["temperature"][0] in MEASURED
+    assert found["fakes:absent_sampler"] == ("skipped", "it needs a package that is not installed")
+    done = nanobench_here("verify", *asked, "--sampler", f"{samplers},fakes:broken_sampler", "--json", cwd=tmp_path, code=1)
+    cells = json.loads(done.stdout.strip().splitlines()[-1])["cells"]
+    found = {cell["sampler"]: (cell["status"], cell["reason"]) for cell in cells}
+    assert found["temperature"][0] in MEASURED
+    assert found["fakes:broken_sampler"] == ("error", "ValueError: no table of probabilities")
+
+
 def test_a_cell_tells_how_it_was_measured(small_run):
     cell = cells_of(small_run[0]).loc[(3, "cached")]
     assert cell["launches_ok"] == 2

@@ -1,4 +1,4 @@
-"""Packed weights: the same products, a second copy that does not follow its layer, and compiled graphs that use them."""
+"""Packed weights and fused layers: the same products, copies that do not follow their layer, and compiled graphs with them."""
 
 import copy
 
@@ -11,7 +11,8 @@ from nanobench.engines._compiler import Compiler
 from nanobench.gates import generation as generation_gate
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models._packed_linear import Linear
-from nanobench.probes import profiler
+from nanobench.models._quantized_linear import quantized, shared_copy
+from nanobench.probes import memory, profiler
 from nanobench.records import Verdict
 from nanobench.schema import Point
 from nanobench.worker.workloads import generate
@@ -166,13 +167,78 @@ def judged(model, batch_size, engine, spoil=False):
         return generation_gate.judge(generation_gate.Reference(adapter, point, 0), build, build(adapter, point), compiled=False)
 
 
+@pytest.mark.parametrize("model", ["gpt2-mini", "llama-nano:n_embd=1024,n_head=8"])
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize("engine", ["uncached", "cached", "cached-cat"])
-def test_a_packed_model_is_exact(monkeypatch, engine, batch_size):
+def test_a_packed_model_is_exact(monkeypatch, engine, batch_size, model):
     calls = seen(monkeypatch)
-    assert judged("gpt2-mini", batch_size, engine).verdict is Verdict.EXACT
+    assert judged(model, batch_size, engine).verdict is Verdict.EXACT
     assert len(calls) > 10
 
 
 def test_the_tolerance_does_not_come_from_the_weights_that_are_judged():
     assert judged("gpt2-mini", 5, "cached", spoil=True).verdict is Verdict.WRONG
+
+
+# Layers that are fused
+
+
+FUSED = ["llama-nano", "nanochat-nano", "nanochat-2026-nano"]
+
+
+def fused(model):
+    """A model before and after its queries, keys and values are one matmul, in float64."""
+    torch.manual_seed(0)
+    adapter = registry.find("models", model)()
+    adapter.module.double().eval()
+    alone = copy.deepcopy(adapter)
+    packed_linear.pack(adapter.module)
+    return adapter, alone
+
+
+@pytest.mark.parametrize("model", FUSED)
+@torch.no_grad()
+def test_fused_layers_compute_what_each_computes_alone(model):
+    adapter, alone = fused(model)
+    idx_BT = torch.randint(256, (2, 9))
+    expected_BTV = alone.forward(idx_BT)
+    assert (adapter.forward(idx_BT) - expected_BTV).abs().max() <= 1e-12 * expected_BTV.abs().max()
+    layers, before = packed_linear.linears(adapter.module), packed_linear.linears(alone.module)
+    assert len(before) - len(layers) == 2 * adapter.shape.n_layer
+    assert sum(each.weight.numel() for each in layers) == sum(each.weight.numel() for each in before)
+    with packed_linear.unpacked(adapter.module):
+        assert len(packed_linear.linears(adapter.module)) == len(before)
+    assert packed_linear.linears(adapter.module) == layers
+
+
+@pytest.mark.parametrize("model", FUSED)
+def test_a_fused_weight_is_there_once(model):
+    adapter, alone = fused(model)
+    assert memory.tensor_bytes(adapter.module) == memory.tensor_bytes(alone.module)
+    assert list(adapter.module.state_dict()) == list(alone.module.state_dict())
+    attention = adapter.module.blocks[0].attention
+    with torch.no_grad():
+        attention.key.weight += 1
+    rows = attention.fused.weight[attention.query.out_features :][: attention.key.out_features]
+    assert torch.equal(rows, attention.key.weight)
+
+
+def test_a_model_that_is_moved_or_copied_is_no_longer_fused():
+    adapter, _ = fused("llama-nano")
+    attention = adapter.module.blocks[0].attention
+    assert copy.deepcopy(attention).fused is None
+    assert attention.fused is not None
+    attention.float()
+    assert attention.fused is None
+
+
+def test_a_copy_with_the_same_tensors_is_fused_too_unless_they_are_quantised():
+    point = Point(model="llama-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=4, new_tokens=4)
+    adapter = loaded(point)
+    same, other = shared_copy(adapter), quantized(adapter, "int8")
+    for twin in (same, other):
+        packed_linear.share_packed(adapter.module, twin.module)
+    attention, its, quantised = (each.module.blocks[0].attention for each in (adapter, same, other))
+    assert its.fused is attention.fused is not None
+    assert quantised.fused is None
+    assert len(quantised.project(torch.ones(1, 2, adapter.shape.n_embd))) == 3

@@ -10,6 +10,7 @@ import pytest
 import test_metrics_roofline as here
 from nanobench.analysis import predict
 from nanobench.errors import UserError
+from nanobench.results.metrics import roofline
 from nanobench.roofline import prediction
 from nanobench.roofline.datasheet import Datasheet
 from nanobench.roofline.limits import Limit, Limits, Unresolved
@@ -69,6 +70,16 @@ def test_a_row_holds_the_prediction_for_the_other_device_and_nothing_measured():
     assert rows[0]["predicted_speedup"] is None
     assert (rows[1]["gpu"], rows[1]["device"], rows[1]["dtype"]) == ("There", "cuda", "float32")
     assert (rows[1]["measured_output_tok_s"], rows[1]["prediction_error"]) == (None, None)
+
+
+def test_attention_that_no_calibration_measures_is_predicted_nowhere():
+    cell = here.cells()[1]
+    flex = replace(cell, launches=[replace(each, arm=replace(cell.arm, attention="flex")) for each in cell.launches])
+    assert cell.prediction
+    assert flex.prediction is None
+    assert predict.elsewhere(flex, THERE) is None
+    assert roofline.prediction_note(flex) == "FlexAttention is not calibrated"
+    assert flex.kv_access is None
 
 
 def test_a_host_that_takes_a_millisecond_an_operation_binds_a_fast_device():

@@ -11,17 +11,17 @@ from test_kv_sweep import SMALL, cells_of
 
 
 def test_every_listed_choice_has_a_kernel():
-    assert set(sdpa.KERNELS) == set(ATTENTIONS) - {"auto"}
+    assert {*sdpa.KERNELS, "auto", "flex"} == set(ATTENTIONS)
 
 
-@pytest.mark.parametrize("choice", ATTENTIONS)
+@pytest.mark.parametrize("choice", ["auto", *sdpa.KERNELS])
 def test_what_a_cpu_has_not_is_refused(choice):
     if choice in ("auto", *sdpa.ON_CPU):
-        sdpa.check_device(choice, "cpu")
+        sdpa.check_request(choice, "cpu", None, False)
     else:
         with pytest.raises(Skip, match=f"{choice} needs a CUDA device; a CPU has sdpa-math and sdpa-flash"):
-            sdpa.check_device(choice, "cpu")
-    sdpa.check_device(choice, "cuda")
+            sdpa.check_request(choice, "cpu", None, False)
+    sdpa.check_request(choice, "cuda", None, False)
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,23 @@ def test_a_mistake_gets_one_line(nanobench_here, tmp_path, asked, words):
     done = nanobench_here("train-throughput", "--model", "gpt2-nano", *asked, cwd=tmp_path, code=2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_narrow_parameters_are_an_arm_that_is_lossy_checked_and_half_as_large(nanobench_here, tmp_path):
+    asked = ("--dtype", "bfloat16", "--param-dtype", "float32,bfloat16", "--max-seconds", 0.2)
+    nanobench_here("train-throughput", *SMALL, *BATCH, *asked, "--out", "run", cwd=tmp_path, code=0)
+    cells = cells_of(tmp_path / "run").loc["pretrain"]
+    wide, narrow = cells.loc["eager"], cells.loc["eager bfloat16-params"]
+    assert (wide["gate"], narrow["gate"]) == ("exact", "lossy")
+    assert {wide["status"], narrow["status"]} <= set(MEASURED)
+    assert narrow["checked_calls"] > 0
+    for name in ("weight_bytes", "gradient_bytes", "optimizer_bytes"):
+        assert narrow[name] == pytest.approx(wide[name] / 2, rel=0.01)
+    nanobench_here("report", "run", cwd=tmp_path, code=0)
+    assert "eager bfloat16-params, from float32 parameters: losses within" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_narrow_parameters_in_float32_are_skipped_with_the_fix(nanobench_here, tmp_path):
+    nanobench_here("train-throughput", *SMALL, *BATCH, "--param-dtype", "bfloat16", "--out", "run", cwd=tmp_path, code=0)
+    (cell,) = cells_of(tmp_path / "run").to_dict("records")
+    assert (cell["status"], cell["reason"]) == ("skipped", "bfloat16 parameters compute in bfloat16; give --dtype bfloat16")

@@ -11,7 +11,7 @@ from nanobench.results.metrics import roofline
 from nanobench.roofline import flops, training
 from nanobench.roofline.flops import Pass
 from nanobench.roofline.limits import Limits
-from nanobench.schema import Arm, Point, Trial
+from nanobench.schema import DTYPES, Arm, Point, Trial
 from nanobench.views import predict as views
 from test_metrics_roofline import LIMITS, MACHINE, SHAPE
 from test_predict import THERE
@@ -65,7 +65,7 @@ def test_attention_backward_computes_its_scores_again():
 
 def test_accumulated_batches_add_up_and_the_optimizer_steps_once():
     once, twice = (seconds(replace(POINT, grad_accum=parts)) for parts in (1, 2))
-    update = training.update_time(SHAPE, POINT, LIMITS).total_s + OPERATIONS * 1e-3
+    update = training.update_time(SHAPE, POINT, EAGER, LIMITS).total_s + OPERATIONS * 1e-3
     assert twice - update == pytest.approx(2 * (once - update))
 
 
@@ -87,8 +87,15 @@ def test_a_gpu_works_beside_its_host():
 def test_autocast_casts_weights_and_gradients():
     narrow = replace(POINT, dtype="bfloat16")
     cast = 2.0 * (4 + 2) * SHAPE.read_params / 1e9
-    assert training.cast_time(SHAPE, narrow, LIMITS).total_s == pytest.approx(cast)
-    assert training.cast_time(SHAPE, POINT, LIMITS).total_s == 0.0
+    assert training.cast_time(SHAPE, narrow, EAGER, LIMITS).total_s == pytest.approx(cast)
+    assert training.cast_time(SHAPE, POINT, EAGER, LIMITS).total_s == 0.0
+
+
+def test_narrow_parameters_are_not_cast_and_move_half_the_bytes():
+    narrow, arm = replace(POINT, dtype="bfloat16"), Arm(param_dtype="bfloat16")
+    assert training.cast_time(SHAPE, narrow, arm, LIMITS).total_s == 0.0
+    wide = training.update_time(SHAPE, narrow, EAGER, LIMITS).total_s
+    assert training.update_time(SHAPE, narrow, arm, LIMITS).total_s == pytest.approx(wide / 2)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,20 @@ def test_what_is_not_predicted_has_a_reason(change, reason):
     assert roofline.predicted_step_s(cell) is None
     assert roofline.prediction_note(cell).startswith(reason)
     assert predict.step_elsewhere(cell, THERE) is None
+
+
+def test_attention_that_no_calibration_measures_is_predicted_nowhere():
+    (cell,) = cells(arms=(Arm(compile_mode="default", attention="flex"),))
+    assert roofline.predicted_step_s(cell) is None
+    assert roofline.prediction_note(cell) == "FlexAttention is not calibrated"
+    assert predict.step_elsewhere(cell, THERE) is None
+
+
+def test_narrow_parameters_are_not_predicted_for_a_dtype_that_they_cannot_have():
+    both = replace(MACHINE, limits={name.replace("float32", dtype): LIMITS for name in MACHINE.limits for dtype in DTYPES})
+    (cell,) = cells(replace(POINT, dtype="bfloat16"), (Arm(param_dtype="bfloat16"),), machine=both)
+    assert predict.step_elsewhere(cell, THERE) is not None
+    assert predict.step_elsewhere(cell, THERE, "float32") is None
 
 
 def cells(point=POINT, arms=(EAGER,), factor=1.0, machine=MACHINE):

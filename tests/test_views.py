@@ -160,7 +160,7 @@ def record(point, arm, launch, failed, seen, blocks):
     """What a worker would say of an arm."""
     if (point.batch_size, arm.engine) in failed:
         return ArmRecord(arm=arm, outcome=failed[point.batch_size, arm.engine])
-    known = str(arm).replace(", side=''", "").replace(", cross_entropy='full'", "")
+    known = str(arm).replace(", side=''", "").replace(", cross_entropy='full'", "").replace(", param_dtype='float32'", "")
     generator = random.Random(f"{point} {known} {launch}")
     timed = [repetition(point, arm, block, generator) for block in range(blocks)]
     timed = [replace(each, **seen(point, arm, launch, each.block, each.wall_s)) for each in timed]

@@ -102,7 +102,7 @@ def of_weights(cell: Cell) -> CellRow:
     limits, own = cell.machine.limits_of(point), cell.machine.limits_of(point, kind)
     if kind == "float" or shape is None or limits is None or own is None or limits.missing() or own.missing():
         return dict.fromkeys(WEIGHTS_FIELDS)
-    rows = point.batch_size if cell.kv_access not in UNCACHED else point.batch_size * point.prompt_len
+    rows = point.batch_size if cell.first("kv_access") not in UNCACHED else point.batch_size * point.prompt_len
     sizes = [flops.matrix_bytes(shape, point.dtype, each) for each in ("float", kind)]
     rates = [each.reading("matmul", rows, size).value for each, size in zip((limits, own), sizes, strict=True)]
     return dict(zip(WEIGHTS_FIELDS, (sizes[1] / sizes[0], rates[1] / rates[0]), strict=True))

@@ -36,7 +36,7 @@ STEPS = {
 }
 TRAINING_STEPS = {"eager": "eager", "compiled": "compile"}
 """Link of a chain -> the change that leads to it."""
-ALIKE = ["sampler", "checkpointing", "cross_entropy", "optimizer_kernel"]
+ALIKE = ["sampler", "checkpointing", "cross_entropy", "param_dtype", "optimizer_kernel"]
 """What all arms of a chain have in common with the first arm."""
 MOST_GAP = 0.01
 """Products and total that differ by more are not of the same calls."""

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import Skip, UserError
+from nanobench.models import _flex
+from nanobench.models import _sdpa as sdpa
 from nanobench.models._chunked_loss import chunked_cross_entropy
 from nanobench.models._int8_cache import Int8Cache, rounded
 from nanobench.models._kv_cache import Cache, CatCache, StaticCache, View, uncached_view
@@ -32,6 +34,9 @@ class Attention(nn.Module):
             k_BKTD, v_BKTD = cache.append(self.layer, k_BKTD, v_BKTD, pos_T)
         elif self.rounds_kv:
             k_BKTD, v_BKTD = rounded(k_BKTD), rounded(v_BKTD)
+        if view.blocks is not None:
+            y_BHTD = _flex.attend(q_BHTD, k_BKTD, v_BKTD, view.blocks, self.grouped, cached=cache is not None)
+            return y_BHTD.transpose(1, 2).flatten(2)
         k_BKTD, v_BKTD = view.of(k_BKTD), view.of(v_BKTD)
         mask = None if view.mask_TS is None else view.mask_TS.to(q_BHTD.dtype)
         # Branches, not comparisons as arguments: under torch.compile sizes are symbolic, and the kernel accepts no SymBool.
@@ -73,8 +78,15 @@ class GPT(nn.Module):
         found: dict[int | None, View] = {}
         for window in self.windows:
             if window not in found:
-                found[window] = uncached_view(pos_T, window, dtype) if cache is None else cache.view(pos_T, window)
+                found[window] = self.view(pos_T, window, cache, dtype)
         return [found[window] for window in self.windows]
+
+    def view(self, pos_T: Tensor, window: int | None, cache: Cache | None, dtype: torch.dtype) -> View:
+        """What the tokens of a pass attend to in layers with a window, or without one."""
+        if sdpa.chosen == "flex" and not isinstance(cache, CatCache):
+            length = len(pos_T) if cache is None else cache.attended_len
+            return View(blocks=_flex.block_mask(pos_T, length, window, from_zero=cache is None))
+        return uncached_view(pos_T, window, dtype) if cache is None else cache.view(pos_T, window)
 
 
 def last_position(x_BTC: Tensor) -> Tensor:
@@ -91,6 +103,11 @@ class GPTAdapter:
     """how its caches store keys and values: one of KV_CACHES"""
     cross_entropy = "full"
     """how its loss is computed: one of CROSS_ENTROPIES"""
+
+    @property
+    def has_flex(self) -> bool:
+        """Whether its attention can be FlexAttention."""
+        return self.shape.latent_width is None
 
     def __init__(self, module: GPT, shape: GPTShape) -> None:
         self.module = module
@@ -116,6 +133,8 @@ class GPTAdapter:
         if kind == "static":
             make = Int8Cache if self.kv_cache == "int8" else self.static_cache
             return make(self.shape, batch_size, max_len, like=next(self.module.parameters()))
+        if sdpa.chosen == "flex":
+            raise Skip("flex needs a cache of fixed length, and this one grows: each length would be compiled again")
         if kind == "cat" and self.kv_cache == "float":
             return self.cat_cache(self.shape)
         name, known = ("cache", "static, cat") if self.kv_cache == "float" else (f"{self.kv_cache} cache", "static")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from nanobench.schema import GPTShape
 
@@ -20,6 +21,8 @@ class View(NamedTuple):
     """only so many of the last positions"""
     places_W: Tensor | None = None
     """only copies of these positions: where a step is compiled or captured, the last ones are no view of fixed place"""
+    blocks: BlockMask | None = None
+    """the mask of FlexAttention, instead of all others"""
     has_past: bool = False
     """whether the new tokens come after others in a cache; also said of a single token"""
 

@@ -1,7 +1,8 @@
-"""A linear layer that, for inference on a CPU, can use weights in oneDNN's packed layout.
+"""How linear layers are prepared for inference: on a CPU by weights in oneDNN's packed layout, anywhere by fusing layers.
 
 On most CPUs `F.linear` calls another library for float32. It is slower for few rows, and slower still on CPUs that it is not
-optimized for: see tests/bench/packed_weights.py.
+optimized for: see tests/bench/packed_weights.py. Layers with the same input are fused into one matmul: for few rows a matmul
+costs more to start than to compute.
 """
 
 import math
@@ -51,16 +52,71 @@ class Linear(nn.Linear):
         return {**self.__dict__, "packed": None}
 
 
+class Fusible(nn.Module):
+    """A module with Linears over the same input, without biases, whose names are in `fusible`."""
+
+    fusible: tuple[str, ...]
+    fused: Linear | None = None
+    """all of them as one, whose rows are their weights. It is no part of the module tree: a weight is there once"""
+
+    @property
+    def fusible_layers(self) -> list[nn.Module]:
+        """The layers that become one."""
+        return [getattr(self, name) for name in self.fusible]
+
+    def fuse(self) -> None:
+        """Puts the weights of the layers into one matrix; each layer keeps its rows of it. Does nothing for other layers than
+        Linears. It is undone when the module is moved or copied.
+        """
+        layers = [layer for layer in self.fusible_layers if type(layer) is Linear]
+        if self.fused is not None or len(layers) < len(self.fusible):
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            weight = torch.cat([layer.weight for layer in layers])
+            with torch.device("meta"):
+                fused = Linear(weight.shape[1], weight.shape[0], bias=False)
+            fused.weight = nn.Parameter(weight, requires_grad=False)
+            for layer, rows in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
+                layer.weight.data = rows
+        self.__dict__["fused"] = fused
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[..., in] -> [..., out] of each layer."""
+        if self.fused is None:
+            return tuple(layer(x) for layer in self.fusible_layers)
+        return self.fused(x).split([layer.out_features for layer in self.fusible_layers], dim=-1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Fusible":
+        self.__dict__["fused"] = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "fused": None}
+
+
 def pack(module: nn.Module) -> None:
-    """Packs every Linear of a model."""
-    for part in module.modules():
-        if isinstance(part, Linear):
-            part.pack()
+    """Fuses the layers of a model that can be, and packs all of its Linears."""
+    for part in fusible_parts(module).values():
+        part.fuse()
+    for layer in linears(module):
+        layer.pack()
+
+
+def fusible_parts(module: nn.Module) -> dict[str, Fusible]:
+    """The parts of a model that have layers to fuse, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, Fusible)}
+
+
+def linears(module: nn.Module) -> list[Linear]:
+    """The layers of a model that multiply: its Linears, of those that are fused only the fused one."""
+    fused = {id(layer) for part in fusible_parts(module).values() if part.fused for layer in part.fusible_layers}
+    alone = [part for part in module.modules() if isinstance(part, Linear) and id(part) not in fused]
+    return [*alone, *(part.fused for part in fusible_parts(module).values() if part.fused)]
 
 
 def packed_layers(module: nn.Module) -> list[Linear]:
     """The layers that have a packed copy."""
-    return [part for part in module.modules() if isinstance(part, Linear) and part.packed is not None]
+    return [layer for layer in linears(module) if layer.packed is not None]
 
 
 def packed_bytes(module: nn.Module) -> int:
@@ -69,25 +125,32 @@ def packed_bytes(module: nn.Module) -> int:
 
 
 def share_packed(module: nn.Module, twin: nn.Module) -> None:
-    """Gives the layers of a copy with the same tensors the packed copies of their originals."""
-    originals = {layer.weight.data_ptr(): layer.packed for layer in packed_layers(module)}
-    for part in twin.modules():
-        if isinstance(part, Linear):
-            part.packed = originals.get(part.weight.data_ptr())
+    """Gives the layers of a copy with the same tensors the packed copies of their originals, and fuses the same ones."""
+    originals = fusible_parts(module)
+    for name, part in fusible_parts(twin).items():
+        if all(type(layer) is Linear for layer in part.fusible_layers):
+            part.__dict__["fused"] = originals[name].fused
+    packed = {layer.weight.data_ptr(): layer.packed for layer in packed_layers(module)}
+    for layer in linears(twin):
+        layer.packed = packed.get(layer.weight.data_ptr())
 
 
 @contextmanager
 def unpacked(module: nn.Module) -> Iterator[None]:
-    """Within the context, every layer uses its original weights."""
-    layers = packed_layers(module)
-    copies = [layer.packed for layer in layers]
+    """Within the context, every layer is used alone, and with its original weights."""
+    layers, parts = packed_layers(module), list(fusible_parts(module).values())
+    copies, fused = [layer.packed for layer in layers], [part.fused for part in parts]
     try:
         for layer in layers:
             layer.packed = None
+        for part in parts:
+            part.__dict__["fused"] = None
         yield
     finally:
         for layer, packed in zip(layers, copies, strict=True):
             layer.packed = packed
+        for part, one in zip(parts, fused, strict=True):
+            part.__dict__["fused"] = one
 
 
 def is_packable(dtype: torch.dtype) -> bool:

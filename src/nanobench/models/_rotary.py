@@ -10,7 +10,7 @@ from torch import Tensor
 from nanobench.errors import UserError
 from nanobench.models._gpt import Attention
 from nanobench.models._kv_cache import Cache, View
-from nanobench.models._packed_linear import Linear
+from nanobench.models._packed_linear import Fusible, Linear
 from nanobench.schema import GPTShape
 
 
@@ -33,8 +33,10 @@ def rotate(x_BHTD: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     return torch.cat((x_BHTR * cos_TR + y_BHTR * sin_TR, y_BHTR * cos_TR - x_BHTR * sin_TR), dim=3)
 
 
-class RotaryAttention(Attention):
+class RotaryAttention(Attention, Fusible):
     """Grouped-query attention over rotated queries and keys, with a projection each and no biases."""
+
+    fusible = ("query", "key", "value")
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__(shape, layer)
@@ -54,9 +56,9 @@ class RotaryAttention(Attention):
         more_values_BTE: Tensor | None = None,
     ) -> Tensor:
         """[B, T, C] -> [B, T, C]; `more_values_BTE` are added to the values of all KV heads."""
-        values_BTE = self.value(x_BTC) if more_values_BTE is None else self.value(x_BTC) + more_values_BTE
-        parts = (self.query(x_BTC), self.key(x_BTC), values_BTE)
-        q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        queries_BTC, keys_BTE, values_BTE = self.project(x_BTC)
+        values_BTE = values_BTE if more_values_BTE is None else values_BTE + more_values_BTE
+        q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in (queries_BTC, keys_BTE, values_BTE))
         q, k = (self.place(x_BHTD, rotation_2TR) for x_BHTD in (q, k))
         return self.out(self.attend(q, k, v, pos_T, cache, view))
 

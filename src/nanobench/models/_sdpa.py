@@ -1,7 +1,11 @@
-"""Selection of the `scaled_dot_product_attention` backend, and the check that an arm really used it."""
+"""Selection of the attention kernel, and the check that an arm really used it.
+
+A choice is a backend of `scaled_dot_product_attention`, or FlexAttention, which the built-in models call while it is chosen.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +22,10 @@ KERNELS = {
 NO_KERNEL = ("No available kernel", "No viable backend", "No execution plans support the graph", "cuDNN Frontend error")
 """Messages of torch and of cuDNN when a backend does not support the input."""
 ON_CPU = ("sdpa-math", "sdpa-flash")
+LEAST_HEAD_DIM = 16
+"""of FlexAttention's kernel on CUDA"""
+chosen = "auto"
+"""The choice that is in use. The built-in models read it."""
 
 
 def avoid_cudnn() -> None:
@@ -29,28 +37,48 @@ def avoid_cudnn() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def check_device(choice: str, device: str) -> None:
-    """Raises Skip for a backend that this device type does not have."""
-    if device == "cpu" and choice not in ("auto", *ON_CPU):
+def check_request(choice: str, device: str, model: Any, compiled: bool, trains: bool = False) -> None:
+    """Raises Skip for a choice that this device type, model or compile mode does not have."""
+    if choice == "flex":
+        check_flex(device, model, compiled, trains)
+    elif device == "cpu" and choice not in ("auto", *ON_CPU):
         raise Skip(f"{choice} needs a CUDA device; a CPU has {' and '.join(ON_CPU)}")
+
+
+def check_flex(device: str, model: Any, compiled: bool, trains: bool) -> None:
+    """Raises Skip where FlexAttention does not run, or only without its kernel."""
+    if not getattr(model, "has_flex", False):
+        raise Skip("flex is for the built-in models with keys and values per head")
+    if device == "cpu" and not torch.cpu._is_avx2_supported():
+        raise Skip("flex needs a CPU with AVX2")
+    if device != "cpu" and model.shape.head_dim < LEAST_HEAD_DIM:
+        raise Skip(f"flex on CUDA needs heads of at least {LEAST_HEAD_DIM} dimensions; these have {model.shape.head_dim}")
+    if not compiled:
+        raise Skip("flex has a kernel only in compiled code; give a --compile-mode other than off")
+    if trains and device == "cpu":
+        raise Skip("flex has no backward pass on a CPU")
 
 
 @contextmanager
 def use_backend(choice: str) -> Iterator[None]:
-    """Within the context, torch uses only this backend; with `auto` torch chooses.
+    """Within the context, only this kernel is used; with `auto` torch chooses.
 
     Raises Skip if the backend has no kernel for the input.
     """
+    global chosen
     if choice == "auto":
         yield
         return
+    before, chosen = chosen, choice
     try:
-        with sdpa_kernel(KERNELS[choice][0]):
+        with sdpa_kernel(KERNELS[choice][0]) if choice in KERNELS else nullcontext():
             yield
     except RuntimeError as error:
         if any(text in str(error) for text in NO_KERNEL):
             raise Skip(f"{choice} has no kernel for this arm's masks, heads or dtype") from error
         raise
+    finally:
+        chosen = before
 
 
 def check(choice: str, names: frozenset[str], compiled: bool) -> None:

@@ -18,7 +18,7 @@ class SharedState:
     """The state of some models and of the process, as it was when this was made."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        self.modules, self.parts = modules, [part for module in modules for part in module.modules()]
+        self.modules, self.parts = modules, [part for module in modules for part in parts_of(module)]
         self.readers: dict[str, Callable[[], Any]] = {
             "hooks of the model": self.hooks,
             "methods of the model": lambda: [vars(part).get("forward") for part in self.parts],
@@ -76,9 +76,17 @@ class SharedState:
             overrides._pop_mode()
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """The parts of a model, and the layers that stand for several of them while they are fused."""
+    parts = list(module.modules())
+    fused = (getattr(part, "fused", None) for part in parts)
+    return [*parts, *(each for each in fused if isinstance(each, nn.Module))]
+
+
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """The parameters of a model, and the numbers of quantised weights, which are buffers."""
-    return [*module.parameters(), *(each for each in module.buffers() if each.dtype in (torch.int8, torch.uint8))]
+    """The parameters of a model and of its fused layers, and the numbers of quantised weights, which are buffers."""
+    parameters = [each for part in parts_of(module) for each in part.parameters(recurse=False)]
+    return [*parameters, *(each for each in module.buffers() if each.dtype in (torch.int8, torch.uint8))]
 
 
 def modes() -> tuple[int, int]:

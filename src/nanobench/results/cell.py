@@ -82,9 +82,14 @@ class Cell:
 
     @cached_property
     def kv_access(self) -> str | None:
-        """How the engine reads its cache; None where it does not say, or says what is not known."""
+        """How the engine reads its cache; None where that is not known, and for FlexAttention, which reads blocks of it."""
         kv_access = self.first("kv_access")
-        return kv_access if kv_access in flops.KV_ACCESS else None
+        return kv_access if kv_access in flops.KV_ACCESS and self.has_calibrated_attention else None
+
+    @property
+    def has_calibrated_attention(self) -> bool:
+        """Whether a calibration measures this kind of attention."""
+        return self.arm.attention != "flex"
 
     @cached_property
     def drafting(self) -> Drafting | None:
@@ -105,7 +110,7 @@ class Cell:
     @property
     def is_predictable(self) -> bool:
         """Whether it is known which passes the engine runs, and all of them have limits."""
-        if self.arm.kv_cache != "float":
+        if self.arm.kv_cache != "float" or not self.has_calibrated_attention:
             return False
         if self.drafting is None:
             return self.kv_access is not None
@@ -138,7 +143,7 @@ class Cell:
     def step_prediction(self) -> Time | None:
         """How long an optimizer step should take; None in generation, and where it cannot be predicted."""
         limits, operations = self.machine.limits_of(self.point, self.arm.weights), self.first("operations_per_step")
-        if not self.point.trains or training.why_not(self.point):
+        if not self.point.trains or training.why_not(self.point) or not self.has_calibrated_attention:
             return None
         if self.shape is None or limits is None or limits.missing() or operations is None:
             return None

@@ -14,7 +14,7 @@ from nanobench.schema import DTYPE_BYTES, Arm, GPTShape, Point
 STATE = {"adamw": 2, "sgd": 0}
 """Optimizer -> the values that it keeps per parameter."""
 FLOAT_BYTES = DTYPE_BYTES["float32"]
-"""Of a parameter, its gradient and its state."""
+"""Of a logit of the loss, and of a parameter under autocast."""
 
 
 def state_values(point: Point) -> int | None:
@@ -38,7 +38,7 @@ def predict_step(shape: GPTShape, point: Point, arm: Arm, limits: Limits, operat
 
     Raises KeyError for limits that lack what a prediction needs (`Limits.missing`).
     """
-    device = total([*[batch_time(shape, point, arm, limits)] * point.grad_accum, update_time(shape, point, limits)])
+    device = total([*[batch_time(shape, point, arm, limits)] * point.grad_accum, update_time(shape, point, arm, limits)])
     host = operation_time(shape, point.dtype, "float", limits, operations)
     return overlapped(host, device) if point.device != "cpu" else host + device
 
@@ -52,17 +52,17 @@ def batch_time(shape: GPTShape, point: Point, arm: Arm, limits: Limits) -> Time:
     computed = [parts[kind].times(passes.get(kind, 3 + again)) for kind in parts if kind != "argmax"]
     logits = point.batch_size * point.seq_len * (shape.vocab_rows or shape.vocab_size)
     loss = moving_time(4.0 * logits * FLOAT_BYTES, limits.reading("copy"))
-    return total([*computed, loss, cast_time(shape, point, limits)])
+    return total([*computed, loss, cast_time(shape, point, arm, limits)])
 
 
-def cast_time(shape: GPTShape, point: Point, limits: Limits) -> Time:
+def cast_time(shape: GPTShape, point: Point, arm: Arm, limits: Limits) -> Time:
     """Under autocast: weights to the narrower dtype, gradients back."""
-    if point.dtype == "float32":
+    if point.dtype == arm.param_dtype:
         return Time()
     return moving_time(2.0 * (FLOAT_BYTES + DTYPE_BYTES[point.dtype]) * shape.read_params, limits.reading("copy"))
 
 
-def update_time(shape: GPTShape, point: Point, limits: Limits) -> Time:
+def update_time(shape: GPTShape, point: Point, arm: Arm, limits: Limits) -> Time:
     """The device's time of clipping and of the optimizer."""
     values = 3 + 2 * (state_values(point) or 0) + 3
-    return moving_time(float(values * FLOAT_BYTES * shape.n_params), limits.reading("copy"))
+    return moving_time(float(values * DTYPE_BYTES[arm.param_dtype] * shape.n_params), limits.reading("copy"))

@@ -1,4 +1,4 @@
-"""Temperature sampling by the Gumbel-max rule, the largest of logits plus noise: compiled, one pass over the vocabulary."""
+"""Temperature sampling by the Gumbel-max rule: the largest of logits plus noise, which a compiler can do in one pass."""
 
 import torch
 from torch import Tensor

@@ -27,8 +27,8 @@ COMPILE_MODES: Mapping[str, Mapping[str, Any] | None] = {
 }
 """Name -> arguments of torch.compile; None runs the functions eagerly. `freeze` treats the weights as constants, whose
 layout inductor may change: for inference only."""
-ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
-"""Kernels of scaled_dot_product_attention; `auto` lets torch choose."""
+ATTENTIONS = ("auto", "sdpa-math", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "flex")
+"""Kernels of scaled_dot_product_attention, of which `auto` lets torch choose; and FlexAttention, which is compiled."""
 WEIGHTS = ("float", "int8", "int4")
 """How the weights of matmuls are stored: in the dtype, or quantised to so many bits with scales."""
 KV_CACHES = ("float", "int8")
@@ -41,6 +41,8 @@ CHECKPOINTING = ("off", "checkpointed")
 """Whether the activations of a block are recomputed in the backward pass instead of kept."""
 CROSS_ENTROPIES = ("full", "chunked")
 """Whether the loss is computed from the logits of the whole batch, or in chunks whose logits are computed twice."""
+PARAM_DTYPES = ("float32", "bfloat16")
+"""The dtype of parameters, gradients and optimizer state in training. In bfloat16 small changes of a weight are lost."""
 OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
 SYNTHETIC = "synthetic"
@@ -112,7 +114,7 @@ class Point:
         return self.batch_size * self.seq_len * self.grad_accum * self.world_size
 
 
-OF_FIELD = {"kv_cache": "-kv", "cross_entropy": "-loss"}
+OF_FIELD = {"kv_cache": "-kv", "cross_entropy": "-loss", "param_dtype": "-params"}
 """Field of Arm -> what follows its value in a label, where the value alone does not say what it is of."""
 
 
@@ -131,6 +133,8 @@ class Arm:
     checkpointing: str = "off"
     cross_entropy: str = "full"
     """one of CROSS_ENTROPIES"""
+    param_dtype: str = "float32"
+    """of PARAM_DTYPES"""
     optimizer_kernel: str = "fused"
     side: str = ""
     """of an A/B comparison: what the arm's code or environment is"""
@@ -138,7 +142,7 @@ class Arm:
     @property
     def is_lossy(self) -> bool:
         """Whether the arm computes an approximation of the model: it is compared with the float model, and never `exact`."""
-        return (self.weights, self.kv_cache) != ("float", "float")
+        return (self.weights, self.kv_cache, self.param_dtype) != ("float", "float", "float32")
 
     @property
     def label(self) -> str:

@@ -42,6 +42,7 @@ class AutobatchOptions:
     attention: str = same(Options, "attention")
     checkpointing: str = same(TrainOptions, "checkpointing")
     cross_entropy: str = same(TrainOptions, "cross_entropy")
+    param_dtype: str = same(TrainOptions, "param_dtype")
     optimizer_kernel: str = same(TrainOptions, "optimizer_kernel")
     margin: float = option(0.85, "recommended share of the largest batch that fits", MEASURING)
     total_batch: int = option(0, "rows per optimizer step, a multiple of the batch; 0: any", MEASURING)

@@ -15,6 +15,7 @@ from nanobench.schema import (
     DTYPES,
     KV_CACHES,
     OPTIMIZER_KERNELS,
+    PARAM_DTYPES,
     PHASES,
     WEIGHTS,
     Arm,
@@ -50,6 +51,7 @@ AXES = {
     "nproc": "world_size",
     "checkpointing": "checkpointing",
     "cross_entropy": "cross_entropy",
+    "param_dtype": "param_dtype",
     "optimizer_kernel": "optimizer_kernel",
 }
 """Option -> the field of Point or Arm whose values it lists; `window` becomes an argument of the model, `draft_len` one of
@@ -73,6 +75,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "phase": PHASES,
     "checkpointing": CHECKPOINTING,
     "cross_entropy": CROSS_ENTROPIES,
+    "param_dtype": PARAM_DTYPES,
     "optimizer_kernel": OPTIMIZER_KERNELS,
 }
 """Field -> its valid values."""

@@ -18,6 +18,7 @@ from nanobench.schema import (
     IDS,
     KV_CACHES,
     OPTIMIZER_KERNELS,
+    PARAM_DTYPES,
     PHASES,
     SYNTHETIC,
     WEIGHTS,
@@ -262,7 +263,7 @@ class TrainOptions(TimedOptions):
     defaults: ClassVar[Mapping[str, Defaults]] = {"cpu": replace(CPU, model="gpt2-char"), "cuda": CUDA}
 
     batch: str = listed("4,8", "batch sizes: rows per rank and micro-batch; auto: what nanobench autobatch recommends", WHAT)
-    dtype: str = listed("auto", "float32, bfloat16 (autocast over float32 weights)", WHAT)
+    dtype: str = listed("auto", "float32, bfloat16 (autocast over float32 weights, unless --param-dtype says else)", WHAT)
     compile_mode: str = listed("off", ", ".join(name for name in COMPILE_MODES if name != "freeze"), HOW)
     seq_len: str = listed("auto", "tokens per full row", WHAT)
     phase: str = listed("pretrain", ", ".join(PHASES), WHAT)
@@ -274,6 +275,11 @@ class TrainOptions(TimedOptions):
     checkpointing: str = listed("off", f"{', '.join(CHECKPOINTING)}: activations are kept or recomputed", HOW)
     cross_entropy: str = listed(
         "full", f"{', '.join(CROSS_ENTROPIES)}: logits of the whole batch, or of an eighth at a time", HOW
+    )
+    param_dtype: str = listed(
+        "float32",
+        f"{', '.join(PARAM_DTYPES)}: of parameters, gradients and optimizer state; bfloat16 with --dtype bfloat16",
+        HOW,
     )
     optimizer_kernel: str = listed("fused", ", ".join(OPTIMIZER_KERNELS), HOW)
 

@@ -26,7 +26,7 @@ CLIP = 1.0
 class Loss(nn.Module):
     """A model and its loss as one module, as DistributedDataParallel needs it.
 
-    Weights are float32; in a narrower dtype the forward pass runs under torch.autocast.
+    With float32 weights the forward pass in a narrower dtype runs under torch.autocast; `dtype` is that of autocast.
     """
 
     def __init__(self, adapter: Adapter, dtype: str, compiler: Compiler, shapes_vary: bool) -> None:
@@ -53,8 +53,9 @@ class Trainer:
 
     def __init__(self, adapter: Adapter, point: Point, arm: Arm, compiler: Compiler, world: World = SINGLE_PROCESS) -> None:
         refuse_overwritten_gradients(point, arm)
+        refuse_wider_compute(point, arm)
         self.attention, self.world = arm.attention, world
-        adapter.module.float()
+        adapter.module.to(getattr(torch, arm.param_dtype))
         self.parameters = trainable(adapter)
         build = registry.find("optimizers", point.optimizer)
         self.optimizer: torch.optim.Optimizer = build(self.parameters, fused=arm.optimizer_kernel == "fused")
@@ -63,7 +64,8 @@ class Trainer:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if arm.cross_entropy != "full":
             choose_cross_entropy(adapter, arm.cross_entropy)
-        self.loss: nn.Module = Loss(adapter, point.dtype, compiler, shapes_vary=point.phase == "sft-dynamic")
+        dtype = point.dtype if arm.param_dtype == "float32" else "float32"
+        self.loss: nn.Module = Loss(adapter, dtype, compiler, shapes_vary=point.phase == "sft-dynamic")
         if world.size > 1:
             self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
 
@@ -100,6 +102,12 @@ def choose_cross_entropy(adapter: Adapter, kind: str) -> None:
     if not hasattr(adapter, "cross_entropy"):
         raise Skip(f"{adapter.shape.architecture} computes its loss in its own way; use --cross-entropy full")
     adapter.cross_entropy = kind
+
+
+def refuse_wider_compute(point: Point, arm: Arm) -> None:
+    """Raises Skip for parameters that are narrower than the dtype of the point: they compute in their own."""
+    if arm.param_dtype not in ("float32", point.dtype):
+        raise Skip(f"{arm.param_dtype} parameters compute in {arm.param_dtype}; give --dtype {arm.param_dtype}")
 
 
 def refuse_overwritten_gradients(point: Point, arm: Arm) -> None:

@@ -75,7 +75,7 @@ def memory_of(shape: GPTShape, dtype: str, training: bool) -> str:
         weights, per_token = format.size(shape.weight_bytes(dtype)), format.size(shape.kv_bytes_per_token(dtype))
         return f"weights {weights}, KV cache {per_token} per token of a row"
     held = f"weights and gradients {format.size(shape.weight_bytes('float32'))} each, in float32"
-    return held if dtype == "float32" else f"{held}; forward passes under autocast"
+    return held if dtype == "float32" else f"{held}; forward passes under autocast, unless parameters are narrower"
 
 
 def points_of(plan: Plan) -> str:

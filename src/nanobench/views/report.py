@@ -157,13 +157,18 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
 
 def lossy_arms(cells: pd.DataFrame) -> list[str]:
     """What the verdict of lossy arms means, and the largest divergence of each; empty without one."""
-    lossy = cells[cells["gate"].eq(LOSSY)]
-    if lossy.empty:
-        return []
-    most = lossy.astype({"kl_nats": float}).groupby("arm", sort=False)["kl_nats"].max()
-    words = ", ".join(f"{arm} {format.text(kl, 'nats')}" for arm, kl in most.items())
-    what = "a lossy arm computes what its quantised model computes, which is not what the float model computes"
-    return [f"{what}: KL divergence of the next token from the float model in the same dtype, in nats: {words}"]
+    lossy, found = cells[cells["gate"].eq(LOSSY)], []
+    generated, trained = lossy[lossy["seq_len"].eq(0)], lossy[lossy["seq_len"].gt(0)]
+    if not generated.empty:
+        most = generated.astype({"kl_nats": float}).groupby("arm", sort=False)["kl_nats"].max()
+        words = ", ".join(f"{arm} {format.text(kl, 'nats')}" for arm, kl in most.items())
+        what = "a lossy arm computes what its quantised model computes, which is not what the float model computes"
+        found.append(f"{what}: KL divergence of the next token from the float model in the same dtype, in nats: {words}")
+    if not trained.empty:
+        notes = trained.groupby("arm", sort=False)["gate_note"].first()
+        words = ", ".join(f"{arm}, {note.partition(';')[0]}" for arm, note in notes.items())
+        found.append(f"a lossy arm trains with narrower parameters, and ends at other weights: {words}")
+    return found
 
 
 def synthetic_arms(cells: pd.DataFrame) -> list[str]:

@@ -77,8 +77,9 @@ class Arms:
 
     def end(self, index: int, outcome: Outcome) -> None:
         """Records an arm's outcome and frees its memory."""
-        workload = self.live.pop(index)
-        self.done[index] = ([*self.shared, *workload.phases, *self.steady[index]], outcome)
+        workload = self.live.pop(index, None)
+        phases = workload.phases if workload else []
+        self.done[index] = ([*self.shared, *phases, *self.steady[index]], outcome)
         del workload
         gc.collect()
         if torch.cuda.is_initialized():

@@ -63,14 +63,15 @@ def begin_arms(context: TrialContext, trial: Trial, clock: Clock) -> list[Worklo
     """The arms, each built and run once; arms that this device cannot run are left out. Raises Skip if none can run."""
     workloads, reason = [], Skip()
     for arm in trial.arms:
-        workload = context.make_workload(arm, clock)
+        workload = None
         try:
+            workload = context.make_workload(arm, clock)
             workload.begin()
             workloads.append(workload)
         except Skip as skip:
             # A copy without the traceback, which would keep the arm's model alive.
             reason = Skip(str(skip))
-            del workload
+            workload = None
             gc.collect()
     if not workloads:
         raise reason

@@ -76,7 +76,8 @@ def check_training(trial: Trial, arms: list[JsonObject]) -> list[JsonObject]:
     for request in arms:
         recording = Recording(**torch.load(request["outputs"], weights_only=True))
         steps = [context.stream.step(number) for number in recording.numbers]
-        wrong = training_gate.judge_replay(context.adapter, steps, trial.point, recording)
+        param_dtype = Arm(**request["arm"]).param_dtype
+        wrong = training_gate.judge_replay(context.adapter, steps, trial.point, recording, param_dtype)
         found.append({"checked_calls": len(steps), "wrong": wrong, "note": None})
     return found
 

@@ -121,7 +121,9 @@ def prepare_arms(trial: Trial, context: TrialContext, clock: Clock, known: dict[
     """Builds, gates and warms up every arm. An arm whose gate verdict is `wrong` ends here and is never timed."""
     for index, arm in enumerate(trial.arms):
         arms.report_progress("prepare", index, always=True)
-        workload = context.make_workload(arm, clock)
+        workload = arms.guard(index, functools.partial(context.make_workload, arm, clock))
+        if workload is None:
+            continue
         arms.live[index] = workload
         gate = arms.guard(index, functools.partial(prepare_arm, trial, arm, workload, known.get(arm.label), arms.world))
         if gate is not None and gate.verdict is Verdict.WRONG:

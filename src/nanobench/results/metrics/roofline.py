@@ -84,6 +84,8 @@ def prediction_note(cell: Cell) -> str | None:
         return reason
     if cell.arm.kv_cache != "float":
         return "attention over a quantised cache is not calibrated"
+    if not cell.has_calibrated_attention:
+        return "FlexAttention is not calibrated"
     if limits is None:
         return "there is no calibration" + (f" with {weights} weights" if weights != "float" else "")
     if reason := limits.missing():

@@ -21,6 +21,9 @@ from nanobench.records import JsonObject, Status
 
 Progress = Callable[[JsonObject], JsonObject | None]
 """Takes a report of a worker and returns the answer; None where the worker only has to know that it was seen."""
+MOST_OF_A_LINE = 200
+EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Skip)\b")
+"""How the line of a traceback begins that names what was raised."""
 START_TIMEOUT_S = 300.0
 """How long a worker may take to load torch and send its first message; the time limit of a request starts then."""
 
@@ -188,7 +191,8 @@ def result(folder: Path, log: Path, code: int, timed_out: str | None) -> WorkerR
     # Out of memory is never the echo of another rank's death, and what was killed left nothing else to say.
     if failure is not None and (code >= 0 or failure["status"] == Status.OOM):
         return WorkerResult(None, Status(failure["status"]), failure["reason"], running=running)
-    reason = describe_exit(code) if rank is None else f"rank {rank}: {describe_exit(code)}"
+    # The last lines of a log with several ranks are torchrun's summary.
+    reason = describe_exit(code, last_line(log)) if rank is None else f"rank {rank}: {describe_exit(code)}"
     return WorkerResult(None, Status.ERROR, reason, killed=code == -signal.SIGKILL, running=running)
 
 
@@ -198,6 +202,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def last_line(log: Path) -> str:
+    """The last exception of a log, else its last line; cut to MOST_OF_A_LINE characters, empty for an empty log."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    raised = [line for line in lines if EXCEPTION.match(line)]
+    return next(iter([*raised[-1:], *lines[-1:]]), "")[:MOST_OF_A_LINE]
 
 
 def first_failed_rank(log: Path) -> tuple[str, int] | None:
@@ -214,10 +226,10 @@ def first_failed_rank(log: Path) -> tuple[str, int] | None:
     return next(iter(by_signal), None) or (deaths[-1][0], int(deaths[-1][1])) if deaths else None
 
 
-def describe_exit(code: int) -> str:
-    """What an exit code says, in words."""
+def describe_exit(code: int, last_line: str = "") -> str:
+    """What an exit code says, in words, with what the log says last."""
     if code >= 0:
-        return f"worker ended with exit code {code}; see its log"
+        return f"worker ended with exit code {code}; " + (f"its log says: {last_line}" if last_line else "see its log")
     name = signal.Signals(-code).name
     hint = " (the kernel's OOM killer, or a manual kill)" if name == "SIGKILL" else ""
     return f"worker killed by {name}{hint}"

@@ -99,7 +99,7 @@ class Generate(Timed):
         """See Timed.build. The engine allocates its tokens and its cache."""
         if self.approximates and self.approximates.error:
             raise self.approximates.error
-        sdpa.check_device(self.arm.attention, self.device.type)
+        sdpa.check_request(self.arm.attention, self.device.type, self.adapter, self.compiler.compiles)
         with sdpa.use_backend(self.arm.attention):
             self.engine = self.build_engine(self.adapter, self.point)
         if self.arm.kv_cache != "float" and not self.cache_bytes():

@@ -43,7 +43,7 @@ class Train(Timed):
         self,
         adapter: Adapter,
         stream: BatchStream,
-        compute_expected: Callable[[], Expected | None],
+        compute_expected: Callable[[str], Expected | None],
         point: Point,
         arm: Arm,
         clock: Clock,
@@ -62,6 +62,7 @@ class Train(Timed):
         self.min_calls = 1 if point.phase == "pretrain" else POOL
         self.memory: dict[str, Any] = {}
         self.data_s: float | None = None
+        self.weight_bytes: int | None = None
 
     def prepare(self, known: Gate | None) -> Gate:
         """See Workload.prepare. The gate runs unless this launch has the same first loss as one that passed it."""
@@ -85,8 +86,10 @@ class Train(Timed):
 
     def build(self) -> None:
         """See Timed.build. Copies the model, builds the optimizer, and generates the steps of the gate."""
-        sdpa.check_device(self.arm.attention, self.device.type)
-        self.trainer = Trainer(copy.deepcopy(self.adapter), self.point, self.arm, self.compiler, self.world)
+        sdpa.check_request(self.arm.attention, self.device.type, self.adapter, self.compiler.compiles, trains=True)
+        own = copy.deepcopy(self.adapter)
+        self.trainer = Trainer(own, self.point, self.arm, self.compiler, self.world)
+        self.weight_bytes = memory.tensor_bytes(own.module)
         self.gate_steps = self.pool = [self.step(FIRST_GATE_STEP + number) for number in range(training_gate.STEPS)]
 
     def step(self, number: int) -> Step:
@@ -95,9 +98,11 @@ class Train(Timed):
 
     def judge(self, digest: str) -> None:
         """See Timed.judge."""
-        expected = self.compute_expected()
+        expected, by_float32 = self.compute_expected(self.arm.param_dtype), self.compute_expected("float32")
         trajectory = training_gate.run_steps(self.trainer, self.gate_steps, self.adapter)
         verdict = training_gate.judge(trajectory, expected) if expected is not None else None
+        if verdict is not None and self.arm.is_lossy and by_float32 is not None:
+            verdict = training_gate.judge_lossy(verdict, trajectory, by_float32.trajectory)
         shared = self.world.broadcast(verdict)
         assert shared is not None
         self.gate = replace(shared, digest=digest)
@@ -113,12 +118,12 @@ class Train(Timed):
         trainer.optimizer.zero_grad(set_to_none=True)
         del loss
         _, step_bytes = memory.allocator_peak(lambda: trainer.step(step), self.device)
-        weight_bytes, optimizer_bytes = (memory.tensor_bytes(each) for each in (self.adapter.module, trainer.optimizer.state))
+        optimizer_bytes = memory.tensor_bytes(trainer.optimizer.state)
         self.memory = {
             "gradient_bytes": gradient_bytes,
             "optimizer_bytes": optimizer_bytes,
             "activation_bytes": forward_bytes,
-            "peak_memory_bytes": weight_bytes + optimizer_bytes + step_bytes,
+            "peak_memory_bytes": (self.weight_bytes or 0) + optimizer_bytes + step_bytes,
         }
 
     def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
@@ -152,7 +157,8 @@ class Train(Timed):
 
     def weight_norms(self) -> list[float]:
         """The L2 norm of each parameter; they are the same bits only if no weight has changed."""
-        return [float(norm) for norm in torch._foreach_norm([each.detach() for each in self.trainer.parameters])]
+        weights = [each.detach() for each in self.trainer.parameters]
+        return [float(norm) for norm in torch._foreach_norm(weights, dtype=torch.float32)]
 
     def is_frozen(self) -> bool:
         """Whether a parameter gets no gradient any more: the backward pass would do less."""
@@ -200,7 +206,7 @@ class Train(Timed):
             self.compilation = replace(self.compilation, recompiles=self.recompiles())
         return Outcome(
             **self.common_outcome(),
-            weight_bytes=memory.tensor_bytes(self.adapter.module),
+            weight_bytes=self.weight_bytes,
             data_s=self.data_s,
             **self.memory,
             **self.dispatched,
@@ -231,7 +237,7 @@ class Training:
         corpus = Corpus.of(point, shape.vocab_size, trial.seed)
         device, parts = next(self.adapter.module.parameters()).device, point.grad_accum * point.world_size
         self.stream = BatchStream(point.phase, corpus, point.batch_size, point.seq_len, trial.seed, device, parts, shape)
-        self.expected: Expected | None = None
+        self.expected: dict[str, Expected] = {}
         self.taken = across.take_from(trial, self.adapter)
         self.across: Gate | None = None
 
@@ -245,12 +251,13 @@ class Training:
         if not gated:
             # An error here is raised again for each arm that needs the reference, and becomes its outcome.
             with contextlib.suppress(Exception), memory.release_freed():
-                self.compute_expected()
+                for param_dtype in sorted({"float32", *(arm.param_dtype for arm in self.trial.arms)}):
+                    self.compute_expected(param_dtype)
         self.across = across.exchange(self.trial, self.adapter, self.taken, gated, self.results)
 
     def results(self) -> dict[str, Tensor]:
         """What the reference loop computes, for a comparison with another model."""
-        expected = self.compute_expected()
+        expected = self.compute_expected("float32")
         assert expected is not None
         return {
             "losses": torch.tensor(expected.trajectory.losses, dtype=torch.float64),
@@ -264,12 +271,12 @@ class Training:
             with memory.release_freed():
                 training_gate.reference_loop(self.adapter, [few_rows.step(0), few_rows.step(1)], self.trial.point, "float64")
 
-    def compute_expected(self) -> Expected | None:
+    def compute_expected(self, param_dtype: str) -> Expected | None:
         """The reference loop's result for the gate's steps, computed once; None on all ranks but rank 0."""
-        if self.expected is None and self.world.is_rank_zero:
+        if param_dtype not in self.expected and self.world.is_rank_zero:
             steps = [self.stream.step(FIRST_GATE_STEP + number) for number in range(training_gate.STEPS)]
-            self.expected = training_gate.expect(self.adapter, steps, self.trial.point)
-        return self.expected
+            self.expected[param_dtype] = training_gate.expect(self.adapter, steps, self.trial.point, param_dtype)
+        return self.expected.get(param_dtype)
 
     def make_workload(self, arm: Arm, clock: Clock) -> Train:
         """See TrialContext.make_workload."""
