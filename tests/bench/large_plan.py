@@ -19,6 +19,8 @@ from nanobench.schema import Plan
 from nanobench.sweep.progress import Progress
 
 PARTS = 5
+LENGTHS = 10
+"""Prompt lengths of the plan of the dry run: an option takes 1,000 values."""
 
 
 def timed_sweep(folder: Path, planned: Plan) -> list[float]:
@@ -45,7 +47,8 @@ def main() -> None:
     folder, points = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     folder.mkdir(parents=True)
     planned = scripted_sweep.plan(range(1, points + 1), launches=1)
-    dry = command("kv-sweep", "--batch", f"1-{points}+1", "--launches", "1", "--yes", "--dry-run", "--model", "gpt2-nano")
+    axes = ("--batch", f"1-{points // LENGTHS}+1", "--prompt-len", f"1-{LENGTHS}+1", "--launches", "1", "--model", "gpt2-nano")
+    dry = command("kv-sweep", *axes, "--yes", "--dry-run")
     print(f"plan of {2 * points:,} cells, --dry-run: {dry:.1f} s", flush=True)
     ends = timed_sweep(folder / "run", planned)
     size = points // PARTS

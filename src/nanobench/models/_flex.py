@@ -7,6 +7,9 @@ Shapes: B rows, H heads, K key-value heads, D head width, T new tokens, S cached
 cached tokens.
 """
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -15,6 +18,11 @@ BITS = 7
 """A position without its last BITS bits is the number of its block. Inductor's CPU kernel cannot divide here (torch 2.13)."""
 BLOCK = 1 << BITS
 """Tokens of a block: 128, torch's default."""
+
+FORWARD: dict[str, Any] = (
+    {"compute_q_blocks": False} if "compute_q_blocks" in inspect.signature(BlockMask.from_kv_blocks).parameters else {}
+)
+"""Arguments of a mask that no backward pass needs; before torch 2.9 there are none."""
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, blocks: BlockMask, grouped: bool, cached: bool) -> Tensor:
@@ -54,7 +62,7 @@ def block_mask(pos_T: Tensor, length: int, window: int | None, from_zero: bool =
         BLOCK_SIZE=BLOCK,
         mask_mod=attends,
         seq_lengths=(len(pos_T), length),
-        compute_q_blocks=torch.is_grad_enabled(),
+        **({} if torch.is_grad_enabled() else FORWARD),
     )
 
 

@@ -18,7 +18,7 @@ from nanobench.records import ArmRecord, Description, Gate, JsonObject, LaunchRe
 from nanobench.results import derive, doctor
 from nanobench.results.derive import CellRow
 from nanobench.results.raw_files import Damaged
-from nanobench.results.run_context import DriftCheck, Setting
+from nanobench.results.run_context import DriftCheck, Machine, Setting
 from nanobench.results.run_info import (
     calibration_event,
     drift_check_event,
@@ -60,6 +60,7 @@ class Sweep:
         self.launches: list[LaunchRecord] = []
         self.launches_of: dict[Arm, dict[Point, list[LaunchRecord]]] = defaultdict(lambda: defaultdict(list))
         self.ran_out: dict[Arm, list[Point]] = defaultdict(list)
+        self.derived_from: tuple[int, Machine] | None = None
         self.keep(self.readable())
         self.cells = LiveCells(lambda point: derive.derive(self.launches_at(point), self.machine))
         if self.launches:
@@ -100,8 +101,12 @@ class Sweep:
         return self.write_all()
 
     def write_all(self) -> list[CellRow]:
-        """Derives all cells again, from what is known of the machine by now, and writes them."""
-        return self.run.write_cells(self.cells.replace(derive.derive(self.launches, self.machine)))
+        """Derives all cells again, from what is known of the machine by now, and writes them; once for the same launches."""
+        known = len(self.launches), self.machine
+        if known != self.derived_from:
+            self.run.write_cells(self.cells.replace(derive.derive(self.launches, self.machine)))
+            self.derived_from = known
+        return self.cells.look()
 
     def rounds(self) -> Iterator[Iterable[Trial]]:
         """The planned rounds, then those of what is launched again. Each item is decided by the results of all before it."""

@@ -107,10 +107,20 @@ def in_order(rows: list[CellRow]) -> list[CellRow]:
     return sorted(rows, key=lambda row: tuple((row[name] is not None, row[name]) for name in fields))
 
 
+def namer(rows: list[CellRow]) -> Callable[[CellRow], str]:
+    """What names each of these cells in words: cached at batch 93 (prompt_len 50)."""
+    fields = varying(rows)
+
+    def name_of(row: CellRow) -> str:
+        where = ", ".join(f"{name} {row[name]}" for name in fields)
+        return f"{marked(row['arm'], [row])} at batch {row['batch_size']}" + (f" ({where})" if where else "")
+
+    return name_of
+
+
 def cell_name(rows: list[CellRow], row: CellRow) -> str:
-    """A cell in words: cached at batch 93 (prompt_len 50)."""
-    where = ", ".join(f"{name} {row[name]}" for name in varying(rows))
-    return f"{marked(row['arm'], [row])} at batch {row['batch_size']}" + (f" ({where})" if where else "")
+    """The name of one cell among others."""
+    return namer(rows)(row)
 
 
 # Columns that several tables have

@@ -12,7 +12,7 @@ from nanobench.analysis.cost_options import CostOptions
 from nanobench.results.derive import CellRow
 from nanobench.views import console as tables
 from nanobench.views import format
-from nanobench.views.cell_table import STATUS, Column, cell_name, make, value
+from nanobench.views.cell_table import STATUS, Column, cell_name, make, namer, value
 from nanobench.views.format import number
 
 BASES = {"measured": "measured", "given": "from given power", "unknown": "unknown"}
@@ -94,7 +94,7 @@ def cost_of(rows: list[CellRow], index: Any, rivals: list[Any], choice: Choice) 
     """A cell's name and price with its interval, and those that may be as cheap."""
     row, by = rows[index], str(choice.by)
     text = f"{cell_name(rows, row)}, {PRICES[by](row[by])} {interval(row, by) or '(no interval)'}"
-    names = [cell_name(rows, rows[rival]) for rival in rivals]
+    names = [*map(namer(rows), (rows[rival] for rival in rivals))]
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return text + (f"; as cheap within the intervals: {', '.join(names[:MOST_NAMES])}{more}" if names else "")
 

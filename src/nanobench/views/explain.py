@@ -16,7 +16,7 @@ from nanobench.records import JUDGED, MEASURED
 from nanobench.results.derive import CellRow
 from nanobench.views import console as tables
 from nanobench.views import format
-from nanobench.views.cell_table import SPEEDUP_STATUS, STATUS, Column, cell_name, make, speedup_text, value, varying
+from nanobench.views.cell_table import SPEEDUP_STATUS, STATUS, Column, make, namer, speedup_text, value, varying
 
 COLUMNS = (
     value("output\ntok/s", "output_tok_s", drop=4),
@@ -73,7 +73,8 @@ def reached(row: CellRow, by: str) -> str | None:
 # Sentences
 def sentences(rows: list[CellRow]) -> list[str]:
     """One per cell: how its step time stands, what binds it, and what to try."""
-    return [f"{cell_name(rows, row)}: {because(row)}" for row in rows]
+    name_of = namer(rows)
+    return [f"{name_of(row)}: {because(row)}" for row in rows]
 
 
 def because(row: CellRow) -> str:

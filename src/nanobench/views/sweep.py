@@ -4,7 +4,7 @@ from nanobench.analysis.verdict import mark_of
 from nanobench.results import derive
 from nanobench.results.derive import CellRow
 from nanobench.views import format
-from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, cell_name, in_order, make, value
+from nanobench.views.cell_table import SPEEDUP, SPEEDUP_STATUS, STATUS, CellTable, Column, in_order, make, namer, value
 from nanobench.views.console import Fitted
 
 STYLES = {"exact": "green", "rounding": "green", "lossy": "yellow", "synthetic": "yellow"}
@@ -69,7 +69,7 @@ def speedup_bars(cells: list[CellRow], width: int) -> list[str]:
     rows = [cell for cell in in_order(cells) if cell["arm_index"] and cell["speedup"] is not None]
     if not 2 <= len(rows) <= MOST_BARS:
         return []
-    names = [cell_name(cells, cell) for cell in rows]
+    names = [*map(namer(cells), rows)]
     texts = [format.times(cell["speedup"]) for cell in rows]
     room = width - max(map(len, names)) - max(map(len, texts)) - 3
     if room < LEAST_BAR:

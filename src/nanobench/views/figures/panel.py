@@ -17,6 +17,8 @@ from nanobench.views.figures.style import FAINT, LineStyle
 
 LOG_FROM = 8.0
 """From which ratio of largest to smallest value on an axis is logarithmic."""
+MOST_TICKS = 64
+"""of a batch axis"""
 FARTHEST = 3.0
 """How far, as a factor beyond the values, an interval may stretch an axis; what is wider leaves the panel."""
 ROW_POINTS = 19
@@ -86,7 +88,9 @@ def plain_log(axes: Axes, axis: Any) -> None:
 
 
 def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
-    """A log2 x axis with a tick per value measured, labelled where there is room: `crowd` panels share the width."""
+    """A log2 x axis with a tick per value measured, labelled where there is room: `crowd` panels share the width. Of more than
+    MOST_TICKS values only those with a label have one.
+    """
     found = sorted({float(value) for value in values})
     axes.set_xscale("log", base=2)
     span = np.log2(found[-1] / found[0]) or 14.0
@@ -95,7 +99,7 @@ def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
     for value in found[1:]:
         if np.log2(value / kept[-1]) >= 0.04 * crowd * span:
             kept.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(found))
+    axes.xaxis.set_major_locator(FixedLocator(found if len(found) <= MOST_TICKS else kept))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in kept else ""))
     axes.xaxis.set_minor_locator(NullLocator())
 

@@ -13,7 +13,7 @@ from nanobench.errors import UserError
 from nanobench.records import MEASURED
 from nanobench.results.store import records
 from nanobench.views import format
-from nanobench.views.cell_table import cell_name
+from nanobench.views.cell_table import namer
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import HOLLOW, UNJUDGED, Launches
 from nanobench.views.figures.plot import plot
@@ -84,7 +84,7 @@ def points(axes: Axes, line_style: LineStyle, rows: pd.DataFrame) -> None:
 
 def label_worst(axes: Axes, known: pd.DataFrame, cells: pd.DataFrame, ends: tuple[float, float]) -> None:
     """The names of the cells that are farthest outside the band, right of the panel, from bottom to top."""
-    every = records(cells)
+    name_of = namer(records(cells))
     off = np.abs(np.log(known["times"]))
     worst = known.loc[off[off > np.log(BAND)].nlargest(WORST).index].sort_values("step_ms")
     low, high = np.log(ends)
@@ -92,7 +92,7 @@ def label_worst(axes: Axes, known: pd.DataFrame, cells: pd.DataFrame, ends: tupl
     for number, (_, row) in enumerate(worst.iterrows()):
         place = max(place + LABEL, float((np.log(row["step_ms"]) - low) / (high - low)))
         place = min(place, 1 - LABEL * (len(worst) - 1 - number))
-        text = f"{cell_name(every, row.to_dict())}: {format.times(float(row['times']))}"
+        text = f"{name_of(row.to_dict())}: {format.times(float(row['times']))}"
         line: Any = {"arrowstyle": "-", "color": style.FAINT, "linewidth": 0.6, "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             text, (row["by_ms"], row["step_ms"]), (1.02, place), textcoords="axes fraction", fontsize=7.5, color="0.25",
