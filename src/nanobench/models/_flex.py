@@ -1,7 +1,7 @@
 """FlexAttention: torch compiles the mask into the kernel, which reads only the blocks of keys that a query may attend to.
 
 Dong et al. 2024, "Flex Attention: A Programming Model for Generating Optimized Attention Kernels". How many blocks are read is
-computed on the device from the position: one compiled step, or one captured graph, serves all lengths.
+computed on the device from the position: one compiled step serves all lengths.
 
 Shapes: B rows, H heads, K key-value heads, D head width, T new tokens, S cached tokens; Q blocks of new tokens, N blocks of
 cached tokens.
@@ -28,7 +28,8 @@ FORWARD: dict[str, Any] = (
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, blocks: BlockMask, grouped: bool, cached: bool) -> Tensor:
     """Attention output [B, H, T, D]. Keys and values are those of a cache, or else views of a larger tensor."""
     # Inductor's CPU kernel (torch 2.13) fails for queries that are a view, and reads a view's first element at the wrong place.
-    scaled_BHTD = q_BHTD * q_BHTD.shape[-1] ** -0.5
+    scaled_BHTD = (q_BHTD * q_BHTD.shape[-1] ** -0.5).to(v_BKSD.dtype)
+    k_BKSD = k_BKSD.to(v_BKSD.dtype)
     if not cached and q_BHTD.device.type == "cpu":
         k_BKSD, v_BKSD = k_BKSD.clone(), v_BKSD.clone()
     return flex_attention(scaled_BHTD, k_BKSD, v_BKSD, block_mask=blocks, scale=1.0, enable_gqa=grouped)

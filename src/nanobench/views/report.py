@@ -166,8 +166,8 @@ def lossy_arms(cells: pd.DataFrame) -> list[str]:
         found.append(f"{what}: KL divergence of the next token from the float model in the same dtype, in nats: {words}")
     if not trained.empty:
         notes = trained.groupby("arm", sort=False)["gate_note"].first()
-        words = ", ".join(f"{arm}, {note.partition(';')[0]}" for arm, note in notes.items())
-        found.append(f"a lossy arm trains with narrower parameters, and ends at other weights: {words}")
+        words = "; ".join(f"{arm}, {note.partition(';')[0]}" for arm, note in notes.items())
+        found.append(f"a lossy arm trains with narrower parameters, and ends at other weights (at its first point): {words}")
     return found
 
 

@@ -250,8 +250,9 @@ class Training:
         """See TrialContext.ready. Runs the gate's reference loop in float64 before the arms take the memory that it needs."""
         if not gated:
             # An error here is raised again for each arm that needs the reference, and becomes its outcome.
-            with contextlib.suppress(Exception), memory.release_freed():
-                for param_dtype in sorted({"float32", *(arm.param_dtype for arm in self.trial.arms)}):
+            kinds = {arm.param_dtype for arm in self.trial.arms} & {self.trial.point.dtype}
+            for param_dtype in ("float32", *(kinds - {"float32"})):
+                with contextlib.suppress(Exception), memory.release_freed():
                     self.compute_expected(param_dtype)
         self.across = across.exchange(self.trial, self.adapter, self.taken, gated, self.results)
 
