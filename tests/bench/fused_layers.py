@@ -2,7 +2,7 @@
 
     python tests/bench/fused_layers.py
 
-Both have packed weights where this CPU packs them. Prints a table in Markdown: the mean ratio with its 95 % interval over PAIRS.
+Both have packed weights where this CPU packs them. Prints a table in Markdown: the mean ratio with its 95 % interval.
 """
 
 import math
