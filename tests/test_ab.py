@@ -136,6 +136,7 @@ def test_training_steps_are_compared_too(nanobench, tmp_path):
         (("HEAD", "HEAD", "--threshold", "200%"), "--threshold '200%' is not a share"),
         (("HEAD", "HEAD", "--engine", "cached,uncached"), "ab compares one arm on each side; give one engine"),
         (("HEAD", "HEAD", "--new-arg", "batch_size=4"), "unknown field 'batch_size'"),
+        (("cached", "cached", "--new-arg", "param_dtype=bfloat16"), "param_dtype is not for generation; a side of generation"),
         (("HEAD", "HEAD", "--base-python", "/nowhere"), "'/nowhere' is no program"),
         (("HEAD", "HEAD", "--batch", "none"), "is not a whole number"),
     ],

@@ -13,6 +13,7 @@ from nanobench.models import _packed_linear as packed_linear
 from nanobench.models._packed_linear import Linear
 from nanobench.models._quantized_linear import quantized, shared_copy
 from nanobench.probes import memory, profiler
+from nanobench.probes.shared_state import SharedState
 from nanobench.records import Verdict
 from nanobench.schema import Point
 from nanobench.worker.workloads import generate
@@ -242,3 +243,15 @@ def test_a_copy_with_the_same_tensors_is_fused_too_unless_they_are_quantised():
     assert its.fused is attention.fused is not None
     assert quantised.fused is None
     assert len(quantised.project(torch.ones(1, 2, adapter.shape.n_embd))) == 3
+
+
+def test_a_change_of_a_fused_layer_is_seen():
+    adapter, _ = fused("llama-nano")
+    state, attention = SharedState(adapter.module), adapter.module.blocks[0].attention
+    assert state.changed() is None
+    attention.fused.weight.mul_(2)
+    assert state.changed() == "weights of the model"
+    attention.fused.register_forward_hook(lambda *_: None)
+    assert state.changed() == "hooks of the model"
+    attention.use(None)
+    assert state.changed() == "weights of the model"

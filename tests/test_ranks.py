@@ -136,6 +136,25 @@ def summary(code, first=1):
 
 
 @pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "see its log"),
+        ("loading 1 %\rloading 100 %\n", "its log says: loading 100 %"),
+        (
+            "Traceback\nKeyError: 'a'\nTraceback\ntorch.AcceleratorError: CUDA error\nCompile with `X` to see more.\n",
+            "CUDA error",
+        ),
+        ("x" * 1000, "its log says: " + "x" * base.MOST_OF_A_LINE),
+    ],
+)
+def test_a_worker_that_ends_says_what_was_raised_last_or_what_it_wrote_last(tmp_path, log, said):
+    (tmp_path / "log").write_text(log)
+    reason = base.result(tmp_path, tmp_path / "log", 1, None).reason
+    assert reason.startswith("worker ended with exit code 1; ")
+    assert reason.endswith(said)
+
+
+@pytest.mark.parametrize(
     ("log", "code", "failure", "expected"),
     [
         (summary(-9), 1, "error", (Status.ERROR, "rank 1: worker killed by SIGKILL", True)),

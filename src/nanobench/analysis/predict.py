@@ -126,9 +126,7 @@ def elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Predict
 def step_elsewhere(cell: Cell, sheet: Datasheet, dtype: str | None = None) -> Time | None:
     """An optimizer step on the other device; None in generation, and where it cannot be predicted here."""
     point, operations = moved(cell, dtype), cell.first("operations_per_step")
-    if not point.trains or training.why_not(point) or operations is None or not cell.has_calibrated_attention:
-        return None
-    if cell.arm.param_dtype not in ("float32", point.dtype):
+    if not point.trains or training.why_not(point, cell.arm) or operations is None:
         return None
     there = limits_elsewhere(cell, sheet, point.dtype)
     if cell.shape is None or there is None:

@@ -122,9 +122,8 @@ def reference_loop(
     parameters = trainable(model)
     optimizer = registry.find("optimizers", point.optimizer)(parameters, fused=False)
     if start is not None:
-        # A copy: the parameters become views of the vector.
+        # Copies: parameters become views of the vector, and the optimizer changes tensors that need no cast in place.
         nn.utils.vector_to_parameters(start.before.to(parameters[0], copy=True), parameters)
-        # A copy: the optimizer takes tensors that need no cast as they are, and changes them.
         optimizer.load_state_dict({**optimizer.state_dict(), "state": copy.deepcopy(start.optimizer)})
     narrowed = narrow_state(point.optimizer, stored)
     round_to(stored, parameters, optimizer, narrowed)

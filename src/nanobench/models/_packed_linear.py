@@ -57,12 +57,16 @@ class Fusible(nn.Module):
 
     fusible: tuple[str, ...]
     fused: Linear | None = None
-    """all of them as one, whose rows are their weights. It is no part of the module tree: a weight is there once"""
+    """all of them as one, whose rows are their weights"""
 
     @property
     def fusible_layers(self) -> list[nn.Module]:
         """The layers that become one."""
         return [getattr(self, name) for name in self.fusible]
+
+    def use(self, fused: Linear | None) -> None:
+        """Uses one layer for all of them, or each alone. It is no part of the module tree: a weight is there once."""
+        self.__dict__["fused"] = fused
 
     def fuse(self) -> None:
         """Puts the weights of the layers into one matrix; each layer keeps its rows of it. Does nothing for other layers than
@@ -78,7 +82,7 @@ class Fusible(nn.Module):
             fused.weight = nn.Parameter(weight, requires_grad=False)
             for layer, rows in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
                 layer.weight.data = rows
-        self.__dict__["fused"] = fused
+        self.use(fused)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """[..., in] -> [..., out] of each layer."""
@@ -87,7 +91,7 @@ class Fusible(nn.Module):
         return self.fused(x).split([layer.out_features for layer in self.fusible_layers], dim=-1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Fusible":
-        self.__dict__["fused"] = None
+        self.use(None)
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def share_packed(module: nn.Module, twin: nn.Module) -> None:
     originals = fusible_parts(module)
     for name, part in fusible_parts(twin).items():
         if all(type(layer) is Linear for layer in part.fusible_layers):
-            part.__dict__["fused"] = originals[name].fused
+            part.use(originals[name].fused)
     packed = {layer.weight.data_ptr(): layer.packed for layer in packed_layers(module)}
     for layer in linears(twin):
         layer.packed = packed.get(layer.weight.data_ptr())
@@ -144,13 +148,13 @@ def unpacked(module: nn.Module) -> Iterator[None]:
         for layer in layers:
             layer.packed = None
         for part in parts:
-            part.__dict__["fused"] = None
+            part.use(None)
         yield
     finally:
         for layer, packed in zip(layers, copies, strict=True):
             layer.packed = packed
         for part, one in zip(parts, fused, strict=True):
-            part.__dict__["fused"] = one
+            part.use(one)
 
 
 def is_packable(dtype: torch.dtype) -> bool:

@@ -143,7 +143,7 @@ class Cell:
     def step_prediction(self) -> Time | None:
         """How long an optimizer step should take; None in generation, and where it cannot be predicted."""
         limits, operations = self.machine.limits_of(self.point, self.arm.weights), self.first("operations_per_step")
-        if not self.point.trains or training.why_not(self.point) or not self.has_calibrated_attention:
+        if not self.point.trains or training.why_not(self.point, self.arm):
             return None
         if self.shape is None or limits is None or limits.missing() or operations is None:
             return None

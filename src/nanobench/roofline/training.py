@@ -22,8 +22,12 @@ def state_values(point: Point) -> int | None:
     return STATE.get(point.optimizer.partition(":")[0])
 
 
-def why_not(point: Point) -> str | None:
-    """Why the steps of a point are not predicted; None where they are."""
+def why_not(point: Point, arm: Arm) -> str | None:
+    """Why the steps of an arm at a point are not predicted; None where they are."""
+    if arm.attention == "flex":
+        return "FlexAttention is not calibrated"
+    if arm.param_dtype not in ("float32", point.dtype):
+        return f"{arm.param_dtype} parameters do not compute in {point.dtype}"
     if point.phase == "sft-dynamic":
         return "lengths change from step to step"
     if point.world_size > 1:

@@ -17,7 +17,7 @@ from nanobench.sweep.options import (
     listed,
     same,
 )
-from nanobench.sweep.side import ARM_FIELDS, POINT_FIELDS, Side
+from nanobench.sweep.side import ARM_FIELDS, Side
 from nanobench.sweep.values import read_minutes
 
 MINUTES = "10"
@@ -98,12 +98,9 @@ class AbOptions:
         made.validate()
         self.threshold_log()
         self.limit_s()
+        kind = "training" if self.train else "generation"
         for side in self.sides():
-            for name in side.changes:
-                if name not in made.axes:
-                    kind = "training" if self.train else "generation"
-                    known = [each for each in (*ARM_FIELDS, *POINT_FIELDS) if each in made.axes]
-                    raise UserError(f"{name} is not for {kind}; a side of {kind} can change: {', '.join(known)}")
+            side.refuse_other_fields(kind, made.axes)
 
     def limit_s(self) -> float:
         """Seconds after which no launch begins."""

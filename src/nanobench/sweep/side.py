@@ -1,7 +1,7 @@
 """A side of an A/B comparison: what its text names, and how its workers differ from those of the other side."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,12 @@ class Side:
         if kind == "revision":
             return cls(text, changes, text, python or None)
         return cls(text, {kind: text, **changes}, None, python or None)
+
+    def refuse_other_fields(self, kind: str, axes: Collection[str]) -> None:
+        """Raises UserError for a field that this kind of work, with these axes, does not have."""
+        known = [name for name in (*ARM_FIELDS, *POINT_FIELDS) if name in axes]
+        if other := next((name for name in self.changes if name not in known), None):
+            raise UserError(f"{other} is not for {kind}; a side of {kind} can change: {', '.join(known)}")
 
     def point(self, point: Point) -> Point:
         """The point as this side runs it."""

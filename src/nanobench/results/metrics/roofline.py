@@ -80,7 +80,7 @@ def prediction_note(cell: Cell) -> str | None:
         return notes_of(cell, found.notes)
     weights = cell.arm.weights
     limits = cell.machine.limits_of(cell.point, weights)
-    if cell.point.trains and (reason := training.why_not(cell.point)):
+    if cell.point.trains and (reason := training.why_not(cell.point, cell.arm)):
         return reason
     if cell.arm.kv_cache != "float":
         return "attention over a quantised cache is not calibrated"

@@ -226,10 +226,10 @@ def first_failed_rank(log: Path) -> tuple[str, int] | None:
     return next(iter(by_signal), None) or (deaths[-1][0], int(deaths[-1][1])) if deaths else None
 
 
-def describe_exit(code: int, last_line: str = "") -> str:
+def describe_exit(code: int, said: str = "") -> str:
     """What an exit code says, in words, with what the log says last."""
     if code >= 0:
-        return f"worker ended with exit code {code}; " + (f"its log says: {last_line}" if last_line else "see its log")
+        return f"worker ended with exit code {code}; " + (f"its log says: {said}" if said else "see its log")
     name = signal.Signals(-code).name
     hint = " (the kernel's OOM killer, or a manual kill)" if name == "SIGKILL" else ""
     return f"worker killed by {name}{hint}"
