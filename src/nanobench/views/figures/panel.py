@@ -95,9 +95,10 @@ def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
     axes.set_xscale("log", base=2)
     span = np.log2(found[-1] / found[0]) or 14.0
     axes.set_xlim(found[0] * 2 ** (-0.07 * span), found[-1] * 2 ** (0.07 * span))
+    room = (0.04 if found[-1] < 100 else 0.055) * crowd * span
     kept = [found[0]]
     for value in found[1:]:
-        if np.log2(value / kept[-1]) >= 0.04 * crowd * span:
+        if np.log2(value / kept[-1]) >= room:
             kept.append(value)
     axes.xaxis.set_major_locator(FixedLocator(found if len(found) <= MOST_TICKS else kept))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in kept else ""))
