@@ -1,12 +1,13 @@
 """Does `nanobench ab` find what is planted? Many comparisons of revisions whose true difference is known.
 
-    python tests/bench/ab_truth.py DIR same [RUNS]       NEW is BASE with another comment (40 runs)
-    python tests/bench/ab_truth.py DIR slower5 [RUNS]    each pass of NEW takes 5 % longer (20 runs)
-    python tests/bench/ab_truth.py DIR slower2 [RUNS]    2 % (20 runs)
-    python tests/bench/ab_truth.py DIR faster5 [RUNS]    each pass of BASE takes 5 % longer (20 runs)
-    python tests/bench/ab_truth.py DIR load [RUNS]       all of them beside a busy loop (20 runs each)
+    python tests/bench/ab_truth.py DIR same [RUNS [FIRST]]    NEW is BASE with another comment (40 runs)
+    python tests/bench/ab_truth.py DIR slower5 [RUNS [FIRST]] each pass of NEW takes 5 % longer (20 runs)
+    python tests/bench/ab_truth.py DIR slower2 [RUNS [FIRST]] 2 %, with a threshold of 1 % (20 runs)
+    python tests/bench/ab_truth.py DIR faster5 [RUNS [FIRST]] each pass of BASE takes 5 % longer (20 runs)
+    python tests/bench/ab_truth.py DIR load [RUNS [FIRST]]    all of them beside a busy loop (20 runs each)
 
 Prints a line of a table in Markdown per kind. DIR keeps the answers; a run that is there is not measured again.
+FIRST is the number (and seed) of the first run, 0 if it is left out.
 """
 
 import json
@@ -44,6 +45,7 @@ def build():
 KINDS = {"same": (0.0, 0.0, 40), "slower5": (0.0, 0.05, 20), "slower2": (0.0, 0.02, 20), "faster5": (0.05, 0.0, 20)}
 OPTIONS = ["--model", "planted:build", "--batch", "8", "--prompt-len", "16", "--new-tokens", "16", "--threads", "1", "--json"]
 MINUTES = {"same": "2", "slower5": "2", "slower2": "5", "faster5": "2"}
+THRESHOLD = {"same": "2%", "slower5": "2%", "slower2": "1%", "faster5": "2%"}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -70,6 +72,7 @@ def answer(folder: Path, kind: str, load: str, number: int) -> dict:
     kept = folder / f"{kind}-{load.replace(' ', '-')}-{number:02d}.json"
     if not kept.exists():
         command = [sys.executable, "-m", "nanobench", "ab", "HEAD~1", "HEAD", *OPTIONS, "--max-minutes", MINUTES[kind]]
+        command += ["--threshold", THRESHOLD[kind]]
         command += ["--seed", str(number), "--out", str(folder / "runs" / kept.stem)]
         with beside(load):
             done = subprocess.run(command, cwd=repository(folder, kind), capture_output=True, text=True, env=os.environ)
@@ -80,9 +83,9 @@ def answer(folder: Path, kind: str, load: str, number: int) -> dict:
     return json.loads(kept.read_text())
 
 
-def row(folder: Path, kind: str, load: str, runs: int) -> str:
+def row(folder: Path, kind: str, load: str, runs: int, first: int) -> str:
     """How often each answer was given, and what it took."""
-    found = [answer(folder, kind, load, number) for number in range(runs)]
+    found = [answer(folder, kind, load, number) for number in range(first, first + runs)]
     counts = Counter(each["answer"] for each in found)
     ratios = sorted(each["ratio"] for each in found if each["ratio"])
     minutes = sorted(each["wall_s"] / 60 for each in found)
@@ -102,7 +105,7 @@ def main() -> None:
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for kind in kinds:
         runs = int(sys.argv[3]) if len(sys.argv) > 3 else (20 if what == "load" else KINDS[kind][2])
-        print(row(folder, kind, load, runs), flush=True)
+        print(row(folder, kind, load, runs, int(sys.argv[4]) if len(sys.argv) > 4 else 0), flush=True)
 
 
 if __name__ == "__main__":
