@@ -16,7 +16,7 @@ from PIL import Image
 from nanobench.analysis import history
 from nanobench.analysis.audit import SPECIMENS, Found, Ours, Row
 from nanobench.errors import UserError
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.results.store import Run
 from nanobench.views import plots
 from nanobench.views.figures import over_commits
@@ -71,7 +71,7 @@ def pictures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The figures, each with what draws it. Drawing raises UserError where the stored data does not allow it."""
     for name in plots.PLOTS:
         yield name, lambda name=name: of_a_run(name)  # type: ignore[misc]
-    yield "over_commits", lambda: over_commits.over_commits(history.lines_of(store.find_runs(ROOT / "results")))
+    yield "over_commits", lambda: over_commits.over_commits(history.lines_of(finder.find_runs(ROOT / "results")))
     yield "audit", lambda: published_over_ours(audited(), audited_where())
 
 
@@ -81,7 +81,7 @@ def of_a_run(name: str) -> Figure:
     for folder in RUNS:
         run = Run(ROOT / "results" / folder)
         try:
-            return plots.figure(name, store.load(run.folder), run.read_raw())
+            return plots.figure(name, finder.load(run.folder), run.read_raw())
         except UserError as error:
             refusal = error
     raise refusal

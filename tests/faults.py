@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import scripted_sweep
-from nanobench.results import store
+from nanobench.results import finder, store
 from nanobench.results.store import Run
 from nanobench.schema import Trial
 from nanobench.sweep.executors.base import WorkerResult, result
@@ -135,7 +135,7 @@ def look(run: Path) -> None:
     counts = [len(launches) for launches in by_trial(run).values()]
     assert all(each == len(scripted_sweep.ARMS) for each in counts), counts
     if counts:
-        store.load(run)
+        finder.load(run)
 
 
 def by_trial(run: Path) -> dict[tuple[int, int], list[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanobench.records import ArmRecord, Outcome, Repetition, Status
-from nanobench.results import store
+from nanobench.results import finder, store
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Arm, Plan, Trial
 from nanobench.sweep import session
@@ -73,7 +73,7 @@ def refuse_damage(folder: Path, planned: Plan, unbroken: Path) -> None:
     assert len(seen) == len(set(seen)) == len(trials) * len(ARMS), f"{len(seen)} launches of arms, {len(set(seen))} different"
     left = [path.name for path in folder.rglob("*") if path.name.endswith(".part") or path.name == "scratch"]
     assert not left, f"left over: {left}"
-    ours, theirs = (store.load(each).drop(columns="run") for each in (folder, unbroken))
+    ours, theirs = (finder.load(each).drop(columns="run") for each in (folder, unbroken))
     assert ours.equals(theirs), "the tables differ"
 
 

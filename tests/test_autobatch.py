@@ -66,6 +66,9 @@ def test_a_batch_divides_the_total_over_all_ranks(room, total, ranks, known):
     found, tried = searched(room, config, ranks, known=known)
     assert all(total % n == 0 for n in tried)
     assert found.grad_accum * found.batch_size * ranks == total * ranks
+    fitting = [n for n in batch_search.divisors(total) if n <= min(room, MOST)]
+    above = min((n for n in batch_search.divisors(total) if n > found.largest_batch_size), default=None)
+    assert found.largest_batch_size == max(fitting) or above - found.largest_batch_size <= found.largest_batch_size // NEAR
 
 
 def test_no_batch_size_is_tried_twice_but_the_one_that_failed_and_few_are():
@@ -118,6 +121,12 @@ def test_a_search_where_nothing_runs_out_is_bounded():
     found, tried = searched(HUGE, SearchConfig(most=100))
     assert max(tried) == found.largest_batch_size == 100
     assert found.bounded_by == "--most"
+    assert searched(HUGE, SearchConfig(total_batch=8))[0].bounded_by == "--total-batch"
+
+
+@pytest.mark.parametrize(("total", "room", "largest"), [(1000, 110, 100), (100, 22, 20), (60, 29, 20)])
+def test_every_divisor_between_one_that_fits_and_one_that_failed_is_a_choice(total, room, largest):
+    assert searched(room, SearchConfig(total_batch=total))[0].largest_batch_size == largest
 
 
 def test_a_search_ends_when_its_time_is_up(monkeypatch):
@@ -126,6 +135,10 @@ def test_a_search_ends_when_its_time_is_up(monkeypatch):
     found, tried = searched(HUGE, SearchConfig(max_seconds=35.0))
     assert found.bounded_by == "time"
     assert len(tried) < 8
+    now = iter(range(0, 10_000, 10))
+    found, tried = searched(3, SearchConfig(max_seconds=35.0))
+    assert found.bounded_by == "memory"
+    assert tried.count(found.failed_batch_size) == 1
 
 
 def test_a_model_that_is_too_big_for_one_row_is_an_error_with_its_reason():
@@ -175,7 +188,8 @@ def test_an_answer_survives_json_with_the_keys_of_earlier_versions(tmp_path):
     assert autobatch.cached(tmp_path / "none.json") is None
 
 
-SMALL = ("--model", "fakes:tiny", "--seq-len", 32, "--threads", 1, "--memory-limit", "1GiB")
+TINY = ("--model", "fakes:tiny", "--threads", 1, "--memory-limit", "1GiB")
+SMALL = (*TINY, "--seq-len", 32)
 
 
 @pytest.fixture
@@ -195,8 +209,8 @@ def document(done):
 
 @pytest.mark.parametrize("mode", ["train", "generate"])
 def test_the_command_answers_and_remembers(command_here, mode):
-    lengths = () if mode == "train" else ("--prompt-len", 16, "--new-tokens", 4)
-    asked = (*SMALL, *lengths, "--mode", mode, "--most", 4, "--json")
+    lengths = ("--seq-len", 32) if mode == "train" else ("--prompt-len", 16, "--new-tokens", 4)
+    asked = (*TINY, *lengths, "--mode", mode, "--most", 4, "--json")
     found = document(command_here(*asked, "--out", mode))
     assert {"batch_size", "knee_batch_size", "failed_batch_size", "curve"} < set(found)
     assert found["largest_batch_size"] == 4

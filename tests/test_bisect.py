@@ -5,6 +5,7 @@ import math
 import pytest
 
 from nanobench.errors import UserError
+from nanobench.results import out_folder
 from nanobench.results.decision import Answer, Decision
 from nanobench.sweep import bisect
 from nanobench.views import bisect as views
@@ -59,6 +60,20 @@ def test_without_time_all_that_are_left_are_suspects():
 def test_a_last_commit_that_is_not_slower_ends_the_search(answer):
     found = bisect.find(SIXTEEN, lambda commit: Decision(answer))
     assert (found.suspects, list(found.judged)) == ([], ["c15"])
+    assert found.is_open == (answer is Answer.UNDECIDED)
+
+
+def test_several_suspects_leave_the_search_open():
+    assert bisect.find(SIXTEEN, judge_of("c09", broken=("c07", "c08"))).is_open
+    assert not bisect.find(SIXTEEN, judge_of("c09")).is_open
+
+
+@pytest.mark.parametrize("command", ["bisect", "selftest"])
+def test_a_folder_that_holds_the_runs_of_another_search_is_refused(tmp_path, command):
+    (tmp_path / "out" / "c07" / "raw").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds another run; give another --out$"):
+        out_folder.choose(str(tmp_path / "out"), command)
+    assert out_folder.choose(str(tmp_path / "out"), "kv-sweep") == tmp_path / "out"
 
 
 def test_one_commit_needs_no_search():

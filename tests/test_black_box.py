@@ -15,7 +15,7 @@ from nanobench.models import gpt2
 from nanobench.plugins import black_box
 from nanobench.probes.clock import HostClock
 from nanobench.records import MEASURED, Verdict
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.samplers.greedy import greedy
 from nanobench.schema import Arm, Point
 from nanobench.worker import output_check
@@ -218,7 +218,7 @@ def test_an_engine_with_whole_calls_may_show_no_logits():
 def test_a_sweep_measures_it_and_leaves_what_it_cannot_know_null(nanobench_here, tmp_path):
     asked = ("kv-sweep", "--model", "zoo:lively", *SMALL[2:], "--engine", "uncached,fakes:whole", "--batch", "1,3")
     nanobench_here(*asked, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run").set_index(["batch_size", "arm"])
+    cells = finder.load(tmp_path / "run").set_index(["batch_size", "arm"])
     whole, uncached = (cells.xs(arm, level="arm") for arm in ("fakes:whole", "uncached"))
     assert set(whole["status"]) <= set(MEASURED)
     assert set(whole["gate"]) == {"exact"}

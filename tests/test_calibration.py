@@ -14,7 +14,7 @@ from conftest import SMALL
 from nanobench.errors import UserError
 from nanobench.probes import environment, profiler
 from nanobench.records import Status
-from nanobench.results import store, user_cache
+from nanobench.results import finder, store, user_cache
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_context import Calibration, DriftCheck, Machine, Setting
 from nanobench.roofline.limits import KINDS, Limit, Limits, Unresolved
@@ -343,7 +343,7 @@ def calibrates_and_predicts(command, folder):
     command("kv-sweep", *asked, "--batch", "1,2", "--launches", 2, "--trace", "--out", "run")
     (found,) = store.Run(folder / "run").info().calibrations.values()
     assert len(found.drift_checks) == 4
-    cells = store.load(folder / "run")
+    cells = finder.load(folder / "run")
     predicted = ["predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s", "host_floor_s", "operations_per_step"]
     assert (cells[predicted] > 0).all().all()
     assert cells["prediction_error"].notna().all()

@@ -12,6 +12,7 @@ from nanobench.analysis import compare
 from nanobench.analysis.compare import Change, Recorded, Relation
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Description, LaunchRecord, Outcome, Status
+from nanobench.results.run_context import Calibration, Setting
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Plan, Trial
 from nanobench.source_code import Source
@@ -19,6 +20,7 @@ from nanobench.views import compare as views
 from nanobench.views.figures import compare_forest
 from nanobench.views.html import compare_page
 from nanobench.views.html.drawing import Inks
+from test_metrics_roofline import LIMITS, SHAPE
 from test_status import ARM, CPU, OK, REFERENCE, STILL, timed
 
 IDENTITY = {"cpu": "A", "cores": 2, "memory_gib": 24, "torch": "2.13", "python": "3.11", "hash": "one"}
@@ -114,6 +116,37 @@ def test_the_speedups_of_two_machines_are_compared_and_their_throughput_is_not()
     other = info(**SOON, cpu="B", hash="two")
     assert changes(recorded(), recorded("new", scale=3.0, seed=2, about=other)) == {("cached", "speedup"): Change.SAME}
     assert changes(recorded(), recorded("new", ratio=3.0, seed=2, about=other)) == {("cached", "speedup"): Change.FASTER}
+
+
+def test_a_speedup_is_compared_with_the_interval_that_its_run_gives_it():
+    """Another program shared the cores: the pairs are tight, and the ratio may be off by more."""
+    quiet = recorded("new", ratio=1.7, seed=2, about=info(**SOON))
+    busy = recorded("new", ratio=1.7, seed=2, about=info(**SOON), readings={"cpu_s": 0.7, "pressure_s": 0.3})
+    tight, wide = (
+        next(row for row in compare.compare(recorded(), each).rows if row.kind == "speedup") for each in (quiet, busy)
+    )
+    assert tight.change is Change.SLOWER
+    assert wide.low < tight.low
+    assert wide.high > tight.high
+
+
+def test_what_no_machine_can_do_is_not_compared():
+    shapes = {CPU.model: replace(SHAPE, n_params=10**12, matmul_params=10**12)}
+    about = replace(info(**SOON), description=replace(info().description, models=shapes))
+    about = replace(about, calibrations={Setting.of(CPU).name: Calibration(LIMITS)})
+    known = replace(OK, kv_access="static")
+    found = compare.compare(recorded(), recorded("new", seed=2, about=about, outcome=known))
+    row = next(row for row in found.rows if row.arm == ARM and row.kind == "throughput")
+    assert row.change is Change.NOT_COMPARABLE
+    assert "NEW is implausible" in row.reason
+
+
+def test_the_page_of_two_machines_says_why_it_has_no_table():
+    found = compare.compare(recorded(), recorded("new", about=info(**SOON, cpu="B", hash="two")))
+    alone = replace(found, rows=())
+    assert compare_page.ALONE in compare_page.page(alone, "base", "new")
+    same = replace(compare.compare(recorded(), recorded("new", about=info(**SOON))), rows=())
+    assert compare_page.NOTHING in compare_page.page(same, "base", "new")
 
 
 def test_an_unstable_cell_is_not_comparable_and_the_others_are():
@@ -230,7 +263,8 @@ def test_the_verdict_counts_the_rows_that_the_figure_shows_and_those_that_it_lea
     assert verdict == f"slower: {'; '.join(counted.values())}"
     assert counted["throughput"] == "of 6 throughputs 4 slower, 2 not comparable"
     for axes, kind in zip(drawing.axes, compare.KINDS, strict=True):
-        assert (axes.get_title() or axes.get_title("left")).endswith(f": {counted[kind]}")
+        title = axes.get_title() or axes.get_title("left")
+        assert " ".join(title.split()).endswith(f": {counted[kind]}")
     shown = [len(axes.lines) // 2 for axes in drawing.axes]
     bare = sum(row.ratio is None for row in found.rows)
     footer = drawing.get_supxlabel().replace("\n", " ")

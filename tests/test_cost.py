@@ -20,7 +20,7 @@ from nanobench.analysis.cost_options import VALID, CostOptions
 from nanobench.cli import app
 from nanobench.errors import UserError
 from nanobench.records import MEASURED, Status
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.results.store import cells_schema, records
 from nanobench.views import cost as views
 from nanobench.views import format
@@ -62,7 +62,7 @@ def cell(e2e_s=None, batch_size=93, arm="cached", arm_index=1, status="ok", spre
 
 
 def frame(*cells):
-    """Cells as store.load gives them."""
+    """Cells as finder.load gives them."""
     return pa.Table.from_pylist(list(cells), schema=cells_schema()).to_pandas().assign(run="here")
 
 
@@ -424,6 +424,19 @@ def test_training_on_a_budget_of_tokens_takes_gpu_hours_and_money():
     ]
 
 
+def test_gpu_hours_need_no_price_and_energy_of_training_is_none_of_generation():
+    measured = trained(1e6).assign(energy_j_per_token=2.0, energy_valid=True)
+    asked = CostOptions(tokens=36e8, price_per_kwh=0.15)
+    found = cost.costs(measured, asked)
+    assert found["gpu_hours"].tolist() == pytest.approx([1.0])
+    assert found["energy_j_per_mtok"].isna().all()
+    assert list(views.sentences(records(found), cost.choose(found, asked), asked)) == [
+        "fewest GPU-hours for 3,600,000,000 tokens: eager at batch 4, 1"
+    ]
+    with pytest.raises(UserError, match="neither a price nor a power was given"):
+        cost.costs(measured, CostOptions())
+
+
 def test_without_a_training_throughput_there_are_no_gpu_hours_and_that_is_said():
     line = "GPU-hours for --tokens are not known: no cell has a training throughput (train_tok_s)"
     assert line in said(cell(10.0, spread=1.1), price_per_hour=3, tokens=1e9)
@@ -492,7 +505,7 @@ def test_the_command_ends_in_one_json_document_that_agrees_with_the_cells(refere
     before = sorted(reference.rglob("*"))
     text = command(reference, "--price-per-hour", 0.1, "--requests-per-day", "10e6", "--max-ttft", 0.1, "--json")
     document = json.loads(text.splitlines()[-1])
-    cells = store.load(reference)
+    cells = finder.load(reference)
     assert [row["usd_per_mtok"] for row in document["cells"]] == pytest.approx((0.1 / 3600e-6 / cells["output_tok_s"]).tolist())
     assert all(row["energy_basis"] == "unknown" and row["energy_j_per_mtok"] is None for row in document["cells"])
     cheapest, within = document["cheapest"], document["cheapest_within_limits"]

@@ -114,6 +114,19 @@ def test_a_replayed_step_generates_what_the_cached_engine_generates(cuda, monkey
         assert {seen: graph.replays for seen, (graph, _) in engine.graphs.items()} == replays
 
 
+def test_a_single_token_needs_no_graph(cuda):
+    engine = build(cuda, Point(**{**vars(POINT), "new_tokens": 1}))
+    assert (engine.graphs, engine.graph_bytes) == ({}, 0)
+    with torch.inference_mode():
+        assert generation_gate.run_free(engine, torch.zeros((3, 8), dtype=torch.long), 1).shape == (3, 9)
+
+
+def test_a_growing_cache_is_not_replayed():
+    for mode in ("reduce-overhead", "max-autotune"):
+        with pytest.raises(Skip, match="would overwrite a cache that grows"):
+            registry.find("engines", "cached-cat")(adapter(), greedy.build(), POINT, Compiler(mode, "cuda"))
+
+
 @pytest.mark.parametrize("model", ["gpt2-nano:window=5", "gpt2-mla-nano", "nanochat-2026-nano"])
 def test_so_does_one_over_windows_latents_and_tokens_in_the_cache(cuda, monkeypatch, model):
     monkeypatch.setattr(flops, "BUCKET", 4)

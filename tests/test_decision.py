@@ -82,6 +82,14 @@ def test_an_undecided_answer_says_how_many_launches_it_needs():
     assert only(decide(launches(around(1.0, 0.5, 6)), THRESHOLD)).needed is None
 
 
+def test_no_launches_are_named_that_were_made_already_or_that_cannot_help():
+    within = only(decide(launches(around(0.985, 0.004, 6)), THRESHOLD))
+    assert within.answer is Answer.UNDECIDED
+    assert within.needed > within.launches
+    busy = only(decide(launches(around(0.95, 0.005, 6), readings=BUSY), THRESHOLD))
+    assert busy.needed is None
+
+
 def test_points_are_corrected_by_holm():
     """A difference that is just significant alone is not where five other points show none."""
     marginal = launches(around(0.97, 0.022, 8))
@@ -96,6 +104,35 @@ def test_over_all_points_the_mean_of_the_logs_counts():
     answer = overall(found, THRESHOLD, decide(found, THRESHOLD))
     assert answer.answer is Answer.SLOWER
     assert answer.ratio == pytest.approx(0.96)
+
+
+BUSY = {"cpu_s": 0.7, "pressure_s": 0.3}
+
+
+@pytest.mark.parametrize("readings", [(BUSY, BUSY), ((), BUSY)], ids=["both points", "one point"])
+def test_over_all_points_the_interval_is_as_wide_as_the_points_need(readings):
+    points = [replace(CPU, batch_size=size) for size in (1, 2)]
+    quiet = [each for point in points for each in launches(around(0.95, 0.005, 6), point)]
+    busy = [
+        each
+        for point, read in zip(points, readings, strict=True)
+        for each in launches(around(0.95, 0.005, 6), point, readings=read)
+    ]
+    narrow, wide = (overall(found, THRESHOLD, decide(found, THRESHOLD)) for found in (quiet, busy))
+    assert narrow.answer is Answer.SLOWER
+    assert wide.high / wide.low > 1.05 * narrow.high / narrow.low
+    assert "other programs shared the cores" in wide.reason
+
+
+def test_over_all_points_nothing_is_decided_where_one_point_cannot_be():
+    found = [each for size in (1, 2) for each in launches(around(0.5, 0.001, 6), replace(CPU, batch_size=size))]
+    found += unlike_itself(replace(CPU, batch_size=4))
+    answers = decide(found, THRESHOLD)
+    assert [each.answer for each in answers.values()] == [Answer.SLOWER, Answer.SLOWER, Answer.UNDECIDED]
+    over_all = overall(found, THRESHOLD, answers)
+    assert over_all.answer is Answer.UNDECIDED
+    assert "the reference differs from itself" in over_all.reason
+    assert over_all.needed is None
 
 
 def test_different_outputs_come_first_and_no_speed_is_compared():
@@ -129,17 +166,22 @@ def test_what_may_have_disturbed_the_sides_differently_makes_the_interval_wider(
     assert "other programs shared the cores" in busy.reason
 
 
-def test_a_base_that_differs_from_itself_decides_nothing():
+def unlike_itself(point=CPU):
+    """Launches whose reference differs from itself, and whose other side takes twice as long."""
     found = []
     for number in range(1, 7):
         # As if ABBA had two names: B is always slower, whatever the place of the launch in the series.
         drifting = [1.0 if (index // 2 + number) % 2 == index % 2 else 1.1 for index in range(20)]
-        trial = Trial(point=CPU, arms=(BASE, NEW), launch=number, seed=0, target_ci=0.05, max_seconds=1.0)
+        trial = Trial(point=point, arms=(BASE, NEW), launch=number, seed=0, target_ci=0.05, max_seconds=1.0)
         found += [
             LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=tuple(timed(walls)), outcome=OK))
             for arm, walls in ((BASE, drifting), (NEW, [2.0] * 20))
         ]
-    decision = only(decide(found, THRESHOLD))
+    return found
+
+
+def test_a_base_that_differs_from_itself_decides_nothing():
+    decision = only(decide(unlike_itself(), THRESHOLD))
     assert decision.answer is Answer.UNDECIDED
     assert "the reference differs from itself" in decision.reason
 

@@ -1,5 +1,6 @@
 """One measurement at a time on one device, whoever asks."""
 
+import os
 import subprocess
 import sys
 import time
@@ -38,6 +39,31 @@ def test_a_device_is_the_same_by_all_its_names(monkeypatch):
     assert device_lock.physical("cuda") == device_lock.physical("cuda:0") == "cuda:0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     assert [device_lock.physical(name) for name in ("cpu", "cuda", "cuda:1", "cuda:2")] == ["cpu", "cuda:3", "cuda:1", "cuda:2"]
+
+
+def test_ranks_hold_a_gpu_each():
+    assert device_lock.devices_of_ranks("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert device_lock.devices_of_ranks("cuda:1", 1) == ["cuda:1"]
+    assert device_lock.devices_of_ranks("cpu", 2) == ["cpu"]
+    with device_lock.hold_all(["cuda:0", "cuda:1"], False, print):
+        for device in ("cuda:0", "cuda:1"):
+            with pytest.raises(UserError, match=f"{device} is held"), hold(device):
+                pass
+    with hold("cuda:1"):
+        with pytest.raises(UserError, match="cuda:1 is held"), device_lock.hold_all(["cuda:0", "cuda:1"], False, print):
+            pass
+        with hold("cuda:0"):
+            pass
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_user_without_a_name_holds_a_device_by_number(monkeypatch, error):
+    def nobody():
+        raise error("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(device_lock.getpass, "getuser", nobody)
+    with hold(), pytest.raises(UserError, match=f"pid {os.getpid()}, {os.getuid()}, since"), hold():
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from nanobench.results import doctor, store
+from nanobench.errors import UserError
+from nanobench.results import doctor, finder
 from nanobench.results.run_info import finished_event, time_event
 from nanobench.results.store import Run
 
@@ -72,14 +73,14 @@ def test_a_line_that_was_cut_costs_only_itself(run):
 
 
 def test_unfinished_files_and_cells_are_repaired(run, nanobench_here, tmp_path):
-    cells = store.load(run.folder)
+    cells = finder.load(run.folder)
     run.cells.write_bytes(b"no parquet")
     (run.raw / "x.parquet.part").write_text("half")
     done = nanobench_here("doctor", "runs", "--repair", "--json", cwd=tmp_path, code=0)
     document = json.loads(done.stdout.strip().splitlines()[-1])
     assert [each["repaired"] for each in document["problems"]] == [True, True]
     assert findings(run) == []
-    assert len(store.load(run.folder)) == len(cells)
+    assert len(finder.load(run.folder)) == len(cells)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"command": 1}'])
@@ -88,6 +89,33 @@ def test_a_lost_run_json_is_reported_and_not_invented(run, nanobench_here, tmp_p
     done = nanobench_here("doctor", "runs", "--repair", cwd=tmp_path, code=1)
     assert "no repair" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_without_its_run_json_and_its_cells_does_not_stop_the_search(run, nanobench_here, tmp_path):
+    run.info_file.write_text("{")
+    run.cells.unlink()
+    shutil.copytree(run.folder, tmp_path / "runs" / "another")
+    done = nanobench_here("doctor", "runs", "--repair", cwd=tmp_path, code=1)
+    assert done.stdout.count("run.json") >= 2
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_journal_that_lost_bytes_or_an_event_says_the_rest(run):
+    before = run.info()
+    run.journal.write_bytes(run.journal.read_bytes() + b"\xff\xfe\n")
+    run.append({"event": "drift_check", "setting": "nowhere"})
+    run.append({"event": "unknown"})
+    run.append(time_event(100.0))
+    assert run.info().wall_s == pytest.approx(before.wall_s + 100)
+
+
+def test_of_several_runs_one_that_cannot_be_read_is_left_out(run, tmp_path, capsys):
+    shutil.copytree(run.folder, tmp_path / "runs" / "broken")
+    (tmp_path / "runs" / "broken" / "run.json").write_text("{")
+    assert [each.folder for each in finder.find_runs(tmp_path / "runs")] == [run.folder]
+    assert "broken/run.json" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"broken/run.json cannot be read"):
+        finder.find_runs(tmp_path / "runs" / "broken")
 
 
 def test_a_folder_without_runs_is_one_line(nanobench_here, tmp_path):

@@ -190,7 +190,7 @@ def test_free_gpus_are_held_and_others_are_left(monkeypatch, tmp_path):
 def test_a_sweep_takes_all_gpus_unless_it_names_one(monkeypatch, options, device, any_gpu):
     monkeypatch.setattr(device_lock, "count_gpus", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert site.device_of(SweepOptions(**options)) == (device, any_gpu)
+    assert site.devices_of(SweepOptions(**options)) == ([device], any_gpu)
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])
@@ -295,9 +295,9 @@ def test_an_executor_that_does_not_exist_is_refused_at_once(text, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("slurm:retries=-1", "retries=-1 is not a whole number from 0 up"),
-        ("slurm:at_once=many", "at_once=many is not a whole number from 1 up"),
-        ("ray:cpus=0.5", "cpus=0.5 is not a whole number from 1 up"),
+        ("slurm:retries=-1", "retries=-1 of executor 'slurm' is not allowed; give a whole number (at least 0)"),
+        ("slurm:at_once=many", "at_once=many of executor 'slurm' is not allowed; give a whole number (at least 1)"),
+        ("ray:cpus=0.5", "cpus=0.5 of executor 'ray' is not allowed; give a whole number (at least 1) or none"),
         ("json:loads", "cannot be made: TypeError"),
         ("test_executors:nothing", "has no run() and close()"),
     ],

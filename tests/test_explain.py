@@ -23,7 +23,7 @@ from nanobench.analysis.explain import PUBLISHED
 from nanobench.cli import app
 from nanobench.errors import UserError
 from nanobench.records import MEASURED, ArmRecord, Description, LaunchRecord, Outcome, Repetition, Status, Verdict
-from nanobench.results import store
+from nanobench.results import finder, store
 from nanobench.results.cell import Cell, make_cells
 from nanobench.results.run_context import Calibration, Machine
 from nanobench.results.run_info import RunInfo, calibration_event
@@ -248,14 +248,20 @@ def test_a_flat_step_far_above_its_floor_is_the_hosts():
     )
 
 
-def test_reduce_overhead_is_named_on_cuda_alone_and_only_where_this_version_has_it(monkeypatch):
+def test_the_compile_mode_that_is_named_is_one_that_the_device_and_the_engine_can_have():
     host = {"bound_by": "host", "prediction_error": 0.0}
-    assert suggested(a_row(device="cuda", **host))[0] in ("--compile-mode reduce-overhead", "--compile-mode default")
-    monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}})
-    assert suggested(a_row(device="cuda:1", **host)) == ["--compile-mode default", "a larger --batch"]
-    monkeypatch.setattr(explain, "COMPILE_MODES", {"off": None, "default": {}, "reduce-overhead": {}})
-    assert suggested(a_row(device="cuda:1", **host))[0] == "--compile-mode reduce-overhead"
+    assert suggested(a_row(device="cuda:1", **host)) == ["--compile-mode reduce-overhead", "a larger --batch"]
     assert suggested(a_row(device="cpu", **host))[0] == "--compile-mode default"
+    assert suggested(a_row(device="cuda", arm=Arm(engine="cuda-graph"), **host))[0] == "--compile-mode default"
+    assert suggested(a_row(arm=Arm(engine="speculative:draft_len=4"), **host)) == ["a larger --batch"]
+
+
+@pytest.mark.parametrize("status", ["skipped", "wrong", "oom", "error"])
+def test_an_arm_that_failed_beside_a_cell_is_not_suggested_for_it(status):
+    rows = [a_row(arm=PLAIN, bound_by="bandwidth", prediction_error=0.0), a_row(status=status)]
+    assert explained(*rows)[0]["suggestions"] == []
+    rows[1] = a_row(status=status, batch_size=8)
+    assert explained(*rows)[0]["suggestions"] == ["--engine cached"]
 
 
 def test_what_the_run_has_already_is_named_as_an_arm():
@@ -342,7 +348,7 @@ BOUNDS = ["host", "bandwidth", "compute", "allocator", "unexplained", None]
 def test_only_options_of_this_version_are_named(bound, arm, device, dtype, status, cores):
     row = a_row(arm=arm, device=device, dtype=dtype, status=status, bound_by=bound, prediction_error=0.1)
     cell = a_cell(arm=arm, device=device, dtype=dtype, machine=machine(DTYPES, device=device))
-    found = " ".join(explain.suggestions({**row, "over_floors": 1.0}, cell, cores, [arm.label]))
+    found = " ".join(explain.suggestions({**row, "over_floors": 1.0}, cell, cores, {arm.label: True}))
     options = {"--" + field.name.replace("_", "-"): field for field in fields(SweepOptions)}
     assert set(re.findall(r"--[a-z-]+", found)) <= set(options)
     for mode in re.findall(r"--compile-mode (\S+)", found):
@@ -639,22 +645,24 @@ def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused()
 def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
     rows = explained(a_row(), a_row(arm=PLAIN))
     command = "nanobench kv-sweep --batch 1,4"
-    (line,) = views.unknown(rows, {}, command)
+    (line,) = views.unknown(rows, "kv-sweep", {"batch": "1,4"})
     assert line == f"nothing is predicted: this run has no calibration and no operation counts; measure again: {command}"
-    (line,) = views.unknown(rows, {"calibration": "off"}, command)
+    (line,) = views.unknown(rows, "kv-sweep", {"batch": "1,4", "calibration": "off", "out": "run"})
     assert line == f"nothing is predicted without a calibration; measure again with one: {command}"
+    (line,) = views.unknown(rows, "ab", {"base": "main", "new": "."})
+    assert line == "nothing is predicted: nanobench ab measures without a calibration"
 
 
 def test_an_engine_without_a_path_is_named():
     bare = a_row(arm=Arm(engine="fakes:slow"), operations_per_step=3, prediction_note="the engine has no attribute kv_access")
-    (line,) = views.unknown(explained(a_row(predicted_e2e_s=1.0), bare), {}, "nanobench kv-sweep")
+    (line,) = views.unknown(explained(a_row(predicted_e2e_s=1.0), bare), "kv-sweep", {})
     assert line == "nothing is predicted in 1 of 2 cells (fakes:slow): the engine has no attribute kv_access"
 
 
 def test_a_limit_that_was_not_resolved_is_the_reason_and_another_calibration_the_fix():
     made = [a_cell(machine=Machine({"tiny": SHAPE}, {"cpu float32 1": Limits(tuple(limits()))}))]
     rows = explained(a_row(operations_per_step=3, prediction_note="the limit 'operation' has no value: noise"), made=made)
-    (line,) = views.unknown(rows, {}, "nanobench kv-sweep")
+    (line,) = views.unknown(rows, "kv-sweep", {})
     assert line.endswith(
         "in 1 of 1 cells (cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep"
     )
@@ -679,8 +687,8 @@ def test_an_uncertain_prediction_says_how_uncertain_it_is(uncertainty, note, col
 
 
 def test_where_all_is_predicted_or_nothing_was_measured_nothing_is_missing():
-    assert list(views.unknown(explained(a_row(predicted_e2e_s=1.0)), {}, "x")) == []
-    assert list(views.unknown(explained(a_row(status="oom")), {}, "x")) == []
+    assert list(views.unknown(explained(a_row(predicted_e2e_s=1.0)), "kv-sweep", {})) == []
+    assert list(views.unknown(explained(a_row(status="oom")), "kv-sweep", {})) == []
 
 
 # The command
@@ -761,7 +769,7 @@ def document(text):
 def test_the_command_explains_every_cell_and_ends_in_one_json_document(run):
     text = command(run.folder, "--json", "--no-plot")
     found = document(text)
-    cells = store.load(run.folder)
+    cells = finder.load(run.folder)
     assert [row["tpot_s"] for row in found["cells"]] == cells["tpot_s"].tolist()
     assert [row["prediction_error"] for row in found["cells"]] == pytest.approx([0.1] * 6)
     assert [row["predicted_share"] for row in found["cells"] if row["arm_index"]] == pytest.approx([1.0] * 3, rel=1e-3)
@@ -781,7 +789,7 @@ def test_the_command_explains_every_cell_and_ends_in_one_json_document(run):
 
 
 def test_the_reasons_are_those_of_the_cells(run):
-    cells = store.load(run.folder)
+    cells = finder.load(run.folder)
     rows = explain.explained(records(cells), make_cells(run.read_raw(), run.info().machine), 4)
     for row, (_, cell) in zip(rows, cells.iterrows(), strict=True):
         for name in explain.COLUMNS:
@@ -847,7 +855,7 @@ def test_published_figures_are_told_to_be_nobody_elses_measurement_but_theirs(mo
 
 @pytest.mark.parametrize("width", [100, 120, 140, 200])
 def test_no_number_is_cut_and_what_a_narrow_terminal_leaves_out_is_named(run, width):
-    rows = explain.explained(records(store.load(run.folder)), make_cells(run.read_raw(), run.info().machine), 4)
+    rows = explain.explained(records(finder.load(run.folder)), make_cells(run.read_raw(), run.info().machine), 4)
     (failed,) = explained(a_row(93, status="oom", reason="out of memory " * 5, run=rows[0]["run"]))
     rows.append(failed)
     for shown in (rows, published.published(figures(), A100)):

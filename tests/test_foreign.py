@@ -125,6 +125,16 @@ CAT = {
 }
 
 
+def test_a_cache_that_is_emptied_and_read_whole_is_refused_on_a_gpu():
+    """Each step would wait for the device."""
+    adapter = KwargCacheAdapter(WithCache(), make, reset=Sum.clear, reads_all=True)
+    cache = adapter.make_cache(1, 8, "static")
+    assert cache.begins(torch.zeros(1, dtype=torch.long))
+    assert not cache.begins(torch.ones(1, dtype=torch.long))
+    with pytest.raises(UserError, match="give seek= or positions="):
+        cache.begins(SimpleNamespace(is_cuda=True))
+
+
 def wide(adapter):
     adapter.module.to(torch.float64).eval()
     return adapter

@@ -8,7 +8,7 @@ from conftest import TESTS
 from nanobench.analysis import history
 from nanobench.analysis.history import Line
 from nanobench.errors import UserError
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.views.figures import over_commits
 
 RUNS = TESTS / "runs"
@@ -21,8 +21,8 @@ def line(day, speedup=2.0, model="gpt2-nano", commit="c" * 40):
 
 
 def test_each_run_is_a_line_and_the_oldest_is_first():
-    found = history.lines_of(store.find_runs(RUNS))
-    assert len(found) == len(store.find_runs(RUNS)) >= 2
+    found = history.lines_of(finder.find_runs(RUNS))
+    assert len(found) == len(finder.find_runs(RUNS)) >= 2
     assert [each.started_at for each in found] == sorted(each.started_at for each in found)
     for each in found:
         assert each.speedup is None or each.speedup_lo <= each.speedup <= each.speedup_hi
@@ -32,7 +32,7 @@ def test_each_run_is_a_line_and_the_oldest_is_first():
 def test_the_command_prints_a_line_per_run(nanobench_here, tmp_path):
     done = nanobench_here("history", RUNS, "--json", cwd=tmp_path, code=0)
     document = json.loads(done.stdout.strip().splitlines()[-1])
-    assert [each["run"] for each in document] == [each.run for each in history.lines_of(store.find_runs(RUNS))]
+    assert [each["run"] for each in document] == [each.run for each in history.lines_of(finder.find_runs(RUNS))]
     assert len(nanobench_here("history", RUNS, cwd=tmp_path, code=0).stdout.splitlines()) > len(document)
 
 

@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL, environment
 from nanobench import load, schema
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder, store
 from nanobench.schema import PROTOCOL
 from nanobench.sweep.executors import base, local
 
@@ -388,7 +388,7 @@ def test_a_probe_that_is_blinded_in_mid_sweep_leaves_nulls_with_a_reason_and_the
 def test_samplers_are_an_axis_gated_by_what_they_draw(nanobench_here, tmp_path):
     arms = ("--engine", "cached", "--sampler", "greedy,top-p-sort,top-p-rejection,top-k,temperature")
     nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 2, "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run").set_index("arm")
+    cells = finder.load(tmp_path / "run").set_index("arm")
     assert set(cells["gate"]) == {"exact"}
     assert "of 10 distributions" in cells.loc["cached top-p-rejection", "gate_note"]
     assert cells.loc[["cached top-k", "cached temperature"], "speedup"].notna().all()
@@ -405,7 +405,7 @@ def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench_here, tmp_path):
     )
     arms = ("--engine", "cached", "--sampler", "greedy,mine:build")
     nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 2, "--launches", 1, "--out", "run", cwd=tmp_path, code=1)
-    cell = store.load(tmp_path / "run").set_index("arm").loc["cached mine:build"]
+    cell = finder.load(tmp_path / "run").set_index("arm").loc["cached mine:build"]
     assert cell["status"] == "wrong"
     assert "token frequencies do not match" in cell["reason"]
     assert pd.isna(cell["output_tok_s"])
@@ -414,7 +414,7 @@ def test_a_wrong_sampler_is_a_row_and_is_never_timed(nanobench_here, tmp_path):
 def test_a_mode_that_would_be_another_one_here_is_refused_with_the_reason(nanobench_here, tmp_path):
     arms = ("--engine", "cached", "--compile-mode", "off,reduce-overhead,max-autotune")
     nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run").set_index("arm").loc[["cached reduce-overhead", "cached max-autotune"]]
+    cells = finder.load(tmp_path / "run").set_index("arm").loc[["cached reduce-overhead", "cached max-autotune"]]
     assert set(cells["status"]) == {"skipped"}
     assert cells["reason"].str.contains("captures CUDA graphs, which a CPU does not have: it would equal").all()
 
@@ -434,7 +434,7 @@ def test_a_function_that_meets_its_recompilation_limit_is_an_error_and_not_an_ea
     # By torch itself: undone by monkeypatch, the setting would be deleted for every later test.
     with torch._dynamo.config.patch(recompile_limit=1):
         nanobench_here("kv-sweep", *SMALL, *arms, "--batch", 1, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run").set_index("arm")
+    cells = finder.load(tmp_path / "run").set_index("arm")
     assert cells.loc["growing:build", "status"] in MEASURED
     assert cells.loc["growing:build default", "status"] == "error"
     assert "recompile" in cells.loc["growing:build default", "reason"]

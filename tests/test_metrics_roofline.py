@@ -212,6 +212,19 @@ def test_a_step_moves_weights_and_cache_and_is_the_mean_over_the_growing_lengths
     assert roofline.flops_per_byte(reference) > roofline.flops_per_byte(cell)
 
 
+def test_a_step_of_quantised_arms_moves_the_bytes_that_they_keep():
+    whole = cached()
+    arms = {"weights": replace(CACHED, weights="int8"), "cache": replace(CACHED, kv_cache="int8")}
+    found = {name: replace(whole, launches=[replace(each, arm=arm) for each in whole.launches]) for name, arm in arms.items()}
+    (cost, *_) = costs = [flops.cost(SHAPE, "float32", one) for one in flops.static(POINT)[1:]]
+    saved = {name: roofline.step_bytes(whole) - roofline.step_bytes(cell) for name, cell in found.items()}
+    narrow = flops.cost(SHAPE, "float32", flops.static(POINT)[1], "int8").weight_bytes
+    assert saved["weights"] == pytest.approx(cost.weight_bytes - narrow)
+    share = flops.kv_bytes_per_token(SHAPE, "float32", "int8") / SHAPE.kv_bytes_per_token("float32")
+    assert saved["cache"] == pytest.approx((1 - share) * sum(one.kv_bytes for one in costs) / len(costs))
+    assert roofline.step_flops(found["weights"]) == roofline.step_flops(whole)
+
+
 def test_of_a_single_token_the_prefill_is_on_the_roofline():
     cell = cached(point=replace(POINT, new_tokens=1))
     prefill = flops.cost(SHAPE, "float32", flops.prompt(POINT))

@@ -16,7 +16,7 @@ from conftest import SMALL
 from nanobench import load
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, LaunchRecord
-from nanobench.results import copies, derive, doctor, mirror, out_folder, place, store
+from nanobench.results import copies, derive, doctor, finder, mirror, out_folder, place, store
 from nanobench.results.place import Place, Refused
 from nanobench.results.run_info import finished_event
 from nanobench.schema import Trial
@@ -243,16 +243,16 @@ def test_a_run_is_read_while_it_is_measured(uri, derived):
 
 
 def test_what_changed_is_fetched_again_and_what_is_gone_is_forgotten(uri, there, run):
-    (found,) = store.find_runs(uri)
+    (found,) = finder.find_runs(uri)
     assert len(found.read_raw()) == 4
     (there / raw_name(2)).unlink()
-    (again,) = store.find_runs(uri)
+    (again,) = finder.find_runs(uri)
     assert len(again.read_raw()) == 2
     assert list(load(uri)["launches_ok"]) == [1, 1]
     text = (there / "run.json").read_text()
     (there / "run.json").write_text(text.replace("kv-sweep", "kv-sweet"))
     os.utime(there / "run.json", (1, 1))
-    (changed,) = store.find_runs(uri)
+    (changed,) = finder.find_runs(uri)
     assert changed.info().command == "kv-sweet"
 
 
@@ -269,7 +269,7 @@ def test_all_runs_below_a_uri_are_found_the_oldest_first(there, run):
     second = begun(there.with_name("second").as_uri(), started="2025-01-01T10:00:00+00:00")
     measure(second, 1)
     shutil.copytree(there, there / "plots" / "inside")
-    found = store.find_runs(there.parent.as_uri())
+    found = finder.find_runs(there.parent.as_uri())
     assert [each.place for each in found] == [second.place, run.place]
     assert sorted(set(load(there.parent.as_uri(), columns=["run"])["run"])) == ["run", "second"]
 
@@ -294,7 +294,7 @@ def test_copies_that_nobody_used_for_long_are_removed_but_never_unpublished_ones
     measure(unfinished, 1)
     for folder in (run.folder.parent, unfinished.folder.parent):
         os.utime(folder, (1, 1))
-    store.find_runs(there.parent.as_uri())
+    finder.find_runs(there.parent.as_uri())
     assert not (run.folder.parent / "run" / "raw").exists()
     assert unfinished.raw_file(trial(1)).exists()
 
@@ -359,7 +359,7 @@ def test_a_damaged_file_is_set_aside_there_and_measured_again(uri, there, run, c
     whole = (there / raw_name(1)).read_bytes()
     (there / raw_name(1)).write_bytes(whole[:100])
     (there / "raw" / "x.parquet.part").write_bytes(whole[:10])
-    (found,) = store.folders_below(uri)
+    (found,) = finder.folders_below(uri)
     problems = list(doctor.treat(found, repair=True))
     assert [each.where.rpartition("/")[2] for each in problems] == ["x.parquet.part", raw_name(1).rpartition("/")[2]]
     assert all(each.repaired and each.where.startswith("file://") for each in problems)

@@ -238,8 +238,8 @@ def test_a_windowed_layer_of_the_presets_reads_a_quarter_of_a_full_cache(name):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("window=0", "window 0 is not a whole number from 1 up"),
-        ("window=x", "window x is not a whole number"),
+        ("window=0", "window=0 of model 'nanochat-2026-nano' is not allowed; give a whole number (at least 1) or none"),
+        ("window=x", "window=x of model 'nanochat-2026-nano' is not allowed"),
         ("window_pattern=SX", "window_pattern 'SX' is not made of S (short) and L (long)"),
         ("n_embd=16", "n_embd 16 is below 24"),
         ("n_head=64,n_kv_head=64", "heads are 1 wide"),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from nanobench.errors import UserError
 from nanobench.schema import Arm, Point
+from nanobench.sweep import keywords
+from nanobench.sweep.ab_options import AbOptions
 from nanobench.sweep.autobatch_options import AutobatchOptions
 from nanobench.sweep.axes import read_axis
 from nanobench.sweep.config_file import from_toml
@@ -21,6 +23,7 @@ from nanobench.sweep.options import (
     TrainOptions,
     changed_options,
 )
+from nanobench.sweep.tune_options import TuneOptions
 from nanobench.sweep.values import read_list, read_memory_limit, read_positive
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -196,9 +199,63 @@ def test_the_default_axes_are_those_of_the_help():
     assert axes["new_tokens"] == ["auto"]
 
 
-def test_compile_alone_means_off_and_default_and_yields_to_a_compile_mode():
+def test_compile_means_off_and_default_and_is_refused_beside_another_compile_mode():
     assert GateOptions(compile=True).axes["compile_mode"] == ["off", "default"]
-    assert GateOptions(compile=True, compile_mode="default").axes["compile_mode"] == ["default"]
+    assert GateOptions(compile=True, compile_mode="off,default").axes["compile_mode"] == ["off", "default"]
+    with pytest.raises(UserError, match="drop it, or write --compile-mode off,dynamic"):
+        _ = GateOptions(compile=True, compile_mode="dynamic").axes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            AbOptions(base="a", new="b", seq_len="128"),
+            "--seq-len is for training; leave it out, or measure",
+        ),
+        (AbOptions(base="a", new="b", train=True, weights="int8"), "--weights is for generation; leave it out, or measure"),
+        (AbOptions(base="a", new="b", train=True, engine="uncached"), "--engine is for generation"),
+        (
+            AutobatchOptions(mode="generate", nproc="2"),
+            "--nproc is for training; leave it out, or measure",
+        ),
+        (AutobatchOptions(sampler="top-k"), "--sampler is for generation; leave it out, or measure generation with --mode gen"),
+    ],
+)
+def test_an_option_of_the_other_work_is_refused(options, message):
+    with pytest.raises(UserError) as caught:
+        options.as_sweep()
+    assert message in str(caught.value)
+
+
+def test_an_option_without_a_default_is_read_from_a_file_and_from_keywords(tmp_path):
+    (tmp_path / "a.toml").write_text("max-ttft = 0.5\nmax-tpot = 1\n")
+    assert from_toml(tmp_path / "a.toml", TuneOptions, "tune") == {"max_ttft": 0.5, "max_tpot": 1.0}
+    assert keywords.read(TuneOptions, "tune", {"max_ttft": 2}).max_ttft == 2.0
+    (tmp_path / "a.toml").write_text("max-ttft = 'soon'\n")
+    assert "max-ttft = 'soon' is not of type float; write max-ttft = 0.5" in refusal(
+        from_toml, tmp_path / "a.toml", TuneOptions, "tune"
+    )
+    with pytest.raises(UserError, match=r"--max-memory 'much' is not a size; write 4GiB"):
+        TuneOptions(max_memory="much").limits()
+
+
+def test_a_model_of_one_side_leaves_the_other_its_own():
+    named = AbOptions(base="uncached", new="cached", model="gpt2-nano", new_arg=["model=llama-nano"])
+    assert [side.changes["model"] for side in named.sides()] == ["gpt2-nano", "llama-nano"]
+    mixed = AbOptions(base="cached", new="llama-nano", model="gpt2-nano")
+    assert [side.changes["model"] for side in mixed.sides()] == ["gpt2-nano", "llama-nano"]
+    both = AbOptions(base="cached", new="uncached", model="gpt2-nano")
+    assert ["model" in side.changes for side in both.sides()] == [False, False]
+    follows = AbOptions(base="cached", new="llama-nano")
+    assert ["model" in side.changes for side in follows.sides()] == [False, True]
+
+
+@pytest.mark.parametrize("argument", ["dtype=float16", "compile_mode=freeze"])
+def test_a_side_that_trains_refuses_what_training_refuses(argument):
+    asked = AbOptions(base="gpt2-nano", new="llama-nano", train=True, new_arg=[argument])
+    with pytest.raises(UserError, match="is not for training"):
+        asked.refuse()
 
 
 def test_an_axis_names_a_field_with_dashes_or_underscores_and_wins_over_the_option():

@@ -100,7 +100,16 @@ def test_where_that_device_was_measured_the_error_stands_beside():
 
 
 @pytest.mark.parametrize(
-    "other", [{"batch_size": 9}, {"engine": "uncached-full-logits"}, {"status": "oom"}, {"dtype": "float16"}]
+    "other",
+    [
+        {"batch_size": 9},
+        {"engine": "uncached-full-logits"},
+        {"status": "oom"},
+        {"dtype": "float16"},
+        {"shared_prompt": "on"},
+        {"world_size": 2},
+        {"optimizer": "sgd"},
+    ],
 )
 def test_another_point_or_arm_or_a_failed_one_is_no_measurement_of_this(other):
     assert predict.rows(here.cells(), THERE, None, measured(**other))[1]["measured_output_tok_s"] is None

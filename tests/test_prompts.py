@@ -15,7 +15,7 @@ from nanobench.errors import UserError
 from nanobench.gates.generation import Reference
 from nanobench.probes.clock import HostClock
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.schema import Arm, Point
 from nanobench.sweep import autobatch, code
 from nanobench.sweep.batch_search import SearchConfig
@@ -332,7 +332,7 @@ def test_text_is_measured_checked_and_named_in_the_rows_and_another_text_is_no_r
     assert set(zip(cells["data"], cells["tokenizer"], strict=True)) == {("text", "bytes")}
     assert set(cells["status"]) <= set(MEASURED)
     assert (cells["checked_calls"] >= 2).all()
-    assert set(store.load(here / "run")["data"]) == {"text"}
+    assert set(finder.load(here / "run")["data"]) == {"text"}
     (here / "text").write_text(TEXT * 6)
     refused = nanobench_here("kv-sweep", "--resume", "run", cwd=here, code=2)
     assert "text changed" in refused.stderr
@@ -369,7 +369,7 @@ def test_an_engine_that_knows_the_file_by_heart_is_wrong(nanobench_here, here):
     engines = "uncached,cached,zoo:text_by_heart"
     asked = ("--batch", 4, "--new-tokens", 12, "--engine", engines, "--prompts", "text")
     nanobench_here("kv-sweep", *ONE, *asked, cwd=here, code=1)
-    cells = store.load(here / "run").set_index("arm")
+    cells = finder.load(here / "run").set_index("arm")
     cheat = cells.loc["zoo:text_by_heart"]
     assert cheat["status"] == "wrong", cheat["reason"]
     assert "is not the reference's choice" in cheat["reason"]

@@ -42,6 +42,14 @@ def test_a_change_that_is_not_slower_passes(question, answer, tmp_path):
     assert asked == [("my_gpt:old", "my_gpt:new", {"out": str(tmp_path / "ab-1"), "batch": 8, "threshold": "0.05"})]
 
 
+def test_the_threshold_is_that_of_the_assertion_or_of_the_question_or_2_percent(question, tmp_path):
+    made, asked = question("same")
+    made.assert_not_slower()
+    pytest_plugin.Question("a", "b", {"threshold": "10%"}, tmp_path).assert_not_slower()
+    pytest_plugin.Question("a", "b", {"threshold": "10%"}, tmp_path).assert_not_slower(0.05)
+    assert [options["threshold"] for _, _, options in asked] == ["0.02", "10%", "0.05"]
+
+
 @pytest.mark.parametrize("answer", ["slower", "different outputs", "failed"])
 def test_a_change_that_is_slower_or_wrong_fails_with_its_ratio_and_reason(question, answer):
     made, _ = question(answer, reason="logits off by 0.3")

@@ -350,7 +350,7 @@ def test_a_command_that_this_version_does_not_know_has_a_page(several, tmp_path)
     run.info_file.write_text(json.dumps({**data, "command": "ab", "requested": {"base": "v1", "new": ["a", "b"]}}))
     tree = check_page(text_of(run))
     assert tree.all("h1")[0].text == "nanobench ab: ab"
-    assert tree.id("measure").text == "nanobench ab --base v1 --new a --new b"
+    assert tree.id("measure").text == "nanobench ab v1 a b"
 
 
 @pytest.mark.parametrize("folder", sorted(RUNS.iterdir()), ids=lambda path: path.name)

@@ -74,7 +74,7 @@ def test_the_answer_of_a_comparison_comes_first(faster):
     assert f"Outputs: {SAME}." in said
     assert "the interval of the answer allows for several looks" in verdict_of(tree)
     assert "answers" not in {each.attributes.get("id") for each in tree}
-    assert tree.id("measure").text == "nanobench ab --base main --new ."
+    assert tree.id("measure").text == "nanobench ab main ."
     assert {row["arm"] for row in rows_of(tree.id("cells-table"))} == {f"cached {BASE}", f"cached {NEW}"}
 
 

@@ -108,6 +108,14 @@ def test_outside_of_a_repository(tmp_path, monkeypatch):
 # What a text names
 
 
+def test_a_link_to_a_folder_is_a_file_of_the_working_tree(repository, tmp_path):
+    (repository / "linked").symlink_to("lab")
+    git(repository, "add", "linked")
+    found = revision.extract(".", tmp_path / "files")
+    assert (found.folder / "linked").is_symlink()
+    assert (found.folder / "linked" / "new.py").read_text() == "NEW = 1\n"
+
+
 def test_names_of_members_come_before_revisions(repository):
     git(repository, "branch", "cached")
     assert Side.of("cached", (), "").changes == {"engine": "cached"}
@@ -126,6 +134,10 @@ def test_names_of_members_come_before_revisions(repository):
         ("HEAD", ["engine=cahced"], "", "unknown engine 'cahced'; did you mean 'cached'?"),
         ("HEAD", ["threads=two"], "", "'two' is not a whole number"),
         ("HEAD", ["batch_size=2"], "", "unknown field 'batch_size'"),
+        ("HEAD", ["threads=0"], "", "threads 0 is below 1"),
+        ("HEAD", ["threads=1-4*2"], "", "threads=1-4*2 has several values"),
+        ("HEAD", ["threads=" + "9" * 5000], "", "is above 1,000,000"),
+        ("HEAD", ["dtype=auto"], "", "'dtype=auto' does not say which dtype"),
         ("HEAD", (), "/nowhere/python", "'/nowhere/python' is no program"),
     ],
 )

@@ -230,6 +230,20 @@ def test_an_impossible_token_is_never_drawn(name):
     assert set(build(name)(logits_BV, None).flatten().tolist()) == {1, 2, 3}
 
 
+class OnGpu(torch.Tensor):
+    """Weights that say that they lie on a GPU."""
+
+    is_cuda = True
+
+
+def test_a_parallel_sum_that_rounds_draws_no_token_without_weight(monkeypatch):
+    """On a GPU sums may grow by a rounding over a weight of 0."""
+    weights_BV = torch.tensor([[0.5, 0.0, 0.25, 0.0]]).as_subclass(OnGpu)
+    for drawn, token in ((0, 0), (1, 0), (2, 2), (3, 0)):
+        monkeypatch.setattr(torch, "searchsorted", lambda *given, drawn=drawn, **more: torch.tensor([[drawn]]))
+        assert base.sample(weights_BV, None).tolist() == [[token]]
+
+
 @pytest.mark.parametrize(("chance", "token"), [(0.0, 1), (1.0, 2)])
 def test_the_ends_of_the_chances_hit_possible_tokens(monkeypatch, chance, token):
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator: self.fill_(chance))

@@ -13,7 +13,7 @@ from nanobench.errors import Skip
 from nanobench.gates.generation import Reference, run_free
 from nanobench.models import _lossy as lossy
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.samplers.greedy import greedy
 from nanobench.schema import BYTES, Arm, Point
 from nanobench.worker.workloads import generate
@@ -94,7 +94,7 @@ def test_the_prompts_of_timed_calls_are_shared_and_differ_from_call_to_call(tmp_
 def test_a_sweep_compares_it_with_arms_over_the_same_prompts(nanobench_here, tmp_path):
     asked = ("--batch", 3, "--engine", "uncached,cached,cached-shared-prompt", "--shared-prompt", "off,on")
     nanobench_here("kv-sweep", *SMALL, *asked, "--launches", 1, "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run").set_index(["arm", "shared_prompt"])
+    cells = finder.load(tmp_path / "run").set_index(["arm", "shared_prompt"])
     assert set(cells.loc[(slice(None), "on"), "status"]) <= set(MEASURED)
     assert set(cells.loc[(slice(None), "on"), "gate"]) == {"exact"}
     assert cells.loc[("cached-shared-prompt", "off"), "status"] == "skipped"

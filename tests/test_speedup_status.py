@@ -163,7 +163,7 @@ def test_an_interval_that_reaches_1_has_a_p_value_above_5_percent():
 def test_an_imprecise_ratio_says_what_narrows_its_interval(scatter, between, fix):
     walls_s = [1.0 + scatter, 1.0] * 10
     cell = ratio(*((timed(), timed([factor * s for s in walls_s])) for factor in (1.0, between * 1.001)), target_ci=1e-6)
-    assert (cell["speedup_status"], cell["speedup_reason"]) == ("imprecise", f"interval wider than +-0%; {fix}")
+    assert (cell["speedup_status"], cell["speedup_reason"]) == ("imprecise", f"interval wider than +-0.0001%; {fix}")
 
 
 # What ends the conclusion

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import SMALL, environment
 from nanobench.errors import UserError
-from nanobench.results import out_folder, store
+from nanobench.results import finder, out_folder, store
 from nanobench.sweep import stopped
 from nanobench.views import plots
 
@@ -109,11 +109,11 @@ def test_runs_are_found_below_a_folder_and_not_inside_of_other_runs(small_run, t
     for name in ("b/second", "first", "first/inside"):
         (tmp_path / name).mkdir(parents=True)
         shutil.copy(small_run[0] / "run.json", tmp_path / name)
-    assert sorted(run.folder for run in store.find_runs(tmp_path)) == [tmp_path / "b" / "second", tmp_path / "first"]
-    assert [run.folder for run in store.find_runs(tmp_path / "first")] == [tmp_path / "first"]
-    monkeypatch.setattr(store, "MOST_FOLDERS", 1)
+    assert sorted(run.folder for run in finder.find_runs(tmp_path)) == [tmp_path / "b" / "second", tmp_path / "first"]
+    assert [run.folder for run in finder.find_runs(tmp_path / "first")] == [tmp_path / "first"]
+    monkeypatch.setattr(finder, "MOST_FOLDERS", 1)
     with pytest.raises(UserError, match="more than 1 folders below it; give a folder that a sweep wrote"):
-        store.find_runs(tmp_path)
+        finder.find_runs(tmp_path)
 
 
 FILLED = """

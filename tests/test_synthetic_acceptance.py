@@ -16,7 +16,7 @@ from nanobench.gates.generation import run_free
 from nanobench.gates.outputs import Sample
 from nanobench.models.gpt2 import build as gpt2
 from nanobench.records import MEASURED, Repetition
-from nanobench.results import race, store
+from nanobench.results import finder, race, store
 from nanobench.results.derive import derive
 from nanobench.roofline import speculation
 from nanobench.samplers import greedy, temperature
@@ -261,7 +261,7 @@ def swept(nanobench_here, tmp_path_factory):
 
 
 def test_a_synthetic_arm_is_measured_and_never_exact(swept):
-    cells = store.load(swept[0] / "run").set_index("engine")
+    cells = finder.load(swept[0] / "run").set_index("engine")
     assert list(cells.index) == ["cached", "speculative:draft_len=3", f"speculative:accept={SHARE},draft_len=3"]
     plain, exact, synthetic = (cells.iloc[place] for place in range(3))
     assert set(cells["status"]) <= set(MEASURED)

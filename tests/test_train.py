@@ -9,7 +9,7 @@ import pytest
 
 from conftest import made_once
 from nanobench.records import MEASURED
-from nanobench.results import derive, store, stored_cells
+from nanobench.results import derive, finder, stored_cells
 
 SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
 BATCH = ("--batch", 2)
@@ -103,7 +103,7 @@ def test_generation_has_no_columns_here_and_training_none_there(trained, small_r
 
 
 def test_both_kinds_of_run_load_together(trained, small_run):
-    cells = pd.concat([store.load(trained[0]), store.load(small_run[0])])
+    cells = pd.concat([finder.load(trained[0]), finder.load(small_run[0])])
     assert cells["prompt_len"].dtype == cells["seq_len"].dtype == "int64"
 
 

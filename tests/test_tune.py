@@ -9,7 +9,7 @@ import pytest
 
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Outcome, Repetition, Status
-from nanobench.results import race, store
+from nanobench.results import finder, race, store
 from nanobench.schema import Arm, Trial
 from nanobench.sweep.executors.base import WorkerResult
 from nanobench.sweep.tune import Result, Tune
@@ -181,7 +181,7 @@ def test_the_command_finds_a_gated_setting(nanobench_here, tmp_path):
     assert {each["status"] for each in wrong} == {"wrong"}
     assert all(each["left"].startswith("wrong: ") for each in wrong)
     assert "fastest: " in done.stdout
-    assert len(store.load(tmp_path / "run")) == 6
+    assert len(finder.load(tmp_path / "run")) == 6
 
 
 def test_without_settings_nobody_wins():

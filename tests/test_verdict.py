@@ -11,7 +11,7 @@ from nanobench.schema import Point
 
 
 def cells(*rows):
-    """Cells as store.load gives them: two arms per batch, (batch_size, speedup, low, high) or (batch_size, status, reason)."""
+    """Cells as finder.load gives them: two arms per batch, (batch_size, speedup, low, high) or (batch_size, status, reason)."""
     return frame([cell for row in rows for cell in pair(*row)])
 
 

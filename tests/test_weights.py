@@ -9,14 +9,14 @@ import zoo
 from conftest import SMALL
 from nanobench.models import _quantized_linear as quantized_linear
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder
 
 ONE = ("--model", "zoo:lively", *SMALL[2:], "--launches", 1, "--out", "run", "--dtype", "bfloat16")
 COLUMNS = ["kl_nats", "kl_max_nats", "top1_agreement", "matching_tokens"]
 
 
 def cells_of(folder):
-    return store.load(folder / "run").set_index("arm")
+    return finder.load(folder / "run").set_index("arm")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def swept(nanobench_here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     asked = ("--batch", "1,3", "--engine", "uncached,cached", "--weights", "float,int8,int4", "--kv-cache", "float,int8")
     done = nanobench_here("kv-sweep", *ONE, *asked, "--json", cwd=folder, code=0)
-    return folder, done.stdout, store.load(folder / "run")
+    return folder, done.stdout, finder.load(folder / "run")
 
 
 def test_a_lossy_arm_is_measured_and_never_exact(swept):
@@ -109,11 +109,11 @@ def test_a_broken_quantiser_is_wrong_beyond_the_limit(nanobench_here, tmp_path, 
     honest = cells_of(tmp_path).loc["cached int8", "kl_nats"]
     monkeypatch.setitem(quantized_linear.GRIDS, "int8", zoo.int8_two_percent_off)
     nanobench_here(*asked, "--out", "broken", cwd=tmp_path, code=0)
-    broken = store.load(tmp_path / "broken").set_index("arm").loc["cached int8", "kl_nats"]
+    broken = finder.load(tmp_path / "broken").set_index("arm").loc["cached int8", "kl_nats"]
     assert broken > 2 * honest
     limit = ("--max-kl", f"{1.5 * honest:.3g}")
     nanobench_here(*asked, *limit, "--out", "limited", cwd=tmp_path, code=1)
-    cell = store.load(tmp_path / "limited").set_index("arm").loc["cached int8"]
+    cell = finder.load(tmp_path / "limited").set_index("arm").loc["cached int8"]
     assert cell["status"] == "wrong"
     assert "is above --max-kl" in cell["reason"]
     assert cell[["output_tok_s", "speedup", "tpot_s"]].isna().all()

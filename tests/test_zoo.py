@@ -16,7 +16,7 @@ from nanobench.gates.outputs import Sample
 from nanobench.models.gpt2 import build as build_gpt2
 from nanobench.probes.clock import HostClock
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder
 from nanobench.samplers.temperature import Temperature
 from nanobench.schema import Arm, Point
 from nanobench.worker import output_check
@@ -62,7 +62,7 @@ ALONE = {
 
 
 def cells_of(folder):
-    return store.load(folder / "run").set_index("arm")
+    return finder.load(folder / "run").set_index("arm")
 
 
 def cheated(nanobench_here, folder, *cheats):
@@ -168,7 +168,7 @@ TRAINING_CHEATS = {
 def test_a_cheat_in_training_is_wrong(nanobench_here, tmp_path, model, optimizer):
     asked = (*TRAIN, "--model", model, "--optimizer", optimizer, "--no-plot", "--out", "run")
     nanobench_here(*asked, cwd=tmp_path, code=1)
-    (cell,) = store.load(tmp_path / "run").to_dict("records")
+    (cell,) = finder.load(tmp_path / "run").to_dict("records")
     assert cell["status"] == "wrong", cell["reason"]
     assert TRAINING_CHEATS[model, optimizer] in cell["reason"]
 
@@ -201,7 +201,7 @@ def test_no_honest_arm_is_accused(nanobench_here, tmp_path, name):
 @pytest.mark.parametrize("asked", [("--seed", 3), ("--dtype", "bfloat16"), ("--phase", "sft-dynamic", "--grad-accum", 2)])
 def test_no_honest_training_arm_is_accused(nanobench_here, tmp_path, asked):
     nanobench_here(*TRAIN, "--checkpointing", "off,checkpointed", *asked, "--no-plot", "--out", "run", cwd=tmp_path, code=0)
-    cells = store.load(tmp_path / "run")
+    cells = finder.load(tmp_path / "run")
     assert set(cells["status"]) <= set(MEASURED)
     assert (cells["checked_calls"] >= 1).all()
 

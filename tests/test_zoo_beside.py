@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder
 from test_zoo import ONE, TRAIN
 
 SHARED = "it changed what all arms share: "
@@ -27,7 +27,7 @@ CHEATS = {
 def test_a_cheat_beside_other_arms_is_wrong_and_leaves_nothing(nanobench_here, tmp_path, cheat):
     asked = ("kv-sweep", *ONE, "--batch", 2, "--new-tokens", 12, "--engine", f"uncached,zoo_beside:{cheat}", "--no-plot")
     nanobench_here(*asked, cwd=tmp_path, code=1)
-    cells = store.load(tmp_path / "run").set_index("arm")
+    cells = finder.load(tmp_path / "run").set_index("arm")
     assert cells.loc[f"zoo_beside:{cheat}", "status"] == "wrong"
     assert re.search(CHEATS[cheat], cells.loc[f"zoo_beside:{cheat}", "reason"])
     assert cells.loc["uncached", "status"] in MEASURED
@@ -40,6 +40,6 @@ def test_a_cheat_beside_other_arms_is_wrong_and_leaves_nothing(nanobench_here, t
 
 def test_an_optimizer_that_freezes_weights_after_the_gate_is_wrong(nanobench_here, tmp_path):
     nanobench_here(*TRAIN, "--optimizer", "zoo_beside:freezing", "--no-plot", "--out", "run", cwd=tmp_path, code=1)
-    (cell,) = store.load(tmp_path / "run").to_dict("records")
+    (cell,) = finder.load(tmp_path / "run").to_dict("records")
     assert cell["status"] == "wrong", cell["reason"]
     assert "or a parameter was frozen" in cell["reason"]

@@ -7,6 +7,7 @@ from nanobench.errors import Skip, UserError
 from nanobench.models._foreign import KwargCacheAdapter, PastKVAdapter, UncachedAdapter
 from nanobench.models._module_shape import shape_of_module
 from nanobench.models.base import Adapter
+from nanobench.registry.arguments import Range
 from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.schema import Arm, GPTShape, Point
@@ -23,6 +24,7 @@ __all__ = [
     "KwargCacheAdapter",
     "PastKVAdapter",
     "Point",
+    "Range",
     "Sampler",
     "Skip",
     "UncachedAdapter",

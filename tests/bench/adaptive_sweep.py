@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.analysis.interpolated import curve
-from nanobench.results import store
+from nanobench.results import finder, store
 
 MODELS = {
     "gpt2-nano": ["--new-tokens", "32"],
@@ -45,9 +45,9 @@ def main() -> None:
     for model, options in MODELS.items():
         full = measured(folder / f"{model}-full", [*SHARED, *options, "--model", model])
         few = measured(folder / f"{model}-adaptive", [*SHARED, *options, "--model", model, "--adaptive"])
-        whole = store.load(full.folder).query("arm_index == 1").set_index("batch_size")
+        whole = finder.load(full.folder).query("arm_index == 1").set_index("batch_size")
         sizes = [point.batch_size for point in few.info().plan.points]
-        found = curve(store.load(few.folder), sizes).query("arm_index == 1").set_index("batch_size")
+        found = curve(finder.load(few.folder), sizes).query("arm_index == 1").set_index("batch_size")
         both = whole.join(found, rsuffix="_few")
         deviations = (both["speedup_few"].astype(float) / both["speedup"].astype(float)).map(lambda ratio: abs(math.log(ratio)))
         overlap = both["speedup_lo_few"].le(both["speedup_hi"]) & both["speedup_hi_few"].ge(both["speedup_lo"])

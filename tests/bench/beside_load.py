@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.records import JUDGED
-from nanobench.results import store
+from nanobench.results import finder, store
 
 LOADS = {"busy loop": [sys.executable, "-c", "while True: pass"], "memory": ["stress-ng", "--vm", "1", "--vm-bytes", "1G"]}
 COPY, UNDELAYED, DELAYED = (f"nanobench.worker.selftest_engines:{name}" for name in ("uncached_copy", "undelayed", "delayed_5"))
@@ -47,7 +47,7 @@ def measured(folder: Path, load: str, options: list[str]) -> pd.DataFrame:
         own = ["--resume", str(folder)] if (folder / "run.json").exists() else ["--out", str(folder), *options]
         with beside(load):
             subprocess.run([sys.executable, "-m", "nanobench", "kv-sweep", *own], check=True, stdout=sys.stderr)
-    return store.load(folder)
+    return finder.load(folder)
 
 
 def ratios(cells: pd.DataFrame) -> pd.DataFrame:

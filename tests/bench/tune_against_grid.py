@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanobench.records import MEASURED
-from nanobench.results import store
+from nanobench.results import finder, store
 
 MODELS = ("gpt2-nano", "gpt2-mini")
 SHARED = ["--batch", "1,8,32", "--engine", "cached,cached-cat,uncached", "--compile-mode", "off,default", "--threads", "1,2"]
@@ -48,7 +48,7 @@ def main() -> None:
         winner, ratio = found["winner"], f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
         behind, minutes = f"{ratio} of {name(found['runner_up'])}", found["wall_s"] / 60
         print(f"| {model} | tune | {minutes:.1f} | {name(winner)} | {winner['output_tok_s']:.0f} | {behind} |")
-        cells = store.load(grid)
+        cells = finder.load(grid)
         cells = cells[cells["status"].isin(MEASURED)].sort_values("output_tok_s", ascending=False)
         best, second = cells.iloc[0], cells.iloc[1]
         interval = f"{best.output_tok_s:.0f} [{best.output_tok_s_lo:.0f}, {best.output_tok_s_hi:.0f}]"

@@ -19,7 +19,7 @@ from scipy import stats
 
 from nanobench.errors import UserError
 from nanobench.records import JUDGED, LaunchRecord
-from nanobench.results import speedup_status, status, store
+from nanobench.results import finder, speedup_status, status
 from nanobench.results.cell import Cell
 from nanobench.results.derive import cells_of
 from nanobench.results.metrics.formulas import rate
@@ -79,7 +79,7 @@ class Recorded:
 
 def recorded(path: str | Path) -> Recorded:
     """The run in a folder. Raises UserError where it holds none or several."""
-    runs = store.find_runs(path)
+    runs = finder.find_runs(path)
     if len(runs) != 1:
         raise UserError(f"{path} holds {len(runs)} runs; give the folder of one")
     return Recorded(str(path), runs[0].info(), runs[0].read_raw())
@@ -128,6 +128,9 @@ class Sample(NamedTuple):
     """Independent logs of one cell, one per launch."""
 
     logs: list[float]
+    below: float = 0.0
+    """how far the truth may lie below their mean, for what may have disturbed the arms differently"""
+    above: float = 0.0
 
     @property
     def variance(self) -> float:
@@ -139,7 +142,7 @@ def compare(base: Recorded, new: Recorded) -> Comparison:
     """Everything that can be said of two runs. Raises UserError for runs of different protocols or workloads."""
     refuse(base, new)
     relation = relation_of(base.info, new.info)
-    cells = [{key_of(cell): cell for cell in cells_of(each.launches)} for each in (base, new)]
+    cells = [{key_of(cell): cell for cell in cells_of(each.launches, each.info.machine)} for each in (base, new)]
     points = len(fields(Point))
     both = sorted((key for key in cells[0] if key in cells[1]), key=lambda key: (*key[:points], cells[1][key].arm_index))
     rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation)]
@@ -243,12 +246,13 @@ def throughput(base: Cell, new: Cell, relation: Relation) -> Row:
 
 def speedup(base: Cell, new: Cell, relation: Relation) -> Row:
     """The speedup over the run's own reference, of NEW over BASE."""
+    samples: list[Sample] = []
     for whose, cell in (("BASE", base), ("NEW", new)):
         found = speedup_status.judge(cell)
         if found is None or found.status not in JUDGED:
             reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
             return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
-    samples = [Sample(intervals.launch_means(cell.speedup_logs)) for cell in (base, new)]
+        samples.append(Sample(intervals.launch_means(cell.speedup_logs), found.bias.below, found.bias.above))
     return row_of(new, "speedup", samples[0], samples[1], 0.0, DELTA[relation])
 
 
@@ -268,7 +272,7 @@ def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, del
     )
     half = float(stats.t.isf(intervals.TAIL, freedom)) * math.sqrt(variance)
     half = math.hypot(half, float(stats.norm.isf(intervals.TAIL)) * math.sqrt(2) * between)
-    low, high, limit = mean - half, mean + half, math.log1p(delta)
+    low, high, limit = mean - half - new.below - base.above, mean + half + new.above + base.below, math.log1p(delta)
     change = Change.AMBIGUOUS
     if low > limit:
         change = Change.FASTER
@@ -308,7 +312,7 @@ def counts(rows: Sequence[Row]) -> dict[str, Counter[Change]]:
 
 def throughputs(base: Recorded, new: Recorded) -> list[tuple[str, str, float | None, float | None]]:
     """Cell and arm in words, and the tokens per second of both runs; None where a run has no reliable figure."""
-    cells = [{key_of(cell): cell for cell in cells_of(each.launches)} for each in (base, new)]
+    cells = [{key_of(cell): cell for cell in cells_of(each.launches, each.info.machine)} for each in (base, new)]
     keys = dict.fromkeys([*cells[0], *cells[1]])
     found: list[tuple[str, str, float | None, float | None]] = []
     for key in keys:

@@ -50,7 +50,8 @@ def costs(cells: pd.DataFrame, options: CostOptions) -> pd.DataFrame:
     """The cells by point and arm, with their costs; null for what is not known. Raises UserError if nothing can be known."""
     cells = in_order(cells)
     basis = energy_basis(cells, options)
-    if options.price_per_hour is None and basis.eq("unknown").all() and options.power_w is None:
+    trains = options.tokens is not None and known(cells, "train_tok_s").notna().any()
+    if options.price_per_hour is None and basis.eq("unknown").all() and options.power_w is None and not trains:
         fix = "--price-per-hour USD for dollars, --power-w W for joules, or both"
         raise UserError(f"neither a price nor a power was given, and no cell has measured energy; give {fix}")
     found = cells.reindex(columns=list(HEAD))
@@ -134,9 +135,9 @@ def of_energy(cells: pd.DataFrame, options: CostOptions, seconds: pd.Series, tai
 
 
 def has_measured_energy(cells: pd.DataFrame) -> pd.Series:
-    """Whether the energy counter ran long enough for the cell."""
+    """Whether a cell generates and the energy counter ran long enough for it."""
     valid = cells["energy_valid"].eq(True).fillna(False) if "energy_valid" in cells else False
-    return known(cells, "energy_j_per_token").notna() & valid
+    return known(cells, "energy_j_per_token").notna() & known(cells, "output_tok_s").notna() & valid
 
 
 def energy_basis(cells: pd.DataFrame, options: CostOptions) -> pd.Series:

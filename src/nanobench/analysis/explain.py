@@ -5,7 +5,7 @@ docs/explain.md has the rules.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,16 @@ from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS, point_of
 from nanobench.roofline import flops
 from nanobench.roofline.prediction import Prediction, Time
 from nanobench.roofline.speculation import SpeculativePrediction
-from nanobench.schema import COMPILE_MODES, DTYPE_BYTES, DTYPES, Arm, GPTShape, Point
+from nanobench.schema import DTYPE_BYTES, DTYPES, Arm, GPTShape, Point
 
 FLAT = 0.25
 """A step time is flat over the batch sizes at which it is at most this share above its smallest."""
 PUBLISHED = "published"
 """Status of a result that was published by other people, not measured here."""
 UNCACHED = ("uncached", "uncached-full-logits")
+NEVER_COMPILED = ("speculative",)
+Arms = Mapping[str, bool]
+"""The arms of a point, and whether each was measured."""
 WEIGHTS_FIELDS = ("weights_bytes_share", "weights_rate_share")
 DRAFT_FIELDS = ("draft_cost", "verification_cost")
 COLUMNS = (
@@ -53,11 +56,14 @@ COLUMNS = (
 def explained(rows: list[CellRow], made: list[Cell], cores: int | None) -> list[CellRow]:
     """The cells of one run, each with what limits it and what to try; None for what is not known."""
     cell_of = {(cell.point, cell.arm_index): cell for cell in made}
-    arms = {row["arm"] for row in rows}
+    arms: dict[Point, dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        arms[point_of(row)][row["arm"]] = row["status"] in MEASURED
     found = [{**{name: row.get(name) for name in COLUMNS}, **of_step(row, cell_of.get(place(row)))} for row in rows]
     found = [{**row, **flat} for row, flat in zip(found, flatness(found, "tpot_s"), strict=True)]
     return [
-        {**row, **of_ratios(row), "suggestions": list(suggestions(row, cell_of.get(place(row)), cores, arms))} for row in found
+        {**row, **of_ratios(row), "suggestions": list(suggestions(row, cell_of.get(place(row)), cores, arms[point_of(row)]))}
+        for row in found
     ]
 
 
@@ -193,8 +199,8 @@ def flat_in(row: CellRow, series: list[CellRow], name: str) -> CellRow:
 
 
 # What to try
-def suggestions(row: CellRow, cell: Cell | None, cores: int | None, arms: Iterable[str]) -> Iterator[str]:
-    """What could make a cell faster, by what limits it: options of this version, or arms of this run."""
+def suggestions(row: CellRow, cell: Cell | None, cores: int | None, arms: Arms) -> Iterator[str]:
+    """What could make a cell faster, by what limits it: options of this version, or `arms` of its point in this run."""
     bound = row["bound_by"]
     if bound == "host":
         yield from compiled(row, arms)
@@ -206,7 +212,7 @@ def suggestions(row: CellRow, cell: Cell | None, cores: int | None, arms: Iterab
         yield from ours if row["status"] != PUBLISHED else ("nanobench kv-sweep on that machine",)
     elif bound in ("bandwidth", "compute"):
         if row["engine"] in UNCACHED:
-            yield other_arm(row, "engine", "cached", arms)
+            yield from other_arm(row, "engine", "cached", arms)
         elif bound == "bandwidth" and cell and reads_mostly_weights(cell):
             yield "a larger --batch"
         if cell and (dtype := faster_dtype(cell)):
@@ -221,17 +227,19 @@ def reads_mostly_weights(cell: Cell) -> bool:
     return weights > cache
 
 
-def compiled(row: CellRow, arms: Iterable[str]) -> Iterator[str]:
-    """The compile mode with the fewest dispatches: on CUDA the one with CUDA graphs, if this version has it."""
-    modes = ("reduce-overhead", "default") if row["device"].startswith("cuda") else ("default",)
-    if row["compile_mode"] == "off":
-        yield other_arm(row, "compile_mode", next(mode for mode in modes if mode in COMPILE_MODES), arms)
+def compiled(row: CellRow, arms: Arms) -> Iterator[str]:
+    """The compile mode with the fewest dispatches that the engine can have: on CUDA the one with CUDA graphs."""
+    engine = row["engine"].partition(":")[0]
+    has_graphs = row["device"].startswith("cuda") and engine != "cuda-graph"
+    if row["compile_mode"] == "off" and engine not in NEVER_COMPILED:
+        yield from other_arm(row, "compile_mode", "reduce-overhead" if has_graphs else "default", arms)
 
 
-def other_arm(row: CellRow, field: str, value: str, arms: Iterable[str]) -> str:
-    """The option that changes one field of an arm, or the arm's name if the run has it."""
+def other_arm(row: CellRow, field: str, value: str, arms: Arms) -> Iterator[str]:
+    """The option that changes one field of an arm, or the arm's name if the run has it; nothing if it failed there."""
     label = Arm(**{**{name: row[name] for name in ARM_FIELDS}, field: value}).label
-    return f"{label} (in this run)" if label in arms else f"--{field.replace('_', '-')} {value}"
+    if arms.get(label, True):
+        yield f"{label} (in this run)" if label in arms else f"--{field.replace('_', '-')} {value}"
 
 
 def faster_dtype(cell: Cell) -> str | None:

@@ -17,7 +17,7 @@ from nanobench.records import MEASURED
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow
 from nanobench.results.metrics.roofline import notes_of
-from nanobench.results.repetitions import ARM_FIELDS
+from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
 from nanobench.results.run_info import RunInfo
 from nanobench.roofline import flops, training
 from nanobench.roofline.datasheet import Datasheet, find
@@ -25,7 +25,7 @@ from nanobench.roofline.limits import Limit, Limits
 from nanobench.roofline.prediction import Operations, Prediction, Time
 from nanobench.schema import DTYPE_BYTES, Point
 
-SAME = ["model", "dtype", "batch_size", "prompt_len", "new_tokens", "seq_len", "phase", "grad_accum", *ARM_FIELDS]
+SAME = [*(name for name in POINT_FIELDS if name not in ("device", "threads")), *ARM_FIELDS]
 """What a measured cell must share with a predicted one."""
 
 

@@ -57,7 +57,7 @@ def published(table: list[dict[str, str]], sheet: Datasheet) -> list[CellRow]:
         slow = base.get((row["run"], of_setting(row), row["batch_size"]))
         row["speedup"] = over(row["output_tok_s"], slow) if row["arm_index"] else None
         row["bound_by"] = published_bound(row)
-        row["suggestions"] = list(suggestions(row, None, None, names))
+        row["suggestions"] = list(suggestions(row, None, None, dict.fromkeys(names, True)))
     return sorted(rows, key=lambda row: (row["run"], row["batch_size"], row["arm_index"]))
 
 

@@ -28,14 +28,17 @@ class Question:
     asked: list[Compared] = field(default_factory=list)
     """the comparisons so far"""
 
-    def compare(self, threshold: float = THRESHOLD) -> Compared:
-        """Measures both sides until it is decided whether they differ by more than a share."""
+    def compare(self, threshold: float | None = None) -> Compared:
+        """Measures both sides until it is decided whether they differ by more than a share: this one, that of the question, or
+        2 %.
+        """
         run = self.folder / f"ab-{len(self.asked) + 1}"
-        found = ab(self.base, self.new, **{"out": str(run), **self.options, "threshold": str(threshold)})
+        options = {"out": str(run), "threshold": str(THRESHOLD), **self.options}
+        found = ab(self.base, self.new, **options | ({} if threshold is None else {"threshold": str(threshold)}))
         self.asked.append(found)
         return found
 
-    def assert_not_slower(self, threshold: float = THRESHOLD, undecided: str = "skip") -> Compared:
+    def assert_not_slower(self, threshold: float | None = None, undecided: str = "skip") -> Compared:
         """Fails the test where NEW is slower by more than `threshold`, computes something else, or does not run.
 
         Where nothing could be decided, the test is skipped with the reason, or fails with `undecided="fail"`.

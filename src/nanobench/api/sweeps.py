@@ -142,6 +142,7 @@ def folders_of_imports() -> Iterator[None]:
 # Progress
 def audience_of(progress: bool) -> "Audience":
     """Who is informed: a bar on standard error or in the notebook, or nobody. An interrupt says where the run is."""
+    from nanobench.results.request import SWEEPS
     from nanobench.sweep.autobatch import ignore
     from nanobench.sweep.job import SILENT
     from nanobench.views import autobatch as views
@@ -156,7 +157,8 @@ def audience_of(progress: bool) -> "Audience":
             with Screen(console) if progress else nullcontext() as screen:
                 yield screen.show if screen else ignore
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"finished trials are kept in {run.place}; resume={run.place!r} measures the others")
+            resume = f"; resume={run.place!r} measures the others" if run.info().command in SWEEPS else ""
+            interrupt.add_note(f"finished trials are kept in {run.place}{resume}")
             raise
 
     if not progress:
@@ -175,9 +177,9 @@ def load(path: str | Path = "results", columns: Sequence[str] | None = None, fil
     `columns` and `filters` are those of pandas.read_parquet, like `filters=[("batch_size", ">=", 8)]`: with many runs only what
     is needed is read. Raises nanobench.errors.UserError where there is no run, and for an unknown column.
     """
-    from nanobench.results import store
+    from nanobench.results import finder, store
 
-    runs = store.find_runs(path)
+    runs = finder.find_runs(path)
     cells = store.load_runs(runs, columns, filters)
     return of_run(cells, runs[0]) if len(runs) == 1 else cells
 
@@ -188,16 +190,16 @@ def plot(name: str, results: "pd.DataFrame | str | Path" = "results") -> "Figure
     `nanobench list plots` has the names. Raises nanobench.errors.UserError for an unknown name, and where the data does not
     allow the figure.
     """
-    from nanobench.results import store
+    from nanobench.results import finder, store
     from nanobench.results.place import is_uri
     from nanobench.results.store import Run
     from nanobench.views import plots
 
     if isinstance(results, str | Path):
-        run = store.find_runs(results)[-1]
+        run = finder.find_runs(results)[-1]
         return plots.figure(name, store.load_runs([run]), run.read_raw())
     place = results.attrs.get(RUN)
     if place is None:
         return plots.figure(name, results, [])
-    run = store.find_runs(place)[0] if is_uri(place) else Run(Path(place))
+    run = finder.find_runs(place)[0] if is_uri(place) else Run(Path(place))
     return plots.figure(name, results, run.read_raw())

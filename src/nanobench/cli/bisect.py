@@ -13,7 +13,8 @@ def bisect(options: BisectOptions) -> None:
     """Which commit made it slower? Compares commits between GOOD and BAD with GOOD, each until it is decided.
 
     Commits that do not run or compute something else are skipped and named. Exit code 0: the commit was found; 1: BAD is not
-    slower than GOOD; 3: several commits may be the first slow one.
+    slower than GOOD, computes something else, or does not run; 3: BAD is undecided, or several commits may be the first slow
+    one.
     """
     options.refuse()
     from nanobench.results import out_folder
@@ -37,4 +38,4 @@ def bisect(options: BisectOptions) -> None:
         say(line)
     if options.json:
         typer.echo(json.dumps(views.document(found), allow_nan=False))
-    raise typer.Exit(1 if not found.suspects else 0 if len(found.suspects) == 1 else 3)
+    raise typer.Exit(0 if len(found.suspects) == 1 else 3 if found.is_open else 1)

@@ -60,7 +60,7 @@ def compare(
             typer.echo(path, err=form != "table")
     if descriptive and found.relation is Relation.CROSS_MACHINE:
         for line in views.descriptive(analysis.throughputs(*runs)):
-            typer.echo(line)
+            typer.echo(line, err=form != "table")
         return
     if found.relation is Relation.CROSS_MACHINE or found.change is Change.NOT_COMPARABLE:
         raise typer.Exit(NOT_COMPARABLE)

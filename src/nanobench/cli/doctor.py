@@ -19,10 +19,10 @@ def doctor(
 ) -> None:
     """Check the files of runs after a crash or a full disk, and repair them. Exit code 1: something is wrong, or stays so."""
     from nanobench.results import doctor as doctors
-    from nanobench.results import store
+    from nanobench.results import finder
     from nanobench.views import doctor as views
 
-    say, runs = printer(make_console()), store.folders_below(results)
+    say, runs = printer(make_console()), finder.folders_below(results)
     if not runs:
         raise UserError(f"no run in {results} (no run.json); give a folder that a sweep wrote")
     found = []

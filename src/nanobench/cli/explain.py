@@ -14,11 +14,9 @@ from nanobench.errors import UserError, writing
 
 if TYPE_CHECKING:
     from nanobench.records import LaunchRecord
-    from nanobench.results.run_info import RunInfo
     from nanobench.results.store import Run
 
 Document = dict[str, list[Any]]
-NOT_REPEATED = ("out", "resume", "json", "no_plot", "wait", "calibration")
 
 
 @simple_command("explain")
@@ -41,9 +39,9 @@ def explain(
 
 def runs(results: str) -> list["Run"]:
     """The chosen runs. Raises UserError where there is none, and where RESULTS is a table of published figures."""
-    from nanobench.results import store
+    from nanobench.results import finder
 
-    if results and tables(results) and not store.runs_below(results):
+    if results and tables(results) and not finder.runs_below(results):
         raise UserError(
             f"{results} has published figures and no run; name the device they were measured on, like --gpu a100-80gb"
         )
@@ -75,7 +73,7 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
         "crossovers": [asdict(each) for each in pays],
         "waterfalls": [asdict(each) for each in factors],
         "sentences": explain.sentences(rows),
-        "unknown": list(explain.unknown(rows, info.requested, again(info))),
+        "unknown": list(explain.unknown(rows, info.command, info.requested)),
         "paths": [],
     }
     console = make_console()
@@ -99,14 +97,6 @@ def drawn(run: "Run", cells: Any, launches: "list[LaunchRecord]", paths: list[st
     except UserError as refusal:
         return [str(refusal)]
     return paths
-
-
-def again(info: "RunInfo") -> str:
-    """The command that measures a run's cells again, now with a calibration."""
-    from nanobench.views.report import command_line
-
-    kept = {name: value for name, value in info.requested.items() if name not in NOT_REPEATED}
-    return command_line(info.command, kept)
 
 
 def of_published(results: str, gpu: str) -> Document:

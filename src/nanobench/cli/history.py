@@ -19,10 +19,10 @@ def history(
 ) -> None:
     """List runs, oldest first: when, command, model, machine, commit, and the headline ratio with its interval."""
     from nanobench.analysis import history as analysis
-    from nanobench.results import store
+    from nanobench.results import finder
     from nanobench.views import history as views
 
-    lines = analysis.lines_of(store.find_runs(results))
+    lines = analysis.lines_of(finder.find_runs(results))
     if as_json:
         typer.echo(json.dumps([line._asdict() for line in lines], allow_nan=False))
     else:

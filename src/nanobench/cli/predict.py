@@ -26,7 +26,7 @@ def predict(
     from nanobench import errors
     from nanobench.analysis import predict as analysis
     from nanobench.errors import UserError
-    from nanobench.results import store
+    from nanobench.results import finder, store
     from nanobench.results.derive import cells_of
     from nanobench.roofline import datasheet
     from nanobench.schema import DTYPES
@@ -37,14 +37,14 @@ def predict(
     if dtype not in (*DTYPES, "auto"):
         raise errors.unknown("dtype", dtype, (*DTYPES, "auto"))
     sheets = {name: datasheet.named(name) for name in map(str.strip, gpu.split(","))}
-    run = store.find_runs(results)[-1]
+    run = finder.find_runs(results)[-1]
     info = run.info()
     cells, here = cells_of(run.read_raw(), info.machine), info.hardware
     console, found = make_console(), []
     for name, sheet in sheets.items():
         if name not in datasheet.names():
             console.print(views.taken_as(name, sheet.name, datasheet.variants(name)), highlight=False, soft_wrap=True)
-        runs = [each for each in store.runs_below(measured) if analysis.is_on(each.info(), sheet)]
+        runs = [each for each in finder.runs_below(measured) if analysis.is_on(each.info(), sheet)]
         seen = pd.concat([store.load_runs([each]) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
         console.print(views.table(rows))

@@ -1,6 +1,5 @@
 """The runs that a command reads: which ones are chosen, and their cells."""
 
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,9 +21,9 @@ Figures = Annotated[
 
 def chosen(results: str) -> list["Run"]:
     """The runs in a folder, or the newest run in results/ without one. Raises UserError where there is none."""
-    from nanobench.results import store
+    from nanobench.results import finder
 
-    runs = store.find_runs(results or "results")
+    runs = finder.find_runs(results or "results")
     return runs if results else runs[-1:]
 
 
@@ -40,8 +39,12 @@ def cells_of(run: "Run") -> "pd.DataFrame":
 
 def unfinished(run: "Run") -> UserError:
     """The error for a run without a finished trial."""
-    resume = f"nanobench {run.info().command} --resume {shlex.quote(run.place)}"
-    return UserError(f"{run.place} has no finished trial yet; continue the run with: {resume}")
+    from nanobench.results import request
+
+    info = run.info()
+    resume = request.resumed(info.command, run.place)
+    fix = f"continue the run with: {resume}" if resume else f"measure again: {request.again(info.command, info.requested)}"
+    return UserError(f"{run.place} has no finished trial yet; {fix}")
 
 
 def all_cells(results: str) -> "pd.DataFrame":

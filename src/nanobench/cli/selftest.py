@@ -46,9 +46,9 @@ def selftest(options: SelftestOptions) -> None:
         folder = out_folder.choose(options.out, "selftest") if options.out else Path(scratch)
         with device_lock.hold(device_lock.guess(options.device), options.wait, printer(console)):
             cores = usable_cores()
-            same_cells = sweep(checks.same(options.device, cores, quick), folder / "same", console)
+            same_cells = sweep(options, checks.same(options.device, cores, quick), folder / "same", console)
             launches = checks.launches_for(same_cells, min(checks.FOUND)) or checks.MOST_LAUNCHES
-            delayed = sweep(checks.delayed(options.device, cores, quick, launches), folder / "delayed", console)
+            delayed = sweep(options, checks.delayed(options.device, cores, quick, launches), folder / "delayed", console)
     verdict, spread, resolution = checks.check(same_cells, delayed), checks.spread(same_cells), checks.resolution(same_cells)
     causes = status.count_causes(cell.disturbed_by for cell in [*same_cells, *delayed])
     console.print(views.verdict(verdict))
@@ -61,15 +61,15 @@ def selftest(options: SelftestOptions) -> None:
         raise typer.Exit(1)
 
 
-def sweep(options: SweepOptions, folder: Path, console: "Console") -> list["CellSummary"]:
-    """The cells of one sweep of the self-test. Raises UserError where nothing could be measured."""
+def sweep(requested: SelftestOptions, options: SweepOptions, folder: Path, console: "Console") -> list["CellSummary"]:
+    """The cells of one sweep of the self-test that was requested. Raises UserError where nothing could be measured."""
     from nanobench.sweep.selftest import CellSummary
     from nanobench.sweep.session import first_workers, make, measure, new_run
     from nanobench.views import progress
 
     with first_workers(options, folder) as first:
         plan, description = make(options, first)
-        run = new_run(folder, "selftest", options, plan, description)
+        run = new_run(folder, "selftest", requested, plan, description)
         with progress.Screen(console) as screen:
             cells = [CellSummary.of(cell) for cell in measure(run, plan, description, screen.show, first)]
     if all(cell.output_tok_s is None for cell in cells):

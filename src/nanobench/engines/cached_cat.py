@@ -7,9 +7,10 @@ from torch import Tensor
 
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.base import allocate_tokens, make_generator
+from nanobench.errors import Skip
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler
-from nanobench.schema import Point
+from nanobench.schema import GRAPH_MODES, Point
 
 
 class CachedCat:
@@ -53,5 +54,7 @@ class CachedCat:
 
 
 def build(adapter: Adapter, sampler: Sampler, point: Point, compiler: Compiler) -> CachedCat:
-    """Raises Skip if the model has no cache of kind 'cat'."""
+    """Raises Skip if the model has no cache of kind 'cat', and for a compile mode that captures graphs."""
+    if compiler.mode in GRAPH_MODES and point.device.startswith("cuda"):
+        raise Skip(f"{compiler.mode} replays graphs, which would overwrite a cache that grows; use it with --engine cached")
     return CachedCat(adapter, sampler, point, compiler)

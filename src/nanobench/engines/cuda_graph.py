@@ -33,6 +33,10 @@ class CudaGraph(Cached):
         self.kv_access = "buckets" if hasattr(self.cache, "attend_to") else "static"
         in_buckets, total_len = self.kv_access == "buckets", point.total_len
         lengths = {flops.bucket(n, total_len) if in_buckets else total_len for n in range(point.prompt_len + 1, total_len)}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self.graph_bytes = 0
+        if not lengths:
+            return
         # Each length is a function of its own for the compiler, which specialises it.
         self.decode_at = {length: compiler(self._decode) for length in lengths}
         # One stream for warm-up and capture: libraries keep a workspace per stream, and the graphs must find the same one.

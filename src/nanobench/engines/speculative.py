@@ -12,6 +12,8 @@ With synthetic acceptance, chance decides how many tokens each row accepts. The 
 the same, so that the cost can be studied with random weights; but accepted tokens are not the model's.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -21,14 +23,12 @@ from nanobench.engines._drafts import LOOKUP, make_draft
 from nanobench.engines.base import allocate_tokens, make_generator, part_ignored
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
+from nanobench.registry.arguments import Range
 from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.samplers.greedy import greedy
 from nanobench.schema import Point
 from nanobench.stats.drafts import DraftCounts
-
-MOST = 64
-"""Tokens of a draft."""
 
 
 class Speculative:
@@ -129,8 +129,8 @@ def build(
     compiler: Compiler,
     *,
     draft: str = LOOKUP,
-    draft_len: int = 4,
-    accept: float | None = None,
+    draft_len: Annotated[int, Range(at_least=1, at_most=64)] = 4,
+    accept: Annotated[float, Range(at_least=0, at_most=1)] | None = None,
 ) -> Speculative:
     """Drafts with `lookup` (what followed the same two tokens before) or with the model of that name, `draft_len` at a time.
 
@@ -138,10 +138,6 @@ def build(
     """
     if compiler.compiles:
         raise Skip("speculative is not compiled: the number of tokens of a pass changes from step to step")
-    if type(draft_len) is not int or not 1 <= draft_len <= MOST:
-        raise Skip(f"draft_len {draft_len} is not a whole number between 1 and {MOST}")
-    if accept is not None and (type(accept) not in (int, float) or not 0 <= accept <= 1):
-        raise Skip(f"accept {accept} is not a probability; give a number between 0 and 1")
     if sampler is not greedy and not hasattr(sampler, "probabilities"):
         raise Skip("speculative needs the probabilities of a sampler, and this one does not give them")
     return Speculative(adapter, sampler, point, compiler, draft, draft_len, accept)

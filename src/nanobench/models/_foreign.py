@@ -108,7 +108,11 @@ class OwnCache:
         self.own = own
 
     def begins(self, pos_T: Tensor) -> bool:
-        """Whether a pass over tokens at these positions is the first one of a call."""
+        """Whether a pass over tokens at these positions is the first one of a call. Raises UserError on a GPU, where each step
+        would wait for the device to say so.
+        """
+        if pos_T.is_cuda:
+            raise UserError("on a GPU, reset= with reads_all=True would read a position in each step; give seek= or positions=")
         return int(pos_T[0]) == 0
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.errors import Skip, UserError
+from nanobench.errors import Skip
 from nanobench.models import _flex
 from nanobench.models import _sdpa as sdpa
 from nanobench.models._chunked_loss import chunked_cross_entropy
@@ -53,12 +53,6 @@ class Attention(nn.Module):
 def embedding(rows: int, width: int) -> nn.Embedding:
     """An uninitialized embedding table. `nn.Embedding` initializes it, which on the meta device costs 1.6 s of imports."""
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
-
-
-def refuse_wrong_window(window: object) -> None:
-    """Raises UserError for a window that is no number of positions."""
-    if window is not None and (type(window) is not int or window < 1):
-        raise UserError(f"window {window} is not a whole number from 1 up; write it like window=128, or window=none")
 
 
 class GPT(nn.Module):

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import UserError, unknown
-from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._gpt import GPT, Attention, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache, View
 from nanobench.models._latent import LatentAttention
 from nanobench.models._packed_linear import Linear
+from nanobench.registry.arguments import Count
 from nanobench.schema import GPTShape
 
 GELUS = ("tanh", "none")
@@ -126,8 +127,8 @@ def build(
     n_kv_head: int | None = None,
     bias: bool = True,
     gelu: str | None = "tanh",
-    window: int | None = None,
-    latent_width: int | None = None,
+    window: Count | None = None,
+    latent_width: Count | None = None,
 ) -> GPTAdapter:
     """A GPT-2 with random weights from torch's current seed. Raises UserError for a `gelu` that is not one of GELUS.
 
@@ -137,8 +138,7 @@ def build(
     gelu = "none" if gelu is None else gelu
     if gelu not in GELUS:
         raise unknown("gelu", str(gelu), GELUS)
-    refuse_wrong_window(window)
-    refuse_wrong_latent(latent_width, n_kv_head, n_head)
+    refuse_grouped_latent(latent_width, n_kv_head, n_head)
     variant = Variant(bias, gelu)
     shape = GPTShape(
         architecture="gpt2",
@@ -159,9 +159,7 @@ def build(
         return GPTAdapter(GPT2(shape, variant), shape)
 
 
-def refuse_wrong_latent(width: object, n_kv_head: int | None, n_head: int) -> None:
-    """Raises UserError for a latent that is no number of values, and for one beside grouped KV heads."""
-    if width is not None and (type(width) is not int or width < 1):
-        raise UserError(f"latent_width {width} is not a whole number from 1 up; write it like latent_width=256")
+def refuse_grouped_latent(width: int | None, n_kv_head: int | None, n_head: int) -> None:
+    """Raises UserError for a latent beside grouped KV heads."""
     if width is not None and n_kv_head not in (None, n_head):
         raise UserError(f"n_kv_head {n_kv_head} with latent_width {width}: a latent is that of all heads; give either one")

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._gpt import GPT, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.models._rotary import RotaryAttention, refuse_odd_heads, rotations
+from nanobench.registry.arguments import Count
 from nanobench.schema import GPTShape
 
 
@@ -97,14 +98,13 @@ def build(
     tied: bool = False,
     rotary_base: float = 10_000.0,
     norm_eps: float = 1e-5,
-    window: int | None = None,
+    window: Count | None = None,
 ) -> GPTAdapter:
     """A Llama with random weights from torch's current seed. With `window`, a token attends to so many of the last tokens.
 
     Parameters: V C for the embedding, and for a head that is not tied; per layer C (Q + C) for attention with the joint width Q
     of query, key and value, 3 C M for the MLP and 2 C for norms; C for the last norm.
     """
-    refuse_wrong_window(window)
     n_kv_head = n_kv_head or n_head
     head_dim = n_embd // n_head
     refuse_odd_heads(head_dim)

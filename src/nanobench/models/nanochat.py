@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._gpt import GPT, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.models._rotary import RotaryAttention, rotations
+from nanobench.registry.arguments import Count
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 10_000
@@ -86,10 +87,9 @@ def count_params(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_s
 
 
 def build(
-    *, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int, block_size: int, window: int | None = None
+    *, n_layer: int, n_head: int, n_kv_head: int, n_embd: int, vocab_size: int, block_size: int, window: Count | None = None
 ) -> GPTAdapter:
     """A nanochat with random weights from torch's current seed. With `window` a token attends to the last tokens only."""
-    refuse_wrong_window(window)
     shape = GPTShape(
         architecture="nanochat",
         n_layer=n_layer,

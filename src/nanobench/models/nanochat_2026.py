@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanobench.errors import UserError
-from nanobench.models._gpt import GPT, GPTAdapter, embedding, refuse_wrong_window
+from nanobench.models._gpt import GPT, GPTAdapter, embedding
 from nanobench.models._kv_cache import Cache, CatCache, StaticCache, View
 from nanobench.models._packed_linear import Linear
 from nanobench.models._rotary import RotaryAttention, refuse_odd_heads, rotations
+from nanobench.registry.arguments import Count
 from nanobench.schema import GPTShape
 
 ROTARY_BASE = 100_000
@@ -237,7 +238,7 @@ def build(
     n_embd: int,
     vocab_size: int,
     block_size: int,
-    window: int | None = None,
+    window: Count | None = None,
     window_pattern: str = PATTERN,
 ) -> GPTAdapter:
     """A nanochat of 2026 with random weights from torch's current seed.
@@ -247,7 +248,6 @@ def build(
     Parameters: 2 R C for embedding and head of R rows; per layer 2 C^2 + 2 C Q for attention with KV heads of the width Q,
     8 C^2 for the MLP and 2 scalars; R Q + 12 K for every value embedding and its gate; 24 + 2 for smear and backout.
     """
-    refuse_wrong_window(window)
     head_dim, rows = n_embd // n_head, -(-vocab_size // PADDED_TO) * PADDED_TO
     refuse_odd_heads(head_dim)
     if n_embd < SMEAR_CHANNELS:

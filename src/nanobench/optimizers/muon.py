@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nanobench.errors import Skip
 from nanobench.optimizers import adamw
+from nanobench.registry.arguments import NotNegative, Positive
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -46,7 +47,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def build(
-    parameters: Iterable[Tensor], *, fused: bool, lr: float = 0.02, adamw_lr: float = 3e-4, weight_decay: float = 0.1
+    parameters: Iterable[Tensor],
+    *,
+    fused: bool,
+    lr: Positive = 0.02,
+    adamw_lr: Positive = 3e-4,
+    weight_decay: NotNegative = 0.1,
 ) -> MuonWithAdamW:
     """Muon with momentum 0.95 (Nesterov) and learning rate `lr`, AdamW with `adamw_lr`; `fused` is about AdamW's kernel.
 

@@ -131,16 +131,22 @@ def allocator_peak(work: Callable[[], T], device: torch.device) -> tuple[T, int]
 
 
 def tensor_bytes(holder: Any) -> int:
-    """Bytes of all floating-point and quantised tensors reachable from an object; each storage is counted once."""
+    """Bytes of all floating-point and quantised tensors reachable from an object; each storage is counted once.
+
+    A tensor that wraps others, as torchao's weights do, has no storage of its own: those inside count, whatever their dtype.
+    """
     found: dict[int, int] = {}
     seen: set[int] = set()
 
-    def visit(value: Any) -> None:
+    def visit(value: Any, is_inside: bool = False) -> None:
         if id(value) in seen:
             return
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if value.is_floating_point() or value.dtype in QUANTIZED:
+            if hasattr(value, "__tensor_flatten__"):
+                for name in value.__tensor_flatten__()[0]:
+                    visit(getattr(value, name), is_inside=True)
+            elif is_inside or value.is_floating_point() or value.dtype in QUANTIZED:
                 found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
             return
         parts: Any = ()

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from inspect import Parameter, isfunction, signature
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
 from nanobench.errors import UserError, unknown
-from nanobench.registry import hub, plug_in, spec
+from nanobench.registry import arguments, hub, plug_in, spec
 from nanobench.registry.plug_in import first_line, one_line
 from nanobench.registry.spec import Spec
 
@@ -157,12 +157,12 @@ def check(family: str, text: str) -> None:
 def find(family: str, text: str) -> Callable[..., Any]:
     """The build() of a family's member, imported now, with the arguments that its text gives.
 
-    Raises UserError for an unknown name, a module that cannot be imported, and an argument that build() does not have.
+    Raises UserError for an unknown name, a module that cannot be imported, and an argument that build() does not have or allow.
     """
     check(family, text)
     found = parse(family, text)
     build, given = build_of(family, found), dict(found.arguments)
-    refuse_unknown_arguments(family, found, build)
+    arguments.refuse_wrong(family, found, build, GIVEN[family])
     if family == "models" and found.name in built_in(family):
         given = {**sizes_of(found.name), **given}
     if found.location is not None:
@@ -208,21 +208,6 @@ def function(path: str) -> Callable[..., Any]:
         own = [name for name, value in vars(module).items() if isfunction(value) and value.__module__ == module_name]
         raise UserError(f"{module_name} has no function {attribute!r} (available: {', '.join(own[:8]) or 'none'})")
     return getattr(module, attribute)
-
-
-def refuse_unknown_arguments(family: str, found: Spec, build: Callable[..., Any]) -> None:
-    """Raises UserError for an argument that build() does not have."""
-    try:
-        parameters = signature(build).parameters.values()
-    except (TypeError, ValueError):
-        return
-    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters):
-        return
-    named = [each.name for each in parameters if each.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    own = [name for name in named if name not in GIVEN[family]]
-    for name in found.arguments:
-        if name not in own:
-            raise unknown("argument", name, own, where=f" of {family.removesuffix('s')} {found.name!r}")
 
 
 def search_current_folder() -> None:

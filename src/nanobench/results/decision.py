@@ -15,6 +15,7 @@ from nanobench.records import JUDGED, LaunchRecord, Verdict
 from nanobench.results import speedup_status
 from nanobench.results.cell import Cell
 from nanobench.results.derive import cells_of
+from nanobench.results.run_context import Machine
 from nanobench.schema import Point
 from nanobench.stats import intervals, sequential
 
@@ -61,12 +62,22 @@ class Look:
     """of equal speed, over all looks together"""
     launches: int
     values: tuple[float, ...]
+    """mean log ratio of each launch"""
     reason: str | None
+    below: float = 0.0
+    """how much lower the interval reaches for what may have disturbed the sides differently, as a log ratio"""
+    above: float = 0.0
+    refused: bool = False
+    """nothing can be concluded from these launches"""
 
 
-def decide(launches: Sequence[LaunchRecord], threshold: float, allow_different: bool = False) -> dict[Point, Decision]:
-    """Point -> the answer there. `threshold` is the log ratio below which a difference does not matter."""
-    cells = {cell.point: cell for cell in cells_of(launches) if not cell.is_reference}
+def decide(
+    launches: Sequence[LaunchRecord], threshold: float, allow_different: bool = False, machine: Machine | None = None
+) -> dict[Point, Decision]:
+    """Point -> the answer there. `threshold` is the log ratio below which a difference does not matter. `machine` has the
+    limits that no time can be below.
+    """
+    cells = {cell.point: cell for cell in cells_of(launches, machine) if not cell.is_reference}
     final = {point: found for point, cell in cells.items() if (found := failure(cell, allow_different))}
     looks = {point: look_at(cell) for point, cell in cells.items() if point not in final}
     adjusted = dict(zip(looks, intervals.holm([look.p_value for look in looks.values()]), strict=True))
@@ -74,7 +85,9 @@ def decide(launches: Sequence[LaunchRecord], threshold: float, allow_different: 
     return {point: (final | decided)[point] for point in cells}
 
 
-def overall(launches: Sequence[LaunchRecord], threshold: float, by_point: dict[Point, Decision]) -> Decision:
+def overall(
+    launches: Sequence[LaunchRecord], threshold: float, by_point: dict[Point, Decision], machine: Machine | None = None
+) -> Decision:
     """One answer over all points: of the mean log ratio over the points, launch by launch."""
     for answer in FINAL:
         found = [each for each in by_point.values() if each.answer is answer]
@@ -82,11 +95,14 @@ def overall(launches: Sequence[LaunchRecord], threshold: float, by_point: dict[P
             return found[0]
     if len(by_point) == 1:
         return next(iter(by_point.values()))
-    looks = [look_at(cell) for cell in cells_of(launches) if not cell.is_reference]
+    looks = [look_at(cell) for cell in cells_of(launches, machine) if not cell.is_reference]
     count = min((len(look.values) for look in looks), default=0)
+    reason = next((look.reason for look in sorted(looks, key=lambda look: not look.refused) if look.reason), None)
+    if any(look.refused for look in looks):
+        return Decision(Answer.UNDECIDED, launches=count, reason=reason)
     means = [float(np.mean([look.values[index] for look in looks])) for index in range(count)]
-    reasons = list(dict.fromkeys(look.reason for look in looks if look.reason))
-    return answer_of(look_of(means, 0.0, 0.0, reasons[0] if reasons else None), None, threshold)
+    below, above = (float(np.mean(each)) for each in zip(*((look.below, look.above) for look in looks), strict=True))
+    return answer_of(look_of(means, below, above, reason), None, threshold)
 
 
 def failure(cell: Cell, allow_different: bool) -> Decision | None:
@@ -109,7 +125,8 @@ def look_at(cell: Cell) -> Look:
     found = speedup_status.judge(cell)
     values = intervals.launch_means(cell.speedup_logs) if cell.speedup_logs and all(cell.speedup_logs) else []
     if found is None or found.status not in JUDGED:
-        return Look(None, 1.0, len(values), tuple(values), found.reason if found else "no launch has a pair")
+        reason = found.reason if found else "no launch has a pair"
+        return Look(None, 1.0, len(values), tuple(values), reason, refused=True)
     reason = "; ".join(map(str, found.bias.causes)) or None
     return look_of(values, found.bias.below, found.bias.above, reason)
 
@@ -118,9 +135,10 @@ def look_of(values: Sequence[float], below: float, above: float, reason: str | N
     """The interval and the p value of launch means at the last look."""
     bounds = sequential.bounds(values)
     if bounds is None:
-        return Look(None, 1.0, len(values), tuple(values), reason)
+        return Look(None, 1.0, len(values), tuple(values), reason, below, above)
     wide = sequential.Bounds(bounds.mean, bounds.low - below, bounds.high + above)
-    return Look(wide, sequential.p_value(values, below, above), sequential.looked_at(values), tuple(values), reason)
+    p_value = sequential.p_value(values, below, above)
+    return Look(wide, p_value, sequential.looked_at(values), tuple(values), reason, below, above)
 
 
 def answer_of(look: Look, adjusted: float | None, threshold: float) -> Decision:
@@ -141,7 +159,8 @@ def answer_of(look: Look, adjusted: float | None, threshold: float) -> Decision:
         answer = Answer.FASTER if mean > 0 else Answer.SLOWER
     needed = None
     if answer is Answer.UNDECIDED:
-        # Enough to exclude 1, or to lie within the threshold, if the estimate is the truth.
-        distance = max(abs(mean), threshold - abs(mean))
-        needed = sequential.launches_to_decide(look.values, distance)
+        # If the estimate is the truth: enough to exclude 1 beyond the threshold, or to lie within it. The bias does not shrink.
+        distance = abs(mean) if abs(mean) >= threshold else threshold - abs(mean)
+        distance -= max(look.below, look.above)
+        needed = sequential.launches_to_decide(look.values, distance) if distance > 0 else None
     return Decision(answer, math.exp(mean), math.exp(low), math.exp(high), look.launches, needed, look.reason)

@@ -1,6 +1,5 @@
 """What is damaged in a run's folder after a crash or a full disk, and its repair. Nothing that was measured is deleted."""
 
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanobench.errors import UserError
-from nanobench.results import derive, store, stored_cells
+from nanobench.results import derive, request, store, stored_cells
 from nanobench.results.raw_files import Damaged
 from nanobench.results.run_info import event_in
 from nanobench.results.store import Run
@@ -91,7 +90,8 @@ def of_raw(run: Run) -> Iterator[Problem]:
             store.launches_in(path)
         except (Damaged, OSError) as error:
             why = " ".join(str(error).split())
-            fix = f"set it aside; nanobench {command_of(run)} --resume {shlex.quote(run.place)} measures its trial again"
+            again = request.resumed(command_of(run), run.place)
+            fix = f"set it aside; {again} measures its trial again" if again else "set it aside"
             yield Problem(path, f"cannot be read: {why}", fix, lambda path=path: set_aside(run, path))  # type: ignore[misc]
 
 
@@ -101,12 +101,18 @@ def set_aside(run: Run, path: Path) -> None:
     run.rename(path, next(new for name in names if not (new := path.with_name(name)).exists()))
 
 
+def is_known(run: Run) -> bool:
+    """Whether run.json can be read: without it no cells are derived."""
+    try:
+        run.info()
+    except UserError:
+        return False
+    return True
+
+
 def command_of(run: Run) -> str:
     """The command that measured a run, as far as it is known."""
-    try:
-        return run.info().command
-    except UserError:
-        return "kv-sweep"
+    return run.info().command if is_known(run) else "kv-sweep"
 
 
 def of_cells(run: Run) -> Iterator[Problem]:
@@ -121,5 +127,5 @@ def of_cells(run: Run) -> Iterator[Problem]:
         run.write_cells(derive.derive(run.read_raw(), run.info().machine))
         run.publish(run.cells, stored_cells.path_in(run.folder))
 
-    if any(run.raw.glob("*.parquet")):
+    if any(run.raw.glob("*.parquet")) and is_known(run):
         yield Problem(run.cells, what, "derive it again from the raw files", repair)

@@ -9,9 +9,12 @@ from nanobench import errors
 from nanobench.errors import UserError
 from nanobench.results import mirror
 from nanobench.results.place import is_uri
+from nanobench.results.request import SWEEPS
 
 PUBLISHED = ("kv-sweep", "train-throughput", "ab", "tune")
 """Commands whose --out may be a URI."""
+OF_SEVERAL = ("bisect", "selftest")
+"""Commands whose --out holds several runs, each in a folder of its own."""
 
 
 def choose(out: str, command: str) -> Path:
@@ -25,9 +28,15 @@ def choose(out: str, command: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
     check_writable(folder)
-    if (folder / "run.json").exists() or (folder / "raw").exists():
-        raise UserError(f"{folder} holds another run; give another --out, or continue that one with --resume {folder}")
+    if holds_run(folder) or (command in OF_SEVERAL and any(map(holds_run, folder.glob("*/")))):
+        resume = f", or continue that one with --resume {folder}" if command in SWEEPS else ""
+        raise UserError(f"{folder} holds another run; give another --out{resume}")
     return folder
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / "run.json").exists() or (folder / "raw").exists()
 
 
 def check_writable(out: str | Path) -> None:

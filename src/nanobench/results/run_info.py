@@ -6,6 +6,7 @@ a sweep that is killed leaves every line but perhaps the last one whole. Runs up
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -108,8 +109,9 @@ class RunInfo:
         """With what the lines of a journal say. A line that is not whole says nothing: the process that wrote it was killed."""
         info = self
         for line in lines:
-            if (event := event_in(line)) is not None:
-                info = info.with_event(**event)
+            # An event may rest on one whose line was damaged.
+            with suppress(KeyError, TypeError):
+                info = info.with_event(**(event_in(line) or {}))
         return info
 
     def with_event(self, event: str, **facts: Any) -> "RunInfo":

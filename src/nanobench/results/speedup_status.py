@@ -87,7 +87,7 @@ def of_interval(cell: Cell, bias: Bias) -> Judgement:
     half = intervals.relative_half_width(intervals.ratio(cell.speedup_logs, bias.below, bias.above))
     imprecise = half is None or half > target
     if imprecise:
-        wide = f"interval wider than +-{target:.0%}" if half is not None else "one pair gives no interval"
+        wide = f"interval wider than +-{100 * target:.3g}%" if half is not None else "one pair gives no interval"
         reasons.append(f"{wide}; {what_narrows(cell)} narrow it")
     return Judgement(Status.IMPRECISE if imprecise else Status.OK, "; ".join(reasons) or None, bias.causes, bias)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from nanobench.records import JsonObject, LaunchRecord
 from nanobench.results import derive, mirror, run_info, stored_cells
 from nanobench.results.derive import CellRow
 from nanobench.results.mirror import Mirror
-from nanobench.results.place import is_uri, together
+from nanobench.results.place import is_uri
 from nanobench.results.raw_files import RAW_SCHEMA, Damaged, launches_in
 from nanobench.results.raw_rows import rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
@@ -36,8 +35,6 @@ pa.enable_signal_handlers(False)
 
 RUN = "run"
 """The column that names the folder of a cell's run."""
-MOST_FOLDERS = 20_000
-"""Folders that are searched for runs: more are no folder of results."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Run:
         self.bring("run.json", "journal.jsonl")
         try:
             data = json.loads(self.info_file.read_text())
-            lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+            lines = self.journal.read_text(errors="replace").splitlines() if self.journal.exists() else []
             info = RunInfo.from_json(data, self.info_file).after(lines)
             datetime.fromisoformat(info.started_at)
             return info
@@ -251,49 +248,8 @@ def mirrored(found: Mirror) -> Run:
     return Run(found.folder, found)
 
 
-def find_runs(path: str | Path) -> list[Run]:
-    """The run in `path`, a folder or a URI, or all runs below it, oldest first. Raises UserError where there is none."""
-    runs = runs_below(path)
-    if not runs:
-        raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
-    return runs
-
-
-def runs_below(path: str | Path) -> list[Run]:
-    """The same, without complaint where there is none."""
-    runs = folders_below(path)
-    together([partial(run.bring, "run.json") for run in runs if run.mirror])
-    return sorted(runs, key=Run.started_at)
-
-
-def folders_below(path: str | Path) -> list[Run]:
-    """The runs below a folder in no order, whatever state their files are in. Raises UserError for a folder with too many
-    folders below it.
-    """
-    if is_uri(path):
-        return [mirrored(each) for each in mirror.find(str(path))]
-    found: list[Run] = []
-    for number, (folder, below, files) in enumerate(os.walk(path)):
-        if number > MOST_FOLDERS:
-            raise UserError(f"{path} has more than {MOST_FOLDERS:,} folders below it; give a folder that a sweep wrote")
-        if "run.json" in files:
-            found.append(Run(Path(folder)))
-            below.clear()
-    return found
-
-
-def load(path: str | Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
-    """The cells of a run, or of all runs below a folder, as a DataFrame, with the column `run` that names the folder.
-
-    Cells are derived from the raw files, unless what that would give is stored. `columns` and `filters` are those of
-    pandas.read_parquet: only these columns, and only these cells, are kept.
-    Raises UserError where there is no run, and for an unknown column.
-    """
-    return load_runs(find_runs(path), columns, filters)
-
-
 def load_runs(runs: Sequence[Run], columns: Sequence[str] | None = None, filters: Any = None) -> "pd.DataFrame":
-    """The same of runs that were found."""
+    """The cells of some runs, as `finder.load` gives them."""
     known = [*cells_schema().names, RUN]
     for name in columns or ():
         if name not in known:

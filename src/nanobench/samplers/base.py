@@ -29,7 +29,11 @@ def sample(weights_BV: Tensor, generator: torch.Generator | None) -> Tensor:
     uniform_B1 = torch.empty_like(totals_B1).uniform_(generator=generator)
     # The product may round up to the total, but there is no token after the last weight.
     threshold_B1 = torch.minimum(uniform_B1 * totals_B1, torch.nextafter(totals_B1, torch.zeros_like(totals_B1)))
-    return torch.searchsorted(sums_BV, threshold_B1, right=True)
+    token_B1 = torch.searchsorted(sums_BV, threshold_B1, right=True)
+    if not weights_BV.is_cuda:
+        return token_B1
+    # A parallel sum may grow by a rounding over a weight of 0, so that its token would be drawn.
+    return torch.where(weights_BV.gather(1, token_B1) > 0, token_B1, weights_BV.argmax(-1, keepdim=True))
 
 
 def nucleus(probs_BV: Tensor, top_p: float) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nanobench.registry.arguments import Positive
 from nanobench.samplers.base import sample
 
 
@@ -21,6 +22,6 @@ class Temperature:
         return sample(self.probabilities(logits_BV.float()), generator)
 
 
-def build(*, temperature: float = 0.8) -> Temperature:
+def build(*, temperature: Positive = 0.8) -> Temperature:
     """Temperature sampling, by default at 0.8."""
     return Temperature(temperature)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nanobench.registry.arguments import Positive
 from nanobench.samplers.temperature import Temperature
 
 
@@ -20,6 +21,6 @@ class TemperatureGumbel(Temperature):
         return (scaled_BV + noise_BV).argmax(-1, keepdim=True)
 
 
-def build(*, temperature: float = 0.8) -> TemperatureGumbel:
+def build(*, temperature: Positive = 0.8) -> TemperatureGumbel:
     """Temperature sampling, by default at 0.8."""
     return TemperatureGumbel(temperature)

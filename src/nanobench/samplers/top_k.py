@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nanobench.registry.arguments import Count, Positive
 from nanobench.samplers.base import sample
 
 
@@ -23,6 +24,6 @@ class TopK:
         return sample(self.probabilities(logits_BV.float()), generator)
 
 
-def build(*, k: int = 50, temperature: float = 0.8) -> TopK:
+def build(*, k: Count = 50, temperature: Positive = 0.8) -> TopK:
     """Top-k sampling, by default with k = 50 at temperature 0.8."""
     return TopK(k, temperature)

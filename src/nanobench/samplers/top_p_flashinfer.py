@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nanobench.errors import Skip
+from nanobench.registry.arguments import Positive, Share
 from nanobench.samplers.top_p_sort import TopP
 
 FIX = "install it with: pip install flashinfer-python"
@@ -34,7 +35,7 @@ def runs_on(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def build(*, p: float = 0.9, temperature: float = 0.8) -> TopPFlashInfer:
+def build(*, p: Share = 0.9, temperature: Positive = 0.8) -> TopPFlashInfer:
     """Top-p sampling, by default with p = 0.9 at temperature 0.8. Raises Skip where flashinfer is missing or too old."""
     try:
         from flashinfer.sampling import top_p_sampling_from_probs

@@ -9,6 +9,7 @@ with probability p or more, so few rounds are needed.
 import torch
 from torch import Tensor
 
+from nanobench.registry.arguments import Positive, Share
 from nanobench.samplers.base import sample
 from nanobench.samplers.top_p_sort import TopP
 
@@ -55,6 +56,6 @@ class TopPRejection(TopP):
         return token_B1
 
 
-def build(*, p: float = 0.9, temperature: float = 0.8) -> TopPRejection:
+def build(*, p: Share = 0.9, temperature: Positive = 0.8) -> TopPRejection:
     """Top-p sampling, by default with p = 0.9 at temperature 0.8."""
     return TopPRejection(p, temperature)

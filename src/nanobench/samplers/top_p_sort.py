@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nanobench.registry.arguments import Positive, Share
 from nanobench.samplers.base import nucleus, sample
 
 
@@ -26,6 +27,6 @@ class TopP:
         return sample(nucleus(self.softmax(logits_BV.float()), self.p), generator)
 
 
-def build(*, p: float = 0.9, temperature: float = 0.8) -> TopP:
+def build(*, p: Share = 0.9, temperature: Positive = 0.8) -> TopP:
     """Top-p sampling, by default with p = 0.9 at temperature 0.8."""
     return TopP(p, temperature)

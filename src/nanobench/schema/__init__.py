@@ -5,8 +5,9 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import NoneType
+from typing import Any, get_args
 
 from nanobench.schema.shape import DTYPE_BYTES as DTYPE_BYTES
 from nanobench.schema.shape import GPTShape as GPTShape
@@ -61,6 +62,13 @@ def option(default: Any, help: str, panel: str, metavar: str | None = None) -> A
 def argument(default: Any, help: str, metavar: str) -> Any:
     """A dataclass field that is a positional argument of the command line."""
     return field(default=default, metadata={"help": help, "panel": None, "metavar": metavar, "positional": True})
+
+
+def type_of(option: Field[Any]) -> type:
+    """The type of an option's values: that of its default, or `float` for `float | None`."""
+    kinds = [each for each in get_args(option.type) if each is not NoneType]
+    kind: type = kinds[0] if option.default is None else type(option.default)
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,11 +65,6 @@ def p_value(values: Sequence[float], below: float = 0.0, above: float = 0.0) -> 
     return min(1.0, 2 * float(stats.t.sf(abs(mean) / error, count - 1)) * ERROR / LEVEL)
 
 
-def next_look(count: int) -> int | None:
-    """The number of launches at the next look; None after the last."""
-    return next((look for look in LOOKS if look > count), None)
-
-
 def launches_to_decide(values: Sequence[float], distance: float) -> int | None:
     """The look at which the interval is expected to be narrower than +-`distance` with the spread of these values; None if no
     look is.

@@ -109,12 +109,11 @@ def with_models(request: dict[str, Any], side: Side) -> dict[str, Any]:
 
 
 def refuse_other_sizes(base: Description, new: Description) -> None:
-    """Raises UserError where the sides' models take other tokens: they could not read the same prompts."""
+    """Raises SideError where NEW's model takes other tokens than BASE's: they could not read the same prompts."""
     sizes = [next(iter(each.models.values())) for each in (base, new)]
     if sizes[0].vocab_size != sizes[1].vocab_size:
-        raise UserError(
-            f"BASE has a vocabulary of {sizes[0].vocab_size}, NEW of {sizes[1].vocab_size}; compare models of one vocabulary"
-        )
+        words = f"it has a vocabulary of {sizes[1].vocab_size}, BASE of {sizes[0].vocab_size}; compare models of one vocabulary"
+        raise SideError(NAMES[1], words)
 
 
 class Comparison(Sweep):
@@ -126,7 +125,7 @@ class Comparison(Sweep):
 
     def decisions(self) -> dict[Point, Decision]:
         """The answers so far."""
-        return decision.decide(self.launches, self.threshold, self.allow_different)
+        return decision.decide(self.launches, self.threshold, self.allow_different, self.machine)
 
     def rounds(self) -> Iterator[list[Trial]]:
         """A launch of each point whose answer another launch can change."""
@@ -190,4 +189,4 @@ def measure(
         made = Comparison(options, run, plan, description, make_executor, session.keeping_time(run, watch))
         session.finish(made)
     answers = made.decisions()
-    return answers, decision.overall(made.launches, made.threshold, answers)
+    return answers, decision.overall(made.launches, made.threshold, answers, made.machine)

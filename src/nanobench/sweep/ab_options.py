@@ -15,6 +15,7 @@ from nanobench.sweep.options import (
     TimedOptions,
     TrainOptions,
     listed,
+    refuse_other_work,
     same,
 )
 from nanobench.sweep.side import ARM_FIELDS, Side
@@ -68,6 +69,7 @@ class AbOptions:
     isolation: str = same(Options, "isolation")
     seed: int = same(Options, "seed")
     max_kl: str = same(GateOptions, "max_kl")
+    yes: bool = same(Options, "yes")
     no_check: bool = same(TimedOptions, "no_check")
     wait: bool = same(TimedOptions, "wait")
     out: str = same(TimedOptions, "out")
@@ -79,13 +81,15 @@ class AbOptions:
             raise UserError(
                 "ab compares two sides; write: nanobench ab BASE NEW, like nanobench ab main . --model my_gpt:build"
             )
-        return Side.of(self.base, self.base_arg, self.base_python), Side.of(self.new, self.new_arg, self.new_python)
+        base, new = Side.of(self.base, self.base_arg, self.base_python), Side.of(self.new, self.new_arg, self.new_python)
+        return (base, new) if self.model == "auto" else (base.beside(new, self.model), new.beside(base, self.model))
 
     def as_sweep(self) -> TimedOptions:
         """The sweep over the points, with the arm of both sides. Raises UserError where it has several arms."""
         kind = TrainOptions if self.train else SweepOptions
         shared = {each.name for each in fields(kind)} & {each.name for each in fields(self)}
         given = {name: getattr(self, name) for name in shared}
+        refuse_other_work(self, kind, "without --train" if self.train else "with --train")
         made = TrainOptions(**given) if self.train else SweepOptions(**given, calibration="off")
         for name in ARM_FIELDS:
             if len(made.axes.get(name, ())) > 1:

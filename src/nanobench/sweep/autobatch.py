@@ -85,7 +85,8 @@ def find(options: AutobatchOptions, listener: Listener = UNHEARD, files: Files =
         from nanobench.sweep.session import first_workers, make
 
         listener.starting()
-        with device_lock.hold(device, options.wait, listener.waiting), first_workers(sweep, files=files) as executor:
+        devices = device_lock.devices_of_ranks(device, point.world_size)
+        with device_lock.hold_all(devices, options.wait, listener.waiting), first_workers(sweep, files=files) as executor:
             plan, description = make(sweep, executor, lambda description: lambda point, arms: 1)
             answer = search(plan.points[0], (arm,), config, sweep, executor, description, listener)
         keep(path, answer)

@@ -16,6 +16,7 @@ from nanobench.sweep.options import (
     SweepOptions,
     TimedOptions,
     TrainOptions,
+    refuse_other_work,
     same,
 )
 from nanobench.sweep.values import MOST
@@ -73,5 +74,6 @@ class AutobatchOptions:
     def as_sweep(self) -> Options:
         """The sweep over this one point and arm."""
         kind = TrainOptions if self.mode == "train" else SweepOptions
+        refuse_other_work(self, kind, "with --mode generate" if self.mode == "train" else "with --mode train")
         shared = {each.name for each in fields(kind)} & {each.name for each in fields(self)} - {"max_seconds"}
         return kind(**{name: getattr(self, name) for name in shared}, batch="auto")

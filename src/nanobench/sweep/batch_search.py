@@ -46,6 +46,10 @@ class SearchConfig:
             return 0
         return max((n for n in divisors(self.total_batch // ranks) if n <= batch_size), default=0)
 
+    def most_option(self, ranks: int) -> str:
+        """The option that bounds a search in which everything fits."""
+        return "--most" if self.total_batch is None or self.total_batch // ranks > self.most else "--total-batch"
+
 
 @functools.cache
 def divisors(number: int) -> tuple[int, ...]:
@@ -181,7 +185,8 @@ class Search:
         below = self.usable(high - max(1, high // (NEAR + 1)) * 2 ** (failures - 1))
         if self.limit_bytes is not None and low <= SMALL[-1] < high and below > low:
             return below
-        return self.usable((low + high) // 2)
+        middle = self.usable((low + high) // 2)
+        return middle if middle > low else self.usable(high - 1)
 
     def expected(self) -> int | None:
         """The largest batch on the line through the two largest that fit; None where they give no rising line."""
@@ -214,7 +219,7 @@ class Search:
 
     def answer(self, largest: int, failed: int | None) -> BatchAnswer:
         """The answer of a search that has ended, with the largest batch that fits and the smallest that failed."""
-        bounded_by = "time" if self.next_batch() else "memory" if failed is not None else "--most"
+        bounded_by = "memory" if failed is not None else "time" if self.next_batch() else self.config.most_option(self.ranks)
         batch_size = self.recommended(largest)
         knee_batch_size = self.find_knee(batch_size)
         curve = tuple(self.trials[n] for n in sorted(self.trials) if self.trials[n].tok_s is not None)

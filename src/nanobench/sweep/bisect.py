@@ -29,6 +29,12 @@ class Found:
     judged: dict[str, Decision] = field(default_factory=dict)
     """commit -> its answer, in the order of the search"""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more launches or more time could name the commit: there are several suspects, or the last is undecided."""
+        last = next(iter(self.judged.values()))
+        return len(self.suspects) > 1 or last.answer is Answer.UNDECIDED
+
 
 def commits_between(good: str, bad: str) -> dict[str, str]:
     """Commit -> its subject, for those after `good` up to `bad` along first parents, oldest first. Raises UserError where there

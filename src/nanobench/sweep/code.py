@@ -79,6 +79,8 @@ class SameCode:
     now: Callable[[], SourceCode]
     place: str
     """where the run is kept"""
+    continues: bool
+    """whether the command has --resume"""
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """See Executor.run. Raises UserError where the source code has changed."""
@@ -93,9 +95,13 @@ class SameCode:
         """Raises UserError where the source code has changed."""
         now = self.now()
         if source_code.changed(self.was, now):
-            raise UserError(
-                f"{in_words(self.was, now)} while the run was measured; finished trials are kept in {self.place}: "
+            fix = (
                 f"{way_back(self.was, now)} and continue with --resume, or start a new run"
+                if self.continues
+                else "measure again"
+            )
+            raise UserError(
+                f"{in_words(self.was, now)} while the run was measured; finished trials are kept in {self.place}: {fix}"
             )
 
     def at_once(self, device: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nanobench import errors
 from nanobench.errors import UserError
+from nanobench.schema import type_of
 from nanobench.sweep.values import MOST
 
 MOST_BYTES = 1_000_000
@@ -28,7 +29,7 @@ def from_toml(path: Path, kind: type, command: str) -> dict[str, Any]:
             raise errors.unknown("option", key, [name.replace("_", "-") for name in known], where=f" in {path}")
         if name in options:
             raise UserError(f"{path} gives {name.replace('_', '-')!r} twice; keep one of them")
-        options[name] = as_typed(path, key, value, type(known[name].default))
+        options[name] = as_typed(path, key, value, type_of(known[name]))
         if isinstance(options[name], list | str) and "\0" in "".join(options[name]):
             raise UserError(f"{path}: {key} contains a NUL character; remove it")
     return options

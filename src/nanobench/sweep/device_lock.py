@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,20 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         with suppress(OSError):
             note.unlink()
         lock.release()
+
+
+@contextmanager
+def hold_all(devices: Iterable[str], wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds several devices while the block runs, as `hold` does."""
+    with ExitStack() as locks:
+        for device in devices:
+            locks.enter_context(hold(device, wait, say))
+        yield
+
+
+def devices_of_ranks(device: str, ranks: int) -> list[str]:
+    """The devices that so many ranks run on: each has a GPU of its own, from the first one on; on a CPU they share it."""
+    return [f"cuda:{rank}" for rank in range(ranks)] if ranks > 1 and device.startswith("cuda") else [device]
 
 
 @contextmanager
@@ -126,11 +140,19 @@ def gpu_of(device: str) -> dict[str, str | int]:
         return {}
 
 
+def user() -> str:
+    """The name of the user, or the number of one that the machine has no name for."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def myself() -> dict[str, str | int]:
     """This process as the holder of the lock."""
     command = " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "user": getpass.getuser(), "since": since, "command": command, "folder": os.getcwd()}
+    return {"pid": os.getpid(), "user": user(), "since": since, "command": command, "folder": os.getcwd()}
 
 
 def holder(path: Path) -> str:

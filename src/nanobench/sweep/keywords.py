@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 
 from nanobench import errors
 from nanobench.errors import UserError
+from nanobench.schema import type_of
 from nanobench.sweep.values import shortened
 
 COMMAND_LINE_ONLY = {
@@ -36,7 +37,7 @@ def read(kind: type, function: str, given: Mapping[str, object]) -> Any:
         if name not in known:
             raise errors.unknown("option", name, choices, where=f" of {function}")
         if value is not None:
-            options[name] = typed(name, value, type(known[name].default))
+            options[name] = typed(name, value, type_of(known[name]))
     return kind(**options)
 
 

@@ -73,6 +73,8 @@ class Timing:
     sustain: bool = True
 
 
+BOTH = "off,default"
+"""The compile modes of --compile."""
 WHAT, HOW, MEASURING, OUTPUT = "What is run", "How it is run", "How it is measured", "Output"
 """Panels of --help."""
 
@@ -116,8 +118,11 @@ class Options:
     def axes(self) -> Axes:
         """Field of a point or an arm -> the values requested. Raises UserError for what is wrong."""
         given = {name: getattr(self, name) for name in AXES if hasattr(self, name)}
-        if self.compile and self.compile_mode == "off":
-            given["compile_mode"] = "off,default"
+        if self.compile:
+            if self.compile_mode not in ("off", BOTH):
+                fix = f"drop it, or write --compile-mode off,{self.compile_mode}"
+                raise UserError(f"--compile is the same as --compile-mode {BOTH}, and --compile-mode is given; {fix}")
+            given["compile_mode"] = BOTH
         return read_axes(given, self.axis)
 
     def validate(self) -> None:
@@ -286,10 +291,25 @@ class TrainOptions(TimedOptions):
     def validate(self) -> None:
         """See Options.validate."""
         super().validate()
-        for field, reasons in NOT_IN_TRAINING.items():
-            for name in self.axes[field]:
-                if name in reasons:
-                    raise UserError(f"{field.replace('_', ' ')} {name!r} is not for training: {reasons[str(name)]}")
+        refuse_not_in_training(self.axes)
+
+
+def refuse_not_in_training(axes: Axes) -> None:
+    """Raises UserError for a value that training can't use."""
+    for field, reasons in NOT_IN_TRAINING.items():
+        for name in axes.get(field, ()):
+            if name in reasons:
+                raise UserError(f"{field.replace('_', ' ')} {name!r} is not for training: {reasons[str(name)]}")
+
+
+def refuse_other_work(options: Any, kind: type, fix: str) -> None:
+    """Raises UserError for an option of a command that its work has no use for; `kind` has the options of this work, and `fix`
+    says how the other work is requested.
+    """
+    other, work = (SweepOptions, "generation") if kind is TrainOptions else (TrainOptions, "training")
+    unused = {each.name for each in fields(other)} - {each.name for each in fields(kind)}
+    if name := next((name for name in changed_options(options) if name in unused), None):
+        raise UserError(f"--{name.replace('_', '-')} is for {work}; leave it out, or measure {work} {fix}")
 
 
 def help_of(kind: type, name: str) -> str:

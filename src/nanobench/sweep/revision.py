@@ -78,7 +78,7 @@ def copy_working_tree(top: Path, folder: Path) -> None:
     listed = git("-C", str(top), "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
     for name in dict.fromkeys(filter(None, listed.split("\0"))):
         source, target = top / name, folder / name
-        if source.is_dir() or not (source.exists() or source.is_symlink()):
+        if (source.is_dir() and not source.is_symlink()) or not (source.exists() or source.is_symlink()):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)

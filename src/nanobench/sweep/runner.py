@@ -197,7 +197,7 @@ class Sweep:
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                if setting.weights == "float" and self.flight.room == 1:
+                if setting.weights == "float" and at_once(executor, trial.point.device) == 1:
                     now = calibration.measured(executor, setting, self.run.scratch, True, trial.launch)
                     self.limits_now[setting] = now.limits
             except UserError as error:

@@ -118,7 +118,7 @@ def refusals(plan: Plan, found: Mapping[Point, Need], permanent: bool, latest: t
         yield f"{latest[0]} of the last {latest[1]} trials were disturbed, so disturbed launches are not replaced"
     beyond = sum(need.launches is None for need in found.values())
     if beyond:
-        reach = f"would not reach intervals within +-{plan.target_ci:.0%} with {MOST * plan.launches} launches"
+        reach = f"would not reach intervals within +-{100 * plan.target_ci:.3g}% with {MOST * plan.launches} launches"
         yield f"{beyond} of {len(found)} points {reach}"
 
 

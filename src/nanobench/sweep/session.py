@@ -13,7 +13,7 @@ from typing import Any
 from nanobench import errors
 from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject
-from nanobench.results import store
+from nanobench.results import request, store
 from nanobench.results.derive import CellRow
 from nanobench.results.run_info import RunInfo, finished_event, time_event
 from nanobench.results.store import Run
@@ -182,7 +182,8 @@ def measure(
     def make_executor() -> Executor:
         made = first or workers(plan.isolation, plan.seed, run.folder, files, where)
         alike = SameMachine(made, description.identity)
-        return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.place)
+        continues = run.info().command in request.SWEEPS
+        return SameCode(alike, description.code, lambda: code_of(plan.points, plan.arms), run.place, continues)
 
     with stopping(run, plan):
         return finish(kind(run, plan, description, make_executor, keeping_time(run, watch)))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from nanobench.schema import Arm, Point
 from nanobench.sweep import revision
 from nanobench.sweep.axes import NUMBERS, check_names
 from nanobench.sweep.executors.base import OWN, Interpreter
+from nanobench.sweep.options import refuse_not_in_training
 from nanobench.sweep.revision import Revision
+from nanobench.sweep.values import read_numbers
 
 ARM_FIELDS = tuple(each.name for each in fields(Arm) if each.name != "side")
 POINT_FIELDS = ("model", "dtype", "threads", "optimizer")
@@ -42,11 +44,19 @@ class Side:
             return cls(text, changes, text, python or None)
         return cls(text, {kind: text, **changes}, None, python or None)
 
+    def beside(self, other: "Side", model: str) -> "Side":
+        """This side where only the other one names a model of its own: then it has the model of both, `model`."""
+        if "model" in self.changes or "model" not in other.changes:
+            return self
+        return replace(self, changes={**self.changes, "model": model})
+
     def refuse_other_fields(self, kind: str, axes: Collection[str]) -> None:
-        """Raises UserError for a field that this kind of work, with these axes, does not have."""
+        """Raises UserError for a field that this kind of work, with these axes, does not have, and for a value it can't use."""
         known = [name for name in (*ARM_FIELDS, *POINT_FIELDS) if name in axes]
         if other := next((name for name in self.changes if name not in known), None):
             raise UserError(f"{other} is not for {kind}; a side of {kind} can change: {', '.join(known)}")
+        if kind == "training":
+            refuse_not_in_training({name: [value] for name, value in self.changes.items()})
 
     def point(self, point: Point) -> Point:
         """The point as this side runs it."""
@@ -96,11 +106,19 @@ def read_changes(arguments: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{text!r} is not FIELD=VALUE; write it like compile_mode=default")
         if name not in (*ARM_FIELDS, *POINT_FIELDS):
             raise unknown("field", name, (*ARM_FIELDS, *POINT_FIELDS))
-        if name in NUMBERS and not value.isdecimal():
-            raise UserError(f"{text!r}: {value!r} is not a whole number; write it like {name}=2")
-        changes[name] = int(value) if name in NUMBERS else value
+        changes[name] = read_number(name, value) if name in NUMBERS else value
+        if value == "auto" and name in ("model", "dtype"):
+            raise UserError(f"{text!r} does not say which {name}; give one")
     check_names({name: [value] for name, value in changes.items()})
     return changes
+
+
+def read_number(name: str, text: str) -> int:
+    """One whole number from 1 up. Raises UserError for another text."""
+    numbers = read_numbers(name, text)
+    if len(numbers) > 1:
+        raise UserError(f"{name}={text} has several values; give one to each side")
+    return numbers[0]
 
 
 def replaced(noun: Any, changes: Mapping[str, Any], names: Iterable[str]) -> Any:

@@ -50,7 +50,7 @@ def held(options: TimedOptions, say: Callable[[str], None]) -> Iterator[Site]:
     Nothing of this machine is held for workers that run elsewhere. Raises UserError as `device_lock.hold` does, and for options
     that no device could serve.
     """
-    device, any_gpu = device_of(options)
+    devices, any_gpu = devices_of(options)
     site = site_of(options)
     if not site.is_here:
         yield site
@@ -58,21 +58,22 @@ def held(options: TimedOptions, say: Callable[[str], None]) -> Iterator[Site]:
         with device_lock.hold_gpus(options.wait, say) as gpus:
             yield Site(gpus=gpus)
     else:
-        with device_lock.hold(device, options.wait, say):
+        with device_lock.hold_all(devices, options.wait, say):
             yield site
 
 
-def device_of(options: TimedOptions) -> tuple[str, bool]:
-    """The device to hold, known without torch, and whether each GPU of this machine would do. Raises UserError for options that
-    no device could serve.
+def devices_of(options: TimedOptions) -> tuple[list[str], bool]:
+    """The devices to hold, known without torch, and whether each GPU of this machine would do. Raises UserError for options
+    that no device could serve.
     """
     planning.describe_request(options)
     if options.resume:
         info = store.run_at(options.resume).info()
-        device = info.description.device
-        return device, device == "cuda" and all(point.world_size == 1 for point in info.plan.points)
-    device = device_lock.guess(options.device)
-    return device, device.startswith("cuda") and ":" not in options.device and planning.most_ranks(options.axes) == 1
+        device, ranks = info.description.device, max(point.world_size for point in info.plan.points)
+        return device_lock.devices_of_ranks(device, ranks), device == "cuda" and ranks == 1
+    device, ranks = device_lock.guess(options.device), planning.most_ranks(options.axes)
+    any_gpu = device.startswith("cuda") and ":" not in options.device and ranks == 1
+    return device_lock.devices_of_ranks(device, ranks), any_gpu
 
 
 def temporary(site: Site) -> "tempfile.TemporaryDirectory[str]":

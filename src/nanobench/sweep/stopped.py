@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from nanobench.results import request
 from nanobench.results.store import Run
 from nanobench.schema import Plan
 
@@ -16,8 +17,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 ROOM_BYTES = 1 << 20
 """Where a worker failed and not even so much can be written, the disk failed and not the worker."""
 MIB = 1 << 20
-RESUMED = ("kv-sweep", "train-throughput")
-"""Commands that have --resume."""
 
 
 def refuse_full(folder: Path) -> None:
@@ -31,10 +30,10 @@ def what_is_left(run: Run, plan: Plan, error: OSError) -> str:
     command = run.info().command
     room = need(run, plan) if error.errno in FULL else ""
     if run.mirror is not None:
-        again = f"continue on this machine with: nanobench {command} --resume {shlex.quote(run.place)}"
-        return "; ".join([published(run), *filter(None, [room]), *([again] if command in RESUMED else [])])
+        again = request.resumed(command, run.place)
+        return "; ".join(filter(None, [published(run), room, again and f"continue on this machine with: {again}"]))
     kept = f"finished trials are kept in {run.folder}"
-    if command not in RESUMED:
+    if command not in request.SWEEPS:
         return f"{kept}{room and f': {room}'}"
     if not room:
         return f"{kept}: solve the problem and continue with --resume"

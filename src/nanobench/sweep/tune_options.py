@@ -83,7 +83,7 @@ class TuneOptions:
 
     def limits(self) -> dict[str, float]:
         """Column -> its largest value. Raises UserError for a limit that is not above 0."""
-        memory = read_memory_limit(self.max_memory, None) if self.max_memory else None
+        memory = read_memory_limit(self.max_memory, None, "max-memory") if self.max_memory else None
         given = {"max_ttft": self.max_ttft, "max_tpot": self.max_tpot, "max_memory": memory}
         for name, value in given.items():
             if value is not None and not 0 < value < float("inf"):

@@ -98,7 +98,7 @@ def read_minutes(text: str, option: str = "max-minutes", words: str = "") -> flo
     return minutes
 
 
-def read_memory_limit(text: str, auto: int | None) -> int | None:
+def read_memory_limit(text: str, auto: int | None, name: str = "memory-limit") -> int | None:
     """Bytes of 4GiB, 500MB and so on; None for 'none'; `auto` where the text is 'auto'."""
     if text == "auto":
         return auto
@@ -107,5 +107,5 @@ def read_memory_limit(text: str, auto: int | None) -> int | None:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
     limit = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
     if not 0 < limit <= MOST_MEMORY_BYTES:
-        raise UserError(f"--memory-limit {text!r} is not a size; write 4GiB, 500MiB, or none")
+        raise UserError(f"--{name} {text!r} is not a size; write 4GiB, 500MiB, or none")
     return limit

@@ -112,10 +112,10 @@ def recorded(info: RunInfo, launches: list[LaunchRecord]) -> Recorded | None:
         threshold = AbOptions(threshold=str(info.requested.get("threshold", AbOptions.threshold))).threshold_log()
     except UserError:
         return None
-    answers = decision.decide(launches, threshold, bool(info.requested.get("allow_different")))
+    answers = decision.decide(launches, threshold, bool(info.requested.get("allow_different")), info.machine)
     if not answers:
         return None
-    over_all = decision.overall(launches, threshold, answers)
+    over_all = decision.overall(launches, threshold, answers, info.machine)
     return Recorded((sides[0], sides[1]), answers, over_all, threshold, gates(launches))
 
 

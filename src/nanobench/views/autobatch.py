@@ -12,8 +12,9 @@ from nanobench.sweep.batch_search import BatchAnswer, BatchTrial
 from nanobench.views import format
 
 BOUNDS = {
-    "time": "the time limit was reached before anything ran out of memory (--max-seconds)",
-    "--most": "nothing ran out of memory up to --most",
+    "time": "the time limit was reached before anything ran out of memory (--max-seconds): larger batches may fit",
+    "--most": "nothing ran out of memory up to --most: larger batches may fit",
+    "--total-batch": "all rows of --total-batch fit at once",
 }
 """What ended a search before memory did -> how that reads."""
 
@@ -60,7 +61,7 @@ def sentences(answer: BatchAnswer, arm: str) -> list[str]:
         first += f"; {answer.grad_accum} batches per optimizer step"
     lines = [first]
     if answer.bounded_by in BOUNDS:
-        lines.append(f"{BOUNDS[answer.bounded_by]}: larger batches may fit")
+        lines.append(BOUNDS[answer.bounded_by])
     source = "cached answer; --fresh searches again" if answer.cached else format.duration(answer.seconds)
     return [*lines, f"{len(answer.curve)} of the batch sizes tried fit ({source})"]
 

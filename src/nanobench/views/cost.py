@@ -146,6 +146,8 @@ def of_training(rows: list[CellRow], choice: Choice, options: CostOptions) -> It
 def unknown(rows: list[CellRow], choice: Choice, options: CostOptions) -> Iterator[str]:
     """Which cells lack an interval or an energy, and what would give it."""
     measured = [row for row in rows if row["output_tok_s"] is not None]
+    if not measured:
+        return
     cells = format.count(len(measured), "measured cell")
     timed = [row for row in measured if choice.by == "usd_per_mtok" or row["energy_basis"] == "given"]
     bare = sum(row[f"{choice.by}_lo"] is None for row in timed) if choice.by else 0

@@ -13,6 +13,7 @@ from nanobench.analysis.crossover import Crossover, Pays
 from nanobench.analysis.explain import PUBLISHED
 from nanobench.analysis.waterfall import BATCH, MOST_GAP, Factor, Waterfall
 from nanobench.records import JUDGED, MEASURED
+from nanobench.results import request
 from nanobench.results.derive import CellRow
 from nanobench.views import console as tables
 from nanobench.views import format
@@ -263,20 +264,23 @@ def notes(found: Waterfall) -> Iterator[str]:
 
 
 # What is not known
-def unknown(rows: list[CellRow], requested: Mapping[str, Any], command: str) -> Iterator[str]:
+def unknown(rows: list[CellRow], command: str, requested: Mapping[str, Any]) -> Iterator[str]:
     """Which predictions the cells lack, why, and the command that adds them. A cell of training says it in its own sentence."""
+    again = request.with_calibration(command, requested)
     cells = [row for row in rows if row["status"] in MEASURED and not row["seq_len"]]
     bare = [row for row in cells if row["predicted_e2e_s"] is None]
     if not bare:
         return
-    if requested.get("calibration") == "off":
-        yield f"nothing is predicted without a calibration; measure again with one: {command}"
+    if not again:
+        yield f"nothing is predicted: nanobench {command} measures without a calibration"
+    elif requested.get("calibration") == "off":
+        yield f"nothing is predicted without a calibration; measure again with one: {again}"
     elif len(bare) == len(cells) and all(row["operations_per_step"] is None for row in cells):
-        yield f"nothing is predicted: this run has no calibration and no operation counts; measure again: {command}"
+        yield f"nothing is predicted: this run has no calibration and no operation counts; measure again: {again}"
     else:
         arms = ", ".join(dict.fromkeys(row["arm"] for row in bare))
         why = "; ".join(dict.fromkeys(filter(None, (row["prediction_note"] for row in bare)))) or "the reason is not known"
-        fix = "" if all(row["kv_access"] is None for row in bare) else f"; measure again: {command}"
+        fix = "" if all(row["kv_access"] is None for row in bare) else f"; measure again: {again}"
         yield f"nothing is predicted in {len(bare)} of {len(cells)} cells ({arms}): {why}{fix}"
 
 

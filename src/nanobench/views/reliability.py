@@ -41,8 +41,10 @@ def known(text: str) -> str | None:
 
 
 LAUNCHES = reading("launches", "launches_ok")
-PAIRS = Column("pairs", lambda row: known(format.text(row["pairs"], "count")), applies=has_ratio)
-SD_BETWEEN = Column("sd between launches", lambda row: known(format.percent(row["sd_between"])), applies=has_ratio)
+PAIRS = Column("pairs", lambda row: known(format.text(row["pairs"], "count")), applies=has_ratio, sorts_by="pairs")
+SD_BETWEEN = Column(
+    "sd between launches", lambda row: known(format.percent(row["sd_between"])), applies=has_ratio, sorts_by="sd_between"
+)
 STATUS = Column("status", field_text("status"), align="left")
 SPEEDUP_STATUS = Column("speedup status", field_text("speedup_status"), align="left", applies=has_ratio)
 COLUMNS = (
@@ -50,15 +52,21 @@ COLUMNS = (
     PAIRS,
     reading("invalid repetitions", "invalid_repetitions"),
     Column("reason", field_text("invalid_reasons"), align="left"),
-    Column("sd within launches", lambda row: known(format.percent(row["sd_within"])), applies=has_ratio),
+    Column("sd within launches", lambda row: known(format.percent(row["sd_within"])), applies=has_ratio, sorts_by="sd_within"),
     SD_BETWEEN,
     Column("narrowed by", field_text("ci_advice"), align="left", applies=has_ratio),
     Column(
         "A/A [95 %]",
         lambda row: known(format.near_one(row["aa_ratio"], row["aa_ratio_lo"], row["aa_ratio_hi"])),
         applies=is_reference,
+        sorts_by="aa_ratio",
     ),
-    Column("wider by", lambda row: known(format.percent(row["speedup_widening"])), applies=has_ratio),
+    Column(
+        "wider by",
+        lambda row: known(format.percent(row["speedup_widening"])),
+        applies=has_ratio,
+        sorts_by="speedup_widening",
+    ),
     SPEEDUP_STATUS,
     STATUS,
     Column("identity", field_text("identity"), align="left"),

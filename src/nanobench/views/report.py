@@ -2,8 +2,7 @@
 
 import json
 import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from nanobench.analysis.interpolated import of_run
 from nanobench.analysis.verdict import LOSSY, SYNTHETIC, launched_again, mark_of, sentences, stated, timestamp_overhead
 from nanobench.records import MEASURED, LaunchRecord
+from nanobench.results.request import command_line
 from nanobench.results.run_info import RunInfo
 from nanobench.results.store import records
 from nanobench.schema import GPTShape
@@ -97,16 +97,6 @@ def model_words(shape: GPTShape) -> str:
     return f"{shape.architecture}, {sizes}, {shape.n_head} heads{shared}"
 
 
-def command_line(command: str, requested: Mapping[str, object]) -> str:
-    """The command that requests this."""
-    parts = ["nanobench", command]
-    for name, value in requested.items():
-        flag = "--" + name.replace("_", "-")
-        for each in value if isinstance(value, list) else [value]:
-            parts += [flag] if each is True else [flag, shlex.quote(str(each))]
-    return " ".join(parts)
-
-
 def not_measured(cells: pd.DataFrame) -> list[str]:
     """Each cell without a measurement, and each whose launches did not all finish, with the reasons."""
     rows, lines = records(cells), []
@@ -127,7 +117,7 @@ def image(path: Path, folder: Path) -> str:
 
 def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> list[str]:
     """Launches, pairing, interval, gates, overhead, seed."""
-    plan = info.plan
+    plan, target = info.plan, f"+-{100 * info.plan.target_ci:.3g}%"
     bases = words(cells["speedup_basis"].dropna().unique().tolist())
     imprecise = [
         format.count(number, what)
@@ -139,12 +129,12 @@ def method(info: RunInfo, cells: pd.DataFrame, timed_share: float | None) -> lis
         f"{format.count(plan.launches, 'launch')} of each point, each in a fresh process ({plan.isolation})",
         *launched_again(cells),
         *info.notes,
-        f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within +-{plan.target_ci:.0%}",
+        f"a launch is timed for {plan.max_seconds:g} s, or until every interval is within {target}",
         *(PAIRINGS[name] for name in cells["pairing"].dropna().unique()),
         f"speedup: exp of the mean log ratio of times, with Student's 95 % interval over {bases}"
         if bases
         else "no ratio was measured",
-        *([f"imprecise, the interval is wider than +-{plan.target_ci:.0%}: {', '.join(imprecise)}"] if imprecise else []),
+        *([f"imprecise, the interval is wider than {target}: {', '.join(imprecise)}"] if imprecise else []),
         f"an arm is timed only after it computed the same as the reference; gate verdicts: {gates or 'none'}",
         *lossy_arms(cells),
         *synthetic_arms(cells),

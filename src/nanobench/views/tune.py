@@ -14,7 +14,7 @@ from nanobench.views.cell_table import CellTable, Column, make, value
 from nanobench.views.sweep import MEMORY
 
 WORKLOAD = ("model", "batch_size", "dtype", "threads", "prompt_len", "new_tokens")
-OPTIONS = (*WORKLOAD, "engine", "compile_mode", "attention", "sampler")
+OPTIONS = (*WORKLOAD, "device", "engine", "compile_mode", "attention", "sampler")
 """Fields that the command of a setting names."""
 LEFT = "left"
 """The field of a row that says why its setting left."""

@@ -70,12 +70,12 @@ def cached_call(
     """Reads each token once. With `lag`, positions stay that much behind from the second step on."""
     length = tokens_BT.shape[1]
     cache = adapter.make_cache(len(tokens_BT), length + new, "cat")
-    pos_T = torch.arange(length, device=tokens_BT.device)
-    logits, cache = adapter.forward_cached(tokens_BT, pos_T, cache)
+    pos_N = torch.arange(length + new, device=tokens_BT.device)
+    logits, cache = adapter.forward_cached(tokens_BT, pos_N[:length], cache)
     for step in range(new - 1):
         token_B1 = choose(logits[:, -1])
         position = length + step - (lag if step else 0)
-        logits, cache = adapter.forward_cached(token_B1, torch.tensor([position], device=token_B1.device), cache)
+        logits, cache = adapter.forward_cached(token_B1, pos_N[position : position + 1], cache)
         if waits:
             synchronize(token_B1)
     choose(logits[:, -1])

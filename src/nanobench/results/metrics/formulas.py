@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nanobench.records import Repetition, Status
+from nanobench.records import LaunchRecord, Repetition, Status
 from nanobench.results.cell import Cell
 from nanobench.results.repetitions import call_s, seconds
 from nanobench.stats import intervals
@@ -14,6 +14,8 @@ from nanobench.stats.intervals import Interval
 
 LEAST_WINDOW_S = 3.0
 """NVML's utilization and energy counter say nothing about shorter stretches."""
+COMPILED_IN_BUILD = ("cuda-graph",)
+"""Engines that compile their step while they are built."""
 Repetitions = Iterable[Repetition]
 
 
@@ -45,13 +47,23 @@ def value_of(estimate: Interval | None) -> float | None:
 
 
 def compile_s(cell: Cell, cold: bool) -> float | None:
-    """The first call minus the median timed call, in round 1 (cold inductor cache) or after it (warm)."""
+    """The first call minus the median timed call, in round 1 (cold inductor cache) or after it (warm). An engine that compiles
+    while it is built also counts its build, minus that of the same arm uncompiled.
+    """
     usual_s = intervals.median([call_s(each) for each in cell.untimestamped])
-    first_calls = [each for launch in cell.launches if (launch.launch == 1) is cold for each in launch.of_kind("first_call")]
-    if cell.arm.compile_mode == "off" or usual_s is None or not first_calls:
+    launches = [launch for launch in cell.launches if (launch.launch == 1) is cold]
+    first_s = median_s(launches, "first_call")
+    if cell.arm.compile_mode == "off" or usual_s is None or first_s is None:
         return None
-    first_s = intervals.median(list(map(seconds, first_calls)))
-    return None if first_s is None else first_s - usual_s
+    if cell.arm.engine not in COMPILED_IN_BUILD:
+        return first_s - usual_s
+    built_s, plain_s = median_s(launches, "build"), median_s(cell.uncompiled_launches, "build")
+    return None if built_s is None or plain_s is None else first_s - usual_s + built_s - plain_s
+
+
+def median_s(launches: Iterable[LaunchRecord], kind: str) -> float | None:
+    """The median seconds of a phase of some launches."""
+    return intervals.median([seconds(each) for launch in launches for each in launch.of_kind(kind)])
 
 
 def failures(cell: Cell) -> str | None:

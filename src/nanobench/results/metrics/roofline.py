@@ -1,6 +1,6 @@
 """Columns that say why: what a call should cost on this machine, how much of its limits was reached, and what binds it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from nanobench.results.metrics.training import executed_flops_per_s, step_s, use
 from nanobench.roofline import flops, training
 from nanobench.roofline.flops import Cost
 from nanobench.roofline.prediction import Time
+from nanobench.schema import GPTShape
 from nanobench.stats import intervals
 
 UNEXPLAINED = 0.3
@@ -192,28 +193,37 @@ def mbu(cell: Cell) -> float | None:
     if cell.shape is None or cell.kv_access is None or sheet is None or not sheet.bytes_per_s or not step_s:
         return None
     steps = flops.KV_ACCESS[cell.kv_access](cell.point)[1:]
-    kv_share = float(flops.kv_bytes_per_token(cell.shape, cell.point.dtype, cell.arm.kv_cache))
-    kv_share /= cell.shape.kv_bytes_per_token(cell.point.dtype)
     weights = sum(flops.cost(cell.shape, cell.point.dtype, each, cell.arm.weights).weight_bytes for each in steps)
     layers = (flops.layer_attentions(cell.shape, cell.point.dtype, each) for each in steps if each.kv_read)
-    read = weights + kv_share * sum(each.read_bytes for found in layers for each in found)
+    read = weights + kv_share(cell, cell.shape) * sum(each.read_bytes for found in layers for each in found)
     return read / len(steps) / step_s / sheet.bytes_per_s
 
 
-def of_step(part: Callable[[Cost], float]) -> Callable[[Cell], float | None]:
-    """A part of the cost of a decode step, mean over the growing lengths; of the prefill for a single token."""
-
-    def compute(cell: Cell) -> float | None:
-        if cell.shape is None or cell.kv_access is None:
-            return None
-        first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
-        return float(np.mean([part(flops.cost(cell.shape, cell.point.dtype, each)) for each in steps or [first]]))
-
-    return compute
+def kv_share(cell: Cell, shape: GPTShape) -> float:
+    """The bytes of an arm's KV cache as a share of those of a cache in the point's dtype."""
+    return flops.kv_bytes_per_token(shape, cell.point.dtype, cell.arm.kv_cache) / shape.kv_bytes_per_token(cell.point.dtype)
 
 
-step_flops = of_step(lambda cost: cost.flops)
-step_bytes = of_step(lambda cost: cost.weight_bytes + cost.kv_bytes)
+def step_costs(cell: Cell) -> list[Cost]:
+    """The costs of the decode steps, or of the prefill for a single token. Empty where the passes are not known."""
+    if cell.shape is None or cell.kv_access is None:
+        return []
+    first, *steps = flops.KV_ACCESS[cell.kv_access](cell.point)
+    return [flops.cost(cell.shape, cell.point.dtype, each, cell.arm.weights) for each in steps or [first]]
+
+
+def step_flops(cell: Cell) -> float | None:
+    """Operations of a decode step, mean over the growing lengths."""
+    return float(np.mean([cost.flops for cost in costs])) if (costs := step_costs(cell)) else None
+
+
+def step_bytes(cell: Cell) -> float | None:
+    """Bytes of weights and cache that a decode step moves, mean over the growing lengths, as this arm keeps them."""
+    costs = step_costs(cell)
+    if not costs or cell.shape is None:
+        return None
+    share = kv_share(cell, cell.shape)
+    return float(np.mean([cost.weight_bytes + share * cost.kv_bytes for cost in costs]))
 
 
 def flops_per_byte(cell: Cell) -> float | None:

@@ -1,5 +1,6 @@
 """Columns of cells that train; null in those that generate."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -83,11 +84,13 @@ def data_fraction(cell: Cell) -> float | None:
     return data / (data + step) if data is not None and step else None
 
 
-def breakeven_steps(cell: Cell) -> float | None:
+def breakeven_steps(cell: Cell) -> int | None:
     """Steps until the cold compile time is paid back; None where the arm is no faster than the same one uncompiled."""
     cost_s, mine_s = compile_s(cell, cold=True), value_of(step_s(cell))
     eager_s = value_of(step_s(cell.uncompiled)) if cell.uncompiled else None
-    return None if cost_s is None or not mine_s or not eager_s or mine_s >= eager_s else cost_s / (eager_s - mine_s)
+    if cost_s is None or not mine_s or not eager_s or mine_s >= eager_s:
+        return None
+    return math.ceil(cost_s / (eager_s - mine_s))
 
 
 def scaling_efficiency(cell: Cell) -> Interval | None:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from nanobench.errors import UserError
 from nanobench.records import JsonObject, Status
 from nanobench.schema import Trial
 from nanobench.sweep import output_check
@@ -99,13 +98,6 @@ def write_whole(path: Path, document: JsonObject) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(document))
     part.rename(path)
-
-
-def refuse_numbers(**given: tuple[object, int]) -> None:
-    """Raises UserError for an argument, if it is given, that is no whole number or below its least value."""
-    for name, (value, least) in given.items():
-        if value is not None and (type(value) is not int or value < least):
-            raise UserError(f"{name}={value} is not a whole number from {least} up; write it like {name}={least + 1}")
 
 
 def remove(folder: Path) -> None:

@@ -9,11 +9,12 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nanobench import source_code
 from nanobench.errors import UserError
 from nanobench.records import JsonObject, Status
+from nanobench.registry.arguments import Count, Range
 from nanobench.sweep.executors import _node as node
 from nanobench.sweep.executors._node import Lost
 from nanobench.sweep.executors.base import Executor, Progress, WorkerResult
@@ -158,12 +159,11 @@ def build(
     cache: Path,
     *,
     address: str | None = None,
-    cpus: int | None = None,
-    gpus: int = 1,
-    at_once: int | None = None,
-    retries: int = 1,
+    cpus: Count | None = None,
+    gpus: Count = 1,
+    at_once: Count | None = None,
+    retries: Annotated[int, Range(at_least=0)] = 1,
 ) -> Executor:
     """Tasks on the cluster at `address`, at most so many at once, with so many cores or GPUs; a lost one is sent again."""
-    node.refuse_numbers(cpus=(cpus, 1), gpus=(gpus, 1), at_once=(at_once, 1), retries=(retries, 0))
     connect(address)
     return Ray(seed, cpus, gpus, at_once, retries)

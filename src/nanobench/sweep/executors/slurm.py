@@ -4,7 +4,6 @@ A job answers with a file in a folder that all nodes see. A job that ends withou
 """
 
 import contextlib
-import getpass
 import io
 import math
 import os
@@ -16,10 +15,12 @@ import threading
 import time as clock
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nanobench.errors import UserError
 from nanobench.records import JsonObject, Status
+from nanobench.registry.arguments import Count, Range
+from nanobench.sweep.device_lock import user
 from nanobench.sweep.executors import _node as node
 from nanobench.sweep.executors._node import Lost
 from nanobench.sweep.executors.base import START_TIMEOUT_S, Executor, Progress, WorkerResult, read_json
@@ -59,7 +60,7 @@ class Queue:
 
 def queued() -> dict[str, str]:
     """Job -> state, as squeue lists them; empty where it gives no answer."""
-    command = ["squeue", "--noheader", "--states=all", "--user", getpass.getuser(), "--format=%i %T"]
+    command = ["squeue", "--noheader", "--states=all", "--user", user(), "--format=%i %T"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -188,15 +189,14 @@ def build(
     constraint: str | None = None,
     nodelist: str | None = None,
     exclude: str | None = None,
-    cpus: int | None = None,
+    cpus: Count | None = None,
     mem: str | None = None,
     time: int | str | None = None,
     exclusive: bool | None = None,
-    at_once: int = 16,
-    retries: int = 1,
+    at_once: Count = 16,
+    retries: Annotated[int, Range(at_least=0)] = 1,
 ) -> Executor:
     """Jobs with these options of sbatch (`cpus` is --cpus-per-task), so many at once; a lost one is submitted again."""
-    node.refuse_numbers(at_once=(at_once, 1), retries=(retries, 0), cpus=(cpus, 1))
     try:
         import submitit  # noqa: F401
     except ImportError:

@@ -15,7 +15,7 @@ from nanobench.analysis.compare import DELTA, KINDS, Change, Comparison, Row
 from nanobench.errors import UserError
 from nanobench.views import compare as words
 from nanobench.views import format
-from nanobench.views.figures import layout, tooltips
+from nanobench.views.figures import layout, panel, tooltips
 from nanobench.views.figures.style import GROUND, STYLE
 
 MARKS = {
@@ -49,7 +49,7 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     delta, counts = DELTA[found.relation], words.counted(found)
     for axes, (kind, rows) in zip(grid.flat, panels, strict=False):
         forest(axes, rows, labels(rows, analysis.varying(found.rows)), delta)
-        axes.set_title(f"{TITLES[kind]}: {counts[kind]}")
+        panel.entitle(axes, f"{TITLES[kind]}: {counts[kind]}", 1)
     grid.flat[len(panels) - 1].set_xlabel("NEW / BASE (x), above 1: NEW is faster")
     changes = dict.fromkeys(row.change for _, rows in panels for row in rows)
     handles = [

@@ -41,7 +41,8 @@ def predicted_against_measured(cells: pd.DataFrame, launches: Launches) -> Figur
     for arm, rows in known.groupby("arm", sort=False):
         points(axes, line_styles[str(arm)], rows)
     label_worst(axes, known, cells, ends)
-    axes.set(xlim=ends, ylim=ends, xlabel="predicted (ms per token)", ylabel="measured (ms per token)")
+    unit = "ms per token" if known["seq_len"].eq(0).all() else "ms per step"
+    axes.set(xlim=ends, ylim=ends, xlabel=f"predicted ({unit})", ylabel=f"measured ({unit})")
     handles: list[Any] = [marker_of(line_styles[arm], arm) for arm in known["arm"].drop_duplicates()]
     handles += [
         Line2D([], [], color="0.3", **style.PREDICTED, label="as predicted"),
@@ -51,10 +52,13 @@ def predicted_against_measured(cells: pd.DataFrame, launches: Launches) -> Figur
 
 
 def predicted(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with a measured and a predicted time of a step, or of the call for a single token, in `step_ms` and `by_ms`."""
-    single = cells["new_tokens"].eq(1)
-    step_s = cells["tpot_s"].where(~single, cells["e2e_s"]).astype(float)
-    by_s = cells["predicted_tpot_s"].where(~single, cells["predicted_e2e_s"]).astype(float)
+    """The cells with a measured and a predicted time, in `step_ms` and `by_ms`: of a decode step, of the call for a single
+    token, or of an optimizer step.
+    """
+    single, trains = cells["new_tokens"].eq(1), cells["seq_len"].gt(0)
+    step_s = cells["tpot_s"].where(~single, cells["e2e_s"]).where(~trains, cells["step_s"]).astype(float)
+    by_s = cells["predicted_tpot_s"].where(~single, cells["predicted_e2e_s"])
+    by_s = by_s.where(~trains, cells["predicted_step_s"]).astype(float)
     found = cells.assign(step_ms=1e3 * step_s, by_ms=1e3 * by_s, times=step_s / by_s)
     return found[found["step_ms"].gt(0) & found["by_ms"].gt(0)]
 

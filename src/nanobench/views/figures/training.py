@@ -19,6 +19,9 @@ from nanobench.views.figures.by_batch import Quantity, byte_unit, stack
 from nanobench.views.figures.layout import MOST_COLUMNS, Launches
 from nanobench.views.figures.plot import plot
 
+LINE = 10
+"""Points from one label to the next."""
+
 
 @plot
 def training_vs_batch(cells: pd.DataFrame, launches: Launches) -> Figure:
@@ -65,12 +68,13 @@ def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     drawing, grid = layout.make(len(shown), len(shown), [2.6])
     for axes, (title, here) in zip(grid[0], shown, strict=True):
         steps = np.linspace(0, 2.5 * here["breakeven_steps"].max(), 3)
-        for row in here.to_dict("records"):
-            doubtful = row["speedup_lo"] <= 1 or row["speedup_status"] not in JUDGED
+        for number, row in enumerate(here.sort_values("breakeven_steps").to_dict("records")):
+            doubtful = not row["speedup_lo"] > 1 or row["speedup_status"] not in JUDGED
             saved_s = row["compile_s"] * (steps / row["breakeven_steps"] - 1)
             axes.plot(steps, saved_s, color=line_styles[row["arm"]].colour, linestyle="--" if doubtful else "-")
-            place: Any = {"textcoords": "offset points", "xytext": (6, -10), "fontsize": 8, "color": "0.3"}
-            axes.annotate(f"{row['breakeven_steps']:,.0f} steps", (row["breakeven_steps"], 0), **place)
+            place: Any = {"textcoords": "offset points", "xytext": (6, -LINE * (number + 1)), "fontsize": 8}
+            colour = line_styles[row["arm"]].colour
+            axes.annotate(f"{row['breakeven_steps']:,.0f} steps", (row["breakeven_steps"], 0), color=colour, **place)
         axes.axhline(0, color="0.4", linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         for axis in (axes.xaxis, axes.yaxis):
@@ -103,7 +107,8 @@ def scaling_vs_ranks(cells: pd.DataFrame, launches: Launches) -> Figure:
         axes.plot(sizes, sizes, color=style.FAINT, linewidth=1, linestyle=":", zorder=1.5)
         lines = [(line_styles[arm], rows.sort_values("world_size")) for arm, rows in here.groupby("arm", sort=False)]
         for number, (line_style, rows) in enumerate(lines):
-            draw_scaling(axes, line_style, rows, panel.dodge(rows["world_size"], number, len(lines), sizes, crowd=len(shown)))
+            place = panel.dodge(rows["world_size"], number, len(lines), sizes, crowd=len(shown))
+            draw_scaling(axes, line_style, rows, place, number)
         panel.failures(axes, [(line_style, rows["world_size"], rows["status"]) for line_style, rows in lines])
         panel.scale(axes, [1.0, *sizes], format.ratio_tick, ratio=True)
         panel.entitle(axes, title, len(shown))
@@ -116,8 +121,8 @@ def scaling_vs_ranks(cells: pd.DataFrame, launches: Launches) -> Figure:
     )
 
 
-def draw_scaling(axes: Axes, line_style: style.LineStyle, rows: pd.DataFrame, place: Any) -> None:
-    """The line of one arm; one rank is as fast as itself."""
+def draw_scaling(axes: Axes, line_style: style.LineStyle, rows: pd.DataFrame, place: Any, number: int) -> None:
+    """The line of an arm by its number; one rank is as fast as itself. The labels of each arm stand on a line of their own."""
     sizes = rows["world_size"]
     times, low, high = (
         (sizes * rows[f"scaling_efficiency{bound}"]).where(sizes > 1, 1.0 if not bound else np.nan)
@@ -127,7 +132,13 @@ def draw_scaling(axes: Axes, line_style: style.LineStyle, rows: pd.DataFrame, pl
     for x, y, share in zip(place, times, rows["scaling_efficiency"], strict=True):
         if not pd.isna(share):
             axes.annotate(
-                f"{share:.0%}", (x, y), (-6, 5), textcoords="offset points", ha="right", fontsize=8, color=line_style.colour
+                f"{share:.0%}",
+                (x, y),
+                (-6, 5 + LINE * number),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=line_style.colour,
             )
 
 

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from nanobench.analysis.compare import Comparison
+from nanobench.analysis.compare import Comparison, Relation
 from nanobench.errors import UserError
 from nanobench.views import compare as words
 from nanobench.views.figures import compare_forest
@@ -12,6 +12,8 @@ from nanobench.views.html import page as frame
 from nanobench.views.html.drawing import Inks, inline
 from nanobench.views.html.run_page import Figure
 
+NOTHING = "The runs have no cell in common."
+ALONE = "The runs have no speedup in common, and throughput of two machines is not compared."
 CAPTION = "How each cell changed from BASE to NEW, with 95 % intervals."
 
 
@@ -29,6 +31,7 @@ def page(found: Comparison, base: str, new: str) -> str:
         figure=drawn(found, base, new, inks),
         table=grid.of_table(words.table(found)) if found.rows else None,
         differences=list(found.differences),
+        nothing=ALONE if found.relation is Relation.CROSS_MACHINE else NOTHING,
         missing=list(found.missing),
     )
 

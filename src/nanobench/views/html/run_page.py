@@ -12,6 +12,7 @@ from nanobench.analysis import diagnostics, verdict
 from nanobench.analysis.interpolated import of_run
 from nanobench.analysis.report import Study
 from nanobench.records import MEASURED, Description
+from nanobench.results import request
 from nanobench.results.store import records
 from nanobench.source_code import digest
 from nanobench.views import ab, explain, format, interpolated, plots, reliability, summary, sweep
@@ -212,7 +213,7 @@ def reasons(study: Study) -> dict[str, Any]:
         "sentences": explain.sentences(rows),
         "most_sentences": MOST_SENTENCES,
         "crossings": [explain.crossing(each, varying(rows)) for each in study.crossovers],
-        "unknown": list(explain.unknown(rows, study.info.requested, command(study))),
+        "unknown": list(explain.unknown(rows, study.info.command, study.info.requested)),
     }
 
 
@@ -249,16 +250,11 @@ def method(study: Study) -> dict[str, Any]:
     return {
         "run": {name: text for name, text in run.items() if name not in ("command", "when")},
         "steps": markdown.method(info, study.cells, study.timed_share),
-        "command_line": command(study),
-        "resume": "" if info.finished_at else f"nanobench {info.command} --resume {shlex.quote(study.place)}",
-        "again": f"nanobench report {shlex.quote(study.place)}",
+        "measure": request.again(info.command, info.requested),
+        "resume": "" if info.finished_at else request.resumed(info.command, study.place),
+        "report": f"nanobench report {shlex.quote(study.place)}",
         "code": list(code(study)),
     }
-
-
-def command(study: Study) -> str:
-    """The command that requested the run."""
-    return markdown.command_line(study.info.command, study.info.requested)
 
 
 def code(study: Study) -> Iterator[str]:

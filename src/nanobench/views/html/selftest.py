@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nanobench.analysis.report import Study
-from nanobench.results import status, store
+from nanobench.results import finder, status, store
 from nanobench.results.store import Run
 from nanobench.sweep import selftest
 from nanobench.sweep.selftest import CellSummary, Check
@@ -38,7 +38,7 @@ def selftest_of(study: Study) -> Selftest | None:
     folders = [study.folder.resolve().parent / name for name in (SAME, DELAYED)]
     if study.info.command != "selftest" or not all(Run(folder).info_file.exists() for folder in folders):
         return None
-    same, delayed = (list(map(CellSummary.of, store.records(store.load(folder)))) for folder in folders)
+    same, delayed = (list(map(CellSummary.of, store.records(finder.load(folder)))) for folder in folders)
     if not same or not delayed:
         return None
     launches = selftest.launches_for(same, min(selftest.FOUND)) or selftest.MOST_LAUNCHES

@@ -140,13 +140,12 @@ class Generate(Timed):
         self.gate = replace(verdict, digest=digest)
         if not meter.complete:
             generation_gate.run_free(meter, self.prompt_BT, self.point.new_tokens)
-        static_bytes = (
-            memory.tensor_bytes(self.adapter.module)
-            + packed_linear.packed_bytes(self.adapter.module)
-            + (self.cache_bytes() or 0)
-            + memory.tensor_bytes(getattr(self.engine, "draft", None))
-        )
-        self.peaks_bytes = {phase: static_bytes + peak for phase, peak in meter.peaks_bytes.items()}
+        module, draft = self.adapter.module, getattr(self.engine, "draft", None)
+        held_bytes = memory.tensor_bytes([module, draft]) + packed_linear.packed_bytes(module) + (self.cache_bytes() or 0)
+        held_bytes += getattr(self.engine, "graph_bytes", 0)
+        # What graphs of inductor hold is in their own memory: the allocator sees nothing of a replay.
+        peaks_bytes = {} if self.compiler.mode in GRAPH_MODES else meter.peaks_bytes
+        self.peaks_bytes = {phase: held_bytes + peak for phase, peak in peaks_bytes.items()}
 
     def judge_divergence(self, given: Approximation, engine: Engine, greedy_BN: Tensor | None, gate: Gate) -> Gate:
         """Measures how far a lossy arm is from its float model, and sets `divergence`."""

@@ -14,7 +14,8 @@ from nanobench.probes import memory
 class PeakMemoryMeter(EngineWrapper):
     """Wraps an engine and measures the allocator's peak in the prefill and in the last, longest step.
 
-    The step of an engine with `run_call` is a whole call. Its peak is that of the phase `call`.
+    The step of an engine with `run_call` is a whole call. Its peak is that of the phase `call`. Of an engine that drafts, every
+    step is measured: how many there are is not known before.
     """
 
     def __init__(self, engine: Engine, attention_choice: str, device: torch.device, last_step: int) -> None:
@@ -34,7 +35,7 @@ class PeakMemoryMeter(EngineWrapper):
         self.steps += 1
         if hasattr(self.engine, "run_call"):
             return self.measure_memory("call", self.engine.step)
-        if self.steps == self.last_step:
+        if self.steps == self.last_step or hasattr(self.engine, "draft_counts"):
             return self.measure_memory("decode", self.engine.step)
         with sdpa.use_backend(self.attention_choice):
             return self.engine.step()
@@ -44,5 +45,5 @@ class PeakMemoryMeter(EngineWrapper):
         with sdpa.use_backend(self.attention_choice):
             result, peak_bytes = memory.allocator_peak(work, self.device)
         self.peaks_bytes[phase] = max(self.peaks_bytes.get(phase, 0), peak_bytes)
-        self.complete |= self.steps == self.last_step
+        self.complete |= phase != "prefill" or not self.last_step
         return result

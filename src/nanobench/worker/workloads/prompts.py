@@ -154,7 +154,7 @@ def text_of(prompts: Prompts, point: Point) -> Text | None:
     if not isinstance(prompts, TextPrompts) or len(prompts.text_N) < point.total_len:
         return None
     rows = min(MOST_ROWS, max(point.batch_size, -(-LEAST_SCORED // point.new_tokens)))
-    starts = torch.linspace(0, len(prompts.text_N) - point.total_len, rows).long().tolist()
+    starts = torch.linspace(0, len(prompts.text_N) - point.total_len, rows, dtype=torch.float64).long().tolist()
     tokens_RS = torch.stack([prompts.text_N[start : start + point.total_len] for start in starts])
     follow_RN = tokens_RS[:, point.prompt_len :]
     if point.tokenizer == BYTES:

@@ -119,11 +119,13 @@ class Train(Timed):
         del loss
         _, step_bytes = memory.allocator_peak(lambda: trainer.step(step), self.device)
         optimizer_bytes = memory.tensor_bytes(trainer.optimizer.state)
+        # What graphs of inductor hold is in their own memory: the allocator sees nothing of a replay.
+        is_seen = self.arm.compile_mode not in GRAPH_MODES
         self.memory = {
             "gradient_bytes": gradient_bytes,
             "optimizer_bytes": optimizer_bytes,
-            "activation_bytes": forward_bytes,
-            "peak_memory_bytes": (self.weight_bytes or 0) + optimizer_bytes + step_bytes,
+            "activation_bytes": forward_bytes if is_seen else None,
+            "peak_memory_bytes": (self.weight_bytes or 0) + optimizer_bytes + step_bytes if is_seen else None,
         }
 
     def time(self, kind: str, repetition: int, block: Block | None) -> Repetition:
