@@ -148,6 +148,7 @@ def audience_of(progress: bool) -> "Audience":
     from nanobench.views import autobatch as views
     from nanobench.views.console import beside_output
     from nanobench.views.progress import Screen
+    from nanobench.views.terminal import say
 
     console = beside_output()
 
@@ -164,10 +165,10 @@ def audience_of(progress: bool) -> "Audience":
     if not progress:
         return replace(SILENT, measuring=measuring)
 
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
+    def tell(line: str) -> None:
+        say(console, line)
 
-    return replace(SILENT, waiting=say, measuring=measuring, search=views.listener(say))
+    return replace(SILENT, waiting=tell, measuring=measuring, search=views.listener(tell))
 
 
 # Read

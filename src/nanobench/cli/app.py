@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from nanobench.errors import UserError, cause
 from nanobench.sweep.config_file import from_toml
+from nanobench.views.terminal import say
 
 INTERRUPTED = 130
 MOST_CHARACTERS = 2000
@@ -80,8 +81,8 @@ def refuse_undecodable(words: Iterable[str]) -> None:
 
 
 def printer(console: Console) -> Callable[[str], None]:
-    """Prints lines of text as they are: no markup, no colours for numbers, no line breaks."""
-    return functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    """Prints lines of text as `say` does."""
+    return functools.partial(say, console)
 
 
 def announce_worker(console: Console) -> None:

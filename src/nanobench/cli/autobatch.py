@@ -10,6 +10,7 @@ from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import writing
 from nanobench.sweep import autobatch as searches
 from nanobench.sweep.autobatch_options import AutobatchOptions
+from nanobench.views.terminal import say
 
 
 @command(AutobatchOptions, "autobatch")
@@ -28,11 +29,11 @@ def autobatch(options: AutobatchOptions) -> None:
     answer = found.answer
     console.print(views.table(answer))
     for line in views.sentences(answer, found.arm.label):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if options.out:
         with writing(Path(options.out), "give another --out; the answer is cached"):
             paths = views.write(answer, f"{found.point.model}, {found.arm.label}", Path(options.out))
         for written in paths:
-            console.print(str(written), highlight=False, soft_wrap=True)
+            say(console, str(written))
     if options.json:
         typer.echo(json.dumps(answer.to_json()))

@@ -11,6 +11,7 @@ import typer
 from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, WHAT, Options, SweepOptions, TimedOptions, listed, same
+from nanobench.views.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +73,7 @@ def measured(
     console.print(f"{setting.name} threads, measured {found.measured_at}", style="bold", highlight=False)
     console.print(views.figures(limits), views.over_rows(limits))
     for line in views.unresolved(limits):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits
         console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
@@ -82,5 +83,5 @@ def measured(
         file = calibration.file_of(identity, setting)
         console.print(f"not stored: {file} cannot be written; set another folder in NANOBENCH_CACHE", highlight=False)
     else:
-        console.print(f"stored in {calibration.file_of(identity, setting)}", highlight=False, soft_wrap=True)
+        say(console, f"stored in {calibration.file_of(identity, setting)}")
     return views.as_document(found, setting.name)

@@ -9,6 +9,7 @@ from nanobench.analysis.cost_options import CostOptions
 from nanobench.cli.app import command, make_console
 from nanobench.cli.runs import RESULTS, all_cells
 from nanobench.schema import argument, option
+from nanobench.views.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def cost(request: Request) -> None:
     table, *notes = views.fitting(rows, request, console)
     console.print(table)
     for line in [*notes, *sentences]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if request.json:
         named = {"cheapest": choice.cheapest, "cheapest_within_limits": choice.within, "nearest": choice.nearest}
         document = {name: None if index is None else rows[index] for name, index in named.items()}

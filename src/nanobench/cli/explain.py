@@ -11,6 +11,7 @@ import typer
 from nanobench.cli.app import AsJson, make_console, simple_command
 from nanobench.cli.runs import Results, beside, cells_of, chosen
 from nanobench.errors import UserError, writing
+from nanobench.views.terminal import say
 
 if TYPE_CHECKING:
     from nanobench.records import LaunchRecord
@@ -78,10 +79,10 @@ def of_run(run: "Run", named: bool, draws: bool) -> Document:
     }
     console = make_console()
     if named:
-        console.print(run.place, style="bold", soft_wrap=True)
+        say(console, run.place, style="bold")
     explain.show(console, rows, document["sentences"], pays, factors)
     for line in [*document["unknown"], *(drawn(run, cells, launches, document["paths"]) if draws else [])]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     return document
 
 
@@ -115,7 +116,7 @@ def of_published(results: str, gpu: str) -> Document:
     rows = published(figures, sheet)
     pays, sentences = crossovers(rows, []), explain.sentences(rows)
     console = make_console()
-    console.print(explain.source(found, len(rows), len(figures), sheet.name), highlight=False, soft_wrap=True)
+    say(console, explain.source(found, len(rows), len(figures), sheet.name))
     explain.show(console, rows, sentences, pays, [])
     return {"cells": rows, "crossovers": [asdict(each) for each in pays], "sentences": sentences}
 

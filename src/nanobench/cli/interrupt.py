@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from nanobench.cli.app import INTERRUPTED
+from nanobench.views.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def watched(console: "Console", report: Callable[[], None], quiet: bool = False)
     """Shows a measurement on the terminal while it can be interrupted; nothing if `quiet`."""
     from nanobench.views.progress import Screen
 
-    interrupts = Interrupts(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    interrupts = Interrupts(lambda line: say(console, line))
     with interruptible(report, interrupts), nullcontext() if quiet else Screen(console) as screen:
 
         def watch(seen: "Progress") -> None:

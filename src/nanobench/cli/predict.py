@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nanobench.cli.app import AsJson, make_console, simple_command
+from nanobench.views.terminal import say
 
 GPUS = "short names of datasheets, like h200,a100-80gb; a100 and v100 stand for the SXM variant with the most memory"
 
@@ -43,15 +44,15 @@ def predict(
     console, found = make_console(), []
     for name, sheet in sheets.items():
         if name not in datasheet.names():
-            console.print(views.taken_as(name, sheet.name, datasheet.variants(name)), highlight=False, soft_wrap=True)
+            say(console, views.taken_as(name, sheet.name, datasheet.variants(name)))
         runs = [each for each in finder.runs_below(measured) if analysis.is_on(each.info(), sheet)]
         seen = pd.concat([store.load_runs([each]) for each in runs]) if runs else None
         rows = analysis.rows(cells, sheet, None if dtype == "auto" else dtype, seen)
         console.print(views.table(rows))
         for line in views.doubts(rows):
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line)
         found += rows
     known = datasheet.find(here) is not None
-    console.print(views.basis(here or "this machine", known), highlight=False, soft_wrap=True)
+    say(console, views.basis(here or "this machine", known))
     if as_json:
         typer.echo(json.dumps({"run": run.place, "predicted": found}))

@@ -12,6 +12,7 @@ from nanobench.cli.app import announce_worker, command, make_console, printer
 from nanobench.errors import UserError
 from nanobench.schema import option
 from nanobench.sweep.options import MEASURING, OUTPUT, WHAT, Options, SweepOptions, TimedOptions, same
+from nanobench.views.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ def selftest(options: SelftestOptions) -> None:
     causes = status.count_causes(cell.disturbed_by for cell in [*same_cells, *delayed])
     console.print(views.verdict(verdict))
     for line in views.trust(spread, launches, resolution, causes):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if options.json:
         document = {"checks": [asdict(check) for check in verdict], **spread._asdict()}
         typer.echo(json.dumps({**document, "launches": launches, "resolution": resolution, "causes": causes}))

@@ -12,6 +12,7 @@ from nanobench.cli.app import announce_worker, command, exit_if_wrong, make_cons
 from nanobench.cli.interrupt import watched
 from nanobench.errors import UserError, writing
 from nanobench.sweep.options import SweepOptions, TimedOptions, TrainOptions
+from nanobench.views.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,7 @@ def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience
     from nanobench.sweep.job import Audience
     from nanobench.views import autobatch, progress
 
-    say = printer(console)
+    tell = printer(console)
 
     def planned(plan: "Plan", description: "Description") -> None:
         if not quiet:
@@ -84,7 +85,9 @@ def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience
         with watched(console, report, quiet) as watch:
             yield watch
 
-    return Audience(waiting=say, planned=planned, measuring=measuring, search=Listener() if quiet else autobatch.listener(say))
+    return Audience(
+        waiting=tell, planned=planned, measuring=measuring, search=Listener() if quiet else autobatch.listener(tell)
+    )
 
 
 def show_finished(run: "Run", console: "Console") -> None:
@@ -112,7 +115,7 @@ def show(run: "Run", cells: "list[CellRow]", console: "Console") -> list[str]:
         console.print(curves.curve_table(rows))
         sentences += filter(None, [curves.sentence(rows)])
     for line in [*sentences, *info.notes]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     return sentences
 
 
@@ -135,7 +138,7 @@ def finish(run: "Run", cells: "list[CellRow]", options: TimedOptions, console: "
             refusal = error
     places = list(map(run.where, paths))
     for place in places:
-        console.print(place, highlight=False, soft_wrap=True)
+        say(console, place)
     if options.json:
         document = {"run": run.place, "cells": cells, "verdict": sentences, "timed_share": share}
         if rows := interpolated.of_run(store.frame(run, cells), info.plan):

@@ -18,6 +18,7 @@ from nanobench.results.derive import CellRow
 from nanobench.views import console as tables
 from nanobench.views import format
 from nanobench.views.cell_table import SPEEDUP_STATUS, STATUS, Column, make, namer, speedup_text, value, varying
+from nanobench.views.terminal import say
 
 COLUMNS = (
     value("output\ntok/s", "output_tok_s", drop=4),
@@ -293,13 +294,13 @@ def show(
     cells, *left_out = fitting(rows, console)
     console.print(cells)
     for line in [*left_out, *sentences, *(crossing(each, names, seen) for each in crossovers)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     for each in waterfalls:
         console.print()
-        console.print(head_of(each, names), soft_wrap=True)
+        say(console, head_of(each, names))
         console.print(factors(each))
         for line in notes(each):
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line)
 
 
 def source(paths: list[Path], used: int, of: int, device: str) -> str:

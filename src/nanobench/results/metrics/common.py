@@ -123,7 +123,7 @@ MEMORY = (
     *outcome_max(
         BYTES,
         LOWER,
-        peak_memory_bytes="weights, packed too, + cache or optimizer's state + allocator's peak in one call or step",
+        peak_memory_bytes="weights, packed too, + cache or optimizer + graphs + allocator's peak; null with inductor's graphs",
         rss_peak_bytes="the worker's largest resident size, all its arms",
     ),
     *outcome_max(BYTES, NEITHER, weight_bytes="all parameters and buffers"),
@@ -166,7 +166,7 @@ PHASES = (
         "compile_s",
         SECONDS,
         LOWER,
-        "first call - median timed call, in round 1 (cold compiler cache)",
+        "first call - median timed call, in round 1 (cold compiler cache); cuda-graph: + build - build of the uncompiled arm",
         lambda c: formulas.compile_s(c, cold=True),
     ),
     Metric(
