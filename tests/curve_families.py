@@ -11,6 +11,8 @@ from nanobench.stats import curve
 from nanobench.stats.curve import Known
 
 LAUNCHES = 5
+WIDENING = float(stats.t.ppf(0.975, LAUNCHES - 1) / stats.norm.ppf(0.975))
+"""Student's interval over the launches beside a normal one."""
 EVERY_FOURTH = tuple(range(1, 97, 4))
 EVERY = tuple(range(1, 25))
 Truth = Callable[[int], float]
@@ -121,8 +123,7 @@ class Outcome:
 def measurement(truth: float, noise: float, random: np.random.Generator) -> Known:
     """The mean of launches, with the standard error that reproduces Student's interval: what a cell shows."""
     logs = truth + noise * math.sqrt(LAUNCHES) * random.standard_normal(LAUNCHES)
-    widening = float(stats.t.ppf(0.975, LAUNCHES - 1) / stats.norm.ppf(0.975))
-    return Known(float(np.mean(logs)), widening * float(np.std(logs, ddof=1)) / math.sqrt(LAUNCHES))
+    return Known(float(np.mean(logs)), WIDENING * float(np.std(logs, ddof=1)) / math.sqrt(LAUNCHES))
 
 
 def swept(

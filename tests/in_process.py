@@ -4,6 +4,7 @@ Nothing here can be killed, limited in memory, or differ from launch to launch: 
 """
 
 import contextlib
+import functools
 import gc
 import json
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from nanobench import source_code
 from nanobench.cli import app
 from nanobench.probes import environment, memory
 from nanobench.sweep.executors import base, local
@@ -25,6 +27,8 @@ from nanobench.worker.workloads import timed
 TESTS = Path(__file__).parent
 PLUGINS = ("fakes", "zoo", "zoo_beside", "virtual_device")
 """Modules that every request imports anew, because they count calls."""
+OWN_CODE = functools.cache(source_code.of_nanobench)
+"""Nothing changes this package while the tests run; modules of plug-ins are read each time."""
 
 
 class InProcess:
@@ -68,6 +72,7 @@ def restored(cache):
         # The limit holds for the whole process; half seconds per description, warm-up and batch size are for real ones.
         patch.setattr(memory, "limited", lambda limit_bytes: contextlib.nullcontext())
         patch.setattr(environment, "BUSY_S", 0.0)
+        patch.setattr(environment, "matmul_flops_per_s", lambda device: 1e11)
         patch.setattr(timed, "WARMUP_S", 0.01)
         patch.setattr(batch_trial, "TIMED_S", 0.01)
         try:
@@ -105,6 +110,7 @@ def run(*arguments, cwd, timeout=None, code=None, env=None):
     words = [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "build", InProcess)
+        patch.setattr(source_code, "of_nanobench", OWN_CODE)
         patch.setattr(sys, "argv", ["nanobench", *words])
         patch.setattr(sys, "path", [str(TESTS), *sys.path])
         for name, value in (env or {}).items():

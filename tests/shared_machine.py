@@ -263,8 +263,8 @@ UNLIKE = {
     "a program on and off; one arm ten times as long": Scenario(
         Load(programs=1, on_s=0.1), Work(0.2), Work(0.02), budget_s=2.5
     ),
-    "a program beside one arm only": Scenario(Load(programs=1, beside=1)),
-    "a lower clock beside one arm": Scenario(Load(slower=0.1)),
+    "a program, only while one of the arms is timed": Scenario(Load(programs=1, beside=1)),
+    "a lower clock, only while one of the arms is timed": Scenario(Load(slower=0.1)),
 }
 """The arms are slowed by different factors, and a reading shows a disturbance."""
 UNSEEN = {

@@ -11,6 +11,7 @@ WRONG = {
     "unknown dtype": (["--dtype", "float23"], ["'float23'", "did you mean 'float32'", "bfloat16"]),
     "unknown sampler": (["--sampler", "greed"], ["did you mean 'greedy'"]),
     "argument of a sampler": (["--sampler", "top-k:k=0"], ["k=0 of sampler 'top-k'", "a whole number (at least 1)"]),
+    "draft length": (["--engine", "cached,speculative", "--draft-len", "65"], ["draft_len=65", "at most 64"]),
     "argument of an engine": (["--engine", "cached,speculative:accept=2"], ["accept=2", "at most 1) or none"]),
     "unknown compile mode": (["--compile-mode", "on"], ["'on'", "off", "default"]),
     "unknown field": (["--axis", "bacth_size=1"], ["'bacth_size'", "did you mean 'batch_size'"]),

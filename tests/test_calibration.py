@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from nanobench.roofline.limits import KINDS, Limit, Limits, Unresolved
 from nanobench.schema import Point
 from nanobench.sweep import calibration
 from nanobench.sweep.executors.base import WorkerResult
+from nanobench.sweep.machine import differences
 from nanobench.sweep.runner import Sweep
 from nanobench.worker.calibration import measure, model
 from nanobench.worker.calibration.model import InstrumentedModel, Size
@@ -198,6 +200,32 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
     (calibration,) = sweep.run.info().calibrations.values()
     assert [check.point for check in calibration.drift_checks] == [trial.point for trial in trials]
     assert all(check.before == check.after == LIMITS for check in calibration.drift_checks)
+
+
+def test_only_workers_that_share_a_device_and_can_afford_it_are_checked_for_drift(sweep):
+    class Several(Worker):
+        def at_once(self, device):
+            return 2
+
+    sweep.plan = replace(sweep.plan, launches=2)
+    assert sweep.checks_drift(Worker(), "cpu")
+    assert sweep.checks_drift(Worker(), "cuda")
+    assert not sweep.checks_drift(Several(), "cuda")
+    sweep.plan = replace(sweep.plan, launches=1)
+    assert sweep.checks_drift(Worker(), "cpu")
+    assert not sweep.checks_drift(Worker(), "cuda:0")
+
+
+def test_memory_that_grows_makes_no_other_machine(monkeypatch):
+    found = []
+    for gib in (2, 3):
+        monkeypatch.setattr(environment.psutil, "virtual_memory", lambda gib=gib: SimpleNamespace(total=gib << 30))
+        found.append((environment.identity(), environment.Machine().facts))
+    (small, its_facts), (large, other_facts) = found
+    assert (small["memory_gib"], large["memory_gib"]) == (2, 3)
+    assert small["hash"] == large["hash"]
+    assert its_facts == other_facts
+    assert differences(small, other_facts) == []
 
 
 def test_a_drift_check_that_fails_costs_that_check(cache, sweep):

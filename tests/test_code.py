@@ -109,7 +109,7 @@ class Noting:
 
 def test_code_is_compared_around_trials_only(tmp_path):
     inner, found = Noting(), []
-    same = code.SameCode(inner, {"a": source(a="1")}, lambda: found.append(1) or {"a": source(a="1")}, tmp_path)
+    same = code.SameCode(inner, {"a": source(a="1")}, lambda: found.append(1) or {"a": source(a="1")}, tmp_path, True)
     for request in ({"calibrate": {}}, {"trial": {}}):
         assert same.run(request, tmp_path, tmp_path, 1.0, print) == "result"
     assert len(found) == 2
@@ -117,10 +117,14 @@ def test_code_is_compared_around_trials_only(tmp_path):
     assert inner.closed
 
 
-def test_a_trial_does_not_start_with_other_code(tmp_path):
+@pytest.mark.parametrize(
+    ("continues", "fix"), [(True, "and continue with --resume, or start a new run"), (False, "measure again")]
+)
+def test_a_trial_does_not_start_with_other_code(tmp_path, continues, fix):
     inner = Noting()
-    same = code.SameCode(inner, {"a": source(a="1")}, lambda: {"a": source(a="2")}, tmp_path)
-    with pytest.raises(UserError, match=r"a\.py changed while the run was measured; finished trials are kept in"):
+    same = code.SameCode(inner, {"a": source(a="1")}, lambda: {"a": source(a="2")}, tmp_path, continues)
+    kept = "changed while the run was measured; finished trials are kept in"
+    with pytest.raises(UserError, match=rf"a\.py {kept} .*: .*{fix}$"):
         same.run({"trial": {}}, tmp_path, tmp_path, 1.0, print)
     assert inner.seen == []
 

@@ -64,6 +64,7 @@ SOON = {"started": "2026-01-01T10:15:00+00:00", "finished": "2026-01-01T10:25:00
         (LATER, Relation.SAME_MACHINE),
         ({**SOON, "host": "other"}, Relation.SAME_MACHINE),
         ({**SOON, "torch": "2.14", "hash": "two"}, Relation.SOFTWARE_DIFF),
+        ({**SOON, "memory_gib": 25, "hash": "one too"}, Relation.SAME_SESSION),
         ({**SOON, "cpu": "B", "hash": "three"}, Relation.CROSS_MACHINE),
         ({**SOON, "cores": 4, "hash": "four"}, Relation.CROSS_MACHINE),
     ],
@@ -211,6 +212,9 @@ def test_a_run_is_the_same_as_itself(nanobench_here, tmp_path):
     document = json.loads(done.stdout.strip().splitlines()[-1])
     assert document["relation"] == "same_session"
     assert {row["change"] for row in document["rows"]} <= {"same", "ambiguous", "not_comparable"}
+    ratios = [row["ratio"] for row in document["rows"] if row["ratio"] is not None]
+    assert ratios
+    assert ratios == pytest.approx([1.0] * len(ratios))
     assert done.returncode in (0, 3)
 
 

@@ -45,7 +45,7 @@ NUMBERS = (
 )
 RELIABLE = ["ok", "imprecise"]
 UNRELIABLE = ["unstable", "no_steady_state"]
-fixed = settings(derandomize=True, deadline=None, database=None, max_examples=40)
+fixed = settings(derandomize=True, deadline=None, database=None, max_examples=20)
 amounts = st.floats(1e-3, 1e6)
 shares = st.floats(0.01, 1)
 

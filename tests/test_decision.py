@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from nanobench.records import ArmRecord, LaunchRecord, Outcome, Status, Verdict
-from nanobench.results.decision import Answer, decide, overall
+from nanobench.results.decision import Answer, decide, machine_of, overall
 from nanobench.schema import Arm, Trial
 from nanobench.stats.sequential import LOOKS
 from nanobench.views import ab as views
+from test_compare import info
+from test_metrics_roofline import SHAPE
 from test_status import CPU, OK, STILL, timed
 
 BASE, NEW = Arm(engine="cached", side="BASE: main"), Arm(engine="cached", side="NEW: .")
@@ -95,7 +97,9 @@ def test_points_are_corrected_by_holm():
     marginal = launches(around(0.97, 0.022, 8))
     assert only(decide(marginal, THRESHOLD)).answer is Answer.SLOWER
     others = [each for size in (1, 2, 8, 16, 32) for each in launches(around(1.0, 0.03, 8), replace(CPU, batch_size=size))]
-    assert decide([*marginal, *others], THRESHOLD)[CPU].answer is Answer.UNDECIDED
+    corrected = decide([*marginal, *others], THRESHOLD)[CPU]
+    assert corrected.answer is Answer.UNDECIDED
+    assert corrected.needed is None or corrected.needed > corrected.launches
 
 
 def test_over_all_points_the_mean_of_the_logs_counts():
@@ -122,6 +126,15 @@ def test_over_all_points_the_interval_is_as_wide_as_the_points_need(readings):
     assert narrow.answer is Answer.SLOWER
     assert wide.high / wide.low > 1.05 * narrow.high / narrow.low
     assert "other programs shared the cores" in wide.reason
+
+
+def test_limits_say_nothing_of_two_models():
+    small = info()
+    assert machine_of(small) is None
+    of_one = replace(small, description=replace(small.description, models={"gpt2-nano": SHAPE}))
+    assert machine_of(of_one).shapes == {"gpt2-nano": SHAPE}
+    of_two = replace(small, description=replace(small.description, models={"gpt2-nano": SHAPE, "llama-nano": SHAPE}))
+    assert machine_of(of_two) is None
 
 
 def test_over_all_points_nothing_is_decided_where_one_point_cannot_be():

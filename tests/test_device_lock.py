@@ -41,7 +41,7 @@ def test_a_device_is_the_same_by_all_its_names(monkeypatch):
     assert [device_lock.physical(name) for name in ("cpu", "cuda", "cuda:1", "cuda:2")] == ["cpu", "cuda:3", "cuda:1", "cuda:2"]
 
 
-def test_ranks_hold_a_gpu_each():
+def test_ranks_hold_a_gpu_each(monkeypatch):
     assert device_lock.devices_of_ranks("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2"]
     assert device_lock.devices_of_ranks("cuda:1", 1) == ["cuda:1"]
     assert device_lock.devices_of_ranks("cpu", 2) == ["cpu"]
@@ -49,6 +49,10 @@ def test_ranks_hold_a_gpu_each():
         for device in ("cuda:0", "cuda:1"):
             with pytest.raises(UserError, match=f"{device} is held"), hold(device):
                 pass
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with device_lock.hold_all(["cuda:0", "cuda:1"], False, print):
+        pass
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with hold("cuda:1"):
         with pytest.raises(UserError, match="cuda:1 is held"), device_lock.hold_all(["cuda:0", "cuda:1"], False, print):
             pass

@@ -116,6 +116,9 @@ def test_of_several_runs_one_that_cannot_be_read_is_left_out(run, tmp_path, caps
     assert "broken/run.json" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"broken/run.json cannot be read"):
         finder.find_runs(tmp_path / "runs" / "broken")
+    run.info_file.write_text("{")
+    with pytest.raises(UserError, match=r"no run in .* that has a readable run\.json"):
+        finder.find_runs(tmp_path / "runs")
 
 
 def test_a_folder_without_runs_is_one_line(nanobench_here, tmp_path):

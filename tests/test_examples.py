@@ -14,6 +14,7 @@ from torch import nn
 
 from nanobench.engines._compiler import Compiler
 from nanobench.engines.cached import Cached
+from nanobench.engines.cached_cat import CachedCat
 from nanobench.errors import Skip
 from nanobench.gates import generation as generation_gate
 from nanobench.records import Verdict
@@ -282,9 +283,38 @@ def test_the_page_shows_a_model_that_meets_the_contract(monkeypatch):
     stand_in.GPT, stand_in.Config = Nanochat, NanochatConfig
     monkeypatch.setitem(sys.modules, "my_lab", stand_in)
     monkeypatch.setitem(sys.modules, "nanochat.gpt", types.SimpleNamespace(COMPUTE_DTYPE=torch.float32))
-    (code,) = code_of("A model")
+    code, _ = code_of("A model")
     exec(code, names := {})
     assert_contract(names["build"](**TINY, n_kv_head=2, sequence_len=32))
+
+
+class NanogptWithCache(nn.Module):
+    """A fork of nanoGPT as the page describes it: the past grows, and logits of all positions come only with a loss."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embedding, self.head = nn.Embedding(config.vocab_size, config.n_embd), nn.Linear(config.n_embd, config.vocab_size)
+
+    def forward(self, idx_BT, targets_BT=None, past_kv=None):
+        seen_BTC = self.embedding(idx_BT)
+        past_kv = seen_BTC if past_kv is None else torch.cat((past_kv, seen_BTC), dim=1)
+        means_BTC = past_kv.cumsum(1)[:, -idx_BT.shape[1] :]
+        if targets_BT is None:
+            return self.head(means_BTC[:, [-1]]), None, past_kv
+        logits_BTV = self.head(means_BTC)
+        return logits_BTV, F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=-1), past_kv
+
+
+def test_the_page_shows_a_fork_of_nanogpt_with_a_growing_cache(monkeypatch):
+    stand_in = types.ModuleType("model")
+    stand_in.GPT, stand_in.GPTConfig = NanogptWithCache, lambda **sizes: types.SimpleNamespace(**sizes)
+    monkeypatch.setitem(sys.modules, "model", stand_in)
+    _, code = code_of("A model")
+    exec(code, names := {})
+    adapter = names["build"](**TINY, block_size=32)
+    assert_contract(adapter)
+    assert verdict_on(adapter, CachedCat).verdict is Verdict.EXACT
 
 
 def test_the_page_shows_the_black_box_of_the_examples():

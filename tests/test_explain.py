@@ -252,7 +252,8 @@ def test_the_compile_mode_that_is_named_is_one_that_the_device_and_the_engine_ca
     host = {"bound_by": "host", "prediction_error": 0.0}
     assert suggested(a_row(device="cuda:1", **host)) == ["--compile-mode reduce-overhead", "a larger --batch"]
     assert suggested(a_row(device="cpu", **host))[0] == "--compile-mode default"
-    assert suggested(a_row(device="cuda", arm=Arm(engine="cuda-graph"), **host))[0] == "--compile-mode default"
+    for engine in ("cuda-graph", "cached-cat"):
+        assert suggested(a_row(device="cuda", arm=Arm(engine=engine), **host))[0] == "--compile-mode default"
     assert suggested(a_row(arm=Arm(engine="speculative:draft_len=4"), **host)) == ["a larger --batch"]
 
 

@@ -125,6 +125,12 @@ CAT = {
 }
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cuda = True
+
+
 def test_a_cache_that_is_emptied_and_read_whole_is_refused_on_a_gpu():
     """Each step would wait for the device."""
     adapter = KwargCacheAdapter(WithCache(), make, reset=Sum.clear, reads_all=True)
@@ -133,6 +139,8 @@ def test_a_cache_that_is_emptied_and_read_whole_is_refused_on_a_gpu():
     assert not cache.begins(torch.ones(1, dtype=torch.long))
     with pytest.raises(UserError, match="give seek= or positions="):
         cache.begins(SimpleNamespace(is_cuda=True))
+    prefix = KwargCacheAdapter(WithCache(), make, reset=Sum.clear).make_cache(1, 8, "static")
+    assert prefix.begins(torch.zeros(1).as_subclass(OnGpu))
 
 
 def wide(adapter):

@@ -260,8 +260,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("compile_mode", ["off", "default"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "compile_mode"),
+    [*((fault, "off") for fault in FAULTS), ("skips the optimizer", "default"), ("copies rows", "default")],
+)
 def test_the_gate_catches(captured, fault, compile_mode):
     spoil, phase_name, words = FAULTS[fault]
     verdict = gated(point(phase=phase_name, grad_accum=2), Arm(compile_mode=compile_mode), spoil)

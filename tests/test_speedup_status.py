@@ -1,5 +1,6 @@
 """When a ratio is reliable: which disturbances cancel in pairs, which its interval allows for, and which end the conclusion."""
 
+import functools
 import math
 
 import pytest
@@ -268,6 +269,7 @@ def test_arms_without_a_common_launch_have_no_ratio():
 # Simulated machines
 
 
+@functools.cache
 def simulate(scenario):
     """Over seeded runs: how often pairs alone and the interval contain the true ratio, and how often it is concluded."""
     truth, alone, allowed, concluded = math.exp(scenario.truth), 0, 0, 0

@@ -11,7 +11,7 @@ from conftest import made_once
 from nanobench.records import MEASURED
 from nanobench.results import derive, finder, stored_cells
 
-SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1)
+SMALL = ("--model", "gpt2-nano", "--seq-len", 32, "--threads", 1, "--max-seconds", 0.05, "--launches", 1, "--no-plot")
 BATCH = ("--batch", 2)
 
 
@@ -188,7 +188,7 @@ def test_a_mistake_gets_one_line(nanobench_here, tmp_path, asked, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_narrow_parameters_are_an_arm_that_is_lossy_checked_and_half_as_large(nanobench_here, tmp_path):
+def test_narrow_parameters_are_an_arm_that_is_lossy_checked_and_half_as_large(nanobench_here, no_plots, tmp_path):
     asked = ("--dtype", "bfloat16", "--param-dtype", "float32,bfloat16", "--max-seconds", 0.2)
     nanobench_here("train-throughput", *SMALL, *BATCH, *asked, "--out", "run", cwd=tmp_path, code=0)
     cells = cells_of(tmp_path / "run").loc["pretrain"]

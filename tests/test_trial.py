@@ -1,4 +1,5 @@
 import errno
+import itertools
 import math
 import os
 import subprocess
@@ -19,7 +20,6 @@ from nanobench.probes.instruments import Instruments
 from nanobench.probes.leftovers import Leftovers
 from nanobench.records import Gate, Outcome, Repetition, Status, Verdict
 from nanobench.schema import Arm, Point, Trial
-from nanobench.stats import intervals
 from nanobench.worker import batch_trial as batch_trials
 from nanobench.worker import trial as trials
 
@@ -32,8 +32,9 @@ class Clock:
 class Scripted:
     """An arm whose repetitions last as long as a script says."""
 
-    def __init__(self, wall_s):
+    def __init__(self, wall_s, arm, now):
         self.wall_s, self.phases, self.timestamped = wall_s, [], []
+        self.arm, self.now, self.turns = arm, now, []
 
     def lay_out(self, block):
         self.laid_out = block
@@ -41,6 +42,7 @@ class Scripted:
     def repeat(self, repetition, block):
         assert block is self.laid_out
         self.timestamped.append(block.timestamped)
+        self.turns.append((next(self.now), block.number, self.arm))
         wall_s = self.wall_s(repetition) if callable(self.wall_s) else self.wall_s
         if isinstance(wall_s, Exception):
             raise wall_s
@@ -56,7 +58,8 @@ def run(tmp_path, *walls, max_seconds=4.0, target_ci=0.05, timestamp_interval=1)
     names = [Arm(engine=f"arm{index}") for index in range(len(walls))]
     trial = Trial(point=point, arms=tuple(names), launch=1, seed=0, target_ci=target_ci, max_seconds=max_seconds)
     arms = trials.Arms(trial, tmp_path, lambda progress: None, Leftovers(HostClock()))
-    scripted = [Scripted(wall) for wall in walls]
+    now = itertools.count()
+    scripted = [Scripted(wall, arm, now) for arm, wall in enumerate(walls)]
     arms.live = dict(enumerate(scripted))
     trials.run_blocks(trial, Instruments(Clock(timestamp_interval)), arms)
     return arms, scripted
@@ -123,11 +126,13 @@ def test_a_lone_arm_stops_by_the_interval_of_its_own_times(tmp_path):
     assert len(arms.steady[0]) == 5
 
 
-def test_blocks_reverse_their_order(tmp_path):
-    order = intervals.orders(3, "seed")
-    first, second, third, fourth = (next(order) for _ in range(4))
-    assert second == first[::-1]
-    assert fourth == third[::-1]
+def test_every_second_block_reverses_the_order_of_the_one_before(tmp_path):
+    _, scripted = run(tmp_path, noisy(0.1), 0.1, 0.1, max_seconds=3.0, target_ci=1e-6)
+    turns = sorted(turn for each in scripted for turn in each.turns)
+    orders = [[arm for _, block, arm in turns if block == number] for number in range(8)]
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+    assert orders[1::2] == [order[::-1] for order in orders[::2]]
+    assert len(set(map(tuple, orders))) > 2
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,11 @@ def test_why_a_ratio_of_unreliable_cells_is_concluded_is_said_where_that_occurs(
     assert verdict.cancelling(frame(shaken(1, "ok", "imprecise"))) == []
     rows = [*shaken(1, "ok", "ok"), *shaken(4, "unstable", "ok"), *shaken(8, "ok", "no_steady_state")]
     (sentence,) = verdict.cancelling(frame(rows))
-    assert sentence == f"2 ratios are concluded although one of their cells is unreliable, or both are: {verdict.CANCELS}"
+    assert sentence == f"2 ratios have a conclusion although one of their cells is unreliable, or both are: {verdict.CANCELS}"
     assert sentence in verdict.sentences(frame(rows))
     assert "in the same process, so what disturbs both cancels in their ratio" in sentence
     (sentence,) = verdict.cancelling(frame(rows[:4]))
-    assert sentence.startswith("1 ratio is concluded although one of its cells is unreliable, or both are: ")
+    assert sentence.startswith("1 ratio has a conclusion although one of its cells is unreliable, or both are: ")
     apart = shaken(1, "unstable", "unstable", pairing="launch")
     refused = [shaken(1, "unstable", "unstable")[0], {**shaken(1, "unstable", "unstable")[1], "speedup_status": "unstable"}]
     assert verdict.cancelling(frame(apart)) == verdict.cancelling(frame(refused)) == []

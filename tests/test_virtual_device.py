@@ -169,6 +169,7 @@ def test_memory_that_runs_out_in_mid_run_is_a_row_and_spares_the_other_arm(launc
 
 def test_a_repetition_begins_on_an_idle_device_whatever_ran_before(launch, monkeypatch):
     launches = launch(engines=(REFERENCE,), max_seconds=0.2)
+    assert of(launches, REFERENCE)
     assert all(each.device_s <= each.wall_s for each in of(launches, REFERENCE))
     assert all(each.enqueue_s < 0.1 * each.wall_s for each in of(launches, REFERENCE))
 

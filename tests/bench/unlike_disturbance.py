@@ -39,7 +39,7 @@ def main() -> None:
     """Prints the table."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     print("| disturbance | bias of the ratio | pairs contain the truth | interval contains the truth ", end="")
-    print("| half-width of pairs | half-width of interval | concluded |\n|---|--:|--:|--:|--:|--:|--:|")
+    print("| half-width of pairs | half-width of interval | with a conclusion |\n|---|--:|--:|--:|--:|--:|--:|")
     for scenarios in (shared_machine.LIKE, shared_machine.UNLIKE, shared_machine.UNSEEN):
         for name, scenario in scenarios.items():
             print(row(name, scenario, runs), flush=True)

@@ -27,7 +27,9 @@ from nanobench.results.run_info import RunInfo
 from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
 
-HARDWARE = ("cpu", "cores", "cpu_quota", "memory_gib", "gpus", "gpu_facts", "system")
+UNCOMPARED = ("hash", "memory_gib")
+"""Facts of an identity that make no two runs unlike: the other facts say more, and memory may grow."""
+HARDWARE = ("cpu", "cores", "cpu_quota", "gpus", "gpu_facts", "system")
 """Facts of the identity that belong to the machine; all others are software."""
 SESSION = timedelta(hours=1)
 """Two runs are of one session where the second begins within this time after the end of the first."""
@@ -186,7 +188,7 @@ def relation_of(base: RunInfo, new: RunInfo) -> Relation:
     was, now = base.description.identity, new.description.identity
     if any(was.get(name) != now.get(name) for name in HARDWARE):
         return Relation.CROSS_MACHINE
-    if was.get("hash") != now.get("hash"):
+    if any(was.get(name) != now.get(name) for name in {**was, **now} if name not in UNCOMPARED):
         return Relation.SOFTWARE_DIFF
     first, second = sorted((base, new), key=lambda info: info.started_at)
     ended = first.finished_at or first.started_at

@@ -27,6 +27,8 @@ PUBLISHED = "published"
 """Status of a result that was published by other people, not measured here."""
 UNCACHED = ("uncached", "uncached-full-logits")
 NEVER_COMPILED = ("speculative",)
+NEVER_REPLAYED = ("cuda-graph", "cached-cat")
+"""Engines that are compiled without CUDA graphs of inductor."""
 Arms = Mapping[str, bool]
 """The arms of a point, and whether each was measured."""
 WEIGHTS_FIELDS = ("weights_bytes_share", "weights_rate_share")
@@ -230,7 +232,7 @@ def reads_mostly_weights(cell: Cell) -> bool:
 def compiled(row: CellRow, arms: Arms) -> Iterator[str]:
     """The compile mode with the fewest dispatches that the engine can have: on CUDA the one with CUDA graphs."""
     engine = row["engine"].partition(":")[0]
-    has_graphs = row["device"].startswith("cuda") and engine != "cuda-graph"
+    has_graphs = row["device"].startswith("cuda") and engine not in NEVER_REPLAYED
     if row["compile_mode"] == "off" and engine not in NEVER_COMPILED:
         yield from other_arm(row, "compile_mode", "reduce-overhead" if has_graphs else "default", arms)
 

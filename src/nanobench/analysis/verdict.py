@@ -167,7 +167,7 @@ def cancelling(cells: pd.DataFrame) -> list[str]:
     number = sum(row["status"] not in JUDGED or point_of(row) in references for row in pairs)
     if not number:
         return []
-    which = "ratio is concluded although one of its" if number == 1 else "ratios are concluded although one of their"
+    which = "ratio has a conclusion although one of its" if number == 1 else "ratios have a conclusion although one of their"
     return [f"{number} {which} cells is unreliable, or both are: {CANCELS}"]
 
 

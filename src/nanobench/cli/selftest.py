@@ -25,7 +25,7 @@ class SelftestOptions:
     """What selftest accepts."""
 
     device: str = option("cpu", "cpu, cuda or cuda:INDEX; the checks of known delays need a CPU", WHAT)
-    quick: bool = option(False, "a quarter of the contrasts, in a few minutes", MEASURING)
+    quick: bool = option(False, "a quarter of the comparisons; takes some minutes", MEASURING)
     wait: bool = same(TimedOptions, "wait")
     out: str = option("", "keep both sweeps in this folder; default: they are deleted", OUTPUT, "DIR")
     json: bool = same(Options, "json")

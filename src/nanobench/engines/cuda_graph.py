@@ -5,6 +5,8 @@ ended. The number of attended positions is fixed in a graph, so a long cache nee
 step of each graph before its capture. Not run on a GPU so far.
 """
 
+import gc
+
 import torch
 
 from nanobench.engines._compiler import Compiler
@@ -42,7 +44,9 @@ class CudaGraph(Cached):
         # One stream for warm-up and capture: libraries keep a workspace per stream, and the graphs must find the same one.
         self.side = torch.cuda.Stream(self.tokens_BN.device)
         self.warm_up(max(lengths))
-        # A capture releases unused reserved blocks: release them before, so that the difference is the graphs' memory.
+        # A capture releases unused reserved blocks: release them before, so that the difference is the graphs' memory. Engines
+        # that are gone may wait in a cycle, with the memory of their graphs.
+        gc.collect()
         torch.cuda.empty_cache()
         reserved, self.pool = torch.cuda.memory_reserved(self.tokens_BN.device), torch.cuda.graph_pool_handle()
         # The longest first: the others reuse its memory in the pool.

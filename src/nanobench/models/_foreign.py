@@ -127,7 +127,7 @@ class OwnPrefixCache(OwnCache):
 
     def begins(self, pos_T: Tensor) -> bool:
         """See OwnCache.begins."""
-        return super().begins(pos_T) if self.length is None else self.length == len(pos_T)
+        return int(pos_T[0]) == 0 if self.length is None else self.length == len(pos_T)
 
 
 class KwargCacheAdapter(UncachedAdapter):

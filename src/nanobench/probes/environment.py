@@ -36,7 +36,9 @@ def identity() -> JsonObject:
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
-    return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    # Not part of the hash: the memory of a virtual machine may grow while it is used.
+    return {**facts, "memory_gib": round(psutil.virtual_memory().total / GIB), "hash": digest}
 
 
 def host_facts() -> JsonObject:
@@ -45,7 +47,6 @@ def host_facts() -> JsonObject:
         "cpu": cpu_model(),
         "cores": len(cores()),
         "cpu_quota": cpu_quota(),
-        "memory_gib": round(psutil.virtual_memory().total / GIB),
     }
 
 

@@ -16,6 +16,7 @@ from nanobench.results import speedup_status
 from nanobench.results.cell import Cell
 from nanobench.results.derive import cells_of
 from nanobench.results.run_context import Machine
+from nanobench.results.run_info import RunInfo
 from nanobench.schema import Point
 from nanobench.stats import intervals, sequential
 
@@ -99,10 +100,16 @@ def overall(
     count = min((len(look.values) for look in looks), default=0)
     reason = next((look.reason for look in sorted(looks, key=lambda look: not look.refused) if look.reason), None)
     if any(look.refused for look in looks):
-        return Decision(Answer.UNDECIDED, launches=count, reason=reason)
+        needed = sequential.LOOKS[0] if count < sequential.LOOKS[0] else None
+        return Decision(Answer.UNDECIDED, launches=count, needed=needed, reason=reason)
     means = [float(np.mean([look.values[index] for look in looks])) for index in range(count)]
     below, above = (float(np.mean(each)) for each in zip(*((look.below, look.above) for look in looks), strict=True))
     return answer_of(look_of(means, below, above, reason), None, threshold)
+
+
+def machine_of(info: RunInfo) -> Machine | None:
+    """The machine of a comparison; None where the sides' models have different sizes: the limits of one say nothing of both."""
+    return info.machine if len(info.description.models) == 1 else None
 
 
 def failure(cell: Cell, allow_different: bool) -> Decision | None:

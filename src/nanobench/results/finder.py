@@ -23,7 +23,7 @@ def find_runs(path: str | Path) -> list[Run]:
     """The run in `path`, a folder or a URI, or all runs below it, oldest first. Raises UserError where there is none."""
     runs = runs_below(path)
     if not runs:
-        raise UserError(f"no run in {path} (no run.json); measure one with: nanobench kv-sweep")
+        raise UserError(f"no run in {path} that has a readable run.json; measure one with: nanobench kv-sweep")
     return runs
 
 

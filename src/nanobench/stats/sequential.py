@@ -66,11 +66,11 @@ def p_value(values: Sequence[float], below: float = 0.0, above: float = 0.0) -> 
 
 
 def launches_to_decide(values: Sequence[float], distance: float) -> int | None:
-    """The look at which the interval is expected to be narrower than +-`distance` with the spread of these values; None if no
-    look is.
+    """The later look at which the interval is expected to be narrower than +-`distance` with the spread of these values; None
+    if there is none.
     """
     if len(values) < 2:
         return None
     spread = float(np.std(values, ddof=1))
     halves = ((look, float(stats.t.isf(LEVEL / 2, look - 1)) * spread / math.sqrt(look)) for look in LOOKS)
-    return next((look for look, half in halves if look >= len(values) and half <= distance), None)
+    return next((look for look, half in halves if look > looked_at(values) and half <= distance), None)

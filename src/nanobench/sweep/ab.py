@@ -15,7 +15,7 @@ from nanobench.results import decision, out_folder
 from nanobench.results.decision import Answer, Decision
 from nanobench.results.run_info import stopped_event
 from nanobench.results.store import Run
-from nanobench.schema import Plan, Point, Trial
+from nanobench.schema import GPTShape, Plan, Point, Trial
 from nanobench.stats import sequential
 from nanobench.sweep import device_lock, revision, session
 from nanobench.sweep import plan as planning
@@ -93,7 +93,8 @@ def make(options: AbOptions, both: Prepared) -> tuple[Plan, Description]:
                 executor.close()
     base, new = found
     refuse_other_sizes(base, new)
-    plan = planning.make_plan(made, replace(base, models={**new.models, **base.models}))
+    base = replace(base, models=models_of(base, new))
+    plan = planning.make_plan(made, base)
     arm = plan.arms[0]
     arms = tuple(side.arm(arm, name) for side, name in zip(both.sides, both.names, strict=True))
     target_ci = min(plan.target_ci, options.threshold_log() / SHARPER)
@@ -116,6 +117,15 @@ def refuse_other_sizes(base: Description, new: Description) -> None:
         raise SideError(NAMES[1], words)
 
 
+def models_of(base: Description, new: Description) -> dict[str, GPTShape]:
+    """BASE's model, and NEW's beside it if that has other sizes."""
+    ((name, shape),) = new.models.items()
+    known = dict(base.models)
+    if shape not in known.values():
+        known[name if name not in known else f"{name} of {NAMES[1]}"] = shape
+    return known
+
+
 class Comparison(Sweep):
     """Launches of the points that are not decided, until all are or the time is up."""
 
@@ -125,7 +135,7 @@ class Comparison(Sweep):
 
     def decisions(self) -> dict[Point, Decision]:
         """The answers so far."""
-        return decision.decide(self.launches, self.threshold, self.allow_different, self.machine)
+        return decision.decide(self.launches, self.threshold, self.allow_different, decision.machine_of(self.info))
 
     def rounds(self) -> Iterator[list[Trial]]:
         """A launch of each point whose answer another launch can change."""
@@ -189,4 +199,4 @@ def measure(
         made = Comparison(options, run, plan, description, make_executor, session.keeping_time(run, watch))
         session.finish(made)
     answers = made.decisions()
-    return answers, decision.overall(made.launches, made.threshold, answers, made.machine)
+    return answers, decision.overall(made.launches, made.threshold, answers, decision.machine_of(made.info))

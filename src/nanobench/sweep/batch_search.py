@@ -83,7 +83,7 @@ class BatchAnswer:
     """the smallest that ran out of memory; None where none did"""
     failed_reason: str | None
     bounded_by: str
-    """what ended the search: memory, time or --most"""
+    """what ended the search: memory, time, --most or --total-batch"""
     grad_accum: int | None
     """batches per optimizer step; None where any number is fine"""
     margin: float

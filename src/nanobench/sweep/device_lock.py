@@ -50,9 +50,9 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def hold_all(devices: Iterable[str], wait: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds several devices while the block runs, as `hold` does."""
+    """Holds several devices while the block runs, as `hold` does; one that has two names here is held once."""
     with ExitStack() as locks:
-        for device in devices:
+        for device in {physical(device): device for device in devices}.values():
             locks.enter_context(hold(device, wait, say))
         yield
 

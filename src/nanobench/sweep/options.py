@@ -108,9 +108,9 @@ class Options:
     memory_limit: str = option(
         "auto", "memory limit per worker, like 4GiB, or none; auto: the available memory on a CPU, none on a GPU", MEASURING
     )
-    timeout: float = option(1800.0, "seconds after its start until a worker is stopped", MEASURING)
+    timeout: float = option(1800.0, "stop a worker after this many seconds", MEASURING)
     isolation: str = option("forkserver", "how a worker starts: forkserver or spawn", MEASURING)
-    seed: int = option(0, "seed of weights, prompts and orders", MEASURING)
+    seed: int = option(0, "seed of weights, prompts and the order of arms and points", MEASURING)
     yes: bool = option(False, "measure a plan of more than 1,000 cells or trials, or of more than 24 hours", MEASURING)
     json: bool = option(False, "print one JSON document as the last line", OUTPUT)
 
@@ -187,12 +187,14 @@ class TimedOptions(Options):
         LOCAL, "where trials run: local, slurm or ray, with arguments like slurm:partition=gpu,gres=gpu:1", MEASURING
     )
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
-    target_ci: str = option("auto", "half-width of a ratio's interval at which a launch may stop, like 0.01", MEASURING)
+    target_ci: str = option(
+        "auto", "half-width of an interval, as a share: there a launch may stop, and above it a figure is imprecise", MEASURING
+    )
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
     max_minutes: str = option(
         "auto",
-        "minutes until no launch begins after the first round; auto: the planned launches, and half their time more for"
-        " disturbed and imprecise points; planned: the planned launches alone",
+        "start no launch after this many minutes; the first round always finishes; auto: the planned launches, and up to half"
+        " of their time again for disturbed or imprecise points; planned: the planned launches alone",
         MEASURING,
     )
     adaptive: bool = option(
@@ -204,7 +206,7 @@ class TimedOptions(Options):
     )
     trace: bool = option(False, "keep a Chrome trace of a few steps of every arm in DIR/traces", MEASURING)
     nvtx: bool = option(False, "name the gate, the warm-up and the timed repetitions for Nsight; CUDA only", MEASURING)
-    no_check: bool = option(False, "do not check what the timed calls put out, after each launch", MEASURING)
+    no_check: bool = option(False, "do not check the outputs of timed calls after each launch", MEASURING)
     calibration: str = option(
         "off", "limits used by predictions: auto (measured once, checked in every round), fresh or off", MEASURING
     )

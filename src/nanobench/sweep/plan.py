@@ -34,7 +34,7 @@ def describe_request(options: Options) -> JsonObject:
     return {
         "device": options.device,
         "models": {kind: models_on(defaults, options.axes) for kind, defaults in options.defaults.items()},
-        "members": {family: [*options.axes.get(field, ())] for field, family in FAMILIES.items() if field != "model"},
+        "members": {family: members_of(options.axes, field) for field, family in FAMILIES.items() if field != "model"},
         "texts": [list(pair) for pair in itertools.product(texts(options.axes), options.axes.get("tokenizer", ()))],
     }
 
@@ -81,6 +81,11 @@ def automatic_values(options: Options, device: str, cores: int | None = None) ->
         "attention": "auto",
         "batch_size": 0,
     }
+
+
+def members_of(axes: Axes, field: str) -> list[str]:
+    """The members of a family that are requested, with their arguments."""
+    return engines_of(axes) if field == "engine" else [str(name) for name in axes.get(field, ())]
 
 
 def device_kind(device: str) -> str:

@@ -197,13 +197,17 @@ class Sweep:
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                if setting.weights == "float" and at_once(executor, trial.point.device) == 1:
+                if setting.weights == "float" and self.checks_drift(executor, trial.point.device):
                     now = calibration.measured(executor, setting, self.run.scratch, True, trial.launch)
                     self.limits_now[setting] = now.limits
             except UserError as error:
                 # A machine that is too small or too slow for it is measured all the same; only predictions are missing.
                 if setting.name not in self.info.calibrations:
                     self.note(no_calibration_event(str(error)))
+
+    def checks_drift(self, executor: Executor, device: str) -> bool:
+        """Whether trials have drift checks. On a GPU each starts CUDA anew, so a run of one launch does without."""
+        return at_once(executor, device) == 1 and not (device.startswith("cuda") and self.plan.launches == 1)
 
     def check_drift(self, trial: Trial, executor: Executor) -> None:
         """Keeps how the limits stood before and after a trial."""

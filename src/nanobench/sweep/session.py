@@ -155,7 +155,9 @@ def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where
     found = describe_at(where, request, files)
     was, here = ({**each.identity, "models": each.models} for each in (description, found))
     changed = [
-        f"{name} was {was.get(name)}, is {here[name]}" for name in here if name != "hash" and was.get(name) != here[name]
+        f"{name} was {was.get(name)}, is {here[name]}"
+        for name in here
+        if name not in ("hash", "memory_gib") and was.get(name) != here[name]
     ]
     if changed:
         raise UserError(f"--resume {run.place} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")

@@ -31,7 +31,7 @@ class TuneOptions:
     """What tune accepts: the lists whose combinations are the candidates, the goal and the limits."""
 
     model: str = same(Options, "model", "the model: a built-in model or a dotted path like my_pkg.my_mod:build")
-    goal: str = option("throughput", "throughput (tokens per second over all rows) or latency (per row)", WHAT)
+    goal: str = option("throughput", "throughput (most tokens per second over all rows) or latency (most for each row)", WHAT)
     batch: str = listed("1,8,32", "batch sizes to try", WHAT)
     dtype: str = same(Options, "dtype", "dtypes to try")
     device: str = same(Options, "device")

@@ -112,10 +112,10 @@ def recorded(info: RunInfo, launches: list[LaunchRecord]) -> Recorded | None:
         threshold = AbOptions(threshold=str(info.requested.get("threshold", AbOptions.threshold))).threshold_log()
     except UserError:
         return None
-    answers = decision.decide(launches, threshold, bool(info.requested.get("allow_different")), info.machine)
+    answers = decision.decide(launches, threshold, bool(info.requested.get("allow_different")), decision.machine_of(info))
     if not answers:
         return None
-    over_all = decision.overall(launches, threshold, answers, info.machine)
+    over_all = decision.overall(launches, threshold, answers, decision.machine_of(info))
     return Recorded((sides[0], sides[1]), answers, over_all, threshold, gates(launches))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nanobench.analysis.crossover import Crossover, Pays
 from nanobench.analysis.explain import PUBLISHED
@@ -212,12 +211,12 @@ def bound(found: Pays) -> str:
 WHOSE = {"cache": "the cache's", "compile": "compiling's"}
 
 
-def head_of(found: Waterfall, names: list[str]) -> Text:
+def head_of(found: Waterfall, names: list[str]) -> str:
     """The title of a waterfall."""
     total = found.total
     ends = f"from {total.before} at batch {total.from_batch} to {total.after} at batch {total.to_batch}"
     what = "training throughput" if found.where.get("seq_len") else "output"
-    return Text(f"what each change multiplies the {what} by, {ends}{in_words(found.where, names)}", style="bold")
+    return f"what each change multiplies the {what} by, {ends}{in_words(found.where, names)}"
 
 
 def factors(found: Waterfall) -> Table:
@@ -297,7 +296,7 @@ def show(
         say(console, line)
     for each in waterfalls:
         console.print()
-        say(console, head_of(each, names))
+        say(console, head_of(each, names), style="bold")
         console.print(factors(each))
         for line in notes(each):
             say(console, line)

@@ -12,9 +12,11 @@ INDENT = "  "
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
-    """Prints a line as it is: no markup, no colours for numbers. A terminal breaks it between words and indents the rest."""
+    """Prints a line as it is: no markup, no emoji, no colours for numbers. A terminal breaks it between words and indents the
+    rest.
+    """
     text = broken(line, console.width) if console.is_terminal else line
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def broken(line: str, width: int) -> str:

@@ -173,7 +173,7 @@ PHASES = (
         "compile_warm_s",
         SECONDS,
         LOWER,
-        "first call - median timed call, in later rounds (warm compiler cache)",
+        "as compile_s, in later rounds (warm compiler cache)",
         lambda c: formulas.compile_s(c, cold=False),
     ),
     *outcome_max(COUNT, NEITHER, compiled_graphs="graphs that the first call compiled"),

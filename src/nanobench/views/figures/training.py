@@ -59,7 +59,7 @@ def knees(cells: pd.DataFrame) -> str:
 def compile_breakeven(cells: pd.DataFrame, launches: Launches) -> Figure:
     """Seconds that compiling has saved after so many steps, its own time taken off: above 0 it has paid."""
     trained = trains(cells, "compile_breakeven")
-    paid = trained[trained["breakeven_steps"].notna()]
+    paid = trained[trained["breakeven_steps"].gt(0)]
     if paid.empty:
         raise UserError("compile_breakeven needs an arm that compiling made faster and this run has none")
     line_styles = style.arm_styles(trained)
