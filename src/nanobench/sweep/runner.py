@@ -206,7 +206,7 @@ class Sweep:
                     self.note(no_calibration_event(str(error)))
 
     def checks_drift(self, executor: Executor, device: str) -> bool:
-        """Whether trials have drift checks. On a GPU each starts CUDA anew, so a run of one launch does without."""
+        """Whether trials have drift checks. On a GPU each starts CUDA again, so a run of one launch does without."""
         return at_once(executor, device) == 1 and not (device.startswith("cuda") and self.plan.launches == 1)
 
     def check_drift(self, trial: Trial, executor: Executor) -> None:
