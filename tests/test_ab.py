@@ -9,6 +9,7 @@ import time
 import pytest
 
 from conftest import environment
+from nanobench.results.store import Run
 from planted import OTHER
 from test_revision import git, state
 
@@ -67,6 +68,7 @@ def test_a_slower_revision_is_found_and_the_repository_stays_as_it_is(nanobench,
     assert 0.2 < found["ratio"] < 0.6
     assert found["gate"][0].startswith("same outputs")
     assert "all" in found["gate"][0]
+    assert all(each.outcome.checked_calls for each in Run(tmp_path / "run").read_raw())
     assert state(repository) == before
     assert list(tmp_path.glob("nanobench-ab-*")) == []
 

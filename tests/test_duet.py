@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -30,6 +30,7 @@ class Worker:
     def run(self, request, folder, log, timeout_s, progress):
         json.dumps(request)
         self.requests.append(request)
+        self.thread = threading.current_thread()
         if "check" in request:
             return WorkerResult({"arms": [{"name": each["arm"]["side"]} for each in request["check"]["arms"]]})
         arm = request["trial"]["arms"][0]
@@ -81,6 +82,32 @@ def test_both_sides_run_each_block_once_never_at_the_same_time_and_over_the_same
         assert [each[1] for each in block] == [number, number]
         assert block[0][2] == block[1][2]
     assert len({block[0][2] for block in blocks}) == len(blocks)
+
+
+def test_threads_live_as_long_as_the_executors(tmp_path):
+    """A fork server is killed when the thread that started it ends, and the check of the outputs comes after the trial."""
+    log = []
+    duet = Duet(sides(log), tmp_path)
+    run(duet, tmp_path / "trial")
+    threads = [executor.thread for _, executor in duet.sides.values()]
+    assert all(each.is_alive() for each in threads)
+    duet.close()
+    for each in threads:
+        each.join(timeout=10)
+    assert not any(each.is_alive() for each in threads)
+
+
+def test_in_every_second_launch_the_other_side_begins_once_base_has_left_its_weights(tmp_path):
+    log = []
+    duet = Duet(sides(log), tmp_path)
+    for launch in (2, 3, 4):
+        run(duet, tmp_path / str(launch), replace(TRIAL, launch=launch))
+        duet.weights_of(TRIAL).write_text("weights")
+    prepared = [each[1] for each in log if each[0] == "prepare"]
+    assert prepared[:2] == ["BASE", "NEW"]
+    assert set(prepared[2:4]) == set(prepared[4:6]) == {"BASE", "NEW"}
+    begun = [executor.requests for _, executor in duet.sides.values()]
+    assert [len(each) for each in begun] == [3, 3]
 
 
 def test_the_order_is_balanced(tmp_path):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,7 +75,7 @@ def failed(status, reason="because"):
 TWO_CALLS = [timed(0, 3.5, (2.0, 2.25, 3.0)), timed(1, 6.5, (3.0, 5.0, 6.0))]
 
 
-ONE = replace(POINT, new_tokens=1)
+ONE, LONG = replace(POINT, new_tokens=1), replace(POINT, new_tokens=15)
 
 
 # Throughput and latency
@@ -229,7 +230,8 @@ def test_the_speedup_compares_the_time_of_one_call():
 def test_a_single_pair_has_a_speedup_without_bounds():
     cell = cell_of(both(timings(4.0), timings(2.0)))
     assert (cell["speedup"], cell["speedup_lo"], cell["speedup_hi"]) == (pytest.approx(2.0), None, None)
-    assert cell["status"] == "ok"
+    assert (cell["status"], cell["speedup_status"]) == ("imprecise", "imprecise")
+    assert cell["reason"] == "one repetition gives no interval; more --launches give one"
 
 
 def test_the_decode_speedup_is_that_of_the_time_after_the_first_token():
@@ -595,7 +597,27 @@ def test_percentiles_of_gaps_stand_between_two_of_them():
 
 def test_gaps_of_one_call_are_related_and_never_bound_a_percentile():
     cell = with_gaps([[0.01 * number for number in range(1, 401)]], new_tokens=401)
-    assert [cell[name] for name in ITL] == [None] * 9
+    assert [cell[f"itl_p{share}{bound}_s"] for share in (50, 90, 99) for bound in ("_lo", "_hi")] == [None] * 6
+    assert cell["itl_p50_s"] == pytest.approx(np.quantile(0.01 * np.arange(301, 401), 0.5))
+
+
+def test_gaps_of_one_launch_are_related_and_bound_a_percentile_only_together_with_those_of_others():
+    """Launches differ by 3 %, and the gaps of a launch hardly: many gaps of few launches say little."""
+    generator = np.random.default_rng(1)
+
+    def cell_of_launches(number):
+        rows = []
+        for launch in range(1, number + 1):
+            level = 0.01 * math.exp(0.03 * generator.standard_normal())
+            marks = tuple(level * (token + 1) for token in range(15))
+            calls = [timed(block, marks[-1], marks, point=LONG) for block in range(20)]
+            rows += said(trial_of(launch, LONG, (FAST,)), FAST, calls)
+        return cell_of(rows)
+
+    few, many = cell_of_launches(5), cell_of_launches(30)
+    assert few["itl_p50_s"] == pytest.approx(0.01, rel=0.1)
+    assert (few["itl_p50_lo_s"], few["itl_p50_hi_s"]) == (None, None)
+    assert many["itl_p50_hi_s"] / many["itl_p50_lo_s"] > 1.01
 
 
 def test_percentiles_cover_all_positions_where_gaps_do_not_grow():
@@ -618,7 +640,7 @@ def test_of_fewer_than_eight_gaps_none_is_left_out():
 
 def test_tokens_that_come_several_at_once_have_gaps_of_0_and_percentiles_all_the_same():
     cell = with_gaps([[0.0, 0.0, 0.3] * 3] * 40, new_tokens=10)
-    assert (cell["status"], cell["itl_positions"]) == ("ok", "2-10")
+    assert (cell["status"], cell["itl_positions"]) == ("imprecise", "2-10")
     assert (cell["itl_p50_s"], cell["itl_p90_s"]) == (pytest.approx(0.0), pytest.approx(0.3))
 
 
@@ -964,7 +986,7 @@ def test_the_gates_words_are_the_first_known_and_the_cache_allocation_is_the_med
 
 
 def test_what_no_launch_knows_is_null():
-    cell = alone(timings(1.0))
+    cell = alone(timings(1.0, 1.0))
     names = [field.name for field in fields(Outcome) if field.name in cell and field.name != "status"]
     assert len(names) > 10
     assert [cell[name] for name in names] == [None] * len(names)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,10 @@ def question(monkeypatch, tmp_path):
 def test_a_change_that_is_not_slower_passes(question, answer, tmp_path):
     made, asked = question(answer)
     assert made.assert_not_slower(threshold=0.05).answer == answer
-    assert asked == [("my_gpt:old", "my_gpt:new", {"out": str(tmp_path / "ab-1"), "batch": 8, "threshold": "0.05"})]
+    ((base, new, options),) = asked
+    assert (base, new) == ("my_gpt:old", "my_gpt:new")
+    assert Path(options.pop("out")).parent == tmp_path
+    assert options == {"batch": 8, "threshold": "0.05"}
 
 
 def test_the_threshold_is_that_of_the_assertion_or_of_the_question_or_2_percent(question, tmp_path):
@@ -72,7 +76,10 @@ def test_each_question_of_a_test_keeps_a_run_of_its_own(question, tmp_path):
     made, asked = question("same")
     made.assert_not_slower()
     made.assert_not_slower()
-    assert [options["out"] for _, _, options in asked] == [str(tmp_path / "ab-1"), str(tmp_path / "ab-2")]
+    pytest_plugin.Question("a", "b", {}, tmp_path).assert_not_slower()
+    folders = [Path(options["out"]) for _, _, options in asked]
+    assert len(set(folders)) == 3
+    assert all(each.is_dir() and not list(each.iterdir()) for each in folders)
 
 
 PROJECT = """

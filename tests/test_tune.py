@@ -58,7 +58,7 @@ def search(small_run, tmp_path):
         script = Script(speed)
         tuned = Tune(TuneOptions(**options), kept, plan, template.description, lambda: script, lambda progress: None)
         tuned.measure()
-        return race.rank(tuned.standings(), tuned.left), script.asked, kept
+        return race.rank(tuned.standings(), tuned.left, tuned.plan.launches), script.asked, kept
 
     return run
 
@@ -185,5 +185,5 @@ def test_the_command_finds_a_gated_setting(nanobench_here, tmp_path):
 
 
 def test_without_settings_nobody_wins():
-    ranking = race.rank([], {})
+    ranking = race.rank([], {}, 6)
     assert (ranking.winner, ranking.runner_up, ranking.lead, ranking.is_decided) == (None, None, None, False)

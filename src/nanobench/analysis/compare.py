@@ -147,7 +147,7 @@ def compare(base: Recorded, new: Recorded) -> Comparison:
     cells = [{key_of(cell): cell for cell in cells_of(each.launches, each.info.machine)} for each in (base, new)]
     points = len(fields(Point))
     both = sorted((key for key in cells[0] if key in cells[1]), key=lambda key: (*key[:points], cells[1][key].arm_index))
-    rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation)]
+    rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation, len(both))]
     missing = [
         f"only in {run.name}: {words_of(cells[index][key])}"
         for index, run in enumerate((base, new))
@@ -226,15 +226,17 @@ def code_differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
 
 
 # Cells
-def rows_of(base: Cell, new: Cell, relation: Relation) -> Iterable[Row]:
-    """The throughput of a cell, where the machine is the same; and its speedup, on any two machines."""
+def rows_of(base: Cell, new: Cell, relation: Relation, cells: int) -> Iterable[Row]:
+    """The throughput of a cell, where the machine is the same; and its speedup, on any two machines. `cells` are compared in
+    all.
+    """
     if relation is not Relation.CROSS_MACHINE:
-        yield throughput(base, new, relation)
+        yield throughput(base, new, relation, cells)
     if not base.is_reference and not new.is_reference:
-        yield speedup(base, new, relation)
+        yield speedup(base, new, relation, cells)
 
 
-def throughput(base: Cell, new: Cell, relation: Relation) -> Row:
+def throughput(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
     """Calls (or steps) per second of NEW over those of BASE."""
     for whose, cell in (("BASE", base), ("NEW", new)):
         found = status.judge(cell)
@@ -243,10 +245,10 @@ def throughput(base: Cell, new: Cell, relation: Relation) -> Row:
             return Row(new.point, new.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
     samples = [Sample([math.log(CALLS(found)) for found in cell.untimestamped_by_launch.values()]) for cell in (base, new)]
     between = 0.0 if relation is Relation.SAME_SESSION else BETWEEN_SESSIONS
-    return row_of(new, "throughput", samples[0], samples[1], between, DELTA[relation])
+    return row_of(new, "throughput", samples[0], samples[1], between, DELTA[relation], cells)
 
 
-def speedup(base: Cell, new: Cell, relation: Relation) -> Row:
+def speedup(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
     """The speedup over the run's own reference, of NEW over BASE."""
     samples: list[Sample] = []
     for whose, cell in (("BASE", base), ("NEW", new)):
@@ -255,14 +257,17 @@ def speedup(base: Cell, new: Cell, relation: Relation) -> Row:
             reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
             return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
         samples.append(Sample(intervals.launch_means(cell.speedup_logs), found.bias.below, found.bias.above))
-    return row_of(new, "speedup", samples[0], samples[1], 0.0, DELTA[relation])
+    # Of two machines a difference of the machines is what is looked for.
+    between = BETWEEN_SESSIONS if relation in (Relation.SAME_MACHINE, Relation.SOFTWARE_DIFF) else 0.0
+    return row_of(new, "speedup", samples[0], samples[1], between, DELTA[relation], cells)
 
 
-def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, delta: float) -> Row:
+def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, delta: float, cells: int) -> Row:
     """The ratio of two independent samples with Welch's t interval: `faster` and `slower` lie beyond the difference that counts
     with their whole interval, `same` within it.
 
-    `between` is the standard deviation that each sample has beyond its own spread.
+    `between` is the standard deviation that each sample has beyond its own spread. The intervals of all `cells` together hold
+    with 95 % (Bonferroni): one cell that is slower decides the exit code.
     """
     if min(len(base.logs), len(new.logs)) < 2:
         return Row(cell.point, cell.arm, kind, Change.NOT_COMPARABLE, reason="a run has one launch; measure with two or more")
@@ -272,8 +277,9 @@ def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, del
     freedom = (
         variance**2 / sum(part**2 / (len(s.logs) - 1) for part, s in zip(parts, (base, new), strict=True)) if variance else 1
     )
-    half = float(stats.t.isf(intervals.TAIL, freedom)) * math.sqrt(variance)
-    half = math.hypot(half, float(stats.norm.isf(intervals.TAIL)) * math.sqrt(2) * between)
+    tail = intervals.TAIL / max(1, cells)
+    half = float(stats.t.isf(tail, freedom)) * math.sqrt(variance)
+    half = math.hypot(half, float(stats.norm.isf(tail)) * math.sqrt(2) * between)
     low, high, limit = mean - half - new.below - base.above, mean + half + new.above + base.below, math.log1p(delta)
     change = Change.AMBIGUOUS
     if low > limit:

@@ -22,6 +22,8 @@ CANCELS = (
     "both arms ran in turns in the same process, so what disturbs both cancels in their ratio; absolute figures do not profit"
 )
 """Why a ratio may be reliable although its cells are not."""
+WITHOUT_CAUSE = {Status.NO_STEADY_STATE: NEVER_SETTLED, Status.IMPLAUSIBLE: "faster than the limits of the machine allow"}
+"""Statuses that need no cause."""
 MOST_PLACES = 3
 """Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
@@ -152,7 +154,7 @@ def precision(cells: pd.DataFrame) -> list[str]:
     disturbed = measured[~measured["status"].isin(JUDGED)]
     if disturbed.empty:
         return [figures]
-    words = causes_of(disturbed["disturbed_by"])
+    words = why_unreliable(disturbed, "status")
     return [f"{figures}, and not reliable in {len(disturbed)} of {count(len(measured), 'cell')}: {words}"]
 
 
@@ -270,6 +272,14 @@ def disturbances(cells: pd.DataFrame) -> list[str]:
         words = causes_of(widened["speedup_disturbed_by"])
         lines.append(f"intervals of {count(len(widened), 'ratio')} are wider, by at most {most}: {words}")
     return lines
+
+
+def why_unreliable(cells: pd.DataFrame, status: str) -> str:
+    """What made cells or ratios unreliable, by the column of their statuses; empty where that is not known."""
+    kinds = cells.loc[cells[status].eq(Status.UNSTABLE), status.replace("status", "disturbed_by")].dropna()
+    others = {words: int(cells[status].eq(each).sum()) for each, words in WITHOUT_CAUSE.items()}
+    said = [causes_of(kinds)] if len(kinds) else []
+    return "; ".join([*said, *(f"{words} ({number})" for words, number in others.items() if number)])
 
 
 def causes_of(kinds: Iterable[str | None]) -> str:

@@ -3,6 +3,7 @@
 pytest finds it by the entry point `nanobench`; nothing heavy is imported before a test uses it.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ class Question:
         """Measures both sides until it is decided whether they differ by more than a share: this one, that of the question, or
         2 %.
         """
-        run = self.folder / f"ab-{len(self.asked) + 1}"
-        options = {"out": str(run), "threshold": str(THRESHOLD), **self.options}
+        run = tempfile.mkdtemp(prefix="ab-", dir=self.folder)
+        options = {"out": run, "threshold": str(THRESHOLD), **self.options}
         found = ab(self.base, self.new, **options | ({} if threshold is None else {"threshold": str(threshold)}))
         self.asked.append(found)
         return found

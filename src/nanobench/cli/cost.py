@@ -32,7 +32,7 @@ def cost(request: Request) -> None:
     console, sentences = make_console(), list(views.sentences(rows, choice, request))
     table, *notes = views.fitting(rows, request, console)
     console.print(table)
-    for line in [*notes, *sentences]:
+    for line in [*map(str, notes), *sentences]:
         say(console, line)
     if request.json:
         named = {"cheapest": choice.cheapest, "cheapest_within_limits": choice.within, "nearest": choice.nearest}

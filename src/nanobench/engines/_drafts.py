@@ -10,9 +10,8 @@ from nanobench.errors import Skip
 from nanobench.models import _packed_linear as packed_linear
 from nanobench.models.base import Adapter
 from nanobench.samplers.base import Sampler, sample
-from nanobench.schema import GPTShape, Point
+from nanobench.schema import LOOKUP, GPTShape, Point
 
-LOOKUP = "lookup"
 NGRAM = 2
 """Tokens that a lookup compares."""
 SEED = 1

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nanobench.engines._acceptance import Chance, GreedyPass, SampledPass, Tally, Verified
 from nanobench.engines._compiler import Compiler
-from nanobench.engines._drafts import LOOKUP, make_draft
+from nanobench.engines._drafts import make_draft
 from nanobench.engines.base import allocate_tokens, make_generator, part_ignored
 from nanobench.errors import Skip
 from nanobench.models.base import Adapter
@@ -27,7 +27,7 @@ from nanobench.registry.arguments import Range
 from nanobench.roofline.speculation import Drafting
 from nanobench.samplers.base import Sampler
 from nanobench.samplers.greedy import greedy
-from nanobench.schema import Point
+from nanobench.schema import LOOKUP, Point
 from nanobench.stats.drafts import DraftCounts
 
 

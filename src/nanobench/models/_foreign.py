@@ -62,6 +62,9 @@ class UncachedAdapter:
     ) -> None:
         without_a_module("call", call)
         without_a_module("loss", loss)
+        if shape is not None and (architecture is not None or sizes):
+            names = [*(["architecture"] if architecture is not None else []), *sizes]
+            raise UserError(f"shape= has all sizes, so {', '.join(names)} would be ignored; leave out one of them")
         self.module = module
         self.shape = shape or shape_of_module(module, architecture=architecture, **sizes)
         self.call, self.loss = call, loss

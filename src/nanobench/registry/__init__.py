@@ -246,6 +246,8 @@ def location_of(family: str, text: str) -> Path | None:
     found = parse(family, text)
     if found.location is None:
         return None
-    if Path(found.location).exists():
-        return Path(found.location)
-    return hub.snapshot(found.location) if sources()[found.name].get("cache") == "hub" else None
+    path = Path(found.location)
+    if sources()[found.name].get("cache") == "hub":
+        # Where a model type has the name of a folder, the folder counts only if it holds a model.
+        return path if (path / "config.json").is_file() else hub.snapshot(found.location)
+    return path if path.exists() else None

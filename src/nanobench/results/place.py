@@ -41,6 +41,8 @@ DENIED = re.compile(
     re.IGNORECASE,
 )
 NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist", re.IGNORECASE)
+SECRETS = {"sig", "client_secret", "access_key", "secret_key", "session_token"}
+"""Options of URIs that are keys."""
 KEYS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or write gs://anonymous@bucket for a public bucket",
@@ -215,7 +217,9 @@ class Place:
 
     def cause(self, error: Exception) -> str:
         """What a file system says, in one line, with what helps."""
-        text, bucket = " ".join(str(error).split()), self.path.partition("/")[0]
+        whole, bucket = " ".join(str(error).split()), self.path.partition("/")[0]
+        # Not what the path itself says: it may be that of a study of timeouts or tokens.
+        text = whole.replace(self.path, "")
         if NO_BUCKET.search(text):
             return f"bucket {bucket!r} does not exist; make it, or give the name of another"
         if NO_ANSWER.search(text):
@@ -223,7 +227,7 @@ class Place:
         if self.is_object_store and DENIED.search(text):
             keys = KEYS.get(urlsplit(self.uri).scheme, "set the keys of the store in the environment")
             return f"access is denied; {keys}"
-        return text[:300]
+        return whole[:300]
 
 
 def to_the_end(call: Callable[[], State]) -> State:
@@ -278,7 +282,8 @@ def opened(uri: str) -> tuple[Any, str]:
 def refuse_keys(uri: str) -> None:
     """Raises UserError for a URI with a secret in it; the message does not repeat it."""
     parts = urlsplit(uri)
-    if parts.password or (parts.username and parts.scheme == "s3"):
+    named = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)} & SECRETS
+    if parts.password or named or (parts.username and parts.scheme == "s3"):
         clean = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
         keys = KEYS.get(parts.scheme, "set them in the environment")
         raise UserError(f"{clean}: keys do not belong into a URI, which is printed and kept in run.json; {keys}")
@@ -318,5 +323,9 @@ def together(calls: "list[Callable[[], None]]") -> None:
             call()
         return
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        for waiting in [threads.submit(call) for call in calls]:
-            waiting.result()
+        try:
+            for waiting in [threads.submit(call) for call in calls]:
+                waiting.result()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise

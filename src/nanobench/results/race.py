@@ -84,10 +84,17 @@ def reason_against(row: CellRow, limits: Mapping[str, float]) -> str | None:
     return None
 
 
-def ratio(fast: Standing, slow: Standing) -> intervals.Interval | None:
-    """How many times as fast the first is, over the launches that both have; None where they share none."""
+def ratio(fast: Standing, slow: Standing, error: float = 1 - intervals.CONFIDENCE) -> intervals.Interval | None:
+    """How many times as fast the first is, over the launches that both have, with an interval that is wrong with the
+    probability `error`; None where they share none.
+    """
     shared = sorted(set(fast.logs) & set(slow.logs))
-    return intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared]) if shared else None
+    return intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared], error=error) if shared else None
+
+
+def error_of_look(launches: int, rivals: int) -> float:
+    """The error of one comparison, where those with all rivals after each launch together may have 5 % (Bonferroni)."""
+    return (1 - intervals.CONFIDENCE) / max(1, launches - 1) / max(1, rivals)
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,15 @@ class Left:
     """the launch after which it was in the slower half; None where the interval decided"""
 
 
-def leaving(racing: Sequence[Standing], rounds: int) -> dict[Candidate, Left]:
-    """The candidates that leave after so many rounds. `racing` are those that have not left, the best first."""
+def leaving(racing: Sequence[Standing], rounds: int, launches: int) -> dict[Candidate, Left]:
+    """The candidates that leave after so many rounds of at most `launches`. `racing` are those that have not left, the best
+    first.
+    """
     left = {each.candidate: Left(failure=each.failure) for each in racing if each.failure is not None}
     able = [each for each in racing if each.failure is None]
     kept = max(FINALISTS, math.ceil(len(able) / 2))
     for place, each in enumerate(able[1:], 1):
-        behind = ratio(able[0], each)
+        behind = ratio(able[0], each, error_of_look(launches, len(able) - 1))
         if behind is None:
             continue
         if excludes_one(behind):
@@ -130,6 +139,8 @@ class Ranking:
     standings: list[Standing]
     """all candidates: those that raced to the end, the best first; then those that left, the last to leave first"""
     left: Mapping[Candidate, Left]
+    launches: int
+    """of a candidate at most"""
 
     @property
     def winner(self) -> Standing | None:
@@ -145,8 +156,11 @@ class Ranking:
 
     @property
     def lead(self) -> intervals.Interval | None:
-        """How many times as fast the winner is as the runner-up; None without both."""
-        return ratio(self.winner, self.runner_up) if self.winner and self.runner_up else None
+        """How many times as fast the winner is as the runner-up, with an interval that holds after each launch; None without
+        both.
+        """
+        error = error_of_look(self.launches, 1)
+        return ratio(self.winner, self.runner_up, error) if self.winner and self.runner_up else None
 
     @property
     def is_decided(self) -> bool:
@@ -154,7 +168,7 @@ class Ranking:
         return excludes_one(self.lead)
 
 
-def rank(found: Iterable[Standing], left: Mapping[Candidate, Left]) -> Ranking:
+def rank(found: Iterable[Standing], left: Mapping[Candidate, Left], launches: int) -> Ranking:
     """The end of a race. Who stayed longer stands higher; then who is faster."""
     order = sorted(
         found,
@@ -165,4 +179,4 @@ def rank(found: Iterable[Standing], left: Mapping[Candidate, Left]) -> Ranking:
             -each.mean if each.logs else math.inf,
         ),
     )
-    return Ranking(order, left)
+    return Ranking(order, left, launches)

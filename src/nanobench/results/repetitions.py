@@ -52,7 +52,7 @@ class Call:
 
 
 def token_gaps(calls: Sequence[Call]) -> tuple[np.ndarray, list[int], str | None]:
-    """Gaps between tokens in seconds, the call that each belongs to, and the positions that they cover.
+    """Gaps between tokens in seconds, the number of the call that each belongs to, and the positions that they cover.
 
     All positions, or the last quarter where the time per token grows with the position.
     """

@@ -119,7 +119,10 @@ def judge(cell: Cell) -> Judgement:
     launches = len(cell.steady_by_launch)
     if 2 * cell.unsteady > launches:
         return Judgement(Status.NO_STEADY_STATE, f"{cell.unsteady} of {launches} {NEVER_SETTLED}")
-    target, half = cell.any_launch.target_ci, intervals.relative_half_width(calls_per_s(cell))
+    rate = calls_per_s(cell)
+    target, half = cell.any_launch.target_ci, intervals.relative_half_width(rate)
+    if rate is not None and half is None:
+        return Judgement(Status.IMPRECISE, "one repetition gives no interval; more --launches give one")
     if half is not None and half > target:
         narrowed = "more --launches narrow it" if launches > 1 else "more repetitions (a larger --max-seconds) narrow it"
         return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {target:.0%}); {narrowed}")

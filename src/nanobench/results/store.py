@@ -219,13 +219,30 @@ def write_atomically(path: Path, write: Any) -> None:
         raise
 
 
+def write_once(path: Path, text: str) -> None:
+    """Writes a file whole, or raises FileExistsError where there is one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        os.link(part, path)
+    except PermissionError:
+        # A file system without links.
+        with path.open("x") as file:
+            file.write(text)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def create(folder: Path, info: RunInfo) -> Run:
     """Makes a run's folder, with run.json in it, and publishes that first. Raises UserError where it cannot be written."""
     run = Run(folder, mirror.new(folder))
     text = json.dumps(info.to_json(), indent=2) + "\n"
     with writing(run.place, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.info_file, lambda path: path.write_text(text))
+        try:
+            write_once(run.info_file, text)
+        except FileExistsError:
+            raise UserError(f"{run.place} holds another run: another sweep was quicker; give another --out") from None
         run.raw.mkdir(exist_ok=True)
         run.logs.mkdir(exist_ok=True)
         if run.mirror:

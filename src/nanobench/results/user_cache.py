@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from nanobench.records import JsonObject
@@ -18,7 +19,7 @@ def read(path: Path) -> JsonObject | None:
     """A document; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -31,4 +32,5 @@ def write(path: Path, document: Mapping[str, object]) -> None:
         part.write_text(json.dumps(document))
         part.replace(path)
     except OSError:
-        return
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ PARAM_DTYPES = ("float32", "bfloat16")
 """The dtype of parameters, gradients and optimizer state in training. In bfloat16 small changes of a weight are lost."""
 OPTIMIZER_KERNELS = ("fused", "foreach")
 """One kernel over all parameters, or torch's list-wise operations."""
+LOOKUP = "lookup"
+"""The draft of speculative decoding that is no model."""
 SYNTHETIC = "synthetic"
 """Input that is generated at random, not read from a file."""
 WARM_UP_TURN = {"warm_up": True}

@@ -71,22 +71,24 @@ def orders(arms: int, seed: str) -> Iterator[list[int]]:
         yield order[::-1]
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean and Student's t interval of the mean; no bounds for a single value. Raises ValueError for none."""
+def t_interval(values: Sequence[float], tail: float = TAIL) -> tuple[float, float | None, float | None]:
+    """Mean and Student's t interval of the mean, which misses it with the probability `tail` on each side; no bounds for a
+    single value. Raises ValueError for none.
+    """
     if not values:
         raise ValueError("an interval needs at least one value")
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None, None
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = t_quantile(len(values) - 1) * error
+    half = t_quantile(len(values) - 1, tail) * error
     return mean, mean - half, mean + half
 
 
 @cache
-def t_quantile(freedom: int) -> float:
-    """Of Student's distribution with so many degrees of freedom, for an interval of both sides."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+def t_quantile(freedom: int, tail: float = TAIL) -> float:
+    """Of Student's distribution with so many degrees of freedom, beyond which the share `tail` lies."""
+    return float(stats.t.isf(tail, freedom))
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -110,13 +112,16 @@ def launch_means(logs_by_launch: Sequence[Sequence[float]]) -> list[float]:
     return [float(np.mean(logs)) for logs in logs_by_launch]
 
 
-def ratio(logs_by_launch: Sequence[Sequence[float]], below: float = 0.0, above: float = 0.0) -> Interval:
-    """exp of the mean log ratio. The interval is over the means of launches, or over the pairs of a single launch.
+def ratio(
+    logs_by_launch: Sequence[Sequence[float]], below: float = 0.0, above: float = 0.0, error: float = 2 * TAIL
+) -> Interval:
+    """exp of the mean log ratio. The interval is over the means of launches, or over the pairs of a single launch; it misses
+    the truth with the probability `error`.
 
     A systematic error may put the log of the true ratio up to `below` under, or `above` over what the pairs show: the
     interval reaches further by as much. Raises ValueError if a launch has no pair.
     """
-    mean, low, high = t_interval(observations(logs_by_launch))
+    mean, low, high = t_interval(observations(logs_by_launch), error / 2)
     basis = "launches" if len(logs_by_launch) > 1 else "pairs of one process"
     bounds = (None if low is None else math.exp(low - below), None if high is None else math.exp(high + above))
     return Interval(math.exp(mean), *bounds, basis)

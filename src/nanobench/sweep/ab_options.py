@@ -91,7 +91,7 @@ class AbOptions:
         given = {name: getattr(self, name) for name in shared}
         refuse_other_work(self, kind, "without --train" if self.train else "with --train")
         made = TrainOptions(**given) if self.train else SweepOptions(**given, calibration="off")
-        for name in ARM_FIELDS:
+        for name in (*ARM_FIELDS, "model"):
             if len(made.axes.get(name, ())) > 1:
                 raise UserError(f"ab compares one arm on each side; give one {name}, or use --base-arg and --new-arg")
         return made

@@ -136,7 +136,9 @@ def models_of(axes: Axes, default: str) -> list[str]:
 
 
 def with_window(name: str, window: str) -> str:
-    """A model whose windows are so many positions long."""
+    """A model whose windows are so many positions long. Raises UserError for a model in memory."""
+    if name.startswith(f"{registry.IN_MEMORY}:"):
+        raise UserError("--window is for models that are built from their name; give a model in memory its windows yourself")
     return spec.with_argument(name, registry.sources(), "window", window)
 
 

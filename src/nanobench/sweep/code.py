@@ -7,7 +7,7 @@ from pathlib import Path
 from nanobench import registry, source_code
 from nanobench.errors import UserError
 from nanobench.records import JsonObject
-from nanobench.schema import TOKENIZER_FILE, Arm, Point
+from nanobench.schema import LOOKUP, TOKENIZER_FILE, Arm, Point
 from nanobench.source_code import Source, SourceCode
 from nanobench.sweep.executors.base import Executor, Progress, WorkerResult, at_once
 
@@ -19,17 +19,27 @@ def code_of(points: Collection[Point], arms: Iterable[Arm], commits: bool = Fals
     """The source of nanobench, of each plug-in that some points and arms name, and the files that their models, texts and
     tokenizers are read from; with their commits if that is requested.
     """
+    arms = list(arms)
+    drafts = {draft for arm in arms if (draft := draft_of(arm.engine))}
     members = {
         *((family, name) for point in points for family, name in (("models", point.model), ("optimizers", point.optimizer))),
         *((family, name) for arm in arms for family, name in (("engines", arm.engine), ("samplers", arm.sampler))),
+        *(("models", draft) for draft in drafts),
     }
     modules = {module for family, name in members if (module := registry.module_of(family, name))}
     plug_ins = sorted(module for module in modules if module.partition(".")[0] != "nanobench")
     found = {module: source_code.of_module(module, commits) for module in plug_ins}
-    locations = {path for point in points if (path := registry.location_of("models", point.model))}
+    models = {point.model for point in points} | drafts
+    locations = {path for model in models if (path := registry.location_of("models", model))}
     locations |= {path for point in points for path in inputs_of(point)}
     read = {str(path): source_code.of_location(path) for path in sorted(locations)}
     return {"nanobench": source_code.of_nanobench(commits), **found, **read}
+
+
+def draft_of(engine: str) -> str | None:
+    """The model that an engine drafts with; None for one that drafts with none."""
+    draft = registry.parse("engines", engine).arguments.get("draft")
+    return draft if isinstance(draft, str) and draft != LOOKUP else None
 
 
 def inputs_of(point: Point) -> list[Path]:

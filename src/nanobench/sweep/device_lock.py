@@ -40,12 +40,19 @@ def hold(device: str, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
     note = path.with_suffix(".holder")
     try:
         with suppress(OSError):
-            note.write_text(json.dumps(myself()))
+            write_note(note, json.dumps(myself()))
         yield
     finally:
         with suppress(OSError):
             note.unlink()
         lock.release()
+
+
+def write_note(path: Path, text: str) -> None:
+    """Writes a new file in a folder of all users: never through a link that somebody has left there."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "w") as file:
+        file.write(text)
 
 
 @contextmanager

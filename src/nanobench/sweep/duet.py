@@ -85,6 +85,8 @@ class Duet:
     """Arm.side -> what runs there, and where"""
     scratch: Path
     """keeps the weights of the first side"""
+    pool: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
+    """threads that live as long as the executors: a fork server is killed when the thread that started it ends"""
 
     def run(self, request: JsonObject, folder: Path, log: Path, timeout_s: float, progress: Progress) -> WorkerResult:
         """See Executor.run. The record has the arms of both sides."""
@@ -98,24 +100,25 @@ class Duet:
             return self.executor_of(trial.arms[0].side).run(part, folder, log, timeout_s, progress)
         show = one_at_a_time(progress)
         turns = [Turns(self.executor_of(arm.side), show) for arm in trial.arms]
-        with ThreadPoolExecutor(len(turns)) as pool:
-            try:
-                has_weights = self.weights_of(trial).exists()
-                for index, (side, arm) in enumerate(zip(turns, trial.arms, strict=True)):
-                    part = {**request, "trial": asdict(self.part(trial, arm))}
-                    side.begin(pool, part, folder / str(index), log, timeout_s)
-                    if not has_weights:
-                        side.wait()
-                if has_weights:
-                    for side in turns:
-                        side.wait()
-                take_turns(trial, turns)
-                results = [side.stop() for side in turns]
-            except BaseException:
-                self.close()
+        try:
+            has_weights = self.weights_of(trial).exists()
+            places = list(range(len(turns)))
+            # In every second launch NEW begins: neither side always starts on a machine that just idled.
+            for index in places[::-1] if has_weights and trial.launch % 2 == 0 else places:
+                part = {**request, "trial": asdict(self.part(trial, trial.arms[index]))}
+                turns[index].begin(self.pool, part, folder / str(index), log, timeout_s)
+                if not has_weights:
+                    turns[index].wait()
+            if has_weights:
                 for side in turns:
-                    side.answers.put(STOP)
-                raise
+                    side.wait()
+            take_turns(trial, turns)
+            results = [side.stop() for side in turns]
+        except BaseException:
+            for side in turns:
+                side.answers.put(STOP)
+            self.close()
+            raise
         for index in range(len(turns)):
             if (left := folder / str(index) / "outputs-0.pt").exists():
                 left.rename(folder / f"outputs-{index}.pt")
@@ -160,6 +163,7 @@ class Duet:
         """See Executor.close."""
         for _, executor in self.sides.values():
             executor.close()
+        self.pool.shutdown(wait=False)
 
 
 def one_at_a_time(progress: Progress) -> Progress:

@@ -44,6 +44,8 @@ class Flight:
         try:
             if kind is None or issubclass(kind, TimeIsUp):
                 self.land()
+            else:
+                self.take_finished()
         finally:
             self.end()
 
@@ -97,6 +99,11 @@ class Flight:
             done = wait(self.running, return_when=FIRST_COMPLETED).done
             for each in [each for each in self.running if each in done]:
                 self.running.pop(each).take(each.result())
+
+    def take_finished(self) -> None:
+        """Takes the results that are there already; what was raised is left."""
+        for each in [each for each in self.running if each.done() and each.exception() is None]:
+            self.running.pop(each).take(each.result())
 
     def end(self) -> None:
         """Closes the executor, which ends what still runs, and waits for the threads."""

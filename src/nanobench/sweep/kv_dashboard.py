@@ -35,7 +35,7 @@ class DashboardOptions:
     layer: int = option(0, "with --what attention: the layer, from 0", OUTPUT)
     head: int = option(0, "with --what attention: the head, from 0", OUTPUT)
     batch: str = option("1,2,4,8,16,32,64", "with --what batch: batch sizes, a frame each", OUTPUT, "LIST")
-    format: str = option(FORMATS[0], f"{' or '.join(FORMATS)}: a moving picture, or a page with a slider", OUTPUT)
+    format: str = option(FORMATS[0], f"{' or '.join(FORMATS)}: an animated picture, or a page with a slider", OUTPUT)
     frame_s: float = option(0.4, "seconds that a frame is shown", OUTPUT)
     out: str = option("", "file to write; default: kv-dashboard-WHAT.FORMAT", OUTPUT, "FILE")
     timeout: float = same(Options, "timeout")

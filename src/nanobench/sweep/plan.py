@@ -138,9 +138,9 @@ def make_plan(options: Options, description: Description, find: FindBatch = no_b
     refuse_too_many_ranks(device, most_ranks(options.axes), len(description.gpus), cores)
     refuse_nvtx(device, timing.nvtx)
     points, arms = requested(options, device, cores)
-    points = with_batch_sizes(points, arms, find)
     shapes = description.models
     refuse_misfits(points, shapes, description.texts)
+    points = with_batch_sizes(points, arms, find)
     ordered = sorted(points, key=lambda point: rough_flops(point, shapes[point.model]))
     plan = Plan(
         points=tuple(ordered),
@@ -225,7 +225,7 @@ def refuse_misfits(points: list[Point], shapes: Mapping[str, GPTShape], texts: M
             refuse_long_row(point, shapes[point.model])
         else:
             refuse_long_sequence(point, shapes[point.model])
-            refuse_short_text(point, texts)
+        refuse_short_text(point, texts)
         refuse_unknown_tokens(point, shapes[point.model], texts)
 
 

@@ -241,12 +241,12 @@ class Sweep:
 
     def finish(self, trial: Trial, launches: list[LaunchRecord], begun: float, executor: Executor) -> None:
         """Saves one launch of a point."""
-        self.check_drift(trial, executor)
         if launches:
             self.run.write_raw(trial, launches)
             self.keep(launches)
-            self.cells.change(trial.point)
-            self.write_cells()
+        self.check_drift(trial, executor)
+        self.cells.change(trial.point)
+        self.write_cells()
         self.took_s[trial.point] = time.monotonic() - begun
         self.pace = 0.5 * self.pace + 0.5 * self.took_s[trial.point] / self.expected_s(trial.point, trial.launch)
         self.count(trial)

@@ -74,15 +74,12 @@ def adaptive_round(plan: Plan, cells: Callable[[], Sequence[CellRow]]) -> Iterat
 
 
 def planned_round(plan: Plan, launch: int, launches: Sequence[LaunchRecord]) -> list[Trial]:
-    """The trials of another planned round: in the order of the plan, or with the least precise first where the time is limited.
-    An adaptive sweep has the points of its first round only.
+    """The trials of another planned round, in the order of the plan, which is random: if the time is up within the round, it is
+    not the points that look most precise that are left out, so intervals keep their meaning. An adaptive sweep has the points
+    of its first round only.
     """
     chosen = {each.point for each in launches} if plan.adaptive else set(plan.points)
-    points = [point for point in plan.order(launch) if point in chosen]
-    if plan.max_minutes is not None:
-        widths = widths_of(filter(lambda cell: concludes(plan, cell), cells_of(launches)))
-        points.sort(key=lambda point: -widths.get(point, math.inf))
-    return [plan.trial(point, launch) for point in points]
+    return [plan.trial(point, launch) for point in plan.order(launch) if point in chosen]
 
 
 def limit_s(plan: Plan, planned_s: float) -> float:

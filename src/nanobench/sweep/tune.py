@@ -37,7 +37,7 @@ class Tune(Sweep):
             self.ahead = [self.plan.trial(point, launch) for point in points]
             yield self.ahead
             racing = [each for each in self.standings() if each.candidate not in self.left]
-            self.left |= race.leaving(racing, launch)
+            self.left |= race.leaving(racing, launch, self.plan.launches)
             if len(racing) - len(self.left.keys() & {each.candidate for each in racing}) < race.FINALISTS:
                 return
         self.note(stopped_event(f"{self.plan.launches} launches did not distinguish the fastest settings"))
@@ -82,4 +82,4 @@ def run(options: TuneOptions, audience: Audience = SILENT) -> Result:
         with audience.measuring(kept, plan) as watch:
             session.measure(kept, plan, description, watch, first, kind=search)
     (tuned,) = made
-    return Result(race.rank(tuned.standings(), tuned.left), kept, len(plan.points) * len(plan.arms))
+    return Result(race.rank(tuned.standings(), tuned.left, plan.launches), kept, len(plan.points) * len(plan.arms))

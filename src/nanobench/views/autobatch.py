@@ -55,7 +55,7 @@ def table(answer: BatchAnswer) -> Table:
 
 def sentences(answer: BatchAnswer, arm: str) -> list[str]:
     """What is recommended, and why not more."""
-    share = f"{answer.margin:.0%} of {answer.largest_batch_size}, the largest that fits"
+    share = f"at most {answer.margin:.0%} of {answer.largest_batch_size}, the largest that fits"
     first = f"{arm}: batch {answer.batch_size} ({share}); throughput saturates at batch {answer.knee_batch_size}, the knee"
     if answer.grad_accum is not None:
         first += f"; {answer.grad_accum} batches per optimizer step"

@@ -16,6 +16,7 @@ STATUS_STYLES = {
     "imprecise": "yellow",
     "unstable": "magenta",
     "no_steady_state": "magenta",
+    "implausible": "magenta",
     "wrong": "bold red",
     "skipped": "dim",
     "oom": "red",

@@ -292,7 +292,7 @@ def show(
     names, seen = varying(rows), "published" if any(row["status"] == PUBLISHED for row in rows) else "measured"
     cells, *left_out = fitting(rows, console)
     console.print(cells)
-    for line in [*left_out, *sentences, *(crossing(each, names, seen) for each in crossovers)]:
+    for line in [*map(str, left_out), *sentences, *(crossing(each, names, seen) for each in crossovers)]:
         say(console, line)
     for each in waterfalls:
         console.print()

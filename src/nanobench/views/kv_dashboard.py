@@ -48,9 +48,12 @@ def image(figure: Figure) -> Image.Image:
 
 
 def write_gif(images: Iterable[Image.Image], frame_s: float, path: Path) -> None:
-    """A GIF that repeats for ever. Its frames share the palette of the last one, which shows all colours."""
+    """A GIF that repeats for ever. Its frames share the palette of the first and the last one, which show all colours."""
     images = list(images)
-    palette = images[-1].quantize(COLOURS)
+    both = Image.new("RGB", (images[0].width, 2 * images[0].height))
+    both.paste(images[0], (0, 0))
+    both.paste(images[-1], (0, images[0].height))
+    palette = both.quantize(COLOURS)
     frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in images]
     times_ms = [round(1000 * frame_s)] * len(frames)
     times_ms[-1] *= LAST

@@ -183,9 +183,11 @@ def recorded_pass(running: Generating, request: JsonObject) -> list[dict[str, An
 
 
 def attention(request: JsonObject, point: Point) -> JsonObject:
-    """One layer and head: the query of each step, what it attends to, and with which weights."""
+    """One layer and head: the query of each step, what it attends to, and with which weights. `first` is the position of the
+    first token that is attended to: with a window, the last ones are.
+    """
     running, tokenizer = begin(request, point)
-    prompt, steps = running.tokens_BS[0].tolist(), []
+    prompt, steps = running.tokens_BS[0].tolist(), list[JsonObject]()
     for _ in range(point.new_tokens):
         newest = int(running.tokens_BS[0, -1])
         calls = recorded_pass(running, request)
@@ -197,6 +199,7 @@ def attention(request: JsonObject, point: Point) -> JsonObject:
                 "keys": found.keys_SD.tolist(),
                 "values": found.values_SD.tolist(),
                 "weights": found.weights_S.tolist(),
+                "first": len(prompt) + len(steps) - len(found.weights_S),
             }
         )
     tokens = running.tokens_BS[0].tolist()
@@ -220,17 +223,26 @@ def work(request: JsonObject, point: Point) -> JsonObject:
 def counted(running: Generating, request: JsonObject) -> JsonObject:
     """Operations of one pass, and bytes of the keys and values that its attention reads, over all layers."""
     counter = FlopCounterMode(display=False)
+    before = running.read
     with counter:
         calls = recorded_pass(running, request)
-    return {"flops": counter.get_total_flops(), "kv_bytes": kv_bytes(calls, running.adapter.shape.n_head)}
+    n_head, computed = running.adapter.shape.n_head, running.tokens_BS.shape[1] - 1 - before
+    return {
+        "flops": counter.get_total_flops(),
+        "kv_bytes": kv_bytes(calls, n_head),
+        "new_kv_bytes": kv_bytes(calls, n_head, computed),
+    }
 
 
-def kv_bytes(calls: list[dict[str, Any]], n_head: int) -> int:
-    """Bytes of the keys and values that the newest token attends to, of all rows, layers and key-value heads."""
+def kv_bytes(calls: list[dict[str, Any]], n_head: int, last: int | None = None) -> int:
+    """Bytes of the keys and values that the newest token attends to, of all rows, layers and key-value heads; of the `last`
+    tokens alone, where that is given.
+    """
     total = 0
     for call in calls:
         key, value = call["key"], call["value"]
         length = len(attended(call, 0, n_head).weights_S)
+        length = length if last is None else min(length, last)
         # The latents of multi-head latent attention are keys and values at once.
         parts = (key,) if value is key else (key, value)
         total += sum(each[:, :, :length].numel() for each in parts) * key.element_size()
@@ -248,7 +260,7 @@ def batch(request: JsonObject, point: Point) -> JsonObject:
         shape = running.adapter.shape
         weights = running.adapter.shape.read_params * next(running.adapter.module.parameters()).element_size()
         sizes.append({"batch": rows, "weight_bytes": weights, "kv_bytes": kv_bytes(calls, shape.n_head)})
-    return {"sizes": sizes, "attended": len(attended(calls[0], 0, shape.n_head).weights_S)}
+    return {"sizes": sizes, "attended": max(len(attended(call, 0, shape.n_head).weights_S) for call in calls)}
 
 
 KINDS: Mapping[str, Callable[[JsonObject, Point], JsonObject]] = {"attention": attention, "memory": work, "batch": batch}

@@ -206,7 +206,7 @@ class Judge:
 
         numbers_V = torch.arange(logits_1V.shape[1], device=logits_1V.device)
         # A sampler that takes the largest of noisy logits.
-        if chosen_with((numbers_V == token).double() - (numbers_V == chosen).double()) == token:
+        if chosen_with(2.0 * (numbers_V == token).double() - 1.0) == token:
             return True
         # A sampler that inverts the cumulative sum: what all tokens up to one gain, the others lose.
         is_before = token < chosen

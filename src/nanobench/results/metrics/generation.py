@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from nanobench.results import speedup_status
 from nanobench.results.cell import Cell
 from nanobench.results.metrics import divergence, speculation
@@ -24,7 +26,7 @@ from nanobench.results.metrics.metric import (
 )
 from nanobench.schema import Point
 from nanobench.stats import intervals
-from nanobench.stats.intervals import Interval, Quantile
+from nanobench.stats.intervals import Interval
 
 output_tok_s = over_launches(rate("tokens"))
 
@@ -50,12 +52,22 @@ def e2e_s(cell: Cell) -> Interval | None:
     return Interval(median_s, bounds.low if bounds else None, bounds.high if bounds else None, "launches")
 
 
-def gap_quantile(share: float) -> Callable[[Cell], Quantile | None]:
-    """A percentile of the gaps between tokens; gaps of one call are taken as related."""
+def gap_quantile(share: float) -> Callable[[Cell], Interval | None]:
+    """A percentile of the gaps between tokens; gaps of one launch are taken as related, those of one call where there is one
+    launch. The bounds are not known where too few are unrelated.
+    """
 
-    def compute(cell: Cell) -> Quantile | None:
+    def compute(cell: Cell) -> Interval | None:
         gaps, calls, _ = cell.gaps
-        return intervals.quantile(gaps.tolist(), calls, share) if len(gaps) else None
+        if len(gaps) < intervals.min_count(share):
+            return None
+        launch_of = [launch for launch, found in cell.calls_by_launch.items() for _ in found]
+        of_launches = len(set(launch_of)) > 1
+        clusters = [launch_of[call] for call in calls] if of_launches else calls
+        bounds = intervals.quantile(gaps.tolist(), clusters, share)
+        value = float(np.quantile(np.sort(gaps), share))
+        low, high = (bounds.low, bounds.high) if bounds else (None, None)
+        return Interval(value, low, high, "launches" if of_launches else "calls")
 
     return compute
 

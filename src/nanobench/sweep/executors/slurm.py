@@ -97,6 +97,8 @@ class Slurm:
             job = self.running[own] = self.submit(request, own, timeout_s)
             return node.receive(self.wait(job, own), folder, log)
         except Lost:
+            if job is not None:
+                job.cancel(check=False)
             node.note(log, node.text_of(own / "work" / node.LOG))
             raise
         except BaseException:
@@ -116,12 +118,16 @@ class Slurm:
         try:
             # submitit prints the errors of sbatch, and raises them.
             with self.lock, contextlib.redirect_stderr(io.StringIO()):
+                if self.closed:
+                    raise Lost("the sweep ended", again=False)
                 executor = submitit.SlurmExecutor(own / "job")
                 # Without srun the job has all cores of its allocation, however srun would bind a task.
                 executor.update_parameters(
                     job_name="nanobench", use_srun=False, additional_parameters=self.options(node.device_of(request), timeout_s)
                 )
                 return executor.submit(answer_into, str(own), request, timeout_s, self.seed, str(self.cache))
+        except Lost:
+            raise
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
             raise Lost(f"the job cannot be submitted: {words}", again=False) from error

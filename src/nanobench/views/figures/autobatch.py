@@ -51,7 +51,7 @@ def throughput_memory_vs_batch(found: Mapping[str, Any], title: str) -> Figure:
     )  # fmt: skip
     share = f"{found['margin']:.0%}"
     tried = "a process per batch size, two full steps or calls, then some that are timed for half a second"
-    foot = f"{tried}; recommended: {share} of the largest"
+    foot = f"{tried}; recommended: at most {share} of the largest"
     drawing.supxlabel(foot, x=0.012, ha="left", fontsize=7.5, color="0.35")
     return drawing
 

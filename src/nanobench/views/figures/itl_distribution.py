@@ -60,8 +60,8 @@ def draw(axes: Axes, cells: pd.DataFrame, line_styles: dict[str, LineStyle], gap
             axes.step(gaps_ms[index], shares, where="post", color=line_style.colour, linestyle=line_style.line, linewidth=1.3)
             percentiles(axes, cell, line_style, bool(layout.unjudged(cells.loc[[index]]).any()))
         else:
-            why = cell["status"] if pd.isna(cell["tpot_s"]) else "no time per token"
-            absent.append((line_style, [float(np.sqrt(every.min() * every.max()))], [f"{cell['arm']}: {why}"]))
+            words = f"{cell['arm']}: {layout.why_without_gaps(cell)}"
+            absent.append((line_style, [float(np.sqrt(every.min() * every.max()))], [words]))
     panel.failures(axes, absent)
 
 

@@ -51,7 +51,7 @@ def frames(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
 def attention(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     """Query, key cache, attention weights and value cache of one head, a frame per generated token."""
     facts, labels = found.facts, token_labels(found.facts)
-    steps, total = facts["steps"], len(facts["steps"][-1]["weights"])
+    steps, total = facts["steps"], facts["prompt_len"] + len(facts["steps"]) - 1
     where = f"layer {options.layer}, head {options.head}"
     how = "KV cache" if facts["cached"] else "keys and values, computed again in each step: the model has no cache"
     limits = {name: largest(steps, name) for name in ("query", "keys", "values")}
@@ -62,18 +62,18 @@ def attention(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
         )
         figure.suptitle(f"{name_of(found)}, {where}: {how}", x=0.012, ha="left", fontsize=11, weight="bold")
         text_strip(figure.add_subplot(grid[0, :]), facts, number)
-        matrix(figure.add_subplot(grid[1, 0]), np.array([step["query"]]).T, 1, limits["query"])
+        matrix(figure.add_subplot(grid[1, 0]), np.array([step["query"]]).T, 0, 1, limits["query"])
         keys = figure.add_subplot(grid[1, 1])
-        matrix(keys, np.array(step["keys"]).T, total, limits["keys"])
+        matrix(keys, np.array(step["keys"]).T, step["first"], total, limits["keys"])
         weights = figure.add_subplot(grid[2, 1])
-        bars(weights, step["weights"], total)
+        bars(weights, step["weights"], step["first"], total)
         values = figure.add_subplot(grid[3, 1])
-        matrix(values, np.array(step["values"]).T, total, limits["values"])
+        matrix(values, np.array(step["values"]).T, step["first"], total, limits["values"])
         for axes, name in ((keys, "keys"), (weights, "attention"), (values, "values")):
             axes.set_title(titles(name, step), fontsize=8.5, loc="left", pad=3)
         figure.axes[1].set_title("query", fontsize=8.5, loc="left", pad=3)
         figure.axes[1].set_ylabel("dimension", fontsize=8)
-        label_tokens(values, labels[:total], len(step["weights"]))
+        label_tokens(values, labels[:total], step["first"] + len(step["weights"]))
         yield figure
 
 
@@ -92,19 +92,19 @@ def largest(steps: Sequence[JsonObject], name: str) -> float:
     return float(np.percentile(np.abs(np.array(steps[-1][name])), 99)) or 1.0
 
 
-def matrix(axes: Axes, values_DS: Any, total: int, limit: float) -> None:
-    """Keys or values: a column per token, empty places behind."""
-    depth, length = values_DS.shape
+def matrix(axes: Axes, values_DS: Any, first: int, total: int, limit: float) -> None:
+    """Keys or values: a column per token, from the first one that is attended to; other places are empty."""
+    depth, end = len(values_DS), first + values_DS.shape[1]
     shown = np.full((depth, total), np.nan)
-    shown[:, :length] = values_DS
+    shown[:, first:end] = values_DS
     axes.set_facecolor(EMPTY)
     axes.imshow(shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([0, depth - 1], ["0", str(depth - 1)], fontsize=7)
     axes.grid(visible=False)
     if total > 1:
-        axes.axvline(length - 1.5, color=NEW, linewidth=1.2)
-        axes.axvline(length - 0.5, color=NEW, linewidth=1.2)
+        axes.axvline(end - 1.5, color=NEW, linewidth=1.2)
+        axes.axvline(end - 0.5, color=NEW, linewidth=1.2)
 
 
 def top_of(weights: Sequence[float]) -> float:
@@ -112,10 +112,10 @@ def top_of(weights: Sequence[float]) -> float:
     return next((top for top in TOPS if top >= max(weights)), 1.0)
 
 
-def bars(axes: Axes, weights: Sequence[float], total: int) -> None:
+def bars(axes: Axes, weights: Sequence[float], first: int, total: int) -> None:
     """The attention weights, a bar per token, and what each would be if all were equal."""
     top = top_of(weights)
-    axes.bar(range(len(weights)), weights, color=CACHED, width=0.85)
+    axes.bar(range(first, first + len(weights)), weights, color=CACHED, width=0.85)
     axes.axhline(1 / len(weights), color="0.3", **PREDICTED)
     axes.set_xlim(-0.5, total - 0.5)
     axes.set_ylim(0, 1.03 * top)
@@ -170,8 +170,8 @@ def work(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
     """Operations so far and bytes of keys and values, cached beside uncached, to scale, a frame per generated token."""
     steps, arms = found.facts["steps"], ("uncached", "cached")
     flops = {arm: np.cumsum([step[arm]["flops"] for step in steps]) / 1e6 for arm in arms}
-    kept = np.array([step["cached"]["kv_bytes"] for step in steps]) / 1024
-    new = np.diff(kept, prepend=0)
+    read = {arm: np.array([step[arm]["kv_bytes"] for step in steps]) / 1024 for arm in arms}
+    new = np.array([step["cached"]["new_kv_bytes"] for step in steps]) / 1024
     for number in range(len(steps)):
         figure = Figure(figsize=SIZE_IN, layout="constrained")
         figure.suptitle(
@@ -189,12 +189,13 @@ def work(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
         ratio = flops["uncached"][number] / flops["cached"][number]
         operations.set_title(f"work: uncached has done {ratio:.3g} times as many operations", fontsize=9, loc="left")
         operations.legend(fontsize=8.5, loc="upper left", frameon=False)
-        memory.barh(["cached"], [kept[number] - new[number]], color=CACHED, label="kept from earlier steps")
-        memory.barh(["cached"], [new[number]], left=[kept[number] - new[number]], color=NEW, hatch="//", label="computed now")
-        memory.barh(["uncached"], [kept[number]], color=NEW, hatch="//")
-        for row in range(2):
-            memory.text(kept[number], row, f"  {kept[number]:,.4g} KiB", va="center", fontsize=8.5)
-        memory.set_xlim(0, 1.3 * kept[-1])
+        kept = read["cached"][number] - new[number]
+        memory.barh(["cached"], [kept], color=CACHED, label="kept from earlier steps")
+        memory.barh(["cached"], [new[number]], left=[kept], color=NEW, hatch="//", label="computed now")
+        memory.barh(["uncached"], [read["uncached"][number]], color=NEW, hatch="//")
+        for row, arm in enumerate(("cached", "uncached")):
+            memory.text(read[arm][number], row, f"  {read[arm][number]:,.4g} KiB", va="center", fontsize=8.5)
+        memory.set_xlim(0, 1.3 * max(values.max() for values in read.values()))
         memory.set_xlabel("keys and values that the step reads (KiB)")
         memory.set_title("bytes: the cache keeps what uncached computes again", fontsize=9, loc="left")
         memory.set_ylim(-0.6, 2.0)
@@ -234,7 +235,7 @@ def batch(found: Recording, options: DashboardOptions) -> Iterator[Figure]:
         axes.set_ylabel("bytes read per generated token (MiB)")
         step_mib = (size["weight_bytes"] + size["kv_bytes"]) / 2**20
         axes.set_title(
-            f"a step at batch {size['batch']} reads {step_mib:,.4g} MiB, {found.facts['attended']} tokens are attended to",
+            f"a step at batch {size['batch']} reads {step_mib:,.4g} MiB, with attention to {found.facts['attended']} tokens",
             fontsize=9, loc="left",
         )  # fmt: skip
         axes.legend(fontsize=8.5, frameon=False, loc="upper right")

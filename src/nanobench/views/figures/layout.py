@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanobench.analysis.verdict import LOSSY, SYNTHETIC, THROUGHPUTS, causes_of, mark_of, stated
-from nanobench.records import JUDGED, MEASURED, LaunchRecord, Status
-from nanobench.results.status import NEVER_SETTLED
+from nanobench.analysis.verdict import LOSSY, SYNTHETIC, THROUGHPUTS, mark_of, stated, why_unreliable
+from nanobench.records import JUDGED, MEASURED, LaunchRecord
 from nanobench.results.store import records
 from nanobench.views import format
 from nanobench.views.cell_table import varying
@@ -39,8 +38,6 @@ CROSS = "×"
 HOLLOW: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3}
 UNJUDGED = "_unjudged"
 """Label of the hollow markers: these cells are shown, but excluded from conclusions."""
-WHY_UNJUDGED = {Status.NO_STEADY_STATE: NEVER_SETTLED, Status.IMPLAUSIBLE: "faster than the limits of the machine allow"}
-"""Statuses that need no cause."""
 MOST_PANELS = 6
 MOST_ARMS = 12
 """A figure of a run with more arms shows the fastest of them."""
@@ -116,6 +113,11 @@ def unmeasured_words(cells: pd.DataFrame) -> str:
     return f"not measured elsewhere: {'; '.join(words)}" if words else ""
 
 
+def why_without_gaps(cell: pd.Series) -> str:
+    """Why a cell has no time per token."""
+    return "no time per token" if cell["status"] in MEASURED else str(cell["status"])
+
+
 def make(panels: int, columns: int, rows_in: Sequence[float], **shared: Any) -> tuple[Figure, Any]:
     """A figure with a grid of panels, row by row; surplus panels are removed."""
     figure = Figure(figsize=(WIDTH_IN, 1.3 + sum(rows_in)), layout="constrained")
@@ -182,11 +184,7 @@ def unjudged_handle(cells: pd.DataFrame, *columns: str) -> Line2D:
 
 def why_unjudged(cells: pd.DataFrame, status: str) -> str:
     """What made cells or ratios unreliable, by the column of statuses that decides; empty where that is not known."""
-    found = cells[unjudged(cells, status)]
-    kinds = found.loc[found[status].eq(Status.UNSTABLE), status.replace("status", "disturbed_by")].dropna()
-    others = {words: int(found[status].eq(each).sum()) for each, words in WHY_UNJUDGED.items()}
-    said = [causes_of(kinds)] if len(kinds) else []
-    return "; ".join([*said, *(f"{words} ({number})" for words, number in others.items() if number)])
+    return why_unreliable(cells[unjudged(cells, status)], status)
 
 
 def run_words(cells: pd.DataFrame) -> str:

@@ -92,6 +92,7 @@ def steps(axes: Axes, values: Iterable[Any], crowd: int) -> None:
     MOST_TICKS values only those with a label have one.
     """
     found = sorted({float(value) for value in values})
+    tooltips.STEPS[axes] = found
     axes.set_xscale("log", base=2)
     span = np.log2(found[-1] / found[0]) or 14.0
     axes.set_xlim(found[0] * 2 ** (-0.07 * span), found[-1] * 2 ** (0.07 * span))

@@ -5,8 +5,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nanobench.analysis.verdict import marked
 from nanobench.errors import UserError
 from nanobench.records import MEASURED
+from nanobench.results.store import records
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import AXIS, MOST_PANELS, Launches
@@ -45,7 +47,10 @@ def speedup_vs_length(cells: pd.DataFrame, launches: Launches) -> Figure:
     kept = layout.evenly(batches, MOST_LINES)
     arms = [arm for arm in style.arm_styles(cells) if arm != layout.reference(cells)]
     panels = [
-        (", ".join(filter(None, (arm, title))), explained(here[here["batch_size"].isin(kept)], arm, ["batch_size", length]))
+        (
+            ", ".join(filter(None, (marked(arm, records(cells[cells["arm"].eq(arm)])), title))),
+            explained(here[here["batch_size"].isin(kept)], arm, ["batch_size", length]),
+        )
         for title, here in layout.panels(cells, apart=[length])
         for arm in arms
     ]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nanobench.analysis.verdict import marked
 from nanobench.errors import UserError
 from nanobench.records import JUDGED, MEASURED
 from nanobench.results.store import records
@@ -48,7 +49,7 @@ def speedup_by_arm(cells: pd.DataFrame, launches: Launches) -> Figure:
     shown, panels = layout.at_ends(cells, cells.index[cells["speedup"].notna()], MOST_PANELS)
     arms = in_order(cells, shown[-1][1])
     kept = arms[:MOST_NAMES]
-    names = [fill(arm, NAME_LETTERS, break_on_hyphens=False) for arm in kept]
+    names = [fill(marked(arm, records(cells[cells["arm"].eq(arm)])), NAME_LETTERS, break_on_hyphens=False) for arm in kept]
     row_in = TWO_LINES_IN if any("\n" in name for name in names) else ROW_IN
     drawing, grid = layout.make(len(shown), len(shown), [row_in * len(kept) + 0.6], sharex=True, sharey=True)
     for axes, (title, here) in zip(grid[0], shown, strict=True):

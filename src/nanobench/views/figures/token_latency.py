@@ -57,7 +57,7 @@ def gap_panel(
             middles.extend(middle)
             ends.extend([*low, *high])
         else:
-            absent.append((line_style, [cell["new_tokens"] / 2 + 1], [f"{cell['arm']}: {cell['status']}"]))
+            absent.append((line_style, [cell["new_tokens"] / 2 + 1], [f"{cell['arm']}: {layout.why_without_gaps(cell)}"]))
     panel.scale(axes, middles, format.tick, ends, log=log or None)
     panel.failures(axes, absent)
     panel.make_room(axes, len(absent), row_in)

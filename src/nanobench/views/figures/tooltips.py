@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FuncFormatter
 
 from nanobench.views import format
 
@@ -28,6 +28,8 @@ BOUNDS: "WeakKeyDictionary[Line2D, tuple[Any, Any]]" = WeakKeyDictionary()
 """Line -> the lower and upper bounds of its points."""
 NAMES: "WeakKeyDictionary[Line2D, Sequence[str]]" = WeakKeyDictionary()
 """Line -> what its points are called, where axes and legend do not say it."""
+STEPS: "WeakKeyDictionary[Axes, Sequence[float]]" = WeakKeyDictionary()
+"""Axes -> the values that points stand over, from which lines are moved apart a little."""
 Place = tuple[int, int]
 """Horizontal and vertical place in an SVG, in steps of NEAR."""
 
@@ -123,11 +125,10 @@ def label_of(axes: Axes, axis: str) -> str:
 
 
 def step_text(axes: Axes, x: float) -> str:
-    """The place of a point along the x axis: the tick that it belongs to, from which lines are moved apart a little."""
-    locator = axes.xaxis.get_major_locator()
-    ticks = list(locator.tick_values(0, 0)) if isinstance(locator, FixedLocator) else []
-    if ticks and min(x, *ticks) > 0:
-        x = min(ticks, key=lambda tick: abs(math.log(tick / x)))
+    """The place of a point along the x axis: the value that it stands over, from which lines are moved apart a little."""
+    values = STEPS.get(axes, ())
+    if len(values) and min(x, *values) > 0:
+        x = min(values, key=lambda value: abs(math.log(value / x)))
     return format.tick(float(x))
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanobench.errors import UserError
-from nanobench.records import JUDGED
+from nanobench.records import JUDGED, MEASURED
 from nanobench.stats.knee import NEAR_BEST, knee
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
@@ -48,7 +48,7 @@ def knees(cells: pd.DataFrame) -> str:
     """From which batch size on an arm gains little, in words; empty where fewer than three were measured."""
     words = []
     for title, here in layout.panels(cells):
-        for arm, rows in here.dropna(subset=["train_tok_s"]).groupby("arm", sort=False):
+        for arm, rows in here[here["status"].isin(JUDGED)].dropna(subset=["train_tok_s"]).groupby("arm", sort=False):
             if len(rows) > 2:
                 found = knee(dict(zip(rows["batch_size"], rows["train_tok_s"], strict=True)))
                 words.append(f"{arm} at {found}" + (f" ({title})" if title else ""))
@@ -125,7 +125,9 @@ def draw_scaling(axes: Axes, line_style: style.LineStyle, rows: pd.DataFrame, pl
     """The line of an arm by its number; one rank is as fast as itself. The labels of each arm stand on a line of their own."""
     sizes = rows["world_size"]
     times, low, high = (
-        (sizes * rows[f"scaling_efficiency{bound}"]).where(sizes > 1, 1.0 if not bound else np.nan)
+        (sizes * rows[f"scaling_efficiency{bound}"])
+        .where(sizes > 1, 1.0 if not bound else np.nan)
+        .where(rows["status"].isin(MEASURED))
         for bound in ("", "_lo", "_hi")
     )
     panel.curve(axes, line_style, place, times, low, high, layout.unjudged(rows))

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from nanobench.analysis.verdict import marked
 from nanobench.analysis.waterfall import BATCH, STEPS, TOGETHER, TRAINING_STEPS, Factor, Waterfall, waterfalls
 from nanobench.errors import UserError
+from nanobench.results.store import records
 from nanobench.views import format
 from nanobench.views.figures import layout, panel, style
 from nanobench.views.figures.layout import MOST_PANELS, Launches
@@ -188,7 +190,11 @@ def words(found: list[Waterfall], factors: list[Factor]) -> list[str]:
 def marks(factors: list[Factor], colours: dict[str, Colour], cells: pd.DataFrame) -> list[Line2D]:
     """The legend: to which arm each change leads, and what is hollow."""
     steps = {each.step: each for each in factors if each.step != TOGETHER}
-    labels = {name: name if name == BATCH else f"{name}: to {each.after}" for name, each in steps.items()}
+    rows = {arm: records(found) for arm, found in cells.groupby("arm", sort=False)}
+    labels = {
+        name: name if name == BATCH else f"{name}: to {marked(each.after, rows.get(each.after, ()))}"
+        for name, each in steps.items()
+    }
     order = sorted(
         steps, key=lambda name: (name == BATCH, list((STEPS | TRAINING_STEPS).values()).index(name) if name != BATCH else 0)
     )

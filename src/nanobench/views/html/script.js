@@ -189,6 +189,7 @@
       const index = head.cellIndex;
       head.hidden = !shown;
       for (const row of this.rows) row.cells[index].hidden = !shown;
+      this.filter();
     }
 
     // Rows that open
@@ -326,6 +327,7 @@
       clearInterval(timer);
       timer = null;
       button.textContent = "Play";
+      said.setAttribute("aria-live", "polite");
     }
     slider.addEventListener("input", () => {
       stop();
@@ -334,6 +336,7 @@
     button.addEventListener("click", () => {
       if (timer) return stop();
       button.textContent = "Stop";
+      said.setAttribute("aria-live", "off");
       timer = setInterval(() => show((Number(slider.value) + 1) % pictures.length), Number(section.dataset.ms));
     });
     section.querySelector(".controls").hidden = false;
