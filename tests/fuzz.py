@@ -177,6 +177,11 @@ def prepare(folder: Path, run: Path | None = None) -> None:
         (folder / "torn" / "raw" / "01-torn.parquet").write_bytes(b"PAR1, and no more")
 
 
+def errors_of(text):
+    """The lines of standard error that are no warnings."""
+    return [line for line in text.strip().splitlines() if not line.startswith("warning: ")]
+
+
 def tree(folder: Path) -> set[str]:
     """All paths below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}

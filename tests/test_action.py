@@ -43,7 +43,8 @@ def runner(tmp_path):
             files = {name: tmp_path / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
             for path in files.values():
                 path.touch()
-            values = {**known, **{f"steps.{key}": value for key, value in outputs.items()}}
+            event = {"github.event.repository.default_branch": "main"}
+            values = {**known, **event, **{f"steps.{key}": value for key, value in outputs.items()}}
             own = {name: filled(text, values) for name, text in step["env"].items()}
             environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "GITHUB_BASE_REF": "main", **own}
             done = subprocess.run(

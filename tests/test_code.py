@@ -107,6 +107,16 @@ class Noting:
         self.closed = True
 
 
+def test_the_model_that_an_engine_drafts_with_belongs_to_the_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lab_draft.py").write_text("def build(): ...\n")
+    (tmp_path / "draft.pt").write_text("weights")
+    drafts = ("lookup", "lab_draft:build", "nanogpt:draft.pt")
+    found = [code.code_of([POINT], [Arm(engine=f"speculative:draft={draft}")]) for draft in drafts]
+    assert [sorted(set(each) - {"nanobench", "lab_gpt"}) for each in found] == [[], ["lab_draft"], ["draft.pt"]]
+
+
 def test_code_is_compared_around_trials_only(tmp_path):
     inner, found = Noting(), []
     same = code.SameCode(inner, {"a": source(a="1")}, lambda: found.append(1) or {"a": source(a="1")}, tmp_path, True)

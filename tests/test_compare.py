@@ -150,6 +150,17 @@ def test_the_page_of_two_machines_says_why_it_has_no_table():
     assert compare_page.NOTHING in compare_page.page(same, "base", "new")
 
 
+def test_the_intervals_of_all_cells_hold_together():
+    """A difference that is just significant in one cell is not among twenty."""
+    points = tuple(replace(CPU, batch_size=size) for size in range(1, 21))
+    about = info(**SOON)
+    alone = compare.compare(recorded(sd=0.01), recorded("new", sd=0.01, seed=2, about=about)).rows[0]
+    among = compare.compare(
+        recorded(sd=0.01, points=points), recorded("new", sd=0.01, seed=2, points=points, about=about)
+    ).rows[0]
+    assert math.log(among.high / among.low) > 1.5 * math.log(alone.high / alone.low)
+
+
 def test_an_unstable_cell_is_not_comparable_and_the_others_are():
     points = (CPU, replace(CPU, batch_size=8))
     new = recorded("new", seed=2, points=points[:1], about=info(**SOON))

@@ -70,6 +70,16 @@ def test_a_user_without_a_name_holds_a_device_by_number(monkeypatch, error):
         pass
 
 
+def test_a_link_that_somebody_left_is_not_followed(tmp_path):
+    """The folder of locks belongs to all users."""
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "locks" / "cpu.holder").symlink_to(tmp_path / "mine")
+    with hold():
+        assert f'"pid": {os.getpid()}' in (tmp_path / "locks" / "cpu.holder").read_text()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANOBENCH_LOCKS", str(tmp_path / "file" / "locks"))

@@ -16,7 +16,7 @@ from nanobench.gates import generation as generation_gate
 from nanobench.plugins import KwargCacheAdapter, PastKVAdapter, UncachedAdapter
 from nanobench.records import Verdict
 from nanobench.samplers.greedy import greedy
-from nanobench.schema import Point
+from nanobench.schema import GPTShape, Point
 
 POINT = Point(model="", dtype="float32", device="cpu", threads=1, batch_size=4, prompt_len=12, new_tokens=10)
 CHUNKS = ([9, *[1] * 7], [1] * 16, [8, 8], [3, 5, 1, 7], [16])
@@ -123,6 +123,12 @@ CAT = {
     "object": lambda module: KwargCacheAdapter(module, make, kind="cat"),
     "split": lambda module: PastKVAdapter(module, split=lambda output: output),
 }
+
+
+def test_sizes_beside_a_shape_are_no_silent_mistake():
+    shape = GPTShape(architecture="a", n_layer=1, n_head=2, n_kv_head=2, n_embd=8, vocab_size=61, block_size=32, n_params=9)
+    with pytest.raises(UserError, match=r"shape= has all sizes, so architecture, reads_al would be ignored"):
+        KwargCacheAdapter(WithCache(), make, reset=Sum.clear, shape=shape, architecture="b", reads_al=True)
 
 
 class OnGpu(torch.Tensor):

@@ -56,7 +56,7 @@ def complaints(case, done, elsewhere):
         yield f"raised {done.exception!r}"
     if done.exit_code not in CODES:
         yield f"ended with {done.exit_code}"
-    if done.exit_code == 2 and len(done.stderr.strip().splitlines()) != 1:
+    if done.exit_code == 2 and len(fuzz.errors_of(done.stderr)) != 1:
         yield f"said {done.stderr!r}"
     if "Traceback" in done.output:
         yield "printed a traceback"

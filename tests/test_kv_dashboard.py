@@ -157,6 +157,43 @@ def test_bytes_are_those_of_the_tensors_and_uncached_work_grows(model):
     assert uncached == sorted(uncached)
 
 
+WINDOW = 3
+
+
+@pytest.mark.parametrize("what", ["attention", "memory", "batch"])
+def test_a_window_shows_its_tokens_at_their_places(what):
+    found = recorded(f"gpt2-nano:window={WINDOW}", what)
+    if what == "batch":
+        assert found["attended"] == WINDOW
+        return
+    if what == "memory":
+        per_token = found["steps"][0]["cached"]["kv_bytes"] // WINDOW
+        assert [step["cached"]["kv_bytes"] for step in found["steps"]] == [WINDOW * per_token] * NEW
+        assert [step["cached"]["new_kv_bytes"] for step in found["steps"]] == [WINDOW * per_token, *[per_token] * (NEW - 1)]
+        return
+    for number, step in enumerate(found["steps"]):
+        assert step["first"] == len(PROMPT) + number - WINDOW
+        assert len(step["weights"]) == WINDOW
+    recording = Recording(point(), {**found, "random_weights": True})
+    figure = list(figures.attention(recording, DashboardOptions(layer=1, head=1)))[-1]
+    bars = next(axes for axes in figure.axes if axes.patches and axes.get_title(loc="left").startswith("attention"))
+    places = [round(bar.get_x() + bar.get_width() / 2) for bar in bars.patches]
+    assert places == [len(PROMPT) + NEW - 1 - WINDOW + place for place in range(WINDOW)]
+    named = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
+    assert named == figures.token_labels(found)[: len(PROMPT) + NEW - 1]
+
+
+def test_uncached_bytes_are_those_that_an_uncached_pass_reads():
+    """A cache of latents is smaller than the keys and values of a pass without it."""
+    found = recorded("gpt2-mla-nano", "memory")
+    assert found["steps"][-1]["uncached"]["kv_bytes"] > found["steps"][-1]["cached"]["kv_bytes"]
+    recording = Recording(point("gpt2-mla-nano"), {**found, "random_weights": True})
+    figure = list(figures.work(recording, DashboardOptions(what="memory")))[-1]
+    texts = [text.get_text().strip() for text in figure.axes[1].texts]
+    expected = [f"{found['steps'][-1][arm]['kv_bytes'] / 1024:,.4g} KiB" for arm in ("cached", "uncached")]
+    assert texts == expected
+
+
 def test_a_foreign_cache_holds_the_bytes_of_its_tensors():
     found = recorded(FOREIGN[1], "memory", layer=0)
     # One layer, two heads of eight numbers of four bytes; keys and values are one tensor.

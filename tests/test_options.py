@@ -13,7 +13,7 @@ from nanobench.schema import Arm, Point
 from nanobench.sweep import keywords
 from nanobench.sweep.ab_options import AbOptions
 from nanobench.sweep.autobatch_options import AutobatchOptions
-from nanobench.sweep.axes import read_axis
+from nanobench.sweep.axes import read_axis, with_window
 from nanobench.sweep.config_file import from_toml
 from nanobench.sweep.options import (
     ISOLATIONS,
@@ -249,6 +249,16 @@ def test_a_model_of_one_side_leaves_the_other_its_own():
     assert ["model" in side.changes for side in both.sides()] == [False, False]
     follows = AbOptions(base="cached", new="llama-nano")
     assert ["model" in side.changes for side in follows.sides()] == [False, True]
+
+
+def test_a_model_in_memory_has_no_window_of_ours():
+    with pytest.raises(UserError, match="give a model in memory its windows yourself"):
+        with_window("object:lab.GPT-0123456789ab", "32")
+
+
+def test_ab_takes_one_model():
+    with pytest.raises(UserError, match="ab compares one arm on each side; give one model"):
+        AbOptions(base="uncached", new="cached", model="gpt2-nano,gpt2-mini").as_sweep()
 
 
 @pytest.mark.parametrize("argument", ["dtype=float16", "compile_mode=freeze"])

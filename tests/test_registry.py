@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,15 @@ def plugged(monkeypatch):
         groups[f"nanobench.{family}"] = [Entry(name=name, build=build) for name, build in builds.items()]
 
     return plug
+
+
+def test_a_folder_with_the_name_of_a_model_type_counts_only_if_it_holds_a_model(tmp_path, monkeypatch):
+    """As the folder of the run itself might."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    assert registry.location_of("models", "hf:gpt2?random") is None
+    (tmp_path / "gpt2" / "config.json").write_text("{}")
+    assert registry.location_of("models", "hf:gpt2?random") == Path("gpt2")
 
 
 # Listing

@@ -238,6 +238,16 @@ def test_a_token_that_the_whole_tolerance_would_jump_over_is_found_between():
         assert not judge.may_choose(token, chosen, logits_1V, 1e-5, before)
 
 
+def test_a_third_token_within_the_tolerance_keeps_no_other_from_being_chosen():
+    def noisy(logits_BV, generator):
+        return (logits_BV + torch.tensor([[0.0, 1.0, 0.9, 0.97]], dtype=logits_BV.dtype)).argmax(-1, keepdim=True)
+
+    judge, logits_1V = judge_of(4, noisy, 0)
+    before = judge.new_generator().get_state()
+    assert judge.may_choose(2, 1, logits_1V, 0.06, before)
+    assert not judge.may_choose(2, 1, logits_1V, 0.04, before)
+
+
 def test_the_largest_of_noisy_logits_is_explained_by_two_of_them():
     def noisy(logits_BV, generator):
         noise_BV = torch.tensor([[0.0, 1.0, 0.9]], dtype=logits_BV.dtype)

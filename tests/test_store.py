@@ -34,6 +34,25 @@ def test_a_folder_that_can_be_written_is_chosen_and_nothing_is_made(tmp_path, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_two_sweeps_never_begin_in_one_folder(small_run, tmp_path, monkeypatch):
+    """Both have chosen it before either has made it."""
+    info = store.Run(small_run[0]).info()
+    first = store.create(tmp_path / "run", info)
+    before = first.info_file.read_bytes()
+    with pytest.raises(UserError, match=r"run holds another run: another sweep was quicker; give another --out"):
+        store.create(tmp_path / "run", info)
+    assert first.info_file.read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["logs", "raw", "run.json"]
+
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(store.os, "link", no_links)
+    assert store.create(tmp_path / "other", info).info().command == info.command
+    with pytest.raises(UserError, match="another sweep was quicker"):
+        store.create(tmp_path / "other", info)
+
+
 def test_a_folder_that_becomes_unwritable_is_one_line(small_run, tmp_path):
     info = store.Run(small_run[0]).info()
     (tmp_path / "file").touch()

@@ -88,6 +88,13 @@ def test_one_launch_is_within_one_process():
     assert sentence == "cached is faster than uncached at batch 1: 2x [1.5, 2.5] within one process"
 
 
+def test_what_no_machine_can_do_is_not_said_to_drift():
+    rows = cells((1, 2.0, 1.9, 2.1), (4, 3.0, 2.9, 3.1))
+    rows.loc[rows.index[-1], "status"] = "implausible"
+    (line,) = verdict.precision(rows)
+    assert line.endswith("and not reliable in 1 of 4 cells: faster than the limits of the machine allow (1)")
+
+
 def test_one_pair_has_no_interval_and_nothing_is_concluded_from_it():
     (sentence,) = verdict.conclusions(frame(pair(1, 2.0, None, None, basis="pairs of one process")))
     assert sentence == "cached vs uncached has no interval, from one pair at batch 1: 2x"

@@ -33,7 +33,7 @@ AGES = "only nanochat's architectures of autumn 2025 and since March 2026 are re
 REASON = f"{AGES}, and this one has none of this name"
 
 
-def build(location: str, *, step: int | None = None) -> GPTAdapter:
+def build(location: str, *, step: object = None) -> GPTAdapter:
     """A nanochat with the weights of a checkpoint: those of a step, or of the newest one."""
     path, meta = files_of(location, step)
     settings = settings_of(meta)

@@ -50,7 +50,8 @@ def refuse_wrong(family: str, found: Spec, build: Callable[..., Any], given: Col
     parameters = parameters_of(build)
     if parameters is None:
         return
-    where = f" of {family.removesuffix('s')} {found.name!r}"
+    name = found.name if found.location is None else f"{found.name}:{found.location}"
+    where = f" of {family.removesuffix('s')} {name!r}"
     own = [each.name for each in parameters.values() if each.kind not in VARIABLE and each.name not in given]
     takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
     for name, value in found.arguments.items():

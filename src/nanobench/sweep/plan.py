@@ -250,13 +250,14 @@ def refuse_long_sequence(point: Point, shape: GPTShape) -> None:
 
 
 def refuse_short_text(point: Point, texts: Mapping[str, TextTokens]) -> None:
-    """Raises UserError where prompts are longer than the text that they are cut from."""
+    """Raises UserError where prompts, or rows of training with the token after them, are longer than their text."""
     if point.data in ("", SYNTHETIC):
         return
     tokens = texts[f"{point.tokenizer} {point.data}"].tokens
-    if tokens < point.prompt_len:
-        what = f"{point.data} as {point.tokenizer} has {tokens} tokens, fewer than prompt_len {point.prompt_len}"
-        raise UserError(f"{what}; give --prompt-len {tokens} or less, or a longer text")
+    needed, option = (point.seq_len + 1, "seq-len") if point.trains else (point.prompt_len, "prompt-len")
+    if tokens < needed:
+        what = f"{point.data} as {point.tokenizer} has {tokens} tokens, fewer than the {needed} of a row"
+        raise UserError(f"{what}; give a smaller --{option}, or a longer text")
 
 
 def refuse_unknown_tokens(point: Point, shape: GPTShape, texts: Mapping[str, TextTokens]) -> None:
