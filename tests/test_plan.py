@@ -96,8 +96,12 @@ def test_a_text_is_asked_for_with_each_tokenizer_and_refused_where_a_model_lacks
     path = str(tmp_path / "text")
     asked = TrainOptions(data=f"synthetic,{path}", tokenizer="bytes,gpt2", model="gpt2-nano", seq_len="64")
     assert describe_request(asked)["texts"] == [[path, "bytes"], [path, "gpt2"]]
-    found = {f"bytes {path}": {"tokens": 9, "largest": 3}, f"gpt2 {path}": {"tokens": 9, "largest": 3}}
+    found = {f"bytes {path}": {"tokens": 65, "largest": 3}, f"gpt2 {path}": {"tokens": 65, "largest": 3}}
     assert len(make_plan(asked, {**machine(), "texts": found}).points) == 3 * 2
+    found[f"bytes {path}"]["tokens"] = 64
+    short = refusal(make_plan, asked, {**machine(), "texts": found})
+    assert "has 64 tokens, too few for --seq-len 64 and the token after it; give --seq-len 63 or less" in short
+    found[f"bytes {path}"]["tokens"] = 65
     found[f"gpt2 {path}"]["largest"] = machine()["models"]["gpt2-nano"]["vocab_size"]
     assert "as gpt2 has token" in refusal(make_plan, asked, {**machine(), "texts": found})
 

@@ -263,7 +263,7 @@ def test_synthetic_prompts_are_the_default_and_leave_points_as_they_were():
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"tokens": 49, "largest": 3}, "a as bytes has 49 tokens, fewer than prompt_len 50; give --prompt-len 49 or less"),
+        ({"tokens": 49, "largest": 3}, "a as bytes has 49 tokens, too few for --prompt-len 50; give --prompt-len 49 or less"),
         ({"tokens": 50, "largest": 256}, "a as bytes has token 256, but the vocabulary of gpt2-nano is 256; give a model"),
     ],
 )
@@ -353,7 +353,7 @@ def test_token_ids_are_verified(nanobench_here, here):
         (("--prompts", "nowhere"), "nowhere cannot be read"),
         (("--prompts", "text", "--tokenizer", "nowhere.json"), "nowhere.json cannot be read"),
         (("--prompts", "text", "--tokenizer", "ids"), "'The' is not a token id"),
-        (("--prompts", "text", "--prompt-len", 500), "text as bytes has 360 tokens, fewer than prompt_len 500"),
+        (("--prompts", "text", "--prompt-len", 500), "text as bytes has 360 tokens, too few for --prompt-len 500"),
         (("--prompts", "text", "--model", "fakes:tiny"), "but the vocabulary of fakes:tiny is 64"),
     ],
 )

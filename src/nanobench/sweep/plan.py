@@ -254,10 +254,11 @@ def refuse_short_text(point: Point, texts: Mapping[str, TextTokens]) -> None:
     if point.data in ("", SYNTHETIC):
         return
     tokens = texts[f"{point.tokenizer} {point.data}"].tokens
-    needed, option = (point.seq_len + 1, "seq-len") if point.trains else (point.prompt_len, "prompt-len")
-    if tokens < needed:
-        what = f"{point.data} as {point.tokenizer} has {tokens} tokens, fewer than the {needed} of a row"
-        raise UserError(f"{what}; give a smaller --{option}, or a longer text")
+    option, length, after = ("seq-len", point.seq_len, 1) if point.trains else ("prompt-len", point.prompt_len, 0)
+    if tokens < length + after:
+        enough = f"--{option} {length}" + " and the token after it" * after
+        what = f"{point.data} as {point.tokenizer} has {tokens} tokens, too few for {enough}"
+        raise UserError(f"{what}; give --{option} {tokens - after} or less, or a longer text")
 
 
 def refuse_unknown_tokens(point: Point, shape: GPTShape, texts: Mapping[str, TextTokens]) -> None:
