@@ -147,12 +147,12 @@ def test_a_calibration_that_takes_long_is_shown(cache, sweep):
     shown = []
     sweep.watch = lambda progress: shown.append(progress.report)
     for _ in range(2):
-        sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
+        sweep.calibrate(Worker(), next(sweep.plan.rounds())[0], True)
     assert shown == [{"phase": "calibrating", "arm": "cpu float32 1"}]
 
 
 def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cache, sweep):
-    sweep.calibrate(Worker({}), next(sweep.plan.rounds())[0])
+    sweep.calibrate(Worker({}), next(sweep.plan.rounds())[0], True)
     info = sweep.run.info()
     assert info.calibrations == {}
     assert info.calibration_note.startswith("cpu float32 1 cannot be calibrated")
@@ -163,7 +163,7 @@ def test_a_sweep_goes_on_without_predictions_where_nothing_can_be_calibrated(cac
 
 def test_a_sweep_whose_calibration_resolved_too_little_says_why_and_goes_on(cache, sweep):
     noisy = Worker({"limits": [*ROWS[:2], {**ROWS[2], "value": None, "reason": "noise"}]})
-    sweep.calibrate(noisy, next(sweep.plan.rounds())[0])
+    sweep.calibrate(noisy, next(sweep.plan.rounds())[0], True)
     sweep.check_drift(next(sweep.plan.rounds())[0], noisy)
     info = sweep.run.info()
     assert info.calibration_note == "cpu float32 1: the limit 'operation' has no value: noise"
@@ -181,7 +181,7 @@ def test_a_calibration_whose_first_drift_check_fails_still_predicts(cache, sweep
             self.record = {} if request["calibrate"]["brief"] else {"limits": ROWS}
             return super().run(request, *others)
 
-    sweep.calibrate(Half(), next(sweep.plan.rounds())[0])
+    sweep.calibrate(Half(), next(sweep.plan.rounds())[0], True)
     info = sweep.run.info()
     assert info.calibration_note is None
     assert info.machine.limits_of(info.plan.points[0]) == LIMITS
@@ -191,7 +191,7 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
     worker = Worker()
     rounds = list(sweep.plan.rounds())
     for trials in rounds:
-        sweep.calibrate(worker, next(sweep.plan.rounds())[0])
+        sweep.calibrate(worker, next(sweep.plan.rounds())[0], True)
         for trial in trials:
             sweep.check_drift(trial, worker)
     trials = [trial for trials in rounds for trial in trials]
@@ -203,17 +203,13 @@ def test_a_run_is_calibrated_once_and_checked_for_drift_around_every_trial(cache
 
 
 def test_only_workers_that_share_a_device_and_can_afford_it_are_checked_for_drift(sweep):
-    class Several(Worker):
-        def at_once(self, device):
-            return 2
-
     sweep.plan = replace(sweep.plan, launches=2)
-    assert sweep.checks_drift(Worker(), "cpu")
-    assert sweep.checks_drift(Worker(), "cuda")
-    assert not sweep.checks_drift(Several(), "cuda")
+    assert sweep.checks_drift(1, "cpu")
+    assert sweep.checks_drift(1, "cuda")
+    assert not sweep.checks_drift(2, "cuda")
     sweep.plan = replace(sweep.plan, launches=1)
-    assert sweep.checks_drift(Worker(), "cpu")
-    assert not sweep.checks_drift(Worker(), "cuda:0")
+    assert sweep.checks_drift(1, "cpu")
+    assert not sweep.checks_drift(1, "cuda:0")
 
 
 def test_memory_that_grows_makes_no_other_machine(monkeypatch):
@@ -229,14 +225,14 @@ def test_memory_that_grows_makes_no_other_machine(monkeypatch):
 
 
 def test_a_drift_check_that_fails_costs_that_check(cache, sweep):
-    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
+    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0], True)
     sweep.check_drift(next(sweep.plan.rounds())[0], Worker({}))
     (calibration,) = sweep.run.info().calibrations.values()
     assert calibration.drift_checks == ()
 
 
 def test_a_journal_whose_last_line_was_cut_off_keeps_the_others(cache, sweep):
-    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0])
+    sweep.calibrate(Worker(), next(sweep.plan.rounds())[0], True)
     sweep.run.append({"event": "time", "wall_s": 2.0})
     whole = sweep.run.info()
     with sweep.run.journal.open("a") as file:

@@ -79,3 +79,9 @@ def test_fuzzed_command_lines_get_a_result_or_one_line(answer, numbers):
 
 def test_the_cases_reach_every_command():
     assert {fuzz.case(SEED, number).words[0] for number in range(300)} >= set(fuzz.COMMANDS)
+
+
+def test_a_case_for_processes_is_the_same_command_line_with_more_words():
+    for number in range(20):
+        words = fuzz.case(SEED, number).words
+        assert fuzz.case(SEED, number, processes=True).words[: len(words)] == words

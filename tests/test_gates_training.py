@@ -262,7 +262,15 @@ FAULTS = {
 
 @pytest.mark.parametrize(
     ("fault", "compile_mode"),
-    [*((fault, "off") for fault in FAULTS), ("skips the optimizer", "default"), ("copies rows", "default")],
+    [
+        *((fault, "off") for fault in FAULTS),
+        *((fault, "default") for fault in ("skips the optimizer", "copies rows")),
+        *(
+            pytest.param(fault, "default", marks=pytest.mark.slow)
+            for fault in FAULTS
+            if fault not in ("skips the optimizer", "copies rows")
+        ),
+    ],
 )
 def test_the_gate_catches(captured, fault, compile_mode):
     spoil, phase_name, words = FAULTS[fault]

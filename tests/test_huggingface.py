@@ -421,7 +421,7 @@ def test_a_failed_download_is_one_line(monkeypatch):
 
 def test_transformers_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert refusal("hf:gpt2?random").endswith('pip install "nanobench-gpt[hf]"')
+    assert refusal("hf:gpt2?random").endswith("pip install transformers, or pip install '.[hf]' in a checkout")
 
 
 @pytest.mark.parametrize(

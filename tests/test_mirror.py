@@ -474,7 +474,7 @@ def test_what_a_server_says_becomes_one_line_with_what_helps(text, words):
 
 
 def test_mirror_is_for_uris_only(tmp_path):
-    assert mirror.new(tmp_path / "run") is None
+    assert mirror.new(tmp_path / "run", "kv-sweep") is None
     assert not place.is_uri(tmp_path)
     assert not place.is_uri("results/s3")
     assert place.is_uri("s3://bucket")

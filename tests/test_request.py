@@ -23,8 +23,7 @@ def test_the_sides_of_a_comparison_have_no_names():
 def test_a_sweep_is_measured_again_without_what_belongs_to_one_run(command):
     requested = {"batch": "4", "out": "results/run", "calibration": "off", "yes": True, "json": True}
     assert request.again(command, requested) == f"nanobench {command} --batch 4 --calibration off"
-    asked = " --calibration auto" if command == "train-throughput" else ""
-    assert request.with_calibration(command, requested) == f"nanobench {command} --batch 4{asked}"
+    assert request.with_calibration(command, requested) == f"nanobench {command} --batch 4 --calibration auto"
     assert request.resumed(command, "a run") == f"nanobench {command} --resume 'a run'"
 
 

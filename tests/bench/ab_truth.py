@@ -91,7 +91,8 @@ def row(folder: Path, kind: str, load: str, runs: int, first: int) -> str:
     minutes = sorted(each["wall_s"] / 60 for each in found)
     middle = len(minutes) // 2
     shown = " | ".join(str(counts[name]) for name in ("faster", "slower", "same", "undecided", "different outputs", "failed"))
-    return f"| {kind} | {load} | {runs} | {shown} | {ratios[len(ratios) // 2]:.3f} | {minutes[middle]:.1f} |"
+    seen = f"{ratios[len(ratios) // 2]:.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f}"
+    return f"| {kind} | {load} | {runs} | {shown} | {seen} | {minutes[middle]:.1f} |"
 
 
 def main() -> None:
@@ -99,10 +100,9 @@ def main() -> None:
     folder, what = Path(sys.argv[1]).resolve(), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
     kinds, load = (list(KINDS), "busy loop") if what == "load" else ([what], "idle")
-    print(
-        "| planted | beside | runs | faster | slower | same | undecided | different | failed | median ratio | median minutes |"
-    )
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    answers = "faster | slower | same | undecided | different | failed"
+    print(f"| planted | beside | runs | {answers} | median ratio | ratios | median minutes |")
+    print("|---|---|" + "--:|" * 8 + "---|--:|")
     for kind in kinds:
         runs = int(sys.argv[3]) if len(sys.argv) > 3 else (20 if what == "load" else KINDS[kind][2])
         print(row(folder, kind, load, runs, int(sys.argv[4]) if len(sys.argv) > 4 else 0), flush=True)

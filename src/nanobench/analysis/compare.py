@@ -23,12 +23,11 @@ from nanobench.results import finder, speedup_status, status
 from nanobench.results.cell import Cell
 from nanobench.results.derive import cells_of
 from nanobench.results.metrics.formulas import rate
-from nanobench.results.run_info import RunInfo
+from nanobench.results.request import OF_ONE_RUN, resumed
+from nanobench.results.run_info import UNCOMPARED, RunInfo
 from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
 
-UNCOMPARED = ("hash", "memory_gib")
-"""Facts of an identity that make no two runs unlike: the other facts say more, and memory may grow."""
 HARDWARE = ("cpu", "cores", "cpu_quota", "gpus", "gpu_facts", "system")
 """Facts of the identity that belong to the machine; all others are software."""
 SESSION = timedelta(hours=1)
@@ -166,7 +165,8 @@ def refuse(base: Recorded, new: Recorded) -> None:
         )
     for run in (base, new):
         if not run.launches:
-            raise UserError(f"{run.name} has no finished trial; continue it with --resume")
+            again = resumed(run.info.command, run.name)
+            raise UserError(f"{run.name} has no finished trial{again and '; continue it with: ' + again}")
 
 
 def key_of(cell: Cell) -> tuple[Any, ...]:
@@ -206,7 +206,7 @@ def differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
     yield from code_differences(base, new)
     options = {**base.requested, **new.requested}
     for name in options:
-        if name not in ("out", "resume", "json", "no_plot", "wait") and base.requested.get(name) != new.requested.get(name):
+        if name not in OF_ONE_RUN and base.requested.get(name) != new.requested.get(name):
             yield f"--{name.replace('_', '-')}: {said(base.requested.get(name))} -> {said(new.requested.get(name))}"
 
 
@@ -244,8 +244,7 @@ def throughput(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
             reason = f"{whose} is {found.status}: {found.reason}"
             return Row(new.point, new.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
     samples = [Sample([math.log(CALLS(found)) for found in cell.untimestamped_by_launch.values()]) for cell in (base, new)]
-    between = 0.0 if relation is Relation.SAME_SESSION else BETWEEN_SESSIONS
-    return row_of(new, "throughput", samples[0], samples[1], between, DELTA[relation], cells)
+    return row_of(new, "throughput", samples[0], samples[1], relation, cells)
 
 
 def speedup(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
@@ -257,17 +256,15 @@ def speedup(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
             reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
             return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
         samples.append(Sample(intervals.launch_means(cell.speedup_logs), found.bias.below, found.bias.above))
-    # Of two machines a difference of the machines is what is looked for.
-    between = BETWEEN_SESSIONS if relation in (Relation.SAME_MACHINE, Relation.SOFTWARE_DIFF) else 0.0
-    return row_of(new, "speedup", samples[0], samples[1], between, DELTA[relation], cells)
+    return row_of(new, "speedup", samples[0], samples[1], relation, cells)
 
 
-def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, delta: float, cells: int) -> Row:
+def row_of(cell: Cell, kind: str, base: Sample, new: Sample, relation: Relation, cells: int) -> Row:
     """The ratio of two independent samples with Welch's t interval: `faster` and `slower` lie beyond the difference that counts
     with their whole interval, `same` within it.
 
-    `between` is the standard deviation that each sample has beyond its own spread. The intervals of all `cells` together hold
-    with 95 % (Bonferroni): one cell that is slower decides the exit code.
+    Between sessions on one machine each sample has BETWEEN_SESSIONS beyond its own spread. The intervals of all `cells`
+    together hold with 95 % (Bonferroni): one cell that is slower decides the exit code.
     """
     if min(len(base.logs), len(new.logs)) < 2:
         return Row(cell.point, cell.arm, kind, Change.NOT_COMPARABLE, reason="a run has one launch; measure with two or more")
@@ -277,10 +274,12 @@ def row_of(cell: Cell, kind: str, base: Sample, new: Sample, between: float, del
     freedom = (
         variance**2 / sum(part**2 / (len(s.logs) - 1) for part, s in zip(parts, (base, new), strict=True)) if variance else 1
     )
-    tail = intervals.TAIL / max(1, cells)
+    # Of two machines a difference of the machines is what is looked for.
+    between = BETWEEN_SESSIONS if relation in (Relation.SAME_MACHINE, Relation.SOFTWARE_DIFF) else 0.0
+    tail = intervals.TAIL / cells
     half = float(stats.t.isf(tail, freedom)) * math.sqrt(variance)
     half = math.hypot(half, float(stats.norm.isf(tail)) * math.sqrt(2) * between)
-    low, high, limit = mean - half - new.below - base.above, mean + half + new.above + base.below, math.log1p(delta)
+    low, high, limit = mean - half - new.below - base.above, mean + half + new.above + base.below, math.log1p(DELTA[relation])
     change = Change.AMBIGUOUS
     if low > limit:
         change = Change.FASTER

@@ -260,16 +260,16 @@ def failure(status: str, reason: object) -> str:
 def disturbances(cells: pd.DataFrame) -> list[str]:
     """What made absolute figures unreliable and ratios less certain, the most frequent first."""
     lines = []
-    for status in (Status.UNSTABLE, Status.NO_STEADY_STATE):
+    for status in (Status.UNSTABLE, *WITHOUT_CAUSE):
         found = cells[cells["status"].eq(status)]
         if len(found) == 1:
             lines.append(f"absolute figures of 1 cell are {status}: {found['reason'].iloc[0]}")
         elif len(found):
-            lines.append(f"absolute figures of {len(found)} cells are {status}: {causes_of(found['disturbed_by'])}")
+            lines.append(f"absolute figures of {len(found)} cells are {status}: {why_unreliable(found, 'status')}")
     widened = cells[cells["speedup_widening"].gt(0)]
     if len(widened):
         most = percent(widened["speedup_widening"].max())
-        words = causes_of(widened["speedup_disturbed_by"])
+        words = causes_of(widened["speedup_disturbed_by"].dropna())
         lines.append(f"intervals of {count(len(widened), 'ratio')} are wider, by at most {most}: {words}")
     return lines
 
@@ -282,11 +282,9 @@ def why_unreliable(cells: pd.DataFrame, status: str) -> str:
     return "; ".join([*said, *(f"{words} ({number})" for words, number in others.items() if number)])
 
 
-def causes_of(kinds: Iterable[str | None]) -> str:
+def causes_of(kinds: Iterable[str]) -> str:
     """What disturbed some cells, in words, each with the number of cells."""
-    kinds = list(kinds)
-    found = count_causes(kind for kind in kinds if isinstance(kind, str)) or [(NEVER_SETTLED, len(kinds))]
-    return "; ".join(f"{cause} ({number})" for cause, number in found)
+    return "; ".join(f"{cause} ({number})" for cause, number in count_causes(kinds))
 
 
 def timestamp_overhead(cells: pd.DataFrame) -> str:

@@ -76,12 +76,12 @@ def measured(
         say(console, line)
     if before is not None:
         now = calibration.measured(executor, setting, scratch, brief=True).limits
-        console.print(views.moved(limits, now) + "; measure again with --fresh", highlight=False)
+        say(console, views.moved(limits, now) + "; measure again with --fresh")
     if reason := calibration.why_not_kept(found):
-        console.print(f"not stored: {reason}; see nanobench env, and measure again on an idle machine", highlight=False)
+        say(console, f"not stored: {reason}; see nanobench env, and measure again on an idle machine")
     elif calibration.kept(identity, setting) is None:
         file = calibration.file_of(identity, setting)
-        console.print(f"not stored: {file} cannot be written; set another folder in NANOBENCH_CACHE", highlight=False)
+        say(console, f"not stored: {file} cannot be written; set another folder in NANOBENCH_CACHE")
     else:
         say(console, f"stored in {calibration.file_of(identity, setting)}")
     return views.as_document(found, setting.name)

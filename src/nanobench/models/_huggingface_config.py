@@ -22,6 +22,7 @@ OUR_NAMES = {
     "block_size": "max_position_embeddings",
 }
 """Our names of sizes -> those of transformers. A config maps these to its own where it has others."""
+INSTALL = "pip install transformers, or pip install '.[hf]' in a checkout"
 MOST_LAYERS = 10_000
 MOST_CHARACTERS = 240
 """of what transformers says about an error"""
@@ -33,7 +34,7 @@ def library() -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         why = f"which cannot be imported ({one_line(error)})"
-        raise UserError(f'models of Hugging Face need transformers, {why}; pip install "nanobench-gpt[hf]"') from error
+        raise UserError(f"models of Hugging Face need transformers, {why}; {INSTALL}") from error
 
 
 @contextmanager

@@ -100,8 +100,7 @@ def overall(
     count = min((len(look.values) for look in looks), default=0)
     reason = next((look.reason for look in sorted(looks, key=lambda look: not look.refused) if look.reason), None)
     if any(look.refused for look in looks):
-        needed = sequential.LOOKS[0] if count < sequential.LOOKS[0] else None
-        return Decision(Answer.UNDECIDED, launches=count, needed=needed, reason=reason)
+        return answer_of(Look(None, 1.0, count, (), reason), None, threshold)
     means = [float(np.mean([look.values[index] for look in looks])) for index in range(count)]
     below, above = (float(np.mean(each)) for each in zip(*((look.below, look.above) for look in looks), strict=True))
     return answer_of(look_of(means, below, above, reason), None, threshold)

@@ -17,6 +17,7 @@ from nanobench.results import copies, stored_cells
 from nanobench.results import place as places
 from nanobench.results.copies import clear, copy_in, home_of, mark
 from nanobench.results.place import Place, State
+from nanobench.results.request import SWEEPS
 
 INFO, JOURNAL, CELLS, RAW = "run.json", "journal.jsonl", "cells.parquet", "raw/"
 GROWTH = 1.05
@@ -225,24 +226,24 @@ def is_whole(path: Path) -> bool:
 
 
 # The runs
-def begin(uri: str) -> Path:
+def begin(uri: str, command: str) -> Path:
     """The folder where a new run is measured before it is published. Raises UserError where the place holds a run already."""
     place = places.at(uri)
-    refuse_taken(place)
+    refuse_taken(place, command)
     home = home_of(place)
     clear(home)
     mark(home, place)
     return copy_in(home, place)
 
 
-def refuse_taken(place: Place) -> None:
+def refuse_taken(place: Place, command: str) -> None:
     """Raises UserError where a place holds a run."""
     if any(name == INFO or name.startswith(RAW) for name in place.files()):
-        again = f"continue that one with --resume {shlex.quote(place.uri)}"
-        raise UserError(f"{place.uri} holds another run; give another --out, or {again}")
+        again = f", or continue that one with --resume {shlex.quote(place.uri)}" if command in SWEEPS else ""
+        raise UserError(f"{place.uri} holds another run; give another --out{again}")
 
 
-def new(folder: Path) -> Mirror | None:
+def new(folder: Path, command: str) -> Mirror | None:
     """The run that begins in a folder that `begin` gave; None for a folder of the user.
 
     Raises UserError where another sweep was quicker.
@@ -250,7 +251,7 @@ def new(folder: Path) -> Mirror | None:
     if copies.base() not in folder.parents:
         return None
     place = places.at(copies.uri_in(folder.parent))
-    refuse_taken(place)
+    refuse_taken(place, command)
     return Mirror(place, folder, own=True)
 
 

@@ -24,7 +24,7 @@ def choose(out: str, command: str) -> Path:
     if is_uri(out):
         if command not in PUBLISHED:
             raise UserError(f"--out {out}: {command} writes into a folder of this machine only; give a folder, and copy it")
-        return mirror.begin(out)
+        return mirror.begin(out, command)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(out) if out else Path("results") / f"{command}-{stamp}"
     check_writable(folder)

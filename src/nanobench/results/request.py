@@ -35,10 +35,7 @@ def again(command: str, requested: Mapping[str, object]) -> str:
 
 def with_calibration(command: str, requested: Mapping[str, object]) -> str:
     """The command that measures the same again and with a calibration. Empty if the command never has one."""
-    kept = {name: value for name, value in requested.items() if name != "calibration"}
-    if command == "train-throughput":
-        kept["calibration"] = "auto"
-    return again(command, kept) if command in SWEEPS else ""
+    return again(command, {**requested, "calibration": "auto"}) if command in SWEEPS else ""
 
 
 def resumed(command: str, place: str) -> str:

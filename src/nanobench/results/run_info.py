@@ -6,7 +6,6 @@ a sweep that is killed leaves every line but perhaps the last one whole. Runs up
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -18,6 +17,8 @@ from nanobench.schema import PROTOCOL, Plan
 
 NEEDED = ("plan", "started_at", "identity")
 """Keys without which a file is no run's."""
+UNCOMPARED = ("hash", "memory_gib")
+"""Facts of an identity that make no two runs unlike: the other facts say more, and memory may grow."""
 
 
 def started_at(data: JsonObject) -> datetime:
@@ -109,9 +110,8 @@ class RunInfo:
         """With what the lines of a journal say. A line that is not whole says nothing: the process that wrote it was killed."""
         info = self
         for line in lines:
-            # An event may rest on one whose line was damaged.
-            with suppress(KeyError, TypeError):
-                info = info.with_event(**(event_in(line) or {}))
+            if (event := event_in(line)) is not None:
+                info = info.with_event(**event)
         return info
 
     def with_event(self, event: str, **facts: Any) -> "RunInfo":
@@ -123,6 +123,8 @@ class RunInfo:
         if event == "calibration":
             return replace(self, calibrations={**self.calibrations, facts["setting"]: Calibration.from_json(facts)})
         if event == "drift_check":
+            if facts["setting"] not in self.calibrations:  # the line with the calibration was damaged
+                return self
             checked = self.calibrations[facts["setting"]].checked(DriftCheck.from_json(facts))
             return replace(self, calibrations={**self.calibrations, facts["setting"]: checked})
         if event == "no_calibration":

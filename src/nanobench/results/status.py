@@ -125,7 +125,7 @@ def judge(cell: Cell) -> Judgement:
         return Judgement(Status.IMPRECISE, "one repetition gives no interval; more --launches give one")
     if half is not None and half > target:
         narrowed = "more --launches narrow it" if launches > 1 else "more repetitions (a larger --max-seconds) narrow it"
-        return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {target:.0%}); {narrowed}")
+        return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {100 * target:.3g}%); {narrowed}")
     return Judgement(Status.OK)
 
 

@@ -24,6 +24,7 @@ from nanobench.results.place import is_uri
 from nanobench.results.raw_files import RAW_SCHEMA, Damaged, launches_in
 from nanobench.results.raw_rows import rows_of
 from nanobench.results.repetitions import ARM_FIELDS, POINT_FIELDS
+from nanobench.results.request import SWEEPS
 from nanobench.results.run_info import RunInfo
 from nanobench.schema import Trial
 
@@ -155,7 +156,8 @@ class Run:
             except OSError as error:
                 raise UserError(f"{self.where(path)} cannot be read: {error.strerror}") from None
             except Damaged as damaged:
-                fix = f"nanobench doctor --repair {shlex.quote(self.place)} sets it aside, and --resume measures it again"
+                fix = f"nanobench doctor --repair {shlex.quote(self.place)} sets it aside"
+                fix += ", and --resume measures it again" if self.info().command in SWEEPS else ""
                 raise Damaged(path, f"{self.where(path)} cannot be read: {damaged}; {fix}") from None
         return launches
 
@@ -221,12 +223,14 @@ def write_atomically(path: Path, write: Any) -> None:
 
 def write_once(path: Path, text: str) -> None:
     """Writes a file whole, or raises FileExistsError where there is one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text)
         os.link(part, path)
-    except PermissionError:
-        # A file system without links.
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links; where nothing can be written at all, this fails as well.
         with path.open("x") as file:
             file.write(text)
     finally:
@@ -235,7 +239,7 @@ def write_once(path: Path, text: str) -> None:
 
 def create(folder: Path, info: RunInfo) -> Run:
     """Makes a run's folder, with run.json in it, and publishes that first. Raises UserError where it cannot be written."""
-    run = Run(folder, mirror.new(folder))
+    run = Run(folder, mirror.new(folder, info.command))
     text = json.dumps(info.to_json(), indent=2) + "\n"
     with writing(run.place, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -147,16 +147,16 @@ class Sweep:
         self.flight.land()
 
     def begin_round(self, trial: Trial) -> None:
-        """Makes the executor, if it is not there yet, and calibrates before the first trial of a round. An adaptive first round
-        has room for one trial at a time, because it chooses each by the results of the others.
-        """
+        """Makes the executor and calibrates, before a round. An adaptive first round chooses each trial by those before it."""
         executor = self.flight.executor or self.make_executor()
-        room = 1 if self.plan.adaptive and trial.launch == 1 else at_once(executor, self.plan.points[0].device)
+        device = self.plan.points[0].device
+        most = at_once(executor, device)
+        room = 1 if self.plan.adaptive and trial.launch == 1 else most
         self.flight.begin(executor, room)
         if room > 1:
             self.limits_now.clear()
         if not self.flight.running:
-            self.calibrate(executor, trial)
+            self.calibrate(executor, trial, self.checks_drift(most, device))
 
     def refuse_late(self, trial: Trial) -> None:
         """Raises TimeIsUp for a trial that would end after the sweep's time; never in the first round."""
@@ -181,7 +181,7 @@ class Sweep:
         self.info = self.info.with_event(**event)
         self.machine = self.info.machine
 
-    def calibrate(self, executor: Executor, trial: Trial) -> None:
+    def calibrate(self, executor: Executor, trial: Trial, checks_drift: bool) -> None:
         """The limits of this machine, where the run does not have them, and how they moved since they were measured.
 
         Several trials at once run on several devices or nodes: nothing says how the limits of each moved.
@@ -197,7 +197,7 @@ class Sweep:
                     self.note(calibration_event(setting.name, found))
                     if reason := found.limits.missing():
                         self.note(no_calibration_event(f"{setting.name}: {reason}"))
-                if setting.weights == "float" and self.checks_drift(executor, trial.point.device):
+                if setting.weights == "float" and checks_drift:
                     now = calibration.measured(executor, setting, self.run.scratch, True, trial.launch)
                     self.limits_now[setting] = now.limits
             except UserError as error:
@@ -205,9 +205,9 @@ class Sweep:
                 if setting.name not in self.info.calibrations:
                     self.note(no_calibration_event(str(error)))
 
-    def checks_drift(self, executor: Executor, device: str) -> bool:
-        """Whether trials have drift checks. On a GPU each starts CUDA again, so a run of one launch does without."""
-        return at_once(executor, device) == 1 and not (device.startswith("cuda") and self.plan.launches == 1)
+    def checks_drift(self, most: int, device: str) -> bool:
+        """Whether trials have drift checks, where `most` run at once. On a GPU each starts CUDA again: not for one launch."""
+        return most == 1 and not (device.startswith("cuda") and self.plan.launches == 1)
 
     def check_drift(self, trial: Trial, executor: Executor) -> None:
         """Keeps how the limits stood before and after a trial."""

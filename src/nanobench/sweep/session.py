@@ -1,6 +1,5 @@
 """A sweep from the request to the cells: asking a worker for the machine, planning, reopening, measuring."""
 
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from nanobench.errors import UserError
 from nanobench.records import Description, JsonObject
 from nanobench.results import request, store
 from nanobench.results.derive import CellRow
-from nanobench.results.run_info import RunInfo, finished_event, time_event
+from nanobench.results.run_info import UNCOMPARED, RunInfo, finished_event, time_event
 from nanobench.results.store import Run
 from nanobench.schema import PROTOCOL, Plan
 from nanobench.sweep import device_lock, site, stopped
@@ -128,7 +127,8 @@ def reopen(
     run = store.run_at(options.resume) if options.dry_run else store.resumed(options.resume)
     info = run.info()
     if info.command != command:
-        raise UserError(f"{run.place} is a run of {info.command}: nanobench {info.command} --resume {shlex.quote(run.place)}")
+        again = request.resumed(info.command, run.place)
+        raise UserError(f"{run.place} is a run of {info.command}{again and ': ' + again}")
     if info.protocol != PROTOCOL:
         measured = f"was measured by protocol {info.protocol}, and this version of nanobench measures by protocol {PROTOCOL}"
         raise UserError(f"--resume {run.place} {measured}; start a new run with --out")
@@ -140,8 +140,8 @@ def reopen(
 
 def refuse_other_options(run: Run, info: RunInfo, options: TimedOptions) -> None:
     """Raises UserError where an option contradicts those that a run began with."""
-    free = ("resume", "json", "no_plot", "dry_run", "wait", "yes", "quiet")
-    other = [name for name, value in changed_options(options).items() if name not in free and info.requested.get(name) != value]
+    asked = {name: value for name, value in changed_options(options).items() if name == "out" or name not in request.OF_ONE_RUN}
+    other = [name for name, value in asked.items() if info.requested.get(name) != value]
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
         raise UserError(f"--resume {run.place} keeps its own plan; drop {flags}, or start a new run with --out")
@@ -151,13 +151,12 @@ def refuse_other_machine(run: Run, info: RunInfo, files: Files = NO_FILES, where
     """Raises UserError where the machine, the software or a model is not the one that a run was begun with."""
     description = info.description
     models = {description.device.partition(":")[0]: list(description.models)}
-    request = {"device": description.device, "models": models}
-    found = describe_at(where, request, files)
+    found = describe_at(where, {"device": description.device, "models": models}, files)
     was, here = ({**each.identity, "models": each.models} for each in (description, found))
     changed = [
         f"{name} was {was.get(name)}, is {here[name]}"
         for name in here
-        if name not in ("hash", "memory_gib") and was.get(name) != here[name]
+        if name not in UNCOMPARED and was.get(name) != here[name]
     ]
     if changed:
         raise UserError(f"--resume {run.place} was measured elsewhere: {'; '.join(changed)}; start a new run with --out")
