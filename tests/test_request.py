@@ -1,10 +1,15 @@
 """What a run says of how to request it: the command itself, its continuation, and the same measured again."""
 
+import json
+import shutil
+
 import pytest
 
+from nanobench.errors import UserError
 from nanobench.results import request
 from nanobench.sweep.ab_options import AbOptions
-from nanobench.sweep.options import changed_options
+from nanobench.sweep.options import SweepOptions, changed_options
+from nanobench.sweep.session import reopen
 
 
 def test_a_command_line_has_every_option_as_it_was_given():
@@ -44,3 +49,14 @@ def test_what_is_written_without_a_name_is_an_argument_of_the_command(nanobench_
     shown = nanobench_here(command, "--help", cwd=tmp_path, code=0).stdout
     usage = next(line for line in shown.splitlines() if "Usage" in line)
     assert all(name.upper() in usage for name in names)
+
+
+@pytest.mark.parametrize(("command", "advice"), [("ab", ""), ("train-throughput", ": nanobench train-throughput --resume {}")])
+def test_a_run_of_another_command_is_continued_by_that_command_if_it_can_be(small_run, tmp_path, command, advice):
+    folder = tmp_path / "run"
+    shutil.copytree(small_run[0], folder)
+    file = folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "command": command}))
+    with pytest.raises(UserError) as found:
+        reopen(SweepOptions(resume=str(folder)), "kv-sweep")
+    assert str(found.value) == f"{folder} is a run of {command}{advice.format(folder)}"
