@@ -165,7 +165,7 @@ class Blinding(Uncached):
     def prefill(self, prompt_BT):
         super().prefill(prompt_BT)
         Blinding.calls += 1
-        if Blinding.calls == 5:
+        if Blinding.calls == 3:
             unreadable = os.open(os.devnull, os.O_WRONLY)
             for probe in [thing for thing in gc.get_objects() if type(thing) is HostProbe]:
                 for source in (*probe.counters.values(), *probe.gauges.values()):

@@ -645,7 +645,7 @@ def test_a_table_without_a_column_and_a_device_without_a_bandwidth_are_refused()
 
 def test_a_run_without_a_calibration_says_in_one_line_what_gives_it():
     rows = explained(a_row(), a_row(arm=PLAIN))
-    command = "nanobench kv-sweep --batch 1,4"
+    command = "nanobench kv-sweep --batch 1,4 --calibration auto"
     (line,) = views.unknown(rows, "kv-sweep", {"batch": "1,4"})
     assert line == f"nothing is predicted: this run has no calibration and no operation counts; measure again: {command}"
     (line,) = views.unknown(rows, "kv-sweep", {"batch": "1,4", "calibration": "off", "out": "run"})
@@ -665,7 +665,7 @@ def test_a_limit_that_was_not_resolved_is_the_reason_and_another_calibration_the
     rows = explained(a_row(operations_per_step=3, prediction_note="the limit 'operation' has no value: noise"), made=made)
     (line,) = views.unknown(rows, "kv-sweep", {})
     assert line.endswith(
-        "in 1 of 1 cells (cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep"
+        "(cached): the limit 'operation' has no value: noise; measure again: nanobench kv-sweep --calibration auto"
     )
 
 
@@ -818,7 +818,7 @@ def test_an_old_run_says_what_is_missing_and_how_to_get_it(tmp_path, old):
             assert all(each["predicted"] is None and each["measured"] for each in found["crossovers"])
             assert "predicted" not in text.partition("\nuncached at batch 1")[0]
         assert len(found["waterfalls"]) == 1
-    assert line.endswith("measure again: nanobench kv-sweep --batch 1,4,16")
+    assert line.endswith("measure again: nanobench kv-sweep --batch 1,4,16 --calibration auto")
 
 
 def test_several_runs_are_explained_one_after_the_other(run, tmp_path):
