@@ -40,7 +40,7 @@ WRONG = {
     "model that is no adapter": (["--model", "fakes:no_adapter"], ["no_adapter", "Adapter", "module, shape"]),
     "model with an impossible shape": (["--model", "fakes:shapeless"], ["n_head 'two'", "not a whole number from 1"]),
     "memory limit": (["--memory-limit", "lots"], ["'lots'", "4GiB"]),
-    "target": (["--target-ci", "narrow"], ["'narrow'", "0.05"]),
+    "target": (["--target-ci", "narrow"], ["'narrow'", "2% or 0.02"]),
     "launches": (["--launches", "0"], ["0", "1 or more"]),
     "seed": (["--seed", "x"], ["--seed", "integer"]),
 }

@@ -9,7 +9,8 @@ import pytest
 
 from conftest import TESTS
 from nanobench.analysis import compare
-from nanobench.analysis.compare import Change, Recorded, Relation
+from nanobench.analysis.compare import Change, Relation
+from nanobench.analysis.recorded_run import RecordedRun
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Description, LaunchRecord, Outcome, Status
 from nanobench.results.run_context import Calibration, Setting
@@ -39,18 +40,23 @@ def info(started="2026-01-01T10:00:00+00:00", finished="2026-01-01T10:10:00+00:0
 
 
 def recorded(
-    name="base", scale=1.0, ratio=2.0, sd=0.002, seed=1, points=(CPU,), about=None, outcome=OK, readings=(), launches=5
-):
-    """A run whose reference takes 1 s per repetition times `scale`, and whose arm is `ratio` times as fast."""
+    name="base", scale=1.0, ratio=2.0, sd=0.002, seed=1, points=(CPU,), about=None, outcome=OK, readings=(), launches=5,
+    machine=None,
+):  # fmt: skip
+    """A run whose reference takes 1 s per repetition times `scale`, and whose arm is `ratio` times as fast. `machine` gives
+    the slowness of the machine in each launch, which a fixed loop sees.
+    """
     generator, rows = np.random.default_rng(seed), []
     for point in points:
         for number in range(1, launches + 1):
             trial = Trial(point=point, arms=(REFERENCE, ARM), launch=number, seed=0, target_ci=0.05, max_seconds=1.0)
-            noise = math.exp(sd * generator.standard_normal())
+            noise, facts = math.exp(sd * generator.standard_normal()), dict(readings)
+            if machine is not None:
+                noise, facts = noise * machine[number - 1], {"spin_s": 0.005 * machine[number - 1], **facts}
             for arm, wall_s, ended in ((REFERENCE, scale * noise, OK), (ARM, scale * noise / ratio, outcome)):
-                done = tuple(timed([wall_s] * len(STILL), **dict(readings))) if ended.status is Status.OK else ()
+                done = tuple(timed([wall_s] * len(STILL), **facts)) if ended.status is Status.OK else ()
                 rows.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=done, outcome=ended)))
-    return Recorded(name, about or info(), rows)
+    return RecordedRun(name, about or info(), rows)
 
 
 LATER = {"started": "2026-01-03T10:00:00+00:00", "finished": "2026-01-03T10:10:00+00:00"}
@@ -82,6 +88,16 @@ def test_what_differs_is_listed():
         "torch: 2.13 -> 2.14",
         "code of nanobench: cccccccccc -> dddddddddd",
     ]
+
+
+def test_code_that_no_commit_has_is_named_by_its_files():
+    sources = [Source({"a": "1"}), Source({"a": "2"}), Source({"a": "2"}, "c" * 40, dirty=True), Source({"a": "3"}, "c" * 40)]
+    free, other, dirty, clean = (each.version for each in sources)
+    assert [free[:6], other[:6]] == ["files ", "files "]
+    assert free != other
+    assert (dirty, clean) == (f"cccccccccc with local changes ({other})", "cccccccccc")
+    base, new = (recorded(about=info(**SOON, code={"my_gpt": source})) for source in sources[:2])
+    assert list(compare.compare(base, new).differences) == [f"code of my_gpt: {free} -> {other}"]
 
 
 def changes(base, new):
@@ -180,6 +196,48 @@ def test_cells_of_one_run_are_listed():
         "only in new: gpt2-nano, batch 8, prompt 10, new 3, uncached",
         "only in new: gpt2-nano, batch 8, prompt 10, new 3, cached",
     )
+
+
+def noisy(name="base", seed=1, slowness=1.0, launches=12, **facts):
+    """A run on a machine whose speed differs by a quarter from launch to launch."""
+    machine = slowness * np.exp(0.25 * np.random.default_rng(seed).standard_normal(launches))
+    return recorded(name, sd=0.01, seed=seed + 100, launches=launches, machine=machine, **facts)
+
+
+@pytest.mark.parametrize("slowness", [1.0, 1.3])
+@pytest.mark.parametrize(("scale", "allowed"), [(1.0, {Change.SAME, Change.AMBIGUOUS}), (1.05, {Change.SLOWER})])
+def test_throughput_is_compared_at_an_equal_speed_of_the_machine(scale, allowed, slowness):
+    found = compare.compare(noisy(), noisy("new", seed=2, slowness=slowness, scale=scale, about=info(**SOON)))
+    rows = [row for row in found.rows if row.kind == "throughput"]
+    assert {row.change for row in rows} <= allowed
+    assert all(row.adjusted for row in rows)
+    assert all(row.ratio == pytest.approx(1 / scale, rel=0.02) for row in rows)
+    (line,) = views.adjustment(found)
+    assert line.startswith(f"a fixed loop ran {found.speed:.3f}x as fast in NEW")
+    assert line in "".join(views.lines(found, "base", "new"))
+    assert line in compare_page.page(found, "base", "new")
+    assert views.document(found, "base", "new")["machine_speed"] == found.speed
+
+
+def test_without_the_loop_nothing_is_said_on_such_a_machine():
+    new = noisy("new", seed=2, scale=1.05, about=info(**SOON), readings={"spin_s": None})
+    found = compare.compare(noisy(), new)
+    assert {row.change for row in found.rows if row.kind == "throughput"} == {Change.AMBIGUOUS}
+    assert found.speed is None
+    assert not [*views.adjustment(found)]
+
+
+def test_a_drift_of_the_loop_is_what_an_adjustment_allows_for():
+    drift = {"spin_s": [0.005 / 1.1] * 10 + [0.005 * 1.1] * 10}
+    for launches, changes in ((5, {Change.SAME}), (4, {Change.NOT_COMPARABLE})):
+        base = recorded(launches=launches, machine=[1.0, 1.01, 1.02, 1.03, 1.04][:launches])
+        new = recorded("new", launches=launches, about=info(**SOON), readings=drift)
+        rows = [row for row in compare.compare(base, new).rows if row.kind == "throughput"]
+        assert {row.change for row in rows} == changes
+    assert all("NEW is unstable: a loop of fixed length drifted by 21%" in row.reason for row in rows)
+    readings = {**drift, "steal_s": 0.5}
+    for row in compare.compare(noisy(), noisy("new", about=info(**SOON), readings=readings)).rows:
+        assert row.kind != "throughput" or "the hypervisor took" in row.reason
 
 
 def test_a_failed_arm_is_not_comparable():

@@ -24,7 +24,7 @@ from nanobench.sweep.options import (
     changed_options,
 )
 from nanobench.sweep.tune_options import TuneOptions
-from nanobench.sweep.values import read_list, read_memory_limit, read_positive
+from nanobench.sweep.values import read_list, read_memory_limit, read_positive, read_share
 
 fixed = settings(derandomize=True, deadline=None, database=None)
 
@@ -171,15 +171,26 @@ def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(text):
 
 
 def test_a_positive_number_is_read_and_auto_means_the_default():
-    assert read_positive("target-ci", "0.02", 0.05) == 0.02
-    assert read_positive("target-ci", "auto", 0.05) == 0.05
+    assert read_positive("max-seconds", "0.02", 0.05) == 0.02
+    assert read_positive("max-seconds", "auto", 0.05) == 0.05
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "five", "", "1000001", "1e300"])
 def test_what_is_no_number_above_0_is_refused_with_an_example(text):
-    message = refusal(read_positive, "target-ci", text, 0.05)
-    assert f"--target-ci {text!r}" in message
+    message = refusal(read_positive, "max-seconds", text, 0.05)
+    assert f"--max-seconds {text!r}" in message
     assert "write one, like 0.05" in message
+
+
+def test_a_share_is_read_as_a_number_and_in_percent():
+    assert [read_share("target-ci", text, 0.05) for text in ("0.02", "2%", "1e-6", "auto")] == [0.02, 0.02, 1e-6, 0.05]
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "-1%", "1", "100%", "inf", "nan%", "five", "", "%", "2 % of it"])
+def test_what_is_no_share_is_refused_with_an_example(text):
+    assert refusal(read_share, "target-ci", text, 0.05) == (
+        f"--target-ci {text!r} is not a share above 0 and below 1; write 2% or 0.02"
+    )
 
 
 def test_every_field_of_a_point_and_an_arm_is_an_axis_except_the_one_device():
@@ -315,7 +326,7 @@ def test_only_commands_that_time_anything_do_more_than_the_gates():
     [
         (SweepOptions(calibration="maybe"), "unknown calibration 'maybe'"),
         (SweepOptions(launches=0), "--launches 0 is below 1"),
-        (TrainOptions(target_ci="x"), "--target-ci 'x' is not a number above 0"),
+        (TrainOptions(target_ci="x"), "--target-ci 'x' is not a share above 0 and below 1"),
         (TrainOptions(dtype="float16"), "dtype 'float16' is not for training"),
         (GateOptions(device="gpu"), "unknown device 'gpu'"),
         (SweepOptions(seed=-1), "--seed -1 is not between 0 and 2147483647"),

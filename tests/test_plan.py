@@ -160,7 +160,7 @@ def test_a_device_that_may_exist_is_asked_for(device):
         ({"timeout": float("inf")}, ["--timeout inf", "give seconds, like 600"]),
         ({"batch": "0"}, ["--batch 0"]),
         ({"memory_limit": "4 parsecs"}, ["--memory-limit '4 parsecs'", "write 4GiB"]),
-        ({"target_ci": "narrow"}, ["--target-ci 'narrow'", "like 0.05"]),
+        ({"target_ci": "narrow"}, ["--target-ci 'narrow'", "write 2% or 0.02"]),
         ({"max_seconds": "0"}, ["--max-seconds '0'", "like 4"]),
     ],
     ids=str,

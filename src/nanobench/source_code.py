@@ -47,6 +47,14 @@ class Source:
     dirty: bool | None = None
     """whether its files differ from that commit"""
 
+    @property
+    def version(self) -> str:
+        """Its commit; the hash of its files where no commit has them."""
+        files = f"files {digest({'': self})}"
+        if self.commit is None:
+            return files
+        return f"{self.commit[:10]} with local changes ({files})" if self.dirty else self.commit[:10]
+
 
 SourceCode = Mapping[str, Source]
 """`nanobench`, and the module of each plug-in -> its source."""

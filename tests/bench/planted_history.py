@@ -19,8 +19,8 @@ from planted import OTHER
 
 COMMITS, WRONG, SLOW, SHARE = 16, 8, 11, 0.2
 """The wrong commit lies where the search looks first."""
-SWEEP = ["--model", "planted:build", "--batch", "4,8,16", "--prompt-len", "16", "--new-tokens", "16", "--threads", "1"]
-SWEEP += ["--calibration", "off", "--no-plot"]
+SWEEP = ["--model", "planted:build", "--batch", "8", "--prompt-len", "16", "--new-tokens", "16", "--threads", "1"]
+SWEEP += ["--launches", "16", "--target-ci", "0.01", "--calibration", "off", "--no-plot"]
 
 
 def history(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def nanobench(*words: str, folder: Path, path: Path | None = None) -> subprocess
 
 def bisect(folder: Path) -> None:
     """Searches the planted history."""
-    options = [word for word in OPTIONS if word != "--json"]
+    options = [*(word for word in OPTIONS if word != "--json"), "--threshold", "10%"]
     start = time.monotonic()
     done = nanobench("bisect", f"HEAD~{COMMITS}", "HEAD", *options, "--out", str(folder / "bisect"), folder=history(folder))
     print(done.stdout + done.stderr)

@@ -11,22 +11,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from nanobench.analysis import machine_speed
+from nanobench.analysis.recorded_run import Key, RecordedRun
 from nanobench.errors import UserError
-from nanobench.records import JUDGED, LaunchRecord
-from nanobench.results import finder, speedup_status, status
+from nanobench.records import JUDGED
+from nanobench.results import speedup_status, status
 from nanobench.results.cell import Cell
-from nanobench.results.derive import cells_of
 from nanobench.results.metrics.formulas import rate
 from nanobench.results.request import OF_ONE_RUN, resumed
 from nanobench.results.run_info import UNCOMPARED, RunInfo
+from nanobench.results.status import Judgement
 from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
+from nanobench.stats.two_samples import Sample, adjusted, difference
 
 HARDWARE = ("cpu", "cores", "cpu_quota", "gpus", "gpu_facts", "system")
 """Facts of the identity that belong to the machine; all others are software."""
@@ -38,7 +40,6 @@ KINDS = ("throughput", "speedup")
 """What is compared of a cell: the first decides the verdict."""
 DRIFT_SHARE, DRIFT_CELLS = 0.8, 5
 """Where so many of at least so many cells moved in one direction, the machine itself may have changed."""
-CALLS = rate("calls")
 
 
 class Relation(StrEnum):
@@ -70,23 +71,6 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A recorded run."""
-
-    name: str
-    info: RunInfo
-    launches: Sequence[LaunchRecord]
-
-
-def recorded(path: str | Path) -> Recorded:
-    """The run in a folder. Raises UserError where it holds none or several."""
-    runs = finder.find_runs(path)
-    if len(runs) != 1:
-        raise UserError(f"{path} holds {len(runs)} runs; give the folder of one")
-    return Recorded(str(path), runs[0].info(), runs[0].read_raw())
-
-
-@dataclass(frozen=True)
 class Row:
     """One cell that both runs have."""
 
@@ -100,6 +84,8 @@ class Row:
     low: float | None = None
     high: float | None = None
     reason: str | None = None
+    adjusted: bool = False
+    """whether it holds at an equal speed of the machine"""
 
 
 @dataclass(frozen=True)
@@ -114,6 +100,8 @@ class Comparison:
     """cells that only one of the runs has"""
     drift: str | None
     """why the machine itself may have changed"""
+    speed: float | None = None
+    """of the machine in NEW over BASE, by a loop of fixed length; None where no throughput is adjusted for it"""
 
     @property
     def change(self) -> Change:
@@ -125,38 +113,34 @@ class Comparison:
         return Change.NOT_COMPARABLE
 
 
-class Sample(NamedTuple):
-    """Independent logs of one cell, one per launch."""
+class Side(NamedTuple):
+    """A cell in one run."""
 
-    logs: list[float]
+    sample: Sample
+    """logs, one per launch"""
     below: float = 0.0
     """how far the truth may lie below their mean, for what may have disturbed the arms differently"""
     above: float = 0.0
 
-    @property
-    def variance(self) -> float:
-        """Of their mean."""
-        return float(np.var(self.logs, ddof=1)) / len(self.logs)
 
-
-def compare(base: Recorded, new: Recorded) -> Comparison:
+def compare(base: RecordedRun, new: RecordedRun) -> Comparison:
     """Everything that can be said of two runs. Raises UserError for runs of different protocols or workloads."""
     refuse(base, new)
     relation = relation_of(base.info, new.info)
-    cells = [{key_of(cell): cell for cell in cells_of(each.launches, each.info.machine)} for each in (base, new)]
     points = len(fields(Point))
-    both = sorted((key for key in cells[0] if key in cells[1]), key=lambda key: (*key[:points], cells[1][key].arm_index))
-    rows = [row for key in both for row in rows_of(cells[0][key], cells[1][key], relation, len(both))]
+    both = sorted((key for key in base.cells if key in new.cells), key=lambda key: (*key[:points], new.cells[key].arm_index))
+    rows = [row for key in both for row in rows_of(key, base, new, relation, len(both))]
     missing = [
-        f"only in {run.name}: {words_of(cells[index][key])}"
-        for index, run in enumerate((base, new))
-        for key in cells[index]
-        if key not in cells[1 - index]
+        f"only in {run.name}: {words_of(cell)}"
+        for run, other in ((base, new), (new, base))
+        for key, cell in run.cells.items()
+        if key not in other.cells
     ]
-    return Comparison(relation, tuple(differences(base.info, new.info)), tuple(rows), tuple(missing), drift_of(rows))
+    speed = machine_speed.ratio(base.speeds, new.speeds) if any(row.adjusted for row in rows) else None
+    return Comparison(relation, tuple(differences(base.info, new.info)), tuple(rows), tuple(missing), drift_of(rows), speed)
 
 
-def refuse(base: Recorded, new: Recorded) -> None:
+def refuse(base: RecordedRun, new: RecordedRun) -> None:
     """Raises UserError for runs that cannot be compared at all."""
     protocols = [each.info.protocol for each in (base, new)]
     if protocols[0] != protocols[1]:
@@ -167,12 +151,6 @@ def refuse(base: Recorded, new: Recorded) -> None:
         if not run.launches:
             again = resumed(run.info.command, run.name)
             raise UserError(f"{run.name} has no finished trial{again and '; continue it with: ' + again}")
-
-
-def key_of(cell: Cell) -> tuple[Any, ...]:
-    """What makes two cells the same: the point without its device's number, and the arm."""
-    point = {**vars(cell.point), "device": cell.point.device.partition(":")[0]}
-    return (*point.values(), *vars(cell.arm).values())
 
 
 def words_of(cell: Cell) -> str:
@@ -216,70 +194,70 @@ def said(value: object) -> str:
 
 
 def code_differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
-    """The sources whose files differ, with their commits."""
+    """The sources whose files differ, with their versions."""
     was, now = base.description.code, new.description.code
     for name in {**was, **now}:
         old, young = was.get(name), now.get(name)
         if old is None or young is None or dict(old.files) != dict(young.files):
-            commits = [each.commit[:10] if each and each.commit else "unknown commit" for each in (old, young)]
-            yield f"code of {name}: {commits[0]} -> {commits[1]}"
+            yield f"code of {name}: {old.version if old else 'unknown'} -> {young.version if young else 'unknown'}"
 
 
 # Cells
-def rows_of(base: Cell, new: Cell, relation: Relation, cells: int) -> Iterable[Row]:
+def rows_of(key: Key, base: RecordedRun, new: RecordedRun, relation: Relation, cells: int) -> Iterable[Row]:
     """The throughput of a cell, where the machine is the same; and its speedup, on any two machines. `cells` are compared in
     all.
     """
     if relation is not Relation.CROSS_MACHINE:
-        yield throughput(base, new, relation, cells)
-    if not base.is_reference and not new.is_reference:
-        yield speedup(base, new, relation, cells)
+        yield throughput(key, base, new, relation, cells)
+    if not base.cells[key].is_reference and not new.cells[key].is_reference:
+        yield speedup(base.cells[key], new.cells[key], relation, cells)
 
 
-def throughput(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
-    """Calls (or steps) per second of NEW over those of BASE."""
-    for whose, cell in (("BASE", base), ("NEW", new)):
-        found = status.judge(cell)
-        if found.status not in JUDGED:
+def throughput(key: Key, base: RecordedRun, new: RecordedRun, relation: Relation, cells: int) -> Row:
+    """Calls (or steps) per second of NEW over those of BASE, at an equal speed of the machine where that is known."""
+    cell, sides = new.cells[key], [Side(run.throughput(key)) for run in (base, new)]
+    is_adjusted = adjusted(sides[0].sample, sides[1].sample) is not None
+    for whose, run in (("BASE", base), ("NEW", new)):
+        found = status.judge(run.cells[key])
+        if not (found.status in JUDGED or (is_adjusted and has_only_drifted(found))):
             reason = f"{whose} is {found.status}: {found.reason}"
-            return Row(new.point, new.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
-    samples = [Sample([math.log(CALLS(found)) for found in cell.untimestamped_by_launch.values()]) for cell in (base, new)]
-    return row_of(new, "throughput", samples[0], samples[1], relation, cells)
+            return Row(cell.point, cell.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
+    return row_of(cell, "throughput", sides[0], sides[1], relation, cells)
+
+
+def has_only_drifted(found: Judgement) -> bool:
+    """Whether nothing but a changing speed of the machine disturbed a cell, which is what an adjustment allows for."""
+    return {each.kind for each in found.disturbances} == {"spin_drift"}
 
 
 def speedup(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
     """The speedup over the run's own reference, of NEW over BASE."""
-    samples: list[Sample] = []
+    sides: list[Side] = []
     for whose, cell in (("BASE", base), ("NEW", new)):
         found = speedup_status.judge(cell)
         if found is None or found.status not in JUDGED:
             reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
             return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
-        samples.append(Sample(intervals.launch_means(cell.speedup_logs), found.bias.below, found.bias.above))
-    return row_of(new, "speedup", samples[0], samples[1], relation, cells)
+        sides.append(Side(Sample(intervals.launch_means(cell.speedup_logs)), found.bias.below, found.bias.above))
+    return row_of(new, "speedup", sides[0], sides[1], relation, cells)
 
 
-def row_of(cell: Cell, kind: str, base: Sample, new: Sample, relation: Relation, cells: int) -> Row:
-    """The ratio of two independent samples with Welch's t interval: `faster` and `slower` lie beyond the difference that counts
+def row_of(cell: Cell, kind: str, base: Side, new: Side, relation: Relation, cells: int) -> Row:
+    """The ratio of two independent samples with its interval: `faster` and `slower` lie beyond the difference that counts
     with their whole interval, `same` within it.
 
     Between sessions on one machine each sample has BETWEEN_SESSIONS beyond its own spread. The intervals of all `cells`
     together hold with 95 % (Bonferroni): one cell that is slower decides the exit code.
     """
-    if min(len(base.logs), len(new.logs)) < 2:
+    if min(len(base.sample.values), len(new.sample.values)) < 2:
         return Row(cell.point, cell.arm, kind, Change.NOT_COMPARABLE, reason="a run has one launch; measure with two or more")
-    mean = float(np.mean(new.logs) - np.mean(base.logs))
-    parts = [sample.variance for sample in (base, new)]
-    variance = sum(parts)
-    freedom = (
-        variance**2 / sum(part**2 / (len(s.logs) - 1) for part, s in zip(parts, (base, new), strict=True)) if variance else 1
-    )
+    found = difference(base.sample, new.sample)
     # Of two machines a difference of the machines is what is looked for.
     between = BETWEEN_SESSIONS if relation in (Relation.SAME_MACHINE, Relation.SOFTWARE_DIFF) else 0.0
     tail = intervals.TAIL / cells
-    half = float(stats.t.isf(tail, freedom)) * math.sqrt(variance)
-    half = math.hypot(half, float(stats.norm.isf(tail)) * math.sqrt(2) * between)
-    low, high, limit = mean - half - new.below - base.above, mean + half + new.above + base.below, math.log1p(DELTA[relation])
+    half = math.hypot(found.half_width(tail), float(stats.norm.isf(tail)) * math.sqrt(2) * between)
+    low, high = found.mean - half - new.below - base.above, found.mean + half + new.above + base.below
+    limit = math.log1p(DELTA[relation])
     change = Change.AMBIGUOUS
     if low > limit:
         change = Change.FASTER
@@ -287,7 +265,7 @@ def row_of(cell: Cell, kind: str, base: Sample, new: Sample, relation: Relation,
         change = Change.SLOWER
     elif -limit <= low and high <= limit:
         change = Change.SAME
-    return Row(cell.point, cell.arm, kind, change, math.exp(mean), math.exp(low), math.exp(high))
+    return Row(cell.point, cell.arm, kind, change, math.exp(found.mean), math.exp(low), math.exp(high), None, found.adjusted)
 
 
 def drift_of(rows: Sequence[Row]) -> str | None:
@@ -317,13 +295,11 @@ def counts(rows: Sequence[Row]) -> dict[str, Counter[Change]]:
     return {kind: changes for kind, changes in found.items() if changes}
 
 
-def throughputs(base: Recorded, new: Recorded) -> list[tuple[str, str, float | None, float | None]]:
+def throughputs(base: RecordedRun, new: RecordedRun) -> list[tuple[str, str, float | None, float | None]]:
     """Cell and arm in words, and the tokens per second of both runs; None where a run has no reliable figure."""
-    cells = [{key_of(cell): cell for cell in cells_of(each.launches, each.info.machine)} for each in (base, new)]
-    keys = dict.fromkeys([*cells[0], *cells[1]])
     found: list[tuple[str, str, float | None, float | None]] = []
-    for key in keys:
-        pair = [side.get(key) for side in cells]
+    for key in dict.fromkeys([*base.cells, *new.cells]):
+        pair = [run.cells.get(key) for run in (base, new)]
         known = next(cell for cell in pair if cell is not None)
         found.append((words_of(known), known.arm.label, tokens_per_s(pair[0]), tokens_per_s(pair[1])))
     return found

@@ -79,9 +79,10 @@ def compare(base: str | Path, new: str | Path) -> "pd.DataFrame":
     import pandas as pd
 
     from nanobench.analysis import compare as analysis
+    from nanobench.analysis import recorded_run
     from nanobench.views import compare as views
 
-    document = views.document(analysis.compare(analysis.recorded(base), analysis.recorded(new)), str(base), str(new))
+    document = views.document(analysis.compare(recorded_run.read(base), recorded_run.read(new)), str(base), str(new))
     rows = pd.DataFrame(document.pop("rows"))
     rows.attrs |= document
     return rows

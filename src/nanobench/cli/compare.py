@@ -42,10 +42,11 @@ def compare(
     if out and form == "table":
         raise UserError(f"--out {out!r} needs --format md, json or html")
     from nanobench.analysis import compare as analysis
+    from nanobench.analysis import recorded_run
     from nanobench.analysis.compare import Change, Relation
     from nanobench.views import compare as views
 
-    runs = analysis.recorded(base), analysis.recorded(new)
+    runs = recorded_run.read(base), recorded_run.read(new)
     found = analysis.compare(*runs)
     if form == "table":
         show(found, base, new)

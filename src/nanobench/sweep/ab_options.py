@@ -19,7 +19,7 @@ from nanobench.sweep.options import (
     same,
 )
 from nanobench.sweep.side import ARM_FIELDS, Side
-from nanobench.sweep.values import read_minutes
+from nanobench.sweep.values import read_minutes, read_share
 
 MINUTES = "10"
 """of a comparison, where --max-minutes does not say more"""
@@ -113,17 +113,6 @@ class AbOptions:
     def threshold_log(self) -> float:
         """The threshold as a log ratio."""
         return math.log1p(read_share("threshold", self.threshold))
-
-
-def read_share(name: str, text: str) -> float:
-    """A share of 2% or 0.02, above 0 and below 1. Raises UserError for another text."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 < share < 1:
-        raise UserError(f"--{name} {text!r} is not a share above 0 and below 1; write 2% or 0.02")
-    return share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from nanobench.schema import (
 )
 from nanobench.sweep.axes import AXES, Axes, check_names, read_axes
 from nanobench.sweep.executors import LOCAL, is_local
-from nanobench.sweep.values import MOST, read_memory_limit, read_minutes, read_positive
+from nanobench.sweep.values import MOST, read_memory_limit, read_minutes, read_positive, read_share
 
 MODES = ("train", "generate")
 ISOLATIONS = ("forkserver", "spawn")
@@ -188,7 +188,7 @@ class TimedOptions(Options):
     )
     launches: int = option(5, "fresh processes per point: the statistical unit", MEASURING)
     target_ci: str = option(
-        "auto", "half-width of an interval, as a share: there a launch may stop, and above it a figure is imprecise", MEASURING
+        "auto", "half-width of an interval, like 2%: there a launch may stop, and above it a figure is imprecise", MEASURING
     )
     max_seconds: str = option("auto", "timed seconds per launch of a point", MEASURING)
     max_minutes: str = option(
@@ -232,7 +232,7 @@ class TimedOptions(Options):
     def timing(self, defaults: Defaults) -> Timing:
         """See Options.timing."""
         return Timing(
-            target_ci=read_positive("target-ci", self.target_ci, defaults.target_ci),
+            target_ci=read_share("target-ci", self.target_ci, defaults.target_ci),
             max_seconds=read_positive("max-seconds", self.max_seconds, defaults.max_seconds),
             launches=1 if self.quick else self.launches,
             trace=self.trace,

@@ -87,6 +87,17 @@ def read_positive(name: str, text: str, auto: float) -> float:
     return value
 
 
+def read_share(name: str, text: str, auto: float = 0.0) -> float:
+    """A share of 2% or 0.02, above 0 and below 1, or `auto` where the text is 'auto'. Raises UserError for another text."""
+    try:
+        share = auto if text == "auto" else float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise UserError(f"--{name} {text!r} is not a share above 0 and below 1; write 2% or 0.02")
+    return share
+
+
 def read_minutes(text: str, option: str = "max-minutes", words: str = "") -> float:
     """A number of minutes above 0. Raises UserError for another text; `words` are those that the option takes too."""
     try:

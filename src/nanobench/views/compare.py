@@ -52,7 +52,14 @@ def lines(found: Comparison, base: str, new: str) -> Iterator[str]:
     """How the runs are related, what differs, and what is missing."""
     yield f"BASE {base}, NEW {new}: {RELATIONS[found.relation]}"
     yield from (f"  differs: {each}" for each in found.differences)
+    yield from (f"  {each}" for each in adjustment(found))
     yield from (f"  {each}" for each in found.missing)
+
+
+def adjustment(found: Comparison) -> Iterator[str]:
+    """What the machine itself did, where throughputs are adjusted for it."""
+    if found.speed is not None:
+        yield f"a fixed loop ran {format.near_one(found.speed)} as fast in NEW as in BASE; throughputs are adjusted for it"
 
 
 def verdict(found: Comparison) -> Iterator[str]:
@@ -98,5 +105,6 @@ def document(found: Comparison, base: str, new: str) -> dict[str, Any]:
         "differences": list(found.differences),
         "missing": list(found.missing),
         "drift": found.drift,
+        "machine_speed": found.speed,
         "rows": [flat(row) for row in found.rows],
     }
