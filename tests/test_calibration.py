@@ -336,6 +336,33 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
     assert host_s == pytest.approx(8 * 50e-6 + virtual_device.LAUNCH_S + 16 * virtual_device.EVENT_S)
 
 
+def test_on_a_gpu_the_hosts_time_per_operation_is_that_of_a_pass_without_timestamps(monkeypatch):
+    device = VirtualDevice()
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
+    small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    small.clock = VirtualClock(device)
+    multiply = small.instrument("matmul", lambda: device.launch(3e-6, host_s=50e-6))
+    assert small.host_times(lambda: [multiply() for _ in range(4)]) == pytest.approx([4 * 50e-6] * model.MIN_PASSES)
+    assert small.time_pass(multiply).parts_s["matmul"] == pytest.approx([3e-6] * model.MIN_PASSES)
+
+
+def test_on_a_gpu_several_transfers_lie_between_two_readings_of_the_clock():
+    device = VirtualDevice()
+    clock = VirtualClock(device)
+    alone, many = (
+        measure.transfer_times(clock, lambda: device.launch(80e-6, host_s=20e-6), count)
+        for count in (1, measure.TRANSFERS_ENQUEUED)
+    )
+    assert len(alone) == len(many) == measure.TRANSFERS
+    assert alone == pytest.approx([100e-6] * measure.TRANSFERS, rel=0.1)
+    assert many == pytest.approx([80e-6 + 20e-6 / measure.TRANSFERS_ENQUEUED] * measure.TRANSFERS, rel=0.02)
+
+
+def test_the_weights_of_a_calibration_are_no_constants():
+    small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
+    assert all(parameter.unique().numel() > 1 for parameter in small.adapter.module.parameters())
+
+
 def test_operations_are_counted_whole_and_not_in_their_parts():
     x = torch.ones(8, 8)
     counted = profiler.count(lambda: torch.nn.functional.linear(x, x) + x, torch.device("cpu"))

@@ -12,6 +12,7 @@ FIRST is the number (and seed) of the first run, 0 if it is left out.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -73,7 +74,9 @@ def answer(folder: Path, kind: str, load: str, number: int) -> dict:
     if not kept.exists():
         command = [sys.executable, "-m", "nanobench", "ab", "HEAD~1", "HEAD", *OPTIONS, "--max-minutes", MINUTES[kind]]
         command += ["--threshold", THRESHOLD[kind]]
-        command += ["--seed", str(number), "--out", str(folder / "runs" / kept.stem)]
+        run = folder / "runs" / kept.stem
+        shutil.rmtree(run, ignore_errors=True)  # of a comparison that was interrupted
+        command += ["--seed", str(number), "--out", str(run)]
         with beside(load):
             done = subprocess.run(command, cwd=repository(folder, kind), capture_output=True, text=True, env=os.environ)
         if not done.stdout.strip():

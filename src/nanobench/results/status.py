@@ -14,6 +14,7 @@ import numpy as np
 from nanobench.records import Repetition, Status
 from nanobench.results import floor
 from nanobench.results.cell import Cell
+from nanobench.results.gpu_clock import clocks_hz
 from nanobench.results.metrics.formulas import over_launches, rate
 from nanobench.stats import intervals
 
@@ -149,7 +150,7 @@ def disturbances(cell: Cell) -> Iterator[Disturbance]:
     if on_cpu is not None and on_cpu < LEAST_ON_CPU:
         yield Disturbance("off_cpu", on_cpu, LEAST_ON_CPU)
     yield from others_on_gpu(cell)
-    clocks = cell.seen("clock_sm_hz")
+    clocks = clocks_hz(cell)
     if len(clocks) > 1 and (spread := float(np.std(clocks) / np.mean(clocks))) > MOST_CLOCK_SPREAD:
         yield Disturbance("clock_spread", spread, MOST_CLOCK_SPREAD)
     yield from unequal_aa(cell)

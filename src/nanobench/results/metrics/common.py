@@ -7,6 +7,7 @@ import numpy as np
 from nanobench.records import Repetition
 from nanobench.results import status
 from nanobench.results.cell import Cell
+from nanobench.results.gpu_clock import clocks_hz
 from nanobench.results.metrics import formulas, ratios
 from nanobench.results.metrics.formulas import largest_reading, median_reading, phase_s, sampled, total_reading
 from nanobench.results.metrics.metric import (
@@ -35,6 +36,11 @@ from nanobench.stats.intervals import Interval
 
 PARTS = 2
 """Parts of a step with drafts that have a timestamp."""
+
+
+def median_clock_hz(cell: Cell) -> float | None:
+    """Of a GPU's SMs, over the timed repetitions."""
+    return intervals.median(clocks_hz(cell))
 
 
 def timestamp_overhead(cell: Cell) -> Interval | None:
@@ -235,7 +241,7 @@ CONDITIONS = (
         "NVML's: share of time with some kernel running, mean over the sustained phase; null below 3 s",
         sampled("gpu_util"),
     ),
-    Metric("clock_sm_hz", HERTZ, NEITHER, "SM clock, median over the repetitions", median_reading("clock_sm_hz")),
+    Metric("clock_sm_hz", HERTZ, NEITHER, "SM clock under load, median over the repetitions", median_clock_hz),
     Metric("clock_memory_hz", HERTZ, NEITHER, "memory clock, median over the repetitions", median_reading("clock_memory_hz")),
     Metric("power_w", WATTS, LOWER, "mean over the sustained phase", sampled("power_w")),
     Metric(

@@ -32,6 +32,8 @@ LARGE_BYTES = 256 * MIB
 """More than any cache holds."""
 TRANSFERS = 5
 """Timed repetitions of a memory limit."""
+TRANSFERS_ENQUEUED = 8
+"""Transfers of a repetition on a device that enqueues them: one takes about 0.1 ms, of which the host needs a good part."""
 MIN_ELEMENTWISE_ROWS = 16
 """With fewer rows, norms and additions take as long as with one."""
 DISPATCH_SIZE = Size(32, 4, 64, (1,), ())
@@ -88,10 +90,11 @@ def pass_limits(model: InstrumentedModel) -> Iterator[Limit | Unresolved]:
 def memory(device: torch.device) -> Iterator[Limit | Unresolved]:
     """Rates of reading and copying memory; on CUDA also of a transfer from the host, and the time of a synchronization."""
     clock = make_clock(device)
-    source = torch.ones(LARGE_BYTES // 4, device=device)
+    source = torch.rand(LARGE_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    yield transfer_rate("read", LARGE_BYTES, transfer_times(clock, source.sum))
-    yield transfer_rate("copy", 2 * LARGE_BYTES, transfer_times(clock, lambda: target.copy_(source)))
+    count = TRANSFERS_ENQUEUED if clock.enqueues else 1
+    yield transfer_rate("read", LARGE_BYTES, transfer_times(clock, source.sum, count))
+    yield transfer_rate("copy", 2 * LARGE_BYTES, transfer_times(clock, lambda: target.copy_(source), count))
     if device.type == "cuda":
         host = torch.empty(64 * MIB, dtype=torch.uint8).pin_memory()
         on_device = torch.empty_like(host, device=device)
@@ -100,15 +103,16 @@ def memory(device: torch.device) -> Iterator[Limit | Unresolved]:
         yield duration("sync", resolve(transfer_times(clock, lambda: None)))
 
 
-def transfer_times(clock: Clock, work: Callable[[], Any]) -> list[float]:
-    """Seconds of `work`, each from an idle device to an idle device, after one warm-up."""
+def transfer_times(clock: Clock, work: Callable[[], Any], count: int = 1) -> list[float]:
+    """Seconds of `work`, each the mean of `count` in a row from an idle device to an idle device, after one warm-up."""
     seconds: list[float] = []
     for _ in range(1 + TRANSFERS):
         clock.sync()
         start = clock.now()
-        work()
+        for _ in range(count):
+            work()
         clock.sync()
-        seconds.append(clock.now() - start)
+        seconds.append((clock.now() - start) / count)
     return seconds[1:]
 
 
@@ -130,7 +134,9 @@ def limits_of(model: InstrumentedModel) -> Iterator[Limit | Unresolved]:
         timing = model.time_pass(work)
         operations: Counter[str | None] = model.count_operations(work) if on_cpu else Counter()
         if one.rows == one.tokens == 1 and (size.is_dispatch_only or on_cpu):
-            samples_s, count = (timing.rest_s, operations[None]) if on_cpu else (timing.host_s, kernel_launches(model, work))
+            samples_s, count = (
+                (timing.rest_s, operations[None]) if on_cpu else (model.host_times(work), kernel_launches(model, work))
+            )
             operation = per_operation(samples_s, count)
             yield duration("operation", operation, 1, model.weight_bytes)
         if not size.is_dispatch_only:

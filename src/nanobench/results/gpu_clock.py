@@ -1,0 +1,30 @@
+"""The SM clock of a GPU while it worked. A reading between two repetitions may be the clock of an idle device."""
+
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+
+import numpy as np
+
+from nanobench.records import Repetition
+from nanobench.results.cell import Cell
+from nanobench.results.repetitions import seconds, steady
+
+
+@lru_cache(maxsize=8)
+def clocks_hz(cell: Cell) -> tuple[float, ...]:
+    """One per timed repetition that samples fell into: their median. Where all are too short, the readings at their ends."""
+    return tuple(
+        clock_hz for launch in cell.launches for clock_hz in during(steady(launch), launch.of_kind("sample"))
+    ) or tuple(cell.seen("clock_sm_hz"))
+
+
+def during(repetitions: list[Repetition], samples: list[Repetition]) -> list[float]:
+    """The median of the samples in each repetition, without those that have none."""
+    known = sorted((each.started_at, each.clock_sm_hz) for each in samples if each.started_at and each.clock_sm_hz)
+    times_s = [at_s for at_s, _ in known]
+    found: list[float] = []
+    for each in repetitions:
+        if each.started_at is not None:
+            within = known[bisect_left(times_s, each.started_at) : bisect_right(times_s, each.started_at + seconds(each))]
+            found += [float(np.median([hertz for _, hertz in within]))] if within else []
+    return found
