@@ -85,7 +85,8 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("the sweep stopped: No space left on device (some.parquet); finished trials are kept in run:")
     assert re.search(
-        r"make room, about [\d.]+ MiB for 1 more trial \([\d.]+ MiB are free\), and continue with --resume run$", line
+        r"make room, about [\d.]+ MiB for 1 more trial \([\d.]+ MiB are free\), and continue with: nanobench kv-sweep --resume run$",
+        line,
     )
     run = store.Run(tmp_path / "run")
     assert len(list(run.raw.glob("*"))) == 1
@@ -167,7 +168,7 @@ def test_a_small_disk_that_is_full_keeps_what_is_finished_and_the_sweep_continue
     assert code == "code 2", done.stdout + done.stderr
     assert "No space left on device" in line
     assert "finished trials are kept in run: make room, about " in line
-    assert line.endswith("and continue with --resume run")
+    assert line.endswith("and continue with: nanobench kv-sweep --resume run")
     assert int(rows) >= 5, "a head and two finished points of two arms can be read"
     assert damaged == "0"
     assert (resumed, trials) == ("code 0", "4")

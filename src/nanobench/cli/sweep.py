@@ -1,7 +1,6 @@
 """The commands that measure a sweep: kv-sweep and train-throughput."""
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -62,6 +61,7 @@ def sweep(options: TimedOptions, name: str) -> None:
 
 def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience":
     """Shows a sweep on the terminal: the card of its plan, the searches for batch sizes, the live table; or nothing."""
+    from nanobench.results import request
     from nanobench.sweep.autobatch import Listener
     from nanobench.sweep.estimate import expected_total_s
     from nanobench.sweep.job import Audience
@@ -79,8 +79,7 @@ def audience_of(name: str, console: "Console", quiet: bool = False) -> "Audience
             saved, total = len(list(run.raw.glob("*.parquet"))), plan.launches * len(plan.points)
             with suppress(KeyboardInterrupt):
                 show_finished(run, console)
-            again = f"continue with: nanobench {name} --resume {shlex.quote(run.place)}"
-            typer.echo(f"interrupted: {saved} of {total} trials are saved; {again}")
+            typer.echo(f"interrupted: {saved} of {total} trials are saved; continue with: {request.resumed(name, run.place)}")
 
         with watched(console, report, quiet) as watch:
             yield watch

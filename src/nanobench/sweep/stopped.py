@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import shutil
 import tempfile
 from contextlib import suppress
@@ -32,12 +31,10 @@ def what_is_left(run: Run, plan: Plan, error: OSError) -> str:
     if run.mirror is not None:
         again = request.resumed(command, run.place)
         return "; ".join(filter(None, [published(run), room, again and f"continue on this machine with: {again}"]))
-    kept = f"finished trials are kept in {run.folder}"
-    if command not in request.SWEEPS:
+    kept, again = f"finished trials are kept in {run.folder}", request.resumed(command, str(run.folder))
+    if not again:
         return f"{kept}{room and f': {room}'}"
-    if not room:
-        return f"{kept}: solve the problem and continue with --resume"
-    return f"{kept}: {room}, and continue with --resume {shlex.quote(str(run.folder))}"
+    return f"{kept}: {room or 'solve the problem'}, and continue with: {again}"
 
 
 def need(run: Run, plan: Plan) -> str:
