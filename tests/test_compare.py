@@ -22,7 +22,8 @@ from nanobench.views.figures import compare_forest
 from nanobench.views.html import compare_page
 from nanobench.views.html.drawing import Inks
 from test_metrics_roofline import LIMITS, SHAPE
-from test_status import ARM, CPU, OK, REFERENCE, STILL, timed
+from test_speedup_status import GPU
+from test_status import ARM, CPU, OK, RAMP, REFERENCE, STILL, timed
 
 IDENTITY = {"cpu": "A", "cores": 2, "memory_gib": 24, "torch": "2.13", "python": "3.11", "hash": "one"}
 
@@ -41,7 +42,7 @@ def info(started="2026-01-01T10:00:00+00:00", finished="2026-01-01T10:10:00+00:0
 
 def recorded(
     name="base", scale=1.0, ratio=2.0, sd=0.002, seed=1, points=(CPU,), about=None, outcome=OK, readings=(), launches=5,
-    machine=None,
+    machine=None, walls_s=STILL,
 ):  # fmt: skip
     """A run whose reference takes 1 s per repetition times `scale`, and whose arm is `ratio` times as fast. `machine` gives
     the slowness of the machine in each launch, which a fixed loop sees.
@@ -54,7 +55,7 @@ def recorded(
             if machine is not None:
                 noise, facts = noise * machine[number - 1], {"spin_s": 0.005 * machine[number - 1], **facts}
             for arm, wall_s, ended in ((REFERENCE, scale * noise, OK), (ARM, scale * noise / ratio, outcome)):
-                done = tuple(timed([wall_s] * len(STILL), **facts)) if ended.status is Status.OK else ()
+                done = tuple(timed([wall_s * each for each in walls_s], **facts)) if ended.status is Status.OK else ()
                 rows.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, repetitions=done, outcome=ended)))
     return RecordedRun(name, about or info(), rows)
 
@@ -210,20 +211,69 @@ def test_throughput_is_compared_at_an_equal_speed_of_the_machine(scale, allowed,
     found = compare.compare(noisy(), noisy("new", seed=2, slowness=slowness, scale=scale, about=info(**SOON)))
     rows = [row for row in found.rows if row.kind == "throughput"]
     assert {row.change for row in rows} <= allowed
-    assert all(row.adjusted for row in rows)
+    assert all(row.machine_speed == pytest.approx(1 / slowness, rel=0.3) for row in rows)
     assert all(row.ratio == pytest.approx(1 / scale, rel=0.02) for row in rows)
     (line,) = views.adjustment(found)
-    assert line.startswith(f"a fixed loop ran {found.speed:.3f}x as fast in NEW")
+    loop = f"a fixed loop ran {rows[0].machine_speed:.3f}x as fast in NEW"
+    assert line == f"adjusted for the speed of the machine: 2 of 2 throughputs; {loop}"
     assert line in "".join(views.lines(found, "base", "new"))
     assert line in compare_page.page(found, "base", "new")
-    assert views.document(found, "base", "new")["machine_speed"] == found.speed
+    assert line in "".join(text.get_text() for text in compare_forest.compare_forest(found, "base", "new").texts)
+    assert {row["machine_speed"] for row in views.document(found, "base", "new")["rows"]} == {rows[0].machine_speed, None}
+
+
+@pytest.mark.parametrize(
+    ("about", "point"),
+    [
+        ({**SOON, "python": "3.12"}, CPU),
+        ({**SOON, "code": {"nanobench": Source({"nanobench/probes/host.py": "2"})}}, CPU),
+        (SOON, GPU),
+    ],
+    ids=["another Python", "another loop", "a GPU"],
+)
+def test_nothing_is_adjusted_for_a_loop_that_says_nothing_of_the_machine(about, point):
+    known = {"nanobench": Source({"nanobench/probes/host.py": "1"})}
+    base = noisy(about=info(code=known), points=(point,))
+    new = noisy("new", seed=2, points=(point,), about=info(**{"code": known, **about}))
+    rows = [row for row in compare.compare(base, new).rows if row.kind == "throughput"]
+    assert {row.change for row in rows} == {Change.AMBIGUOUS}
+    assert {row.machine_speed for row in rows} == {None}
+
+
+def test_arms_that_only_one_run_has_do_not_count_for_the_speed_of_the_machine():
+    base, new = noisy(), noisy("new", seed=2, about=info(**SOON))
+    other = replace(ARM, compile_mode="default")
+    slow = [
+        replace(each, arm=other, arm_index=2, repetitions=tuple(timed([9.0] * len(STILL), spin_s=0.05)))
+        for each in new.launches
+        if each.arm == ARM
+    ]
+    more = replace(new, launches=[*new.launches, *slow])
+    assert compare.compare(base, more).rows == compare.compare(base, new).rows
+
+
+def test_the_machine_is_that_of_the_process_of_an_arm():
+    base, new = noisy(), noisy("new", seed=2, about=info(**SOON))
+    apart = replace(
+        new,
+        launches=[
+            replace(each, process=1, repetitions=tuple(timed([1.0] * len(STILL), spin_s=0.01)))
+            if each.arm == REFERENCE
+            else each
+            for each in new.launches
+        ],
+    )
+    before, after = (
+        next(row for row in compare.compare(base, run).rows if row.kind == "throughput" and row.arm == ARM)
+        for run in (new, apart)
+    )
+    assert after.machine_speed == pytest.approx(before.machine_speed)
 
 
 def test_without_the_loop_nothing_is_said_on_such_a_machine():
     new = noisy("new", seed=2, scale=1.05, about=info(**SOON), readings={"spin_s": None})
     found = compare.compare(noisy(), new)
     assert {row.change for row in found.rows if row.kind == "throughput"} == {Change.AMBIGUOUS}
-    assert found.speed is None
     assert not [*views.adjustment(found)]
 
 
@@ -235,6 +285,10 @@ def test_a_drift_of_the_loop_is_what_an_adjustment_allows_for():
         rows = [row for row in compare.compare(base, new).rows if row.kind == "throughput"]
         assert {row.change for row in rows} == changes
     assert all("NEW is unstable: a loop of fixed length drifted by 21%" in row.reason for row in rows)
+    longer = {"spin_s": [0.005 / 1.1] * 20 + [0.005 * 1.1] * 20}
+    never_settles = recorded("new", about=info(**SOON), readings=longer, walls_s=RAMP)
+    for row in compare.compare(recorded(machine=[1.0, 1.01, 1.02, 1.03, 1.04]), never_settles).rows:
+        assert row.kind != "throughput" or row.change is Change.NOT_COMPARABLE
     readings = {**drift, "steal_s": 0.5}
     for row in compare.compare(noisy(), noisy("new", about=info(**SOON), readings=readings)).rows:
         assert row.kind != "throughput" or "the hypervisor took" in row.reason

@@ -84,10 +84,8 @@ def test_a_disk_that_fills_up_ends_a_sweep_in_one_line_and_keeps_its_trials(nano
     done = nanobench_here("kv-sweep", *TINY, "--batch", "1,2", "--out", "run", cwd=tmp_path, code=2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("the sweep stopped: No space left on device (some.parquet); finished trials are kept in run:")
-    assert re.search(
-        r"make room, about [\d.]+ MiB for 1 more trial \([\d.]+ MiB are free\), and continue with: nanobench kv-sweep --resume run$",
-        line,
-    )
+    assert re.search(r"make room, about [\d.]+ MiB for 1 more trial \([\d.]+ MiB are free\), and continue", line)
+    assert line.endswith("continue with: nanobench kv-sweep --resume run")
     run = store.Run(tmp_path / "run")
     assert len(list(run.raw.glob("*"))) == 1
     assert not list(tmp_path.rglob("*.part"))

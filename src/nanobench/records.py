@@ -32,7 +32,7 @@ class Status(StrEnum):
 MEASURED = (Status.OK, Status.IMPRECISE, Status.NO_STEADY_STATE, Status.UNSTABLE, Status.IMPLAUSIBLE)
 """Statuses of cells that have numbers."""
 JUDGED = (Status.OK, Status.IMPRECISE)
-"""Statuses of cells that enter conclusions; the other measured cells are only shown."""
+"""Statuses of cells that enter conclusions; the other measured cells are only shown. `compare` has one exception."""
 
 
 class Verdict(StrEnum):

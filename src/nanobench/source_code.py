@@ -50,10 +50,14 @@ class Source:
     @property
     def version(self) -> str:
         """Its commit; the hash of its files where no commit has them."""
-        files = f"files {digest({'': self})}"
         if self.commit is None:
-            return files
-        return f"{self.commit[:10]} with local changes ({files})" if self.dirty else self.commit[:10]
+            return self.files_version
+        return f"{self.commit[:10]} with local changes ({self.files_version})" if self.dirty else self.commit[:10]
+
+    @property
+    def files_version(self) -> str:
+        """The hash of its files."""
+        return f"files {digest({'': self})}"
 
 
 SourceCode = Mapping[str, Source]

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from nanobench.analysis import machine_speed
-from nanobench.analysis.recorded_run import Key, RecordedRun
+from nanobench.analysis.machine_speed import Speeds
+from nanobench.analysis.recorded_run import RecordedRun
 from nanobench.errors import UserError
 from nanobench.records import JUDGED
 from nanobench.results import speedup_status, status
@@ -25,10 +25,11 @@ from nanobench.results.cell import Cell
 from nanobench.results.metrics.formulas import rate
 from nanobench.results.request import OF_ONE_RUN, resumed
 from nanobench.results.run_info import UNCOMPARED, RunInfo
-from nanobench.results.status import Judgement
+from nanobench.results.speedup_status import Bias
 from nanobench.schema import Arm, Point
+from nanobench.source_code import Source
 from nanobench.stats import intervals
-from nanobench.stats.two_samples import Sample, adjusted, difference
+from nanobench.stats.two_samples import Difference, Sample, difference
 
 HARDWARE = ("cpu", "cores", "cpu_quota", "gpus", "gpu_facts", "system")
 """Facts of the identity that belong to the machine; all others are software."""
@@ -84,8 +85,8 @@ class Row:
     low: float | None = None
     high: float | None = None
     reason: str | None = None
-    adjusted: bool = False
-    """whether it holds at an equal speed of the machine"""
+    machine_speed: float | None = None
+    """of NEW over BASE, by a loop of fixed length; the ratio is adjusted for it. None for a ratio that is not"""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,6 @@ class Comparison:
     """cells that only one of the runs has"""
     drift: str | None
     """why the machine itself may have changed"""
-    speed: float | None = None
-    """of the machine in NEW over BASE, by a loop of fixed length; None where no throughput is adjusted for it"""
 
     @property
     def change(self) -> Change:
@@ -113,31 +112,23 @@ class Comparison:
         return Change.NOT_COMPARABLE
 
 
-class Side(NamedTuple):
-    """A cell in one run."""
-
-    sample: Sample
-    """logs, one per launch"""
-    below: float = 0.0
-    """how far the truth may lie below their mean, for what may have disturbed the arms differently"""
-    above: float = 0.0
-
-
 def compare(base: RecordedRun, new: RecordedRun) -> Comparison:
     """Everything that can be said of two runs. Raises UserError for runs of different protocols or workloads."""
     refuse(base, new)
     relation = relation_of(base.info, new.info)
     points = len(fields(Point))
     both = sorted((key for key in base.cells if key in new.cells), key=lambda key: (*key[:points], new.cells[key].arm_index))
-    rows = [row for key in both for row in rows_of(key, base, new, relation, len(both))]
+    pairs = [(base.cells[key], new.cells[key]) for key in both]
+    same_loop = machine_speed.is_same_loop(base.info, new.info)
+    speeds = [machine_speed.speeds(side) if same_loop else {} for side in zip(*pairs, strict=True)]
+    rows = [row for pair in pairs for row in rows_of(*pair, speeds, relation, len(pairs))]
     missing = [
         f"only in {run.name}: {words_of(cell)}"
         for run, other in ((base, new), (new, base))
         for key, cell in run.cells.items()
         if key not in other.cells
     ]
-    speed = machine_speed.ratio(base.speeds, new.speeds) if any(row.adjusted for row in rows) else None
-    return Comparison(relation, tuple(differences(base.info, new.info)), tuple(rows), tuple(missing), drift_of(rows), speed)
+    return Comparison(relation, tuple(differences(base.info, new.info)), tuple(rows), tuple(missing), drift_of(rows))
 
 
 def refuse(base: RecordedRun, new: RecordedRun) -> None:
@@ -199,64 +190,76 @@ def code_differences(base: RunInfo, new: RunInfo) -> Iterable[str]:
     for name in {**was, **now}:
         old, young = was.get(name), now.get(name)
         if old is None or young is None or dict(old.files) != dict(young.files):
-            yield f"code of {name}: {old.version if old else 'unknown'} -> {young.version if young else 'unknown'}"
+            yield f"code of {name}: {' -> '.join(versions(old, young))}"
+
+
+def versions(*sources: Source | None) -> list[str]:
+    """The version of each source; with the hash of its files where all have the same, as for files that git ignores."""
+    names = [source.version if source else "none" for source in sources]
+    if len({*names}) == 1:
+        return [f"{name} ({source.files_version})" for name, source in zip(names, sources, strict=True) if source]
+    return names
 
 
 # Cells
-def rows_of(key: Key, base: RecordedRun, new: RecordedRun, relation: Relation, cells: int) -> Iterable[Row]:
+def rows_of(base: Cell, new: Cell, speeds: Sequence[Speeds], relation: Relation, cells: int) -> Iterable[Row]:
     """The throughput of a cell, where the machine is the same; and its speedup, on any two machines. `cells` are compared in
     all.
     """
     if relation is not Relation.CROSS_MACHINE:
-        yield throughput(key, base, new, relation, cells)
-    if not base.cells[key].is_reference and not new.cells[key].is_reference:
-        yield speedup(base.cells[key], new.cells[key], relation, cells)
+        yield throughput(base, new, speeds, relation, cells)
+    if not base.is_reference and not new.is_reference:
+        yield speedup(base, new, relation, cells)
 
 
-def throughput(key: Key, base: RecordedRun, new: RecordedRun, relation: Relation, cells: int) -> Row:
+def throughput(base: Cell, new: Cell, speeds: Sequence[Speeds], relation: Relation, cells: int) -> Row:
     """Calls (or steps) per second of NEW over those of BASE, at an equal speed of the machine where that is known."""
-    cell, sides = new.cells[key], [Side(run.throughput(key)) for run in (base, new)]
-    is_adjusted = adjusted(sides[0].sample, sides[1].sample) is not None
-    for whose, run in (("BASE", base), ("NEW", new)):
-        found = status.judge(run.cells[key])
-        if not (found.status in JUDGED or (is_adjusted and has_only_drifted(found))):
-            reason = f"{whose} is {found.status}: {found.reason}"
-            return Row(cell.point, cell.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
-    return row_of(cell, "throughput", sides[0], sides[1], relation, cells)
+    samples = [machine_speed.throughput(cell, known) for cell, known in zip((base, new), speeds, strict=True)]
+    found = difference(samples[0], samples[1])
+    is_adjusted = found is not None and found.of_covariates is not None
+    for whose, cell in (("BASE", base), ("NEW", new)):
+        judged = status.judge(cell)
+        if not (judged.status in JUDGED or (is_adjusted and has_only_drifted(cell))):
+            reason = f"{whose} is {judged.status}: {judged.reason}"
+            return Row(new.point, new.arm, "throughput", Change.NOT_COMPARABLE, reason=reason)
+    return row_of(new, "throughput", found, relation, cells)
 
 
-def has_only_drifted(found: Judgement) -> bool:
+def has_only_drifted(cell: Cell) -> bool:
     """Whether nothing but a changing speed of the machine disturbed a cell, which is what an adjustment allows for."""
-    return {each.kind for each in found.disturbances} == {"spin_drift"}
+    return {each.kind for each in status.judge(cell).disturbances} == {"spin_drift"} and not status.never_settles(cell)
 
 
 def speedup(base: Cell, new: Cell, relation: Relation, cells: int) -> Row:
     """The speedup over the run's own reference, of NEW over BASE."""
-    sides: list[Side] = []
+    biases: list[Bias] = []
     for whose, cell in (("BASE", base), ("NEW", new)):
         found = speedup_status.judge(cell)
         if found is None or found.status not in JUDGED:
             reason = f"the ratio of {whose} is {found.status if found else 'missing'}: {found.reason if found else ''}"
             return Row(new.point, new.arm, "speedup", Change.NOT_COMPARABLE, reason=reason.strip(": "))
-        sides.append(Side(Sample(intervals.launch_means(cell.speedup_logs)), found.bias.below, found.bias.above))
-    return row_of(new, "speedup", sides[0], sides[1], relation, cells)
+        biases.append(found.bias)
+    samples = [Sample(intervals.launch_means(cell.speedup_logs)) for cell in (base, new)]
+    below, above = biases[1].below + biases[0].above, biases[1].above + biases[0].below
+    return row_of(new, "speedup", difference(samples[0], samples[1]), relation, cells, below, above)
 
 
-def row_of(cell: Cell, kind: str, base: Side, new: Side, relation: Relation, cells: int) -> Row:
-    """The ratio of two independent samples with its interval: `faster` and `slower` lie beyond the difference that counts
-    with their whole interval, `same` within it.
+def row_of(
+    cell: Cell, kind: str, found: Difference | None, relation: Relation, cells: int, below: float = 0.0, above: float = 0.0
+) -> Row:
+    """A ratio with its interval: `faster` and `slower` lie beyond the difference that counts with their whole interval, `same`
+    within it. `below` and `above` are what may have disturbed the arms differently.
 
-    Between sessions on one machine each sample has BETWEEN_SESSIONS beyond its own spread. The intervals of all `cells`
-    together hold with 95 % (Bonferroni): one cell that is slower decides the exit code.
+    Between sessions on one machine each run has BETWEEN_SESSIONS beyond its own spread. The intervals of all `cells` together
+    hold with 95 % (Bonferroni): one cell that is slower decides the exit code.
     """
-    if min(len(base.sample.values), len(new.sample.values)) < 2:
+    if found is None:
         return Row(cell.point, cell.arm, kind, Change.NOT_COMPARABLE, reason="a run has one launch; measure with two or more")
-    found = difference(base.sample, new.sample)
     # Of two machines a difference of the machines is what is looked for.
     between = BETWEEN_SESSIONS if relation in (Relation.SAME_MACHINE, Relation.SOFTWARE_DIFF) else 0.0
     tail = intervals.TAIL / cells
     half = math.hypot(found.half_width(tail), float(stats.norm.isf(tail)) * math.sqrt(2) * between)
-    low, high = found.mean - half - new.below - base.above, found.mean + half + new.above + base.below
+    low, high = found.mean - half - below, found.mean + half + above
     limit = math.log1p(DELTA[relation])
     change = Change.AMBIGUOUS
     if low > limit:
@@ -265,7 +268,8 @@ def row_of(cell: Cell, kind: str, base: Side, new: Side, relation: Relation, cel
         change = Change.SLOWER
     elif -limit <= low and high <= limit:
         change = Change.SAME
-    return Row(cell.point, cell.arm, kind, change, math.exp(found.mean), math.exp(low), math.exp(high), None, found.adjusted)
+    speed = None if found.of_covariates is None else math.exp(found.of_covariates)
+    return Row(cell.point, cell.arm, kind, change, math.exp(found.mean), math.exp(low), math.exp(high), machine_speed=speed)
 
 
 def drift_of(rows: Sequence[Row]) -> str | None:

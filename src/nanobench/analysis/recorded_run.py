@@ -1,24 +1,18 @@
-"""A recorded run that is compared with another: its cells by what they have in common, and the speed of its machine."""
+"""A recorded run that is compared with another: its cells by what identifies them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nanobench.analysis import machine_speed
-from nanobench.analysis.machine_speed import Speeds
 from nanobench.errors import UserError
 from nanobench.records import LaunchRecord
-from nanobench.results import finder, set_aside
+from nanobench.results import finder
 from nanobench.results.cell import Cell
 from nanobench.results.derive import cells_of
-from nanobench.results.metrics.formulas import rate
 from nanobench.results.run_info import RunInfo
-from nanobench.stats.two_samples import Sample
 
-CALLS = rate("calls")
 Key = tuple[Any, ...]
 """What makes two cells the same: the values of `key_of`."""
 
@@ -35,18 +29,6 @@ class RecordedRun:
     def cells(self) -> Mapping[Key, Cell]:
         """What identifies a cell -> the cell."""
         return {key_of(cell): cell for cell in cells_of(self.launches, self.info.machine)}
-
-    @cached_property
-    def speeds(self) -> Speeds:
-        """Of the machine, in each launch."""
-        return machine_speed.speeds(set_aside.counted(self.launches))
-
-    def throughput(self, key: Key) -> Sample:
-        """The log throughput of a cell in each launch, with the speed of the machine where every launch knows it."""
-        cell = self.cells[key]
-        logs = {launch: math.log(CALLS(found)) for launch, found in cell.untimestamped_by_launch.items()}
-        speeds = [self.speeds.get((cell.point, launch)) for launch in logs]
-        return Sample(list(logs.values()), None if None in speeds else speeds)
 
 
 def read(path: str | Path) -> RecordedRun:

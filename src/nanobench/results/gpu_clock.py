@@ -12,10 +12,25 @@ from nanobench.results.repetitions import seconds, steady
 
 @lru_cache(maxsize=8)
 def clocks_hz(cell: Cell) -> tuple[float, ...]:
-    """One per timed repetition that samples fell into: their median. Where all are too short, the readings at their ends."""
-    return tuple(
-        clock_hz for launch in cell.launches for clock_hz in during(steady(launch), launch.of_kind("sample"))
-    ) or tuple(cell.seen("clock_sm_hz"))
+    """One per timed repetition that samples fell into. Where most are too short for one, the readings at their ends."""
+    return under_load(cell) or at_ends(cell)
+
+
+def pair_of(cell: Cell, other: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of two cells that are compared: from samples in both, or from readings at the ends in both."""
+    found = under_load(cell), under_load(other)
+    return found if all(found) else (at_ends(cell), at_ends(other))
+
+
+def under_load(cell: Cell) -> tuple[float, ...]:
+    """The median of the samples in each repetition; empty where most repetitions have none."""
+    found = [clock_hz for launch in cell.launches for clock_hz in during(steady(launch), launch.of_kind("sample"))]
+    return tuple(found) if 2 * len(found) >= len(cell.steady) else ()
+
+
+def at_ends(cell: Cell) -> tuple[float, ...]:
+    """The readings at the ends of the timed repetitions."""
+    return tuple(cell.seen("clock_sm_hz"))
 
 
 def during(repetitions: list[Repetition], samples: list[Repetition]) -> list[float]:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nanobench.records import JUDGED, MEASURED, Status
-from nanobench.results import status
+from nanobench.results import gpu_clock, status
 from nanobench.results.cell import Cell
-from nanobench.results.gpu_clock import clocks_hz
 from nanobench.results.repetitions import LEAST_SERIES, seconds, settles_at
 from nanobench.results.status import MOST_CLOCK_SPREAD, MOST_SPIN_DRIFT, MOST_THROTTLED, NEVER_SETTLED, Disturbance
 from nanobench.stats import intervals
@@ -273,7 +272,7 @@ def unequal_speed(reference: Cell, arm: Cell) -> Bias:
 
 def unequal_clock(reference: Cell, arm: Cell) -> Bias:
     """A GPU's clock that differed between the arms: at most, times follow it."""
-    clocks = [clocks_hz(cell) for cell in (reference, arm)]
+    clocks = gpu_clock.pair_of(reference, arm)
     log = math.log(float(np.median(clocks[0]) / np.median(clocks[1]))) if all(clocks) else 0.0
     return of_difference("clock_difference", log, MOST_CLOCK_SPREAD)
 

@@ -118,7 +118,7 @@ def judge(cell: Cell) -> Judgement:
     if disturbed := tuple(disturbances(cell)):
         return Judgement(Status.UNSTABLE, "; ".join(map(str, disturbed)), disturbed)
     launches = len(cell.steady_by_launch)
-    if 2 * cell.unsteady > launches:
+    if never_settles(cell):
         return Judgement(Status.NO_STEADY_STATE, f"{cell.unsteady} of {launches} {NEVER_SETTLED}")
     rate = calls_per_s(cell)
     target, half = cell.any_launch.target_ci, intervals.relative_half_width(rate)
@@ -128,6 +128,11 @@ def judge(cell: Cell) -> Judgement:
         narrowed = "more --launches narrow it" if launches > 1 else "more repetitions (a larger --max-seconds) narrow it"
         return Judgement(Status.IMPRECISE, f"throughput within {half:.1%} (target {100 * target:.3g}%); {narrowed}")
     return Judgement(Status.OK)
+
+
+def never_settles(cell: Cell) -> bool:
+    """Whether most launches drift or jump until their end."""
+    return 2 * cell.unsteady > len(cell.steady_by_launch)
 
 
 def disturbed_by(cell: Cell) -> str | None:

@@ -11,6 +11,8 @@ from nanobench.results.run_context import Calibration, Setting
 from nanobench.schema import PROTOCOL, Arm, Point, unusual
 from nanobench.sweep.executors.base import Executor
 
+VERSION = 2
+"""Rises when other limits are measured than before, or otherwise; an earlier calibration of the machine is not used then."""
 TIMEOUT_S = 300.0
 MOST_PRESSURE = 0.1
 
@@ -23,7 +25,8 @@ def settings(points: Iterable[Point], arms: Iterable[Arm] = ()) -> list[Setting]
 
 def file_of(identity: str, setting: Setting) -> Path:
     """The file of one machine's calibration."""
-    return user_cache.folder() / f"calibration-{PROTOCOL}-{identity}-{setting.name.replace(' ', '-').replace(':', '')}.json"
+    name = setting.name.replace(" ", "-").replace(":", "")
+    return user_cache.folder() / f"calibration-{PROTOCOL}.{VERSION}-{identity}-{name}.json"
 
 
 def kept(identity: str, setting: Setting) -> Calibration | None:

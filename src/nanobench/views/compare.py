@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from nanobench.analysis import compare as analysis
-from nanobench.analysis.compare import Change, Comparison, Relation, Row
+from nanobench.analysis.compare import KINDS, Change, Comparison, Relation, Row
 from nanobench.results.derive import CellRow
 from nanobench.views import format, markdown
 from nanobench.views.cell_table import CellTable, Column, make
@@ -58,8 +59,12 @@ def lines(found: Comparison, base: str, new: str) -> Iterator[str]:
 
 def adjustment(found: Comparison) -> Iterator[str]:
     """What the machine itself did, where throughputs are adjusted for it."""
-    if found.speed is not None:
-        yield f"a fixed loop ran {format.near_one(found.speed)} as fast in NEW as in BASE; throughputs are adjusted for it"
+    throughputs = [row for row in found.rows if row.kind == KINDS[0]]
+    speeds = [row.machine_speed for row in throughputs if row.machine_speed is not None]
+    if speeds:
+        how_many = f"{len(speeds)} of {format.count(len(throughputs), 'throughput')}"
+        loop = f"a fixed loop ran {format.near_one(median(speeds))} as fast in NEW"
+        yield f"adjusted for the speed of the machine: {how_many}; {loop}"
 
 
 def verdict(found: Comparison) -> Iterator[str]:
@@ -105,6 +110,5 @@ def document(found: Comparison, base: str, new: str) -> dict[str, Any]:
         "differences": list(found.differences),
         "missing": list(found.missing),
         "drift": found.drift,
-        "machine_speed": found.speed,
         "rows": [flat(row) for row in found.rows],
     }

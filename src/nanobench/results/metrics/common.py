@@ -241,7 +241,7 @@ CONDITIONS = (
         "NVML's: share of time with some kernel running, mean over the sustained phase; null below 3 s",
         sampled("gpu_util"),
     ),
-    Metric("clock_sm_hz", HERTZ, NEITHER, "SM clock under load, median over the repetitions", median_clock_hz),
+    Metric("clock_sm_hz", HERTZ, NEITHER, "SM clock during repetitions (at the ends of short ones), median", median_clock_hz),
     Metric("clock_memory_hz", HERTZ, NEITHER, "memory clock, median over the repetitions", median_reading("clock_memory_hz")),
     Metric("power_w", WATTS, LOWER, "mean over the sustained phase", sampled("power_w")),
     Metric(

@@ -59,6 +59,7 @@ def compare_forest(found: Comparison, base: str, new: str) -> Figure:
     lines = [
         f"BASE {base}  |  NEW {new}",
         f"{words.RELATIONS[found.relation]}; bars are 95 % intervals",
+        *words.adjustment(found),
         left_out(found, panels),
     ]
     return layout.finish(drawing, "What changed from BASE to NEW", [*handles, band], lines)

@@ -30,7 +30,8 @@ def page(found: Comparison, base: str, new: str) -> str:
         verdict=list(words.verdict(found)),
         figure=drawn(found, base, new, inks),
         table=grid.of_table(words.table(found)) if found.rows else None,
-        differences=[*found.differences, *words.adjustment(found)],
+        differences=list(found.differences),
+        adjustment=list(words.adjustment(found)),
         nothing=ALONE if found.relation is Relation.CROSS_MACHINE else NOTHING,
         missing=list(found.missing),
     )
