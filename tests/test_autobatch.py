@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +88,23 @@ def test_a_known_limit_takes_at_most_eight_tries_or_nine_where_the_line_is_wrong
     assert tried[:3] == [1, 4, 16]
     assert found.knee_batch_size == 4
     assert tried.count(found.failed_batch_size) == 2
+
+
+MEASURED_MIB = {1: 889, 4: 1008, 16: 1229, 32: 1935, 44: 2529, 48: 2724, 52: 2908, 60: 3276}
+"""Training of gpt2-char on two cores: what comes before a step needs more than the steps of small batches."""
+
+
+def test_memory_that_is_flat_for_small_batches_takes_at_most_eight_tries():
+    tried, limit = [], 3072
+
+    def attempt(batch_size):
+        tried.append(batch_size)
+        needed = np.interp(batch_size, [*MEASURED_MIB], [*MEASURED_MIB.values()], right=10 * limit)
+        return BatchTrial(batch_size, min(batch_size, 4.0), int(needed)) if needed <= limit else BatchTrial(batch_size, None)
+
+    found = Search(attempt, SearchConfig(), limit_bytes=limit).run()
+    assert found.largest_batch_size in range(51, 56)
+    assert len(tried) <= 8
 
 
 def test_a_line_that_does_not_rise_predicts_nothing():

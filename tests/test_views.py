@@ -854,3 +854,8 @@ def test_the_notebook_runs_in_its_folder_and_in_the_repository(run, tmp_path, mo
     NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path / place}}).execute()
     kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
     assert {"image/png", "text/html"} <= kinds
+
+
+def test_no_figure_is_written_with_an_exponent_because_it_is_near_a_thousand():
+    found = [format.size(1003 * 2**20), format.size(999.7 * 2**20), format.seconds(1060.2), format.number(999.7)]
+    assert found == ["1,003 MiB", "1,000 MiB", "1,060 s", "1,000"]

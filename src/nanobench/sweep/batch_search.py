@@ -1,11 +1,13 @@
 """The search for a batch size: the largest batch that fits, and the smallest that saturates throughput.
 
 Memory is nearly linear in the batch, so three small batches and the memory limit predict the largest that fits. That one is
-tried, and then its neighbours. Without a known limit, the batch is doubled until one runs out of memory. In both cases the
-range between the largest that fits and the smallest that failed is then halved. How a batch size is tried is up to the caller.
+tried, and then its neighbours. Where the three are not on a line (a small batch may need less than what comes before it), the
+line is not used far beyond them. Without a known limit, the batch is doubled until one runs out of memory, and then the
+range between the largest that fits and the smallest that failed is halved. How a batch size is tried is up to the caller.
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,8 @@ NEAR = 16
 """The search ends where the smallest batch that failed exceeds the largest that fits by at most one part in this many."""
 SMALL = (1, 4, 16)
 """Batch sizes tried first where the limit is known. The last two give the line: other parts dominate the memory of one row."""
+UNLIKE, FARTHEST = 1.25, 3
+"""Where two slopes in a row differ by more than the factor, the line is used up to so many times its largest batch."""
 COARSE = 4
 """The knee is searched for more closely where the next smaller batch that was tried is more than so many times smaller."""
 
@@ -173,29 +177,46 @@ class Search:
         """Batch sizes to try while none has failed, in order of preference."""
         if self.limit_bytes is not None:
             yield from (self.usable(min(n, self.config.most)) for n in SMALL)
-            beyond = sum(n > SMALL[-1] for n in self.trials)
-            if not beyond and (expected := self.expected()):
+            expected, near = self.expected(), max(1, low // NEAR)
+            if expected is not None and expected > low + near:
                 yield self.usable(min(expected, self.config.most))
-            yield self.usable(min(low + max(1, low // NEAR) * 2 ** max(0, beyond - 1), self.config.most))
+            beyond = sum(n > SMALL[-1] and n >= (expected or 0) - near for n in self.trials)
+            yield self.usable(min(low + near * 2 ** max(0, beyond - 1), self.config.most))
         yield from self.doubling()
 
     def inside(self, low: int, high: int) -> int:
-        """A batch size between one that fits and one that failed: near the one that was predicted, else in the middle."""
-        failures = sum(n >= high for n in self.trials)
-        below = self.usable(high - max(1, high // (NEAR + 1)) * 2 ** (failures - 1))
-        if self.limit_bytes is not None and low <= SMALL[-1] < high and below > low:
-            return below
+        """A batch size between one that fits and one that failed: near the one that is predicted, else in the middle."""
+        guess = self.usable(self.near_expected(low, high))
+        if low < guess < high:
+            return guess
         middle = self.usable((low + high) // 2)
         return middle if middle > low else self.usable(high - 1)
+
+    def near_expected(self, low: int, high: int) -> int:
+        """The predicted batch, or a neighbour where that is known already; 0 where nothing is predicted between the two."""
+        expected = self.expected()
+        if expected is None:
+            return 0
+        if expected >= high:
+            failures = sum(n >= high for n in self.trials)
+            return high - max(1, high // (NEAR + 1)) * 2 ** (failures - 1)
+        if expected > low:
+            return expected
+        near = max(1, low // NEAR)
+        return low + near if expected >= low - near else 0
 
     def expected(self) -> int | None:
         """The largest batch on the line through the two largest that fit; None where they give no rising line."""
         known = sorted((n, each.peak_bytes) for n, each in self.trials.items() if each.peak_bytes is not None)
         if len(known) < 2 or self.limit_bytes is None:
             return None
-        (small, small_bytes), (large, large_bytes) = known[-2:]
-        per_row = (large_bytes - small_bytes) / (large - small)
-        return int(large + (self.limit_bytes - large_bytes) / per_row) if per_row > 0 else None
+        slopes = [(after - before) / (more - less) for (less, before), (more, after) in itertools.pairwise(known)]
+        if slopes[-1] <= 0:
+            return None
+        large, large_bytes = known[-1]
+        expected = int(large + (self.limit_bytes - large_bytes) / slopes[-1])
+        is_line = len(slopes) > 1 and 1 / UNLIKE <= slopes[-2] / slopes[-1] <= UNLIKE
+        return expected if is_line else min(expected, FARTHEST * large)
 
     def doubling(self) -> Iterator[int]:
         """1, 2, 4, ..., up to the largest batch to try, each reduced to a valid one."""

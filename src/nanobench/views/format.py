@@ -38,15 +38,15 @@ def seconds(value: float) -> str:
     """12.3 ms, 4.5 µs, 3.2 s."""
     for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if abs(value) >= 0.9995 * factor:
-            return f"{value / factor:.3g} {name}"
+            return f"{number(value / factor)} {name}"
     return f"{value:.2g} s" if value else "0 s"
 
 
 def size(value: float) -> str:
-    """1.25 GiB, 340 MiB, 12 KiB."""
+    """1.25 GiB, 1,003 MiB, 12 KiB."""
     for power, name in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
         if value >= 0.98 * 1024**power:
-            return f"{value / 1024**power:.3g} {name}"
+            return f"{number(value / 1024**power)} {name}"
     return f"{value:.0f} B"
 
 
@@ -66,7 +66,7 @@ def number(value: float | None, scale: float = 1) -> str:
     if value is None:
         return MISSING
     value *= scale
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def interval(low: float | None, high: float | None, scale: float = 1) -> str:
