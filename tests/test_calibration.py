@@ -316,11 +316,18 @@ def test_parts_and_what_lies_between_them_make_up_a_pass():
     assert 0 < sum(parts.values()) < total_s
 
 
-def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeypatch):
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """A virtual device, and a model whose clock is the device's."""
     device = VirtualDevice()
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
     small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
     small.clock = VirtualClock(device)
+    return device, small
+
+
+def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(on_gpu):
+    device, small = on_gpu
     multiply = small.instrument("matmul", lambda: device.launch(3e-6, host_s=50e-6))
     attend = small.instrument("attention", lambda: device.launch(7e-6, host_s=50e-6))
 
@@ -336,11 +343,8 @@ def test_on_a_gpu_a_part_takes_the_devices_time_however_slow_the_host_is(monkeyp
     assert host_s == pytest.approx(8 * 50e-6 + virtual_device.LAUNCH_S + 16 * virtual_device.EVENT_S)
 
 
-def test_on_a_gpu_the_hosts_time_per_operation_is_that_of_a_pass_without_timestamps(monkeypatch):
-    device = VirtualDevice()
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.launch(1.0))
-    small = InstrumentedModel(SMALL_SIZES[1], torch.device("cpu"), "float32")
-    small.clock = VirtualClock(device)
+def test_on_a_gpu_the_hosts_time_per_operation_is_that_of_a_pass_without_timestamps(on_gpu):
+    device, small = on_gpu
     multiply = small.instrument("matmul", lambda: device.launch(3e-6, host_s=50e-6))
     assert small.host_times(lambda: [multiply() for _ in range(4)]) == pytest.approx([4 * 50e-6] * model.MIN_PASSES)
     assert small.time_pass(multiply).parts_s["matmul"] == pytest.approx([3e-6] * model.MIN_PASSES)

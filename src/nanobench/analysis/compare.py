@@ -111,6 +111,16 @@ class Comparison:
                 return change
         return Change.NOT_COMPARABLE
 
+    @property
+    def machine_speeds(self) -> list[float | None]:
+        """Of NEW over BASE, for each throughput; None for one that is not adjusted for it."""
+        return [row.machine_speed for row in self.rows if row.kind == KINDS[0]]
+
+    @property
+    def machine_speed(self) -> float | None:
+        """Their median; None where no throughput is adjusted."""
+        return intervals.median([speed for speed in self.machine_speeds if speed is not None])
+
 
 def compare(base: RecordedRun, new: RecordedRun) -> Comparison:
     """Everything that can be said of two runs. Raises UserError for runs of different protocols or workloads."""
@@ -216,7 +226,7 @@ def throughput(base: Cell, new: Cell, speeds: Sequence[Speeds], relation: Relati
     """Calls (or steps) per second of NEW over those of BASE, at an equal speed of the machine where that is known."""
     samples = [machine_speed.throughput(cell, known) for cell, known in zip((base, new), speeds, strict=True)]
     found = difference(samples[0], samples[1])
-    is_adjusted = found is not None and found.of_covariates is not None
+    is_adjusted = found is not None and found.is_adjusted
     for whose, cell in (("BASE", base), ("NEW", new)):
         judged = status.judge(cell)
         if not (judged.status in JUDGED or (is_adjusted and has_only_drifted(cell))):

@@ -33,6 +33,11 @@ class Difference(NamedTuple):
     of_covariates: float | None = None
     """the difference of the means of the covariates, where it was adjusted for them"""
 
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether it holds at equal covariates."""
+        return self.of_covariates is not None
+
     def half_width(self, tail: float) -> float:
         """Of the interval that leaves `tail` on each side."""
         return float(stats.t.isf(tail, self.freedom)) * math.sqrt(self.variance)

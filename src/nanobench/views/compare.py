@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 from nanobench.analysis import compare as analysis
-from nanobench.analysis.compare import KINDS, Change, Comparison, Relation, Row
+from nanobench.analysis.compare import Change, Comparison, Relation, Row
 from nanobench.results.derive import CellRow
 from nanobench.views import format, markdown
 from nanobench.views.cell_table import CellTable, Column, make
@@ -59,11 +58,10 @@ def lines(found: Comparison, base: str, new: str) -> Iterator[str]:
 
 def adjustment(found: Comparison) -> Iterator[str]:
     """What the machine itself did, where throughputs are adjusted for it."""
-    throughputs = [row for row in found.rows if row.kind == KINDS[0]]
-    speeds = [row.machine_speed for row in throughputs if row.machine_speed is not None]
-    if speeds:
-        how_many = f"{len(speeds)} of {format.count(len(throughputs), 'throughput')}"
-        loop = f"a fixed loop ran {format.near_one(median(speeds))} as fast in NEW"
+    if found.machine_speed is not None:
+        known = sum(speed is not None for speed in found.machine_speeds)
+        how_many = f"{known} of {format.count(len(found.machine_speeds), 'throughput')}"
+        loop = f"a fixed loop ran {format.near_one(found.machine_speed)} as fast in NEW"
         yield f"adjusted for the speed of the machine: {how_many}; {loop}"
 
 
