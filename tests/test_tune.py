@@ -10,30 +10,32 @@ import pytest
 from nanobench.errors import UserError
 from nanobench.records import ArmRecord, Outcome, Repetition, Status
 from nanobench.results import finder, race, store
-from nanobench.schema import Arm, Trial
+from nanobench.schema import Arm, Point, Trial
 from nanobench.sweep.executors.base import WorkerResult
+from nanobench.sweep.options import SweepOptions
 from nanobench.sweep.tune import Result, Tune
 from nanobench.sweep.tune_options import TuneOptions
 from nanobench.views import tune as views
 
 ENGINES = ("cached", "cached-cat", "uncached")
 ARMS = tuple(Arm(engine=engine) for engine in ENGINES)
+COMPILED = tuple(replace(arm, compile_mode="default") for arm in ARMS)
 TOKENS = 1000
 
 
 class Script:
-    """Runs each arm at the speed that `speed(batch, engine, launch)` says, in tokens per second; None runs out of memory."""
+    """Runs each arm at the speed that `speed(batch, label, launch)` says, in tokens per second; None runs out of memory."""
 
     def __init__(self, speed):
         self.speed, self.asked = speed, []
 
     def run(self, request, folder, log, timeout_s, progress):
         trial = Trial.from_json(request["trial"])
-        self.asked += [(trial.point.batch_size, arm.engine, trial.launch) for arm in trial.arms]
+        self.asked += [(trial.point.batch_size, arm.label, trial.launch) for arm in trial.arms]
         return WorkerResult({"arms": [self.record(trial, arm) for arm in trial.arms]})
 
     def record(self, trial, arm):
-        speed = self.speed(trial.point.batch_size, arm.engine, trial.launch)
+        speed = self.speed(trial.point.batch_size, arm.label, trial.launch)
         if speed is None:
             return asdict(ArmRecord(arm=arm, outcome=Outcome(status=Status.OOM, reason="full")))
         repetitions = tuple(
@@ -49,11 +51,11 @@ class Script:
 def search(small_run, tmp_path):
     """Searches on a scripted machine. Returns the ranking and what was launched."""
 
-    def run(speed, batches=(1, 4, 16), launches=6, **options):
+    def run(speed, batches=(1, 4, 16), launches=6, arms=ARMS, max_minutes=None, **options):
         template = store.Run(small_run[0]).info()
         points = tuple(replace(template.plan.points[0], batch_size=batch) for batch in batches)
         same = {"identities": (), "check": False, "calibration": "off", "extra_launches": False}
-        plan = replace(template.plan, points=points, arms=ARMS, launches=launches, **same)
+        plan = replace(template.plan, points=points, arms=arms, launches=launches, max_minutes=max_minutes, **same)
         kept = store.create(tmp_path / "run", replace(template, plan=plan, wall_s=0.0, finished_at=None))
         script = Script(speed)
         tuned = Tune(TuneOptions(**options), kept, plan, template.description, lambda: script, lambda progress: None)
@@ -69,7 +71,22 @@ def wobble(launch, share=0.01):
 
 
 def named(standing):
-    return standing.candidate.point.batch_size, standing.candidate.arm.engine
+    return standing.candidate.point.batch_size, standing.candidate.arm.label
+
+
+def first_launches(asked):
+    """(batch, label) -> the round of its first launch."""
+    return {(batch, label): launch for batch, label, launch in reversed(asked)}
+
+
+def compiling(gain):
+    """The steady speeds, where a compiler gains as much as `gain(batch, engine)` says."""
+
+    def speed(batch, label, launch):
+        engine, _, mode = label.partition(" ")
+        return steady(batch, engine, launch) * (gain(batch, engine) if mode else 1)
+
+    return speed
 
 
 def steady(batch, engine, launch):
@@ -103,6 +120,61 @@ def test_a_setting_of_the_slower_half_that_is_close_stays_until_its_interval_dec
     speeds = {"cached": 100, "cached-cat": 99, "uncached": 97}
     _, asked, _ = search(lambda batch, engine, launch: speeds[engine] * wobble(launch * len(engine), 0.002), batches=(4,))
     assert (4, "uncached", 2) in asked
+
+
+def test_a_compiled_arm_is_tried_where_it_is_fastest_and_elsewhere_if_it_can_win_there(search):
+    ranking, asked, run = search(compiling(lambda batch, engine: 1.2), batches=(9, 12, 1), arms=(*ARMS, *COMPILED))
+    rounds = first_launches(asked)
+    assert {rounds[batch, engine] for batch in (1, 9, 12) for engine in ENGINES} == {1}
+    assert {rounds[12, f"{engine} default"] for engine in ENGINES} == {2}
+    assert rounds[9, "cached default"] == 3
+    assert not {(9, "uncached default"), (1, "cached default"), (1, "uncached default")} & set(rounds)
+    assert named(ranking.winner) == (12, "cached default")
+    reasons = {named(each): each.failure for each in ranking.standings}
+    assert reasons[1, "cached default"].startswith("skipped: not compiled: uncompiled it is 14.")
+    assert reasons[1, "cached default"].endswith("slower than the best, and compiled it is 1.2x as fast at batch 12, threads 1")
+    assert len(finder.load(run.folder)) == 18
+
+
+def test_a_compiled_arm_that_gains_much_wins_although_it_is_slow_uncompiled(search):
+    ranking, *_ = search(compiling(lambda batch, engine: 9 if engine == "uncached" else 1.1), arms=(*ARMS, *COMPILED))
+    assert named(ranking.winner) == (16, "uncached default")
+    assert ranking.is_decided
+
+
+def test_where_nothing_is_known_of_a_compiled_arm_it_is_tried(search):
+    def speed(batch, label, launch):
+        full = (label == "cached" and batch < 16) or (label == "cached-cat default" and batch == 16) or label == "uncached"
+        return None if full else compiling(lambda batch, engine: 1.2)(batch, label, launch)
+
+    _, asked, _ = search(speed, batches=(16, 4), arms=(*ARMS, *COMPILED))
+    rounds = first_launches(asked)
+    assert rounds[4, "cached default"] == 3, "its twin ran out of memory"
+    assert rounds[4, "cached-cat default"] == 3, "at batch 16 it ran out of memory"
+    assert rounds[4, "uncached default"] == 2, "it runs out of memory uncompiled wherever it was tried"
+
+
+@pytest.mark.parametrize("options", [{"arms": COMPILED}, {"arms": (*ARMS, *COMPILED), "launches": 3}])
+def test_without_an_uncompiled_twin_or_with_few_launches_no_setting_waits(search, options):
+    _, asked, _ = search(compiling(lambda batch, engine: 1.2), **options)
+    assert {launch for (_, label), launch in first_launches(asked).items() if label.endswith("default")} == {1}
+    assert len(first_launches(asked)) == 3 * len(options["arms"])
+
+
+def test_the_first_launch_of_a_setting_is_never_late(search):
+    ranking, asked, run = search(compiling(lambda batch, engine: 1.2), arms=(*ARMS, *COMPILED), max_minutes=1e-9)
+    assert first_launches(asked)[16, "cached default"] == 2
+    assert any("time is up" in note for note in run.info().notes)
+    assert named(ranking.winner) == (16, "cached default")
+    assert not ranking.is_decided
+
+
+def test_a_ratio_of_two_launches_has_no_interval():
+    def standing(*speeds):
+        return race.Standing(None, {}, {launch: math.log(speed) for launch, speed in enumerate(speeds, 1)}, None)
+
+    assert race.ratio(standing(4, 5), standing(2, 2)).low is None
+    assert race.ratio(standing(4, 5, 4), standing(2, 2, 2)).low > 1
 
 
 def test_latency_prefers_few_rows(search):
@@ -147,6 +219,20 @@ def test_the_answer_in_words_names_the_command_that_measures_it_again(search):
     assert "slower half" in left[1, "uncached"]
 
 
+def test_the_command_of_a_setting_names_all_that_is_not_default():
+    shape = {"dtype": "bfloat16", "device": "cpu", "threads": 2, "batch_size": 4, "prompt_len": 8, "new_tokens": 4}
+    point = Point(model="gpt2-nano", **shape, shared_prompt="on", data="some text.txt", tokenizer="bytes")
+    arm = Arm(engine="speculative:draft_len=2", sampler="top-k", weights="int8", kv_cache="int8")
+    words = shlex.split(views.command(race.Candidate(point, arm)))
+    options = SweepOptions(**{flag[2:].replace("-", "_"): text for flag, text in zip(words[2::2], words[3::2], strict=True)})
+    assert {field: values for field, values in options.axes.items() if field in Point.__dataclass_fields__} == {
+        **{"model": ["gpt2-nano"], "dtype": ["bfloat16"], "threads": [2], "batch_size": [4], "prompt_len": [8]},
+        **{"new_tokens": [4], "shared_prompt": ["on"], "data": ["some text.txt"], "tokenizer": ["bytes"]},
+    }
+    given = {field: values for field, values in options.axes.items() if field in Arm.__dataclass_fields__}
+    assert Arm(**{field: value for field, (value,) in given.items()}) == arm
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -156,6 +242,11 @@ def test_the_answer_in_words_names_the_command_that_measures_it_again(search):
         ({"max_tpot": math.nan}, "--max-tpot nan is not above 0"),
         ({"max_memory": "much"}, "is not a size"),
         ({"max_minutes": "soon"}, "--max-minutes 'soon'"),
+        ({"max_kl": "-1"}, "--max-kl '-1'"),
+        ({"weights": "int3"}, "unknown weights 'int3'"),
+        ({"shared_prompt": "off,on"}, "--shared-prompt: tune searches the fastest setting of one workload"),
+        ({"prompts": "a.txt,b.txt"}, "--prompts: tune searches the fastest setting of one workload"),
+        ({"draft_len": "2,4"}, "--draft-len 2,4 is for engines that draft tokens"),
         ({"engine": "cahced"}, "did you mean 'cached'?"),
     ],
 )
@@ -182,6 +273,24 @@ def test_the_command_finds_a_gated_setting(nanobench_here, tmp_path):
     assert all(each["left"].startswith("wrong: ") for each in wrong)
     assert "fastest: " in done.stdout
     assert len(finder.load(tmp_path / "run")) == 6
+
+
+def test_a_lossy_setting_competes_and_leaves_above_max_kl(nanobench_here, tmp_path):
+    asked = ("--model", "gpt2-nano", "--batch", "1", "--engine", "cached", "--weights", "float,int8,int4", "--threads", 1)
+    more = ("--compile-mode", "off", "--prompt-len", 8, "--new-tokens", 4, "--max-seconds", 0.1, "--launches", 2)
+    found = {}
+    for limit in ("none", "1e-12"):
+        done = nanobench_here("tune", *asked, *more, "--max-kl", limit, "--out", limit, "--json", cwd=tmp_path, code=0)
+        candidates = json.loads(done.stdout.strip().splitlines()[-1])["candidates"]
+        found[limit] = {each["weights"]: each for each in candidates}
+    assert {weights: each["gate"] for weights, each in found["none"].items()} == {
+        "float": "exact",
+        "int8": "lossy",
+        "int4": "lossy",
+    }
+    assert found["none"]["int4"]["kl_nats"] > 1e-12
+    assert found["1e-12"]["float"]["left"] is None
+    assert all("is above --max-kl 1e-12" in found["1e-12"][weights]["left"] for weights in ("int8", "int4"))
 
 
 def test_without_settings_nobody_wins():

@@ -1,13 +1,17 @@
 """Candidates for the fastest setting: how they stand after some rounds of launches, and which of them leave.
 
 Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"):
-after each of the first rounds the slower half leaves. After that a candidate leaves when the interval of its ratio to the best
-one excludes 1. Launches of one round are paired.
+after each of its first launches, a candidate of the slower half leaves. After that a candidate leaves when the interval of its
+ratio to the best one excludes 1. Launches of one round are paired.
+
+To compile takes most of the time of a search. So each compiled arm is first tried at one point, where it is fastest without a
+compiler; what it gains there says at which other points it can win.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from nanobench.records import MEASURED, LaunchRecord, Verdict
 from nanobench.results.cell import Cell
@@ -18,9 +22,13 @@ from nanobench.schema import Arm, Point
 from nanobench.stats import intervals
 
 HALVINGS = 2
-"""Rounds after which the slower half leaves: further ones have intervals."""
+"""Launches of a candidate after which it may leave in the slower half: further ones have intervals."""
 NEAR = math.log(1.1)
 """Log ratio to the best within which a candidate of the slower half stays: a single launch is not more precise than that."""
+FEWEST = 3
+"""Shared launches from which on a ratio has an interval: two say next to nothing of how launches vary."""
+SPARE_GAIN = math.log(1.5)
+"""Log ratio by which a compiler may gain more at one point than at another."""
 FINALISTS = 2
 """Candidates that halving leaves over: their interval alone distinguishes the winner from the runner-up."""
 TOKENS = rate("tokens")
@@ -50,6 +58,11 @@ class Standing:
     def mean(self) -> float:
         """The mean log over its launches."""
         return sum(self.logs.values()) / len(self.logs)
+
+    @property
+    def is_able(self) -> bool:
+        """Whether it can win."""
+        return self.failure is None
 
 
 def standings(
@@ -86,15 +99,18 @@ def reason_against(row: CellRow, limits: Mapping[str, float]) -> str | None:
 
 def ratio(fast: Standing, slow: Standing, error: float = 1 - intervals.CONFIDENCE) -> intervals.Interval | None:
     """How many times as fast the first is, over the launches that both have, with an interval that is wrong with the
-    probability `error`; None where they share none.
+    probability `error` and needs three launches; None where they share none.
     """
     shared = sorted(set(fast.logs) & set(slow.logs))
-    return intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared], error=error) if shared else None
+    if not shared:
+        return None
+    found = intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared], error=error)
+    return found if len(shared) >= FEWEST else replace(found, low=None, high=None)
 
 
 def error_of_look(launches: int, rivals: int) -> float:
     """The error of one comparison, where those with all rivals after each launch together may have 5 % (Bonferroni)."""
-    return (1 - intervals.CONFIDENCE) / max(1, launches - 1) / max(1, rivals)
+    return (1 - intervals.CONFIDENCE) / max(1, launches - FEWEST + 1) / max(1, rivals)
 
 
 @dataclass(frozen=True)
@@ -109,12 +125,10 @@ class Left:
     """the launch after which it was in the slower half; None where the interval decided"""
 
 
-def leaving(racing: Sequence[Standing], rounds: int, launches: int) -> dict[Candidate, Left]:
-    """The candidates that leave after so many rounds of at most `launches`. `racing` are those that have not left, the best
-    first.
-    """
-    left = {each.candidate: Left(failure=each.failure) for each in racing if each.failure is not None}
-    able = [each for each in racing if each.failure is None]
+def leaving(racing: Sequence[Standing], launches: int) -> dict[Candidate, Left]:
+    """The candidates that leave, of those that have not left, the best first. Each is launched at most `launches` times."""
+    left = {each.candidate: Left(failure=each.failure) for each in racing if not each.is_able}
+    able = [each for each in racing if each.is_able]
     kept = max(FINALISTS, math.ceil(len(able) / 2))
     for place, each in enumerate(able[1:], 1):
         behind = ratio(able[0], each, error_of_look(launches, len(able) - 1))
@@ -122,9 +136,66 @@ def leaving(racing: Sequence[Standing], rounds: int, launches: int) -> dict[Cand
             continue
         if excludes_one(behind):
             left[each.candidate] = Left(behind=behind)
-        elif rounds <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
-            left[each.candidate] = Left(behind=behind, halved_after=rounds)
+        elif len(each.logs) <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
+            left[each.candidate] = Left(behind=behind, halved_after=max(each.logs))
     return left
+
+
+@dataclass(frozen=True)
+class Compilers:
+    """Which compiled candidates are worth a launch, by those that were launched so far."""
+
+    candidates: Sequence[Candidate]
+    standings: Mapping[Candidate, Standing]
+
+    @cached_property
+    def twins(self) -> dict[Candidate, Candidate]:
+        """Compiled candidate -> the same setting uncompiled, where that is a candidate."""
+        known = frozenset(self.candidates)
+        pairs = ((each, uncompiled(each)) for each in self.candidates)
+        return {each: twin for each, twin in pairs if twin != each and twin in known}
+
+    @cached_property
+    def leads(self) -> dict[Arm, Candidate]:
+        """Compiled arm -> its candidate that is fastest uncompiled; without those arms that cannot win anywhere uncompiled."""
+        found: dict[Arm, Candidate] = {}
+        for each, twin in self.twins.items():
+            speed, best = self.speed(twin), self.speed(self.twins.get(found.get(each.arm, each)))
+            if speed is not None and (each.arm not in found or best is None or speed > best):
+                found[each.arm] = each
+        return found
+
+    def speed(self, candidate: Candidate | None) -> float | None:
+        """The mean log of a candidate that could win; None for another one."""
+        found = self.standings.get(candidate) if candidate else None
+        return found.mean if found and found.is_able else None
+
+    def waits(self, candidate: Candidate) -> bool:
+        """Whether others are launched first: its twin, or its arm where that is fastest uncompiled."""
+        twin, lead = self.twins.get(candidate), self.leads.get(candidate.arm)
+        if twin is None or candidate in self.standings:
+            return False
+        return twin not in self.standings or (lead not in (None, candidate) and lead not in self.standings)
+
+    def why_not(self, candidate: Candidate) -> str | None:
+        """Why a candidate that does not wait need not be launched; None for one that may win."""
+        lead = self.leads.get(candidate.arm)
+        if candidate in self.standings or lead is None:
+            return None
+        speed, gained, base = map(self.speed, (self.twins.get(candidate), lead, self.twins[lead]))
+        if speed is None or gained is None or base is None:
+            return None
+        gain, best = gained - base, max(each.mean for each in self.standings.values() if each.is_able)
+        if speed + gain + SPARE_GAIN >= best:
+            return None
+        where = f"batch {lead.point.batch_size}, threads {lead.point.threads}"
+        behind = f"uncompiled it is {math.exp(best - speed):.3g}x slower than the best"
+        return f"not compiled: {behind}, and compiled it is {math.exp(gain):.3g}x as fast at {where}"
+
+
+def uncompiled(candidate: Candidate) -> Candidate:
+    """The same setting without a compiler."""
+    return replace(candidate, arm=replace(candidate.arm, compile_mode="off"))
 
 
 def excludes_one(found: intervals.Interval | None) -> bool:
@@ -143,29 +214,42 @@ class Ranking:
     """of a candidate at most"""
 
     @property
+    def able(self) -> list[Standing]:
+        """The candidates that can win."""
+        return [each for each in self.standings if each.is_able]
+
+    @property
     def winner(self) -> Standing | None:
         """The best candidate; None where none can win."""
-        able = [each for each in self.standings if each.failure is None]
-        return able[0] if able else None
+        return self.able[0] if self.able else None
 
     @property
     def runner_up(self) -> Standing | None:
-        """The second best one; None where there is none."""
-        able = [each for each in self.standings if each.failure is None]
-        return able[1] if len(able) > 1 else None
+        """The fastest of the others, whether it left or not; None where there is none."""
+        return max(self.able[1:], key=lambda each: each.mean, default=None)
+
+    @property
+    def rivals(self) -> list[tuple[Standing, intervals.Interval | None]]:
+        """The candidates that were not distinguished from the winner, each with how many times as fast the winner is."""
+        others = [each for each in self.able[1:] if each.candidate not in self.left]
+        found = [(each, self.lead_over(each, len(others))) for each in others]
+        return [(each, lead) for each, lead in found if not excludes_one(lead)]
+
+    def lead_over(self, other: Standing, rivals: int = 1) -> intervals.Interval | None:
+        """How many times as fast the winner is as another candidate, one of so many, with an interval that holds after each
+        launch; None where they share no launch.
+        """
+        return ratio(self.winner, other, error_of_look(self.launches, rivals)) if self.winner else None
 
     @property
     def lead(self) -> intervals.Interval | None:
-        """How many times as fast the winner is as the runner-up, with an interval that holds after each launch; None without
-        both.
-        """
-        error = error_of_look(self.launches, 1)
-        return ratio(self.winner, self.runner_up, error) if self.winner and self.runner_up else None
+        """How many times as fast the winner is as the runner-up; None without both."""
+        return self.lead_over(self.runner_up) if self.runner_up else None
 
     @property
     def is_decided(self) -> bool:
-        """Whether the two differ: the interval of their ratio excludes 1."""
-        return excludes_one(self.lead)
+        """Whether the winner differs from the runner-up, and from all that stayed to the end."""
+        return excludes_one(self.lead) and not self.rivals
 
 
 def rank(found: Iterable[Standing], left: Mapping[Candidate, Left], launches: int) -> Ranking:
@@ -173,9 +257,9 @@ def rank(found: Iterable[Standing], left: Mapping[Candidate, Left], launches: in
     order = sorted(
         found,
         key=lambda each: (
-            each.failure is not None,
+            not each.is_able,
             each.candidate in left,
-            -len(each.logs) if each.candidate in left else 0,
+            -max(each.logs, default=0) if each.candidate in left else 0,
             -each.mean if each.logs else math.inf,
         ),
     )

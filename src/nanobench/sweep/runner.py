@@ -223,13 +223,13 @@ class Sweep:
 
     def start(self, trial: Trial) -> None:
         """Begins one launch of a point, with what is known at this moment of its arms."""
-        skipped, arms = [], []
-        for arm in (arm for arm in trial.arms if not self.is_final(trial.point, arm)):
-            known_oom = self.ran_out_below(trial.point, arm)
-            if known_oom is None:
-                arms.append(arm)
-            else:
-                skipped.append(LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=known_oom)))
+        racing = [arm for arm in trial.arms if not self.is_final(trial.point, arm)]
+        reasons = {arm: reason for arm in racing if (reason := self.why_skipped(trial.point, arm))}
+        arms = [arm for arm in racing if arm not in reasons]
+        skipped = [
+            LaunchRecord.of(trial, 0, ArmRecord(arm=arm, outcome=Outcome(status=Status.SKIPPED, reason=reason)))
+            for arm, reason in reasons.items()
+        ]
         groups, gates, begun = self.arm_groups(trial, arms), self.gates(trial.point), time.monotonic()
         executor = self.flight.executor
         assert executor is not None
@@ -319,11 +319,11 @@ class Sweep:
         """Whether an earlier launch ended in a way that another would only repeat."""
         return schedule.is_final(self.launches_of[arm][point])
 
-    def ran_out_below(self, point: Point, arm: Arm) -> Outcome | None:
+    def why_skipped(self, point: Point, arm: Arm) -> str | None:
         """Why an arm need not be tried: it ran out of memory at a smaller batch of the same point."""
         for other in self.ran_out[arm]:
             if other.batch_size < point.batch_size and other == replace(point, batch_size=other.batch_size):
-                return Outcome(status=Status.SKIPPED, reason=f"ran out of memory at batch {other.batch_size} already")
+                return f"ran out of memory at batch {other.batch_size} already"
         return None
 
     def gates(self, point: Point) -> dict[str, Gate]:

@@ -24,7 +24,10 @@ class Tune(Sweep):
     def __init__(self, options: TuneOptions, *facts: Any) -> None:
         super().__init__(*facts)
         self.goal, self.limits = options.goal, options.limits()
+        self.candidates = [Candidate(point, arm) for point in self.plan.points for arm in self.plan.arms]
         self.left: dict[Candidate, Left] = {}
+        self.waiting: set[Candidate] = set()
+        self.hopeless: dict[Candidate, str] = {}
 
     def standings(self) -> list[Standing]:
         """All settings that were launched, the best first."""
@@ -33,22 +36,44 @@ class Tune(Sweep):
     def rounds(self) -> Iterator[list[Trial]]:
         """A launch of each point that has a setting in the race."""
         for launch in range(1, self.plan.launches + 1):
+            self.choose_compiled()
             points = [point for point in self.plan.order(launch) if self.is_open(point)]
             self.ahead = [self.plan.trial(point, launch) for point in points]
             yield self.ahead
             racing = [each for each in self.standings() if each.candidate not in self.left]
-            self.left |= race.leaving(racing, launch, self.plan.launches)
-            if len(racing) - len(self.left.keys() & {each.candidate for each in racing}) < race.FINALISTS:
+            self.left |= race.leaving(racing, self.plan.launches)
+            still = len([each for each in racing if each.candidate not in self.left])
+            if still < race.FINALISTS and not self.waiting:
                 return
         self.note(stopped_event(f"{self.plan.launches} launches did not distinguish the fastest settings"))
 
+    def choose_compiled(self) -> None:
+        """Which compiled settings are not launched in this round, and which never."""
+        if self.plan.launches <= race.FEWEST:
+            return
+        compilers = race.Compilers(self.candidates, {each.candidate: each for each in self.standings()})
+        self.waiting = {each for each in self.candidates if compilers.waits(each)}
+        reasons = {each: compilers.why_not(each) for each in self.candidates if each not in self.waiting}
+        self.hopeless = {each: reason for each, reason in reasons.items() if reason}
+
     def is_open(self, point: Point) -> bool:
-        """Whether a point has a setting in the race."""
+        """Whether a point has a setting to launch, or to give up."""
         return any(not self.is_final(point, arm) for arm in self.plan.arms)
 
     def is_final(self, point: Point, arm: Arm) -> bool:
-        """See Sweep.is_final. A setting that has left is not launched again."""
-        return Candidate(point, arm) in self.left or super().is_final(point, arm)
+        """See Sweep.is_final. A setting that has left is not launched again, and one that waits not yet."""
+        candidate = Candidate(point, arm)
+        return candidate in self.left or candidate in self.waiting or super().is_final(point, arm)
+
+    def why_skipped(self, point: Point, arm: Arm) -> str | None:
+        """See Sweep.why_skipped."""
+        return self.hopeless.get(Candidate(point, arm)) or super().why_skipped(point, arm)
+
+    def refuse_late(self, trial: Trial) -> None:
+        """See Sweep.refuse_late. The first launch of a setting is never late."""
+        racing = (arm for arm in trial.arms if not self.is_final(trial.point, arm))
+        if all(self.launches_of[arm][trial.point] for arm in racing):
+            super().refuse_late(trial)
 
 
 @dataclass(frozen=True)

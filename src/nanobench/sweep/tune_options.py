@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 
 from nanobench import errors
 from nanobench.errors import UserError
-from nanobench.schema import option
+from nanobench.schema import SYNTHETIC, option
+from nanobench.sweep.axes import AXES
 from nanobench.sweep.options import (
     HOW,
     MEASURING,
@@ -20,6 +21,8 @@ from nanobench.sweep.options import (
 from nanobench.sweep.values import read_memory_limit, read_minutes
 
 GOALS = ("throughput", "latency")
+WORKLOAD = ("model", "prompt_len", "new_tokens", "prompts", "tokenizer", "shared_prompt", "sampler")
+"""Options with one value each."""
 LIMITS = "Limits"
 """Panel of --help."""
 COLUMNS = {"max_ttft": "ttft_s", "max_tpot": "tpot_s", "max_memory": "peak_memory_bytes"}
@@ -38,16 +41,23 @@ class TuneOptions:
     threads: str = same(Options, "threads", "CPU thread counts to try")
     prompt_len: str = same(GateOptions, "prompt_len", "prompt length in tokens")
     new_tokens: str = same(GateOptions, "new_tokens", "output length in tokens")
+    prompts: str = same(GateOptions, "prompts", f"{SYNTHETIC} (random tokens), or the path of a file with text or token ids")
+    tokenizer: str = same(GateOptions, "tokenizer", "what reads the file of --prompts")
+    shared_prompt: str = same(GateOptions, "shared_prompt")
     engine: str = listed("cached,cached-cat,uncached", "engines to try", HOW)
     sampler: str = same(GateOptions, "sampler", "the sampler")
     compile_mode: str = listed("off,default", "compile modes to try", HOW)
     attention: str = same(Options, "attention", "attention kernels to try")
+    weights: str = same(GateOptions, "weights")
+    kv_cache: str = same(GateOptions, "kv_cache")
+    draft_len: str = same(GateOptions, "draft_len")
     max_ttft: float | None = option(None, "leave out settings with a longer TTFT", LIMITS, "SECONDS")
     max_tpot: float | None = option(None, "leave out settings with a longer TPOT", LIMITS, "SECONDS")
     max_memory: str = option("", "leave out settings with a higher peak memory, like 500MiB", LIMITS, "SIZE")
+    max_kl: str = option("none", "leave out lossy settings with a larger mean KL from the float model", LIMITS, "NATS")
     launches: int = option(6, "most launches of a setting", MEASURING)
     max_seconds: str = option("2", "timed seconds per launch of a point", MEASURING)
-    max_minutes: str = option("10", "minutes after which no launch begins; each setting is launched once", MEASURING)
+    max_minutes: str = option("10", "minutes after which no launch begins, except the first one of a setting", MEASURING)
     memory_limit: str = same(Options, "memory_limit")
     timeout: float = same(Options, "timeout")
     isolation: str = same(Options, "isolation")
@@ -70,8 +80,8 @@ class TuneOptions:
         sweep.validate()
         if self.goal not in GOALS:
             raise errors.unknown("goal", self.goal, GOALS)
-        for name in ("model", "prompt_len", "new_tokens", "sampler"):
-            if len(sweep.axes[name]) > 1:
+        for name in WORKLOAD:
+            if len(sweep.axes[AXES[name]]) > 1:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag}: tune searches the fastest setting of one workload; give one value")
         self.limits()

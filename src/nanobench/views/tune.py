@@ -4,18 +4,22 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from nanobench.records import Verdict
+from nanobench.results import race
 from nanobench.results.derive import CellRow
 from nanobench.results.race import Candidate, Left, Ranking, Standing
-from nanobench.schema import Arm, Point
+from nanobench.schema import Arm, Point, unusual
 from nanobench.stats.intervals import Interval
+from nanobench.sweep.axes import AXES
 from nanobench.sweep.tune import Result
 from nanobench.views import format
 from nanobench.views.cell_table import CellTable, Column, make, value
-from nanobench.views.sweep import MEMORY
+from nanobench.views.sweep import DIVERGENCE, MEMORY
 
-WORKLOAD = ("model", "batch_size", "dtype", "threads", "prompt_len", "new_tokens")
-OPTIONS = (*WORKLOAD, "device", "engine", "compile_mode", "attention", "sampler")
-"""Fields that the command of a setting names."""
+NAMED = ("model", "batch_size", "dtype", "threads", "prompt_len", "new_tokens", "device", "engine", "compile_mode", "attention")
+"""Fields that the command of a setting always names; the others where they are not default."""
+FLAGS = {field: option for option, field in AXES.items()}
+"""Field of a point or an arm -> the option that lists its values."""
 LEFT = "left"
 """The field of a row that says why its setting left."""
 COLUMNS = (
@@ -23,6 +27,7 @@ COLUMNS = (
     value("TTFT", "ttft_s", drop=2),
     value("TPOT", "tpot_s", drop=3),
     MEMORY,
+    *DIVERGENCE,
     Column("launches", lambda row: str(row["launches_ok"]), drop=1),
     Column("left because", lambda row: row[LEFT], align="left", wrap=24),
 )
@@ -60,12 +65,23 @@ def lines(found: Result) -> Iterator[str]:
         return
     yield f"fastest: {setting(ranking.winner, ranking)}, {figures(ranking.winner)}"
     if ranking.runner_up and ranking.lead:
-        verb = "they differ" if ranking.is_decided else "no difference between them was shown"
         yield f"runner-up: {setting(ranking.runner_up, ranking)}, {figures(ranking.runner_up)}"
-        yield f"the fastest is {times(ranking.lead)} as fast as the runner-up; {verb}"
+        yield f"the fastest is {times(ranking.lead)} as fast as the runner-up; {difference(ranking)}"
+    for rival, lead in ranking.rivals:
+        if rival is not ranking.runner_up and lead:
+            told = f"{setting(rival, ranking)}, {figures(rival)}"
+            yield f"not excluded: {told}; the fastest is {times(lead)} as fast"
     launches = sum(len(each.logs) for each in ranking.standings)
     yield f"{format.count(found.settings, 'setting')}, {format.count(launches, 'launch')} of them"
     yield f"measure it again: {command(ranking.winner.candidate)}"
+
+
+def difference(ranking: Ranking) -> str:
+    """Whether the winner and the runner-up differ."""
+    if race.excludes_one(ranking.lead):
+        return "they differ"
+    left = ranking.runner_up and ranking.runner_up.candidate in ranking.left
+    return "it left in the slower half" if left else "no difference between them was shown"
 
 
 def setting(standing: Standing, ranking: Ranking) -> str:
@@ -78,18 +94,18 @@ def setting(standing: Standing, ranking: Ranking) -> str:
 
 
 def figures(standing: Standing) -> str:
-    """Its speed."""
+    """Its speed; for a lossy setting also its distance from the float model."""
     row = standing.row
-    return f"{format.text(row['output_tok_s'], 'tok/s')} tok/s, TPOT {format.text(row['tpot_s'], 's')}"
+    speed = f"{format.text(row['output_tok_s'], 'tok/s')} tok/s, TPOT {format.text(row['tpot_s'], 's')}"
+    return f"{speed}, lossy: KL {row['kl_nats']:.2g} nats" if row["gate"] == Verdict.LOSSY else speed
 
 
 def command(candidate: Candidate) -> str:
     """The sweep over this one setting."""
     facts = {**vars(candidate.point), **vars(candidate.arm)}
-    words = ["nanobench", "kv-sweep"]
-    for name in OPTIONS:
-        words += ["--" + name.removesuffix("_size").replace("_", "-"), str(facts[name])]
-    return shlex.join(words)
+    named = dict.fromkeys((*NAMED, *unusual(candidate.point), *unusual(candidate.arm)))
+    words = [word for name in named for word in ("--" + FLAGS.get(name, name).replace("_", "-"), str(facts[name]))]
+    return shlex.join(["nanobench", "kv-sweep", *words])
 
 
 def document(found: Result) -> dict[str, Any]:
@@ -104,6 +120,7 @@ def document(found: Result) -> dict[str, Any]:
         "high": lead and lead.high,
         "differs": ranking.is_decided,
         "settings": found.settings,
+        "not_excluded": [described(each, ranking) for each, _ in ranking.rivals],
         "candidates": [described(each, ranking) for each in ranking.standings],
         "command": command(ranking.winner.candidate) if ranking.winner else None,
         "wall_s": found.run.info().wall_s,
@@ -116,5 +133,5 @@ def described(standing: Standing | None, ranking: Ranking) -> dict[str, Any] | N
         return None
     row = row_of(standing, ranking)
     names = (*Point.__dataclass_fields__, *Arm.__dataclass_fields__, "status", "gate", "launches_ok", LEFT)
-    figures = ("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "peak_memory_bytes")
+    figures = ("output_tok_s", "output_tok_s_lo", "output_tok_s_hi", "ttft_s", "tpot_s", "peak_memory_bytes", "kl_nats")
     return {name: row.get(name) for name in (*names, *figures)}

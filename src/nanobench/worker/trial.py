@@ -71,7 +71,7 @@ def measure(
         with memory.limited(limit_of(trial)):
             context = make_context(trial, world)
             loaded = Repetition(kind="load", started_at=started_at, wall_s=time.perf_counter() - start)
-            context.ready(gated=bool(known))
+            context.ready(gated=all(arm.label in known for arm in trial.arms))
     except Exception as error:
         traceback.print_exc()
         instruments.close()
@@ -95,8 +95,8 @@ def measure(
             gc.enable()
             arms.end_cheats()
             save_outputs(out, arms)
-            sustain(trial, instruments, arms)
-            profile(trial, out, arms)
+            sustain(trial, known, instruments, arms)
+            profile(trial, known, out, arms)
     for index, workload in list(arms.live.items()):
         outcome = arms.guard(index, workload.outcome)
         if outcome is not None:
@@ -140,7 +140,7 @@ def prepare_arm(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, 
     if trial.gate_only or arm.compile_mode == "off":
         return workload.prepare(known)
     cache_key = cache_key_of(trial, arm)
-    if trial.launch == 1:
+    if known is None or trial.launch == 1:
         # Left from an interrupted trial, or from one in which this arm ran out of memory next to others.
         if world.is_rank_zero:
             shutil.rmtree(compilation.cache_of(cache_key), ignore_errors=True)
@@ -202,11 +202,16 @@ def run_turns(instruments: Instruments, arms: Arms) -> None:
         last = run_repetition(0, Block(turn["block"], timestamped, turn["prompt_seed"], turn["recorded"]), instruments, arms)
 
 
-def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
-    """In the first launch, if a probe needs it: runs each arm alone for some seconds, for counters that update slowly."""
-    if trial.launch > 1 or not trial.sustain or not instruments.sustained_s:
+def new_arms(trial: Trial, known: dict[str, Gate], arms: Arms) -> list[int]:
+    """The live arms whose first launch this is: no earlier one has gated them."""
+    return [index for index in arms.live if trial.launch == 1 or trial.arms[index].label not in known]
+
+
+def sustain(trial: Trial, known: dict[str, Gate], instruments: Instruments, arms: Arms) -> None:
+    """In an arm's first launch, if a probe needs it: runs it alone for some seconds, for counters that update slowly."""
+    if not trial.sustain or not instruments.sustained_s:
         return
-    for index in list(arms.live):
+    for index in new_arms(trial, known, arms):
         arms.report_progress("sustained", index, always=True)
         # Not observed: the counters of the probes are those of the long run alone.
         count = arms.guard(index, functools.partial(arms.live[index].count_sustained, instruments.sustained_s))
@@ -218,11 +223,9 @@ def sustain(trial: Trial, instruments: Instruments, arms: Arms) -> None:
             arms.steady[index].append(done)
 
 
-def profile(trial: Trial, out: Path, arms: Arms) -> None:
-    """In the first launch, after all timed work: profiles each arm, without the memory limit because of the profiler."""
-    if trial.launch > 1:
-        return
-    for index in list(arms.live):
+def profile(trial: Trial, known: dict[str, Gate], out: Path, arms: Arms) -> None:
+    """In an arm's first launch, after all timed work: profiles it, without the memory limit because of the profiler."""
+    for index in new_arms(trial, known, arms):
         trace = out / f"trace-{index}.json" if trial.trace and arms.world.is_rank_zero else None
         arms.guard(index, functools.partial(arms.live[index].profile, trace), limited=False)
 

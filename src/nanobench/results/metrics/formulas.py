@@ -47,11 +47,12 @@ def value_of(estimate: Interval | None) -> float | None:
 
 
 def compile_s(cell: Cell, cold: bool) -> float | None:
-    """The first call minus the median timed call, in round 1 (cold inductor cache) or after it (warm). An engine that compiles
-    while it is built also counts its build, minus that of the same arm uncompiled.
+    """The first call minus the median timed call, in the cell's first launch (cold inductor cache) or after it (warm). An
+    engine that compiles while it is built also counts its build, minus that of the same arm uncompiled.
     """
     usual_s = intervals.median([call_s(each) for each in cell.untimestamped])
-    launches = [launch for launch in cell.launches if (launch.launch == 1) is cold]
+    first = min((launch.launch for launch in cell.launches), default=1)
+    launches = [launch for launch in cell.launches if (launch.launch == first) is cold]
     first_s = median_s(launches, "first_call")
     if cell.arm.compile_mode == "off" or usual_s is None or first_s is None:
         return None
