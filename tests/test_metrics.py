@@ -906,6 +906,13 @@ def test_an_engine_that_compiles_while_it_is_built_counts_that_too():
     assert cell_of(rows, plain)["compile_s"] is None
 
 
+def test_the_first_launch_of_an_arm_is_cold_although_it_comes_in_a_later_round():
+    others = said(trial_of(launch=1, arms=(FAST,)), FAST, timings(2.0))
+    cell = cell_of(others + compiled(2, 10.0) + compiled(3, 3.0), COMPILED)
+    assert cell["compile_s"] == pytest.approx(10.0 - 1.0)
+    assert cell["compile_warm_s"] == pytest.approx(3.0 - 1.0)
+
+
 def test_without_a_first_round_the_cold_compile_time_is_unknown():
     cell = cell_of(compiled(2, 10.0) + compiled(3, 10.0), COMPILED)
     assert (cell["compile_s"], cell["breakeven_tokens"]) == (None, None)

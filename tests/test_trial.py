@@ -225,7 +225,7 @@ class Compiled:
 
     def prepare(self, known):
         self.folder = os.environ["TORCHINDUCTOR_CACHE_DIR"]
-        return Gate(Verdict.EXACT)
+        return Gate(Verdict.EXACT, "")
 
     def warm_up(self):
         pass
@@ -234,14 +234,15 @@ class Compiled:
 def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
 
-    def folders(launch, batch_size=1, **asked):
+    def folders(launch, batch_size=1, new=("greedy", "top-k"), **asked):
         point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=batch_size, prompt_len=8)
         names = tuple(Arm(engine="cached", compile_mode="default", sampler=sampler) for sampler in ("greedy", "top-k"))
         trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1, **asked)
         workloads = {arm: Compiled() for arm in names}
         context = SimpleNamespace(make_workload=lambda arm, clock: workloads[arm])
         arms = trials.Arms(trial, tmp_path, lambda progress: None, Leftovers(HostClock()))
-        trials.prepare_arms(trial, context, Clock(1), {}, arms)
+        known = {arm.label: Gate(Verdict.EXACT, "") for arm in names if arm.sampler not in new}
+        trials.prepare_arms(trial, context, Clock(1), known, arms)
         return [workload.folder for workload in workloads.values()]
 
     first, (shared,) = folders(1), {*folders(1, gate_only=True)}
@@ -251,9 +252,11 @@ def test_an_arm_finds_what_it_compiled_in_an_earlier_launch_and_no_other_arm_doe
     for each in left:
         each.parent.mkdir(parents=True)
         each.touch()
-    assert folders(2) == first
+    assert folders(2, new=()) == first
     assert all(each.exists() for each in left)
-    folders(1)
+    folders(2, new=("top-k",))
+    assert [each.exists() for each in left] == [True, False]
+    folders(1, new=())
     assert not any(each.exists() for each in left)
 
 
@@ -324,6 +327,39 @@ with memory.limited(private + vector.nbytes // 2):
 def test_contrasts_are_logs_of_the_references_time_over_the_arms(tmp_path):
     arms, _ = run(tmp_path, 0.2, 0.1, max_seconds=0.1)
     assert trials.contrasts(arms, 1) == [[pytest.approx(math.log(2))] * 2]
+
+
+class Watched(Scripted):
+    """An arm that records what is asked of it after its timed work."""
+
+    def __init__(self):
+        super().__init__(1.0, 0, itertools.count())
+        self.asked = []
+
+    def profile(self, trace):
+        self.asked.append("profile")
+
+    def count_sustained(self, seconds):
+        return 1
+
+    def sustain(self, count):
+        self.asked.append("sustain")
+        return Repetition(kind="sustained", wall_s=1.0, tokens=1)
+
+
+@pytest.mark.parametrize(("launch", "known", "new"), [(1, (), (0, 1)), (2, (0,), (1,)), (3, (0, 1), ()), (1, (0, 1), (0, 1))])
+def test_an_arm_is_sustained_and_profiled_in_its_first_launch(tmp_path, launch, known, new):
+    """Launch 1 is the first one whatever is known: a damaged file of it was measured again."""
+    point = Point(model="gpt2-nano", dtype="float32", device="cpu", threads=1, batch_size=1, prompt_len=8)
+    names = (Arm(engine="arm0"), Arm(engine="arm1"))
+    trial = Trial(point=point, arms=names, launch=launch, seed=0, target_ci=0.05, max_seconds=1)
+    arms = trials.Arms(trial, tmp_path, lambda progress: None, Leftovers(HostClock()))
+    arms.live = {index: Watched() for index in (0, 1)}
+    gates = {names[index].label: Gate(Verdict.EXACT, "") for index in known}
+    trials.sustain(trial, gates, Instruments(Clock(1), sustained_s=1.0), arms)
+    trials.profile(trial, gates, tmp_path, arms)
+    assert [index for index, each in arms.live.items() if each.asked == ["sustain", "profile"]] == list(new)
+    assert [index for index, each in arms.live.items() if not each.asked] == [index for index in (0, 1) if index not in new]
 
 
 def test_the_wider_model_and_the_packed_weights_never_take_memory_at_once(tmp_path, monkeypatch):

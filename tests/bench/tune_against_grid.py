@@ -15,6 +15,7 @@ import pandas as pd
 
 from nanobench.records import MEASURED
 from nanobench.results import finder, store
+from nanobench.views import format
 
 MODELS = ("gpt2-nano", "gpt2-mini")
 SHARED = ["--batch", "1,8,32", "--engine", "cached,cached-cat,uncached", "--compile-mode", "off,default", "--threads", "1,2"]
@@ -45,8 +46,8 @@ def main() -> None:
         if not (grid / "cells.parquet").exists() or store.Run(grid).info().finished_at is None:
             nanobench("kv-sweep", "--model", model, *SHARED, "--calibration", "off", "--no-plot", "--out", str(grid))
         found = json.loads(answer.read_text())
-        winner, ratio = found["winner"], f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-        behind, minutes = f"{ratio} of {name(found['runner_up'])}", found["wall_s"] / 60
+        winner, ratio = found["winner"], format.times(found["ratio"], found["low"], found["high"])
+        behind, minutes = f"{ratio} as fast as {name(found['runner_up'])}", found["wall_s"] / 60
         print(f"| {model} | tune | {minutes:.1f} | {name(winner)} | {winner['output_tok_s']:.0f} | {behind} |")
         cells = finder.load(grid)
         cells = cells[cells["status"].isin(MEASURED)].sort_values("output_tok_s", ascending=False)

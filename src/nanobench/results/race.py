@@ -4,16 +4,17 @@ Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identi
 after each of its first launches, a candidate of the slower half leaves. After that a candidate leaves when the interval of its
 ratio to the best one excludes 1. Launches of one round are paired.
 
-To compile takes most of the time of a search. So each compiled arm is first tried at one point, where it is fastest without a
-compiler; what it gains there says at which other points it can win.
+To compile takes most of the time of a search. So each compiled arm is first launched at one point, where it is fastest
+uncompiled; its gain there says at which other points it can win.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nanobench.records import MEASURED, LaunchRecord, Verdict
+from nanobench.records import MEASURED, LaunchRecord, Status, Verdict
 from nanobench.results.cell import Cell
 from nanobench.results.derive import CellRow, cells_of, row_of
 from nanobench.results.metrics.formulas import rate
@@ -25,10 +26,10 @@ HALVINGS = 2
 """Launches of a candidate after which it may leave in the slower half: further ones have intervals."""
 NEAR = math.log(1.1)
 """Log ratio to the best within which a candidate of the slower half stays: a single launch is not more precise than that."""
-FEWEST = 3
+MIN_LAUNCHES = 3
 """Shared launches from which on a ratio has an interval: two say next to nothing of how launches vary."""
-SPARE_GAIN = math.log(1.5)
-"""Log ratio by which a compiler may gain more at one point than at another."""
+GAIN_MARGIN = math.log(1.5)
+"""Log ratio by which compiling may gain more at a point than where its arm was launched first."""
 FINALISTS = 2
 """Candidates that halving leaves over: their interval alone distinguishes the winner from the runner-up."""
 TOKENS = rate("tokens")
@@ -53,11 +54,8 @@ class Standing:
     """launch -> log of what is to be large"""
     failure: str | None
     """why it cannot win, whatever its speed"""
-
-    @property
-    def mean(self) -> float:
-        """The mean log over its launches."""
-        return sum(self.logs.values()) / len(self.logs)
+    speed: float | None = None
+    """the mean log, as if it had been launched in all rounds; None without a launch"""
 
     @property
     def is_able(self) -> bool:
@@ -69,8 +67,25 @@ def standings(
     launches: Iterable[LaunchRecord], goal: str, limits: Mapping[str, float], machine: Machine | None = None
 ) -> list[Standing]:
     """The candidates, the best first; those that cannot win come last. `limits` has the largest value by column."""
-    found = [standing_of(cell, goal, limits) for cell in cells_of(launches, machine)]
-    return sorted(found, key=lambda each: (each.failure is not None, -each.mean if each.logs else math.inf))
+    found = with_speeds([standing_of(cell, goal, limits) for cell in cells_of(launches, machine)])
+    return sorted(found, key=lambda each: (not each.is_able, -each.speed if each.speed is not None else math.inf))
+
+
+def with_speeds(found: Sequence[Standing]) -> list[Standing]:
+    """Sets the speeds. The machine is faster in some rounds, and not all candidates are launched in all of them: so each is
+    compared in the rounds that it shares with the one that has most launches.
+    """
+    base = max(found, key=lambda each: len(each.logs), default=None)
+    return [replace(each, speed=speed_beside(base, each)) if base and each.logs else each for each in found]
+
+
+def speed_beside(base: Standing, other: Standing) -> float:
+    """The mean log of a candidate over all launches of `base`, by the ratio of the two where they share launches."""
+    shared = set(base.logs) & set(other.logs)
+    if not shared:
+        return statistics.fmean(other.logs.values())
+    behind = statistics.fmean(other.logs[launch] - base.logs[launch] for launch in shared)
+    return statistics.fmean(base.logs.values()) + behind
 
 
 def standing_of(cell: Cell, goal: str, limits: Mapping[str, float]) -> Standing:
@@ -105,12 +120,12 @@ def ratio(fast: Standing, slow: Standing, error: float = 1 - intervals.CONFIDENC
     if not shared:
         return None
     found = intervals.ratio([[fast.logs[launch] - slow.logs[launch]] for launch in shared], error=error)
-    return found if len(shared) >= FEWEST else replace(found, low=None, high=None)
+    return found if len(shared) >= MIN_LAUNCHES else replace(found, low=None, high=None)
 
 
 def error_of_look(launches: int, rivals: int) -> float:
     """The error of one comparison, where those with all rivals after each launch together may have 5 % (Bonferroni)."""
-    return (1 - intervals.CONFIDENCE) / max(1, launches - FEWEST + 1) / max(1, rivals)
+    return (1 - intervals.CONFIDENCE) / max(1, launches - MIN_LAUNCHES + 1) / max(1, rivals)
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def leaving(racing: Sequence[Standing], launches: int) -> dict[Candidate, Left]:
 
 
 @dataclass(frozen=True)
-class Compilers:
+class Compiled:
     """Which compiled candidates are worth a launch, by those that were launched so far."""
 
     candidates: Sequence[Candidate]
@@ -156,41 +171,58 @@ class Compilers:
         return {each: twin for each, twin in pairs if twin != each and twin in known}
 
     @cached_property
-    def leads(self) -> dict[Arm, Candidate]:
-        """Compiled arm -> its candidate that is fastest uncompiled; without those arms that cannot win anywhere uncompiled."""
-        found: dict[Arm, Candidate] = {}
+    def first(self) -> dict[tuple[Arm, str], Candidate]:
+        """Arm and dtype -> the candidate that is launched first: the one that was, or the one that is fastest uncompiled. An
+        arm that was measured nowhere uncompiled has none.
+        """
+        found: dict[tuple[Arm, str], list[Candidate]] = {}
         for each, twin in self.twins.items():
-            speed, best = self.speed(twin), self.speed(self.twins.get(found.get(each.arm, each)))
-            if speed is not None and (each.arm not in found or best is None or speed > best):
-                found[each.arm] = each
-        return found
+            if self.speed(twin) is not None:
+                found.setdefault(kind_of(each), []).append(each)
+        return {kind: max(group, key=self.rank) for kind, group in found.items()}
 
-    def speed(self, candidate: Candidate | None) -> float | None:
-        """The mean log of a candidate that could win; None for another one."""
-        found = self.standings.get(candidate) if candidate else None
-        return found.mean if found and found.is_able else None
+    def rank(self, candidate: Candidate) -> tuple[bool, float]:
+        """Orders compiled candidates: those that were launched, then by their speed uncompiled."""
+        return candidate in self.standings, self.speed(self.twins[candidate]) or -math.inf
+
+    def speed(self, candidate: Candidate) -> float | None:
+        """The speed of a candidate; None for one that was not measured."""
+        found = self.standings.get(candidate)
+        return found.speed if found else None
 
     def waits(self, candidate: Candidate) -> bool:
-        """Whether others are launched first: its twin, or its arm where that is fastest uncompiled."""
-        twin, lead = self.twins.get(candidate), self.leads.get(candidate.arm)
+        """Whether others are launched first: the same setting uncompiled, or its arm elsewhere."""
+        twin, first = self.twins.get(candidate), self.first.get(kind_of(candidate), candidate)
         if twin is None or candidate in self.standings:
             return False
-        return twin not in self.standings or (lead not in (None, candidate) and lead not in self.standings)
+        return twin not in self.standings or (first != candidate and first not in self.standings)
 
     def why_not(self, candidate: Candidate) -> str | None:
-        """Why a candidate that does not wait need not be launched; None for one that may win."""
-        lead = self.leads.get(candidate.arm)
-        if candidate in self.standings or lead is None:
+        """Why a candidate that does not wait is not launched; None for one that may win."""
+        twin = self.twins.get(candidate)
+        if twin is None or candidate in self.standings:
             return None
-        speed, gained, base = map(self.speed, (self.twins.get(candidate), lead, self.twins[lead]))
-        if speed is None or gained is None or base is None:
+        if (known := self.standings.get(twin)) and known.row["status"] == Status.WRONG:
+            return "not compiled: uncompiled it is wrong"
+        first = self.first.get(kind_of(candidate))
+        if first is None:
             return None
-        gain, best = gained - base, max(each.mean for each in self.standings.values() if each.is_able)
-        if speed + gain + SPARE_GAIN >= best:
+        speed, compiled, plain = self.speed(twin), self.speed(first), self.speed(self.twins[first])
+        able = [each.speed for each in self.standings.values() if each.is_able and each.speed is not None]
+        best = max(able, default=None)
+        if speed is None or compiled is None or plain is None or best is None:
             return None
-        where = f"batch {lead.point.batch_size}, threads {lead.point.threads}"
-        behind = f"uncompiled it is {math.exp(best - speed):.3g}x slower than the best"
-        return f"not compiled: {behind}, and compiled it is {math.exp(gain):.3g}x as fast at {where}"
+        gain = compiled - plain
+        if speed + gain + GAIN_MARGIN >= best:
+            return None
+        where = f"batch {first.point.batch_size}, threads {first.point.threads}"
+        behind = f"the best is {math.exp(best - speed):.3g}x as fast as it is uncompiled"
+        return f"not compiled: {behind}, and compiling gained {math.exp(gain):.3g}x at {where}"
+
+
+def kind_of(candidate: Candidate) -> tuple[Arm, str]:
+    """What compiling is taken to gain the same for: an arm and a dtype."""
+    return candidate.arm, candidate.point.dtype
 
 
 def uncompiled(candidate: Candidate) -> Candidate:
@@ -226,25 +258,25 @@ class Ranking:
     @property
     def runner_up(self) -> Standing | None:
         """The fastest of the others, whether it left or not; None where there is none."""
-        return max(self.able[1:], key=lambda each: each.mean, default=None)
+        return max(self.able[1:], key=lambda each: each.speed or -math.inf, default=None)
 
     @property
-    def rivals(self) -> list[tuple[Standing, intervals.Interval | None]]:
-        """The candidates that were not distinguished from the winner, each with how many times as fast the winner is."""
-        others = [each for each in self.able[1:] if each.candidate not in self.left]
-        found = [(each, self.lead_over(each, len(others))) for each in others]
-        return [(each, lead) for each, lead in found if not excludes_one(lead)]
+    def rivals(self) -> list[Standing]:
+        """The candidates that were not distinguished from the winner."""
+        stayed = [each for each in self.able[1:] if each.candidate not in self.left]
+        return [each for each in stayed if not excludes_one(self.ratio_to(each))]
 
-    def lead_over(self, other: Standing, rivals: int = 1) -> intervals.Interval | None:
-        """How many times as fast the winner is as another candidate, one of so many, with an interval that holds after each
-        launch; None where they share no launch.
+    def ratio_to(self, other: Standing) -> intervals.Interval | None:
+        """How many times as fast the winner is as another candidate, with an interval that holds for all that stayed and after
+        each launch; None where the two share no launch.
         """
-        return ratio(self.winner, other, error_of_look(self.launches, rivals)) if self.winner else None
+        stayed = sum(each.candidate not in self.left for each in self.able[1:])
+        return ratio(self.winner, other, error_of_look(self.launches, stayed)) if self.winner else None
 
     @property
     def lead(self) -> intervals.Interval | None:
         """How many times as fast the winner is as the runner-up; None without both."""
-        return self.lead_over(self.runner_up) if self.runner_up else None
+        return self.ratio_to(self.runner_up) if self.runner_up else None
 
     @property
     def is_decided(self) -> bool:
@@ -260,7 +292,7 @@ def rank(found: Iterable[Standing], left: Mapping[Candidate, Left], launches: in
             not each.is_able,
             each.candidate in left,
             -max(each.logs, default=0) if each.candidate in left else 0,
-            -each.mean if each.logs else math.inf,
+            -each.speed if each.speed is not None else math.inf,
         ),
     )
     return Ranking(order, left, launches)

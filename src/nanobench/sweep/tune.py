@@ -15,11 +15,12 @@ from nanobench.sweep.job import SILENT, Audience
 from nanobench.sweep.runner import Sweep
 from nanobench.sweep.tune_options import TuneOptions
 
+FEWEST_STAGED = race.MIN_LAUNCHES + 2
+"""Launches from which on compiled settings wait for others: the last of them begin in round 3, and need an interval too."""
+
 
 class Tune(Sweep):
     """Launches of the settings that may still be the fastest, until the two fastest are distinguished or the time is up."""
-
-    more_time = "more --max-minutes distinguish more settings"
 
     def __init__(self, options: TuneOptions, *facts: Any) -> None:
         super().__init__(*facts)
@@ -27,7 +28,7 @@ class Tune(Sweep):
         self.candidates = [Candidate(point, arm) for point in self.plan.points for arm in self.plan.arms]
         self.left: dict[Candidate, Left] = {}
         self.waiting: set[Candidate] = set()
-        self.hopeless: dict[Candidate, str] = {}
+        self.skipped: dict[Candidate, str] = {}
 
     def standings(self) -> list[Standing]:
         """All settings that were launched, the best first."""
@@ -45,35 +46,43 @@ class Tune(Sweep):
             still = len([each for each in racing if each.candidate not in self.left])
             if still < race.FINALISTS and not self.waiting:
                 return
-        self.note(stopped_event(f"{self.plan.launches} launches did not distinguish the fastest settings"))
+        spent = f"time is up after {self.spent_s() / 60:.1f} minutes; more --max-minutes distinguish more settings"
+        few = f"{self.plan.launches} launches did not distinguish the fastest settings"
+        self.note(stopped_event(spent if self.is_late else few))
 
     def choose_compiled(self) -> None:
         """Which compiled settings are not launched in this round, and which never."""
-        if self.plan.launches <= race.FEWEST:
+        if self.plan.launches < FEWEST_STAGED:
             return
-        compilers = race.Compilers(self.candidates, {each.candidate: each for each in self.standings()})
-        self.waiting = {each for each in self.candidates if compilers.waits(each)}
-        reasons = {each: compilers.why_not(each) for each in self.candidates if each not in self.waiting}
-        self.hopeless = {each: reason for each, reason in reasons.items() if reason}
+        compiled = race.Compiled(self.candidates, {each.candidate: each for each in self.standings()})
+        self.waiting = {each for each in self.candidates if compiled.waits(each)}
+        reasons = {each: compiled.why_not(each) for each in self.candidates if each not in self.waiting}
+        self.skipped = {each: reason for each, reason in reasons.items() if reason}
 
     def is_open(self, point: Point) -> bool:
-        """Whether a point has a setting to launch, or to give up."""
+        """Whether a point has a setting to launch, or to skip."""
         return any(not self.is_final(point, arm) for arm in self.plan.arms)
 
     def is_final(self, point: Point, arm: Arm) -> bool:
-        """See Sweep.is_final. A setting that has left is not launched again, and one that waits not yet."""
+        """See Sweep.is_final. A setting that has left is not launched either, nor one that waits for others, nor, when time is
+        up, one that was launched before.
+        """
         candidate = Candidate(point, arm)
-        return candidate in self.left or candidate in self.waiting or super().is_final(point, arm)
+        if candidate in self.left or candidate in self.waiting or super().is_final(point, arm):
+            return True
+        return self.is_late and bool(self.launches_of[arm][point])
 
     def why_skipped(self, point: Point, arm: Arm) -> str | None:
         """See Sweep.why_skipped."""
-        return self.hopeless.get(Candidate(point, arm)) or super().why_skipped(point, arm)
+        return self.skipped.get(Candidate(point, arm)) or super().why_skipped(point, arm)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether time is up."""
+        return self.plan.max_minutes is not None and self.spent_s() > 60 * self.plan.max_minutes
 
     def refuse_late(self, trial: Trial) -> None:
-        """See Sweep.refuse_late. The first launch of a setting is never late."""
-        racing = (arm for arm in trial.arms if not self.is_final(trial.point, arm))
-        if all(self.launches_of[arm][trial.point] for arm in racing):
-            super().refuse_late(trial)
+        """Refuses nothing: a first launch is never late, and others are final when time is up."""
 
 
 @dataclass(frozen=True)

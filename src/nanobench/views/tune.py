@@ -52,9 +52,9 @@ def reason(left: Left) -> str | None:
     return f"{half}the best is {times(left.behind)} as fast"
 
 
-def times(found: Interval) -> str:
-    """A ratio with its interval."""
-    return format.times(found.value, found.low, found.high)
+def times(found: Interval | None) -> str:
+    """A ratio with its interval; None where the two share no launch."""
+    return format.times(found.value, found.low, found.high) if found else "an unknown number of times"
 
 
 def lines(found: Result) -> Iterator[str]:
@@ -64,13 +64,13 @@ def lines(found: Result) -> Iterator[str]:
         yield "no setting can win: see why each left"
         return
     yield f"fastest: {setting(ranking.winner, ranking)}, {figures(ranking.winner)}"
-    if ranking.runner_up and ranking.lead:
+    if ranking.runner_up:
         yield f"runner-up: {setting(ranking.runner_up, ranking)}, {figures(ranking.runner_up)}"
         yield f"the fastest is {times(ranking.lead)} as fast as the runner-up; {difference(ranking)}"
-    for rival, lead in ranking.rivals:
-        if rival is not ranking.runner_up and lead:
+    for rival in ranking.rivals:
+        if rival is not ranking.runner_up:
             told = f"{setting(rival, ranking)}, {figures(rival)}"
-            yield f"not excluded: {told}; the fastest is {times(lead)} as fast"
+            yield f"not excluded: {told}; the fastest is {times(ranking.ratio_to(rival))} as fast"
     launches = sum(len(each.logs) for each in ranking.standings)
     yield f"{format.count(found.settings, 'setting')}, {format.count(launches, 'launch')} of them"
     yield f"measure it again: {command(ranking.winner.candidate)}"
@@ -78,10 +78,9 @@ def lines(found: Result) -> Iterator[str]:
 
 def difference(ranking: Ranking) -> str:
     """Whether the winner and the runner-up differ."""
-    if race.excludes_one(ranking.lead):
-        return "they differ"
-    left = ranking.runner_up and ranking.runner_up.candidate in ranking.left
-    return "it left in the slower half" if left else "no difference between them was shown"
+    if ranking.runner_up in ranking.rivals:
+        return "no difference between them was shown"
+    return "they differ" if race.excludes_one(ranking.lead) else "it left in the slower half"
 
 
 def setting(standing: Standing, ranking: Ranking) -> str:
@@ -120,7 +119,7 @@ def document(found: Result) -> dict[str, Any]:
         "high": lead and lead.high,
         "differs": ranking.is_decided,
         "settings": found.settings,
-        "not_excluded": [described(each, ranking) for each, _ in ranking.rivals],
+        "not_excluded": [described(each, ranking) for each in ranking.rivals],
         "candidates": [described(each, ranking) for each in ranking.standings],
         "command": command(ranking.winner.candidate) if ranking.winner else None,
         "wall_s": found.run.info().wall_s,

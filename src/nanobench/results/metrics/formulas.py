@@ -47,11 +47,14 @@ def value_of(estimate: Interval | None) -> float | None:
 
 
 def compile_s(cell: Cell, cold: bool) -> float | None:
-    """The first call minus the median timed call, in the cell's first launch (cold inductor cache) or after it (warm). An
-    engine that compiles while it is built also counts its build, minus that of the same arm uncompiled.
+    """The first call minus the median timed call, in the arm's first launch (cold inductor cache) or after it (warm). An
+    engine that compiles while it is built also counts its build, minus that of the same arm uncompiled. Without round 1 of the
+    point, the first launch may be missing: then all are taken as warm.
     """
     usual_s = intervals.median([call_s(each) for each in cell.untimestamped])
-    first = min((launch.launch for launch in cell.launches), default=1)
+    at_point = [*cell.launches, *cell.uncompiled_launches, *cell.reference_launches]
+    called = [launch.launch for launch in cell.launches if launch.of_kind("first_call")]
+    first = min(called, default=1) if any(launch.launch == 1 for launch in at_point) else None
     launches = [launch for launch in cell.launches if (launch.launch == first) is cold]
     first_s = median_s(launches, "first_call")
     if cell.arm.compile_mode == "off" or usual_s is None or first_s is None:
