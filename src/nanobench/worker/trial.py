@@ -151,7 +151,7 @@ def prepare_arm(trial: Trial, arm: Arm, workload: Workload, known: Gate | None, 
 
 def cache_key_of(trial: Trial, arm: Arm) -> str:
     """The name of an arm's compile cache at a point, the same in all launches."""
-    return replace(trial, arms=(arm,), launch=1).key
+    return replace(trial, arms=(arm,), launch=1, extra=False).key
 
 
 def run_blocks(trial: Trial, instruments: Instruments, arms: Arms) -> None:
