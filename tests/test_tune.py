@@ -51,7 +51,7 @@ class Script:
 def search(small_run, tmp_path):
     """Searches on a scripted machine. Returns the ranking and what was launched."""
 
-    def run(speed, batches=(1, 4, 16), launches=6, arms=ARMS, max_minutes=None, seed=0, **options):
+    def run(speed, batches=(1, 4, 16), launches=6, arms=ARMS, max_minutes=None, seed=0, late_after=None, **options):
         template = store.Run(small_run[0]).info()
         points = tuple(replace(template.plan.points[0], batch_size=batch) for batch in batches)
         same = {"identities": (), "check": False, "calibration": "off", "extra_launches": False}
@@ -60,6 +60,8 @@ def search(small_run, tmp_path):
         kept = store.create(tmp_path / "run", replace(template, plan=plan, wall_s=0.0, finished_at=None))
         script = Script(speed)
         tuned = Tune(TuneOptions(**options), kept, plan, template.description, lambda: script, lambda progress: None)
+        if late_after is not None:
+            tuned.spent_s = lambda: 0.0 if len(script.asked) < late_after else 3600.0
         tuned.measure()
         return race.rank(tuned.standings(), tuned.left, tuned.plan.launches), script.asked, kept
 
@@ -197,6 +199,22 @@ def test_the_first_launch_of_a_setting_is_never_late(search, seed):
     assert len(finder.load(run.folder)) == 18
 
 
+@pytest.mark.parametrize(("late_after", "rounds"), [(9, 1), (10, 2), (13, 2)])
+def test_time_that_is_up_in_the_middle_of_a_round_distinguishes_nothing_more(search, late_after, rounds):
+    ranking, asked, run = search(steady, max_minutes=10, late_after=late_after)
+    assert max(launch for *_, launch in asked) == rounds
+    last = {(batch, label) for batch, label, launch in asked if launch == rounds}
+    halved = {
+        named(each): ranking.left[each.candidate].halved_after for each in ranking.standings if each.candidate in ranking.left
+    }
+    assert halved
+    assert {each for each, launch in halved.items() if launch == rounds} <= last
+    assert all(launch is None or launch <= 2 for launch in halved.values())
+    assert len(ranking.rivals) == 8 - len(halved)
+    assert any("time is up" in note for note in run.info().notes)
+    assert len(run.read_raw()) == len(asked)
+
+
 def test_a_ratio_of_two_launches_has_no_interval():
     assert race.ratio(standing(4, 5), standing(2, 2)).low is None
     assert race.ratio(standing(4, 5, 4), standing(2, 2, 2)).low > 1
@@ -216,6 +234,17 @@ def test_candidates_are_compared_in_the_rounds_that_they_share():
     fast_round = race.with_speeds([standing(140, 100, 100), standing(105, 105, first=2), standing(120)])
     order = sorted(fast_round, key=lambda each: -each.speed)
     assert [len(each.logs) for each in order] == [2, 3, 1]
+
+
+def test_the_runner_up_may_have_left_and_one_that_stayed_may_be_slower():
+    first, second, third = standing(100, 101, 99, 100), standing(80, 81, 79, 80), standing(60, 61)
+    left = {second.candidate: race.Left(behind=race.ratio(first, second))}
+    found = race.rank(race.with_speeds([first, second, third]), left, 6)
+    assert found.runner_up.candidate == second.candidate
+    assert [each.candidate for each in found.rivals] == [third.candidate]
+    assert found.lead.low > 1
+    assert not found.is_decided
+    assert views.difference(found) == "they differ"
 
 
 def test_those_that_are_not_excluded_are_told():
@@ -251,6 +280,8 @@ def test_who_leaves_is_never_launched_again(search):
     for candidate in ranking.left:
         launches = [n for batch, engine, n in asked if (batch, engine) == (candidate.point.batch_size, candidate.arm.engine)]
         assert launches == list(range(1, len(launches) + 1))
+        assert max(launches) == (ranking.left[candidate].halved_after or max(launches))
+        assert max(launches) < 6
 
 
 def test_the_answer_in_words_names_the_command_that_measures_it_again(search):

@@ -13,8 +13,8 @@ from nanobench.sweep.tune_options import TuneOptions
 def tune(options: TuneOptions) -> None:
     """The fastest setting of a model on this machine: engine, compile mode, attention, threads, dtype, weights and batch size.
 
-    Every setting passes the gate and is launched once, compiled ones where they can win; then the slower ones leave. Exit
-    code 0: a setting was found; 1: none can win.
+    Every uncompiled setting passes the gate and is launched once. Compiled ones follow where they can win. Then the slower
+    ones leave. Exit code 0: a setting was found; 1: none can win.
     """
     options.refuse()
     from nanobench.sweep import tune as search

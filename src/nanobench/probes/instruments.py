@@ -22,7 +22,7 @@ class Instruments:
     clock: Clock
     probes: list[Probe] = field(default_factory=list)
     sustained_s: float = 0.0
-    """seconds of untimed work after the pairs of the first launch; 0 if no probe needs it"""
+    """seconds of untimed work after the pairs of an arm's first launch; 0 if no probe needs it"""
 
     def ready(self) -> None:
         """See Probe.ready."""

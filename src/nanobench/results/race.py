@@ -137,11 +137,13 @@ class Left:
     behind: intervals.Interval | None = None
     """how many times as fast the best one is"""
     halved_after: int | None = None
-    """the launch after which it was in the slower half; None where the interval decided"""
+    """the round after which it was in the slower half; None where the interval decided"""
 
 
-def leaving(racing: Sequence[Standing], launches: int) -> dict[Candidate, Left]:
-    """The candidates that leave, of those that have not left, the best first. Each is launched at most `launches` times."""
+def leaving(racing: Sequence[Standing], launch: int, launches: int) -> dict[Candidate, Left]:
+    """The candidates that leave after a round, of those that have not left, the best first. There are at most `launches`
+    rounds. Only one that was launched in this round can leave in the slower half.
+    """
     left = {each.candidate: Left(failure=each.failure) for each in racing if not each.is_able}
     able = [each for each in racing if each.is_able]
     kept = max(FINALISTS, math.ceil(len(able) / 2))
@@ -151,8 +153,8 @@ def leaving(racing: Sequence[Standing], launches: int) -> dict[Candidate, Left]:
             continue
         if excludes_one(behind):
             left[each.candidate] = Left(behind=behind)
-        elif len(each.logs) <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
-            left[each.candidate] = Left(behind=behind, halved_after=max(each.logs))
+        elif launch in each.logs and len(each.logs) <= HALVINGS and place >= kept and math.log(behind.value) > NEAR:
+            left[each.candidate] = Left(behind=behind, halved_after=launch)
     return left
 
 
@@ -179,11 +181,12 @@ class Compiled:
         for each, twin in self.twins.items():
             if self.speed(twin) is not None:
                 found.setdefault(kind_of(each), []).append(each)
-        return {kind: max(group, key=self.rank) for kind, group in found.items()}
+        return {kind: max(group, key=self.preference) for kind, group in found.items()}
 
-    def rank(self, candidate: Candidate) -> tuple[bool, float]:
-        """Orders compiled candidates: those that were launched, then by their speed uncompiled."""
-        return candidate in self.standings, self.speed(self.twins[candidate]) or -math.inf
+    def preference(self, candidate: Candidate) -> tuple[bool, float]:
+        """Which candidate of an arm is launched first: one that was already, else the one that is fastest uncompiled."""
+        speed = self.speed(self.twins[candidate])
+        return candidate in self.standings, -math.inf if speed is None else speed
 
     def speed(self, candidate: Candidate) -> float | None:
         """The speed of a candidate; None for one that was not measured."""
@@ -258,7 +261,7 @@ class Ranking:
     @property
     def runner_up(self) -> Standing | None:
         """The fastest of the others, whether it left or not; None where there is none."""
-        return max(self.able[1:], key=lambda each: each.speed or -math.inf, default=None)
+        return max(self.able[1:], key=lambda each: -math.inf if each.speed is None else each.speed, default=None)
 
     @property
     def rivals(self) -> list[Standing]:

@@ -202,7 +202,7 @@ class Trial:
     weights_from: str = ""
     """such a file, whose weights the model takes"""
     sustain: bool = True
-    """run each arm for some seconds more in the first launch, if a probe needs it"""
+    """run each arm for some seconds more in its first launch, if a probe needs it"""
     max_kl: float | None = None
     """nats: a lossy arm whose mean KL divergence is above this is wrong; None for no limit"""
     identity: str | None = None

@@ -1,5 +1,6 @@
 """The search for the fastest setting: a sweep over the full grid from which the slower settings leave, round by round."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,13 +43,18 @@ class Tune(Sweep):
             self.ahead = [self.plan.trial(point, launch) for point in points]
             yield self.ahead
             racing = [each for each in self.standings() if each.candidate not in self.left]
-            self.left |= race.leaving(racing, self.plan.launches)
+            self.left |= race.leaving(racing, launch, self.plan.launches)
             still = len([each for each in racing if each.candidate not in self.left])
             if still < race.FINALISTS and not self.waiting:
                 return
-        spent = f"time is up after {self.spent_s() / 60:.1f} minutes; more --max-minutes distinguish more settings"
-        few = f"{self.plan.launches} launches did not distinguish the fastest settings"
-        self.note(stopped_event(spent if self.is_late else few))
+        self.note(stopped_event(self.why_undecided()))
+
+    def why_undecided(self) -> str:
+        """What the settings that remain lack: time or launches."""
+        able = [each for each in self.standings() if each.is_able and each.candidate not in self.left]
+        if self.is_late and any(self.plan.launches not in each.logs for each in able):
+            return f"time is up after {self.spent_s() / 60:.1f} minutes; more --max-minutes distinguish more settings"
+        return f"{self.plan.launches} launches did not distinguish the fastest settings"
 
     def choose_compiled(self) -> None:
         """Which compiled settings are not launched in this round, and which never."""
@@ -80,6 +86,11 @@ class Tune(Sweep):
     def is_late(self) -> bool:
         """Whether time is up."""
         return self.plan.max_minutes is not None and self.spent_s() > 60 * self.plan.max_minutes
+
+    def left_s(self) -> float:
+        """Seconds left at most: which settings remain, nobody knows."""
+        limit_s = math.inf if self.plan.max_minutes is None else 60 * self.plan.max_minutes
+        return max(0.0, min(super().left_s(), limit_s - self.spent_s()))
 
     def refuse_late(self, trial: Trial) -> None:
         """Refuses nothing: a first launch is never late, and others are final when time is up."""

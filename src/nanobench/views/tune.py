@@ -48,7 +48,7 @@ def reason(left: Left) -> str | None:
     """Why a setting left."""
     if left.behind is None:
         return left.failure
-    half = "" if left.halved_after is None else f"in the slower half after launch {left.halved_after}: "
+    half = "" if left.halved_after is None else f"in the slower half after round {left.halved_after}: "
     return f"{half}the best is {times(left.behind)} as fast"
 
 
@@ -80,7 +80,10 @@ def difference(ranking: Ranking) -> str:
     """Whether the winner and the runner-up differ."""
     if ranking.runner_up in ranking.rivals:
         return "no difference between them was shown"
-    return "they differ" if race.excludes_one(ranking.lead) else "it left in the slower half"
+    if race.excludes_one(ranking.lead):
+        return "they differ"
+    left = ranking.runner_up and ranking.left.get(ranking.runner_up.candidate)
+    return "it left in the slower half" if left and left.halved_after else "it left earlier"
 
 
 def setting(standing: Standing, ranking: Ranking) -> str:

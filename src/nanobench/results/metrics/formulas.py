@@ -53,9 +53,9 @@ def compile_s(cell: Cell, cold: bool) -> float | None:
     """
     usual_s = intervals.median([call_s(each) for each in cell.untimestamped])
     at_point = [*cell.launches, *cell.uncompiled_launches, *cell.reference_launches]
-    called = [launch.launch for launch in cell.launches if launch.of_kind("first_call")]
-    first = min(called, default=1) if any(launch.launch == 1 for launch in at_point) else None
-    launches = [launch for launch in cell.launches if (launch.launch == first) is cold]
+    finished = [launch.launch for launch in cell.launches if launch.finished]
+    first = min(finished, default=1) if any(launch.launch == 1 for launch in at_point) else 0
+    launches = [launch for launch in cell.launches if (launch.launch <= first) is cold]
     first_s = median_s(launches, "first_call")
     if cell.arm.compile_mode == "off" or usual_s is None or first_s is None:
         return None

@@ -41,7 +41,7 @@ STATUSES = {
     "its ratio has a status of its own",
     "implausible": "faster than the machine's limits allow: shown, and excluded from conclusions",
     "wrong": "it computes something else than the reference, and was not timed",
-    "skipped": "it cannot run; the reason says why",
+    "skipped": "it cannot run, or was not worth a launch in a search; the reason says why",
     "oom": "it ran out of memory",
     "timeout": "it did not end in time",
     "error": "it failed; the reason says why",
