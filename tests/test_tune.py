@@ -169,7 +169,7 @@ def test_without_an_uncompiled_twin_or_with_few_launches_no_setting_waits(search
 def chosen(candidates, speeds, **wrong):
     """Which compiled candidates wait or are not worth a launch, where so many have been launched at these speeds."""
     ok, bad = {"status": "ok"}, {"status": "wrong"}
-    found = {each: race.Standing(each, ok, {1: speed}, None, math.log(speed)) for each, speed in speeds.items()}
+    found = {each: race.Standing(each, ok, {1: math.log(speed)}, None, math.log(speed)) for each, speed in speeds.items()}
     found |= {each: race.Standing(each, bad, {}, "wrong: other tokens") for each in wrong.get("wrong", ())}
     compiled = race.Compiled(candidates, found)
     return {each for each in candidates if compiled.waits(each)}, {each for each in candidates if compiled.why_not(each)}
@@ -186,6 +186,23 @@ def test_the_point_where_an_arm_was_compiled_first_stays_and_a_wrong_twin_is_not
     assert chosen(every, {one: 9, two: 10, fast_one: 11}) == (set(), set())
     assert chosen(every, {one: 10, two: 3, fast_one: 11}) == (set(), {fast_two})
     assert chosen(every, {one: 10, fast_one: 11}, wrong=[two]) == (set(), {fast_two})
+
+
+def test_what_compiling_gains_is_measured_in_the_launches_of_both():
+    point = Point(model="m", dtype="float32", device="cpu", threads=1, batch_size=1)
+    plain, fast = (race.Candidate(point, Arm(engine="cached", compile_mode=mode)) for mode in ("off", "default"))
+
+    def gain(plain_launches, fast_launches):
+        """Where round 1 was slow, and round 2 is quick."""
+        standings = {
+            each: race.Standing(each, {}, {launch: math.log(speed) for launch, speed in launches.items()}, None, speed=1.0)
+            for each, launches in ((plain, plain_launches), (fast, fast_launches))
+        }
+        return race.Compiled([plain, fast], standings).gain(fast)
+
+    assert gain({1: 50, 2: 100}, {2: 120}) == pytest.approx(math.log(1.2))
+    assert gain({1: 50}, {2: 120}) == 0.0
+    assert gain({1: 50}, {}) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(4))

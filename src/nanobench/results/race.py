@@ -193,6 +193,15 @@ class Compiled:
         found = self.standings.get(candidate)
         return found.speed if found else None
 
+    def gain(self, candidate: Candidate) -> float | None:
+        """The log ratio that compiling gains: in the launches of both where there are some, which share a process."""
+        compiled, plain = self.standings.get(candidate), self.standings.get(self.twins[candidate])
+        if compiled is None or plain is None:
+            return None
+        if paired := ratio(compiled, plain):
+            return math.log(paired.value)
+        return None if compiled.speed is None or plain.speed is None else compiled.speed - plain.speed
+
     def waits(self, candidate: Candidate) -> bool:
         """Whether others are launched first: the same setting uncompiled, or its arm elsewhere."""
         twin, first = self.twins.get(candidate), self.first.get(kind_of(candidate), candidate)
@@ -210,13 +219,10 @@ class Compiled:
         first = self.first.get(kind_of(candidate))
         if first is None:
             return None
-        speed, compiled, plain = self.speed(twin), self.speed(first), self.speed(self.twins[first])
+        speed, gain = self.speed(twin), self.gain(first)
         able = [each.speed for each in self.standings.values() if each.is_able and each.speed is not None]
         best = max(able, default=None)
-        if speed is None or compiled is None or plain is None or best is None:
-            return None
-        gain = compiled - plain
-        if speed + gain + GAIN_MARGIN >= best:
+        if speed is None or gain is None or best is None or speed + gain + GAIN_MARGIN >= best:
             return None
         where = f"batch {first.point.batch_size}, threads {first.point.threads}"
         behind = f"the best is {math.exp(best - speed):.3g}x as fast as it is uncompiled"
