@@ -61,6 +61,20 @@ def test_a_machine_is_calibrated_once(cache, tmp_path):
     assert first.limits.at("read") == pytest.approx(1e9)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantised_weights_are_calibrated_in_bfloat16_alone_on_a_cpu(cache, tmp_path, dtype, weights):
+    """In another dtype it would take minutes."""
+    worker = Worker()
+    setting = Setting("cpu", dtype, 1, weights)
+    with pytest.raises(UserError, match=f"cpu {dtype} 1 {weights} is not calibrated: .*; choose --dtype bfloat16"):
+        calibration.full(worker, "abc", setting, tmp_path, fresh=True)
+    assert worker.asked == []
+    for calibrated in (replace(setting, dtype="bfloat16"), replace(setting, device="cuda"), replace(setting, weights="float")):
+        calibration.full(worker, "abc", calibrated, tmp_path, fresh=False)
+    assert len(worker.asked) == 3
+
+
 @pytest.mark.parametrize(
     ("identity", "asked", "fresh"),
     [

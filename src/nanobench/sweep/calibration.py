@@ -44,8 +44,10 @@ def full(
 ) -> Calibration:
     """The calibration kept for this machine, or a new one, which is kept if it can be used again (`why_not_kept`).
 
-    Raises UserError where the worker fails.
+    Raises UserError where the worker fails, and for a setting that would take too long.
     """
+    if reason := why_slow(setting):
+        raise UserError(reason)
     found = None if fresh else kept(identity, setting)
     if found is None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -53,6 +55,14 @@ def full(
         if why_not_kept(found) is None:
             user_cache.write(file_of(identity, setting), found.to_json())
     return found
+
+
+def why_slow(setting: Setting) -> str | None:
+    """Why a setting is not calibrated; None if it is."""
+    if setting.weights == "float" or setting.device != "cpu" or setting.dtype == "bfloat16":
+        return None
+    kernels = f"torch's kernels for {setting.weights} weights are made for bfloat16 on a CPU"
+    return f"{setting.name} is not calibrated: {kernels}, and are very slow in {setting.dtype}; choose --dtype bfloat16"
 
 
 def why_not_kept(calibration: Calibration) -> str | None:
