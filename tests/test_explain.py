@@ -377,8 +377,12 @@ def test_the_crossing_is_the_smallest_whole_batch_from_which_an_arm_wins(wins_fr
 def test_an_arm_that_never_wins_has_no_crossing_and_one_that_always_does_crosses_at_1():
     assert crossover.crossing(*forecasts(MOST_BATCH + 1), 1.0) == Pays(None, 1, MOST_BATCH)
     assert crossover.crossing(lambda batch: 1.0, lambda batch: 1.0, 1.0) == Pays(1, 1, MOST_BATCH)
-    falls = lambda batch: 0.5 if batch < 100 else 2.0  # noqa: E731
-    assert crossover.crossing(lambda batch: 1.0, falls, 1.0) == Pays(None, 1, MOST_BATCH)
+
+
+@pytest.mark.parametrize("until", [1, 2, 37, 99, 128, 2047, MOST_BATCH - 1])
+def test_an_arm_that_wins_in_small_batches_alone_pays_up_to_the_last_of_them(until):
+    falls = lambda batch: 0.5 if batch <= until else 2.0  # noqa: E731
+    assert crossover.crossing(lambda batch: 1.0, falls, 1.0) == Pays(None, 1, MOST_BATCH, until)
 
 
 def test_the_interval_is_where_predictions_that_err_as_these_do_would_cross():
@@ -420,7 +424,10 @@ def pays(*found):
         ([(1, 1.1), (4, 2.0)], Pays(1, 1, 4)),
         ([(4, 2.0), (1, 0.9)], Pays(4, 1, 4)),
         ([(1, 1.1), (4, 0.9), (8, 1.2)], Pays(8, 1, 8)),
-        ([(1, 1.1), (4, 1.0)], Pays(None, 1, 4)),
+        ([(1, 1.1), (4, 1.0)], Pays(None, 1, 4, until=1)),
+        ([(1, 2.1), (4, 1.3), (16, 0.4), (64, 0.3)], Pays(None, 1, 64, until=4)),
+        ([(1, 0.9), (4, 1.3), (16, 0.4)], Pays(None, 1, 16)),
+        ([(1, 0.9)], Pays(None, 1, 1)),
         ([(2, None), (4, 1.5)], Pays(4, 4, 4)),
         ([(2, None)], None),
         ([], None),
@@ -499,6 +506,10 @@ def test_the_prediction_is_that_of_the_roofline_with_the_median_count_of_operati
         (
             (Pays(None, 1, 4096), None, None, Pays(None, 1, 93)),
             "predicted: never pays up to batch 4096; measured: never pays up to batch 93",
+        ),
+        (
+            (Pays(None, 1, 4096, 5), Pays(1, 1, 4096), Pays(None, 1, 4096), Pays(None, 1, 64, until=4)),
+            "predicted: pays up to batch 5 [never, 4096]; measured: pays up to batch 4",
         ),
         ((None, None, None, None), "predicted: not known; measured: no reliable ratio with an interval"),
     ],

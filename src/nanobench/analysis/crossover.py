@@ -1,4 +1,4 @@
-"""From which batch size an arm is faster than the reference: predicted (with an interval) and measured."""
+"""From which batch size on, or up to which, an arm is faster than the reference: predicted (with an interval) and measured."""
 
 import math
 from collections import defaultdict
@@ -22,13 +22,15 @@ MOST_BATCH = 4096
 
 @dataclass(frozen=True)
 class Pays:
-    """From which batch size on an arm is faster than the reference."""
+    """From which batch size on an arm is faster than the reference, or up to which."""
 
     start: int | None
-    """None where it never is"""
+    """None where it is not faster at the largest batch size"""
     least: int
     """the smallest batch size that was compared"""
     most: int
+    until: int | None = None
+    """the last batch size up to which it is faster, where it is at the smallest one and not at the largest"""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def predicted(
 
 
 def crossing(reference: Forecast, arm: Forecast, factor: float) -> Pays:
-    """The smallest whole batch size up to MOST_BATCH from which on the predicted speedup, times a factor, stays at 1 or above.
+    """The smallest whole batch size up to MOST_BATCH from which on the predicted speedup, times a factor, stays at 1 or above;
+    without one, the largest up to which it does.
 
     Checks powers of two, then bisects between the last one that is slower and the next. A dip between two powers is missed.
     """
@@ -130,17 +133,26 @@ def crossing(reference: Forecast, arm: Forecast, factor: float) -> Pays:
         return reference(batch_size) * factor < arm(batch_size)
 
     losing = [size for size in (2**power for power in range(MOST_BATCH.bit_length())) if loses(size)]
-    if not losing or losing[-1] == MOST_BATCH:
-        return Pays(None if losing else 1, 1, MOST_BATCH)
-    low, high = losing[-1], 2 * losing[-1]
+    if not losing:
+        return Pays(1, 1, MOST_BATCH)
+    if losing[-1] < MOST_BATCH:
+        return Pays(change(loses, losing[-1], 2 * losing[-1]), 1, MOST_BATCH)
+    until = None if losing[0] == 1 else change(loses, losing[0] // 2, losing[0]) - 1
+    return Pays(None, 1, MOST_BATCH, until)
+
+
+def change(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The first number above `low` for which something holds as for `high`, and not as for `low`, by bisection."""
+    at_low = holds(low)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if loses(middle) else (low, middle)
-    return Pays(high, 1, MOST_BATCH)
+        low, high = (middle, high) if holds(middle) == at_low else (low, middle)
+    return high
 
 
 def measured(judged: list[CellRow]) -> Pays | None:
-    """The first measured batch size from which the whole interval of every reliable ratio lies above 1; None without a ratio.
+    """The first measured batch size from which the whole interval of every reliable ratio lies above 1; without one, the last
+    up to which it does. None without a ratio.
 
     A published ratio has no interval; its value is compared with 1.
     """
@@ -148,5 +160,7 @@ def measured(judged: list[CellRow]) -> Pays | None:
     known = sorted((batch_size, bound) for batch_size, bound in bounds if bound is not None)
     if not known:
         return None
-    after = max((n + 1 for n, (_, bound) in enumerate(known) if bound <= 1), default=0)
-    return Pays(known[after][0] if after < len(known) else None, known[0][0], known[-1][0])
+    wins = [bound > 1 for _, bound in known]
+    after, before = len(wins) - wins[::-1].index(False) if False in wins else 0, (*wins, False).index(False)
+    start = known[after][0] if after < len(known) else None
+    return Pays(start, known[0][0], known[-1][0], known[before - 1][0] if start is None and before else None)

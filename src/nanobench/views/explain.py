@@ -184,8 +184,10 @@ def crossing(found: Crossover, names: list[str], seen: str = "measured") -> str:
     """cached vs uncached: predicted: pays from batch 1 on [1, 3]; measured: pays from batch 4 on."""
     where = in_words(found.where, names)
     prediction = f"predicted: {pays(found.predicted) if found.predicted else 'not known'}"
-    if found.earliest and found.latest:
-        prediction += f" [{bound(found.earliest)}, {bound(found.latest)}]"
+    if found.predicted and found.earliest and found.latest:
+        ends = (found.earliest, found.latest) if found.predicted.until is None else (found.latest, found.earliest)
+        of_end = bound if found.predicted.until is None else last
+        prediction += f" [{', '.join(map(of_end, ends))}]"
     pairs = pays(found.measured) if found.measured else "no reliable ratio with an interval"
     return f"{found.arm} vs {found.reference}{where}: {prediction}; {seen}: {pairs}"
 
@@ -196,7 +198,9 @@ def in_words(where: CellRow, names: list[str]) -> str:
 
 
 def pays(found: Pays) -> str:
-    """From which batch size on an arm pays."""
+    """From which batch size on, or up to which, an arm pays."""
+    if found.until is not None:
+        return f"pays up to batch {found.until}"
     if found.start is None:
         return f"never pays up to batch {found.most}"
     return f"pays from batch {found.start} on" + (", the smallest reliable one" if found.start == found.least > 1 else "")
@@ -205,6 +209,11 @@ def pays(found: Pays) -> str:
 def bound(found: Pays) -> str:
     """One end of an interval of batch sizes."""
     return f"never up to {found.most}" if found.start is None else str(found.start)
+
+
+def last(found: Pays) -> str:
+    """One end of an interval of batch sizes up to which an arm pays."""
+    return str(found.most if found.start is not None else found.until or "never")
 
 
 # Waterfall
