@@ -3,7 +3,7 @@
 python tests/bench/quantised_weights.py DIR [MODEL [BATCHES [LAUNCHES [OPTION ...]]]]    half an hour for gpt2 at batch 1 to 64
 
 Two sweeps: float weights in both dtypes, and all kinds of weights in bfloat16. torch's kernels for quantised weights are made
-for bfloat16 on a CPU; in float32 they take ten to a hundred times as long as float weights, so they are not measured.
+for bfloat16 on a CPU; in float32 they take 8 to 50 times as long as float weights, so they are not measured.
 Ratios to bfloat16 come from pairs. Those to float32 are their products with the ratio of the two dtypes in the same launch
 number: a dtype is a point of its own, and has no pairs with another one.
 """
