@@ -186,6 +186,17 @@ def test_many_causes_or_settings_are_only_counted():
     assert sentence == f"no conclusion for 3 of 3 ratios: {causes}"
 
 
+def test_of_many_reasons_the_most_frequent_are_named():
+    """A search skips many settings, each for a reason with figures of its own."""
+    rows = [row for batch in range(1, 8) for row in pair(batch, "skipped", f"the best is {batch}x as fast")]
+    rows += [row for batch in (8, 9) for row in pair(batch, "oom", "tried 2 GiB")]
+    (sentence,) = verdict.not_concluded(frame(rows))
+    first = (
+        "2, because oom (tried 2 GiB); 1, because skipped (the best is 1x as fast); 1, because skipped (the best is 2x as fast)"
+    )
+    assert sentence == f"no conclusion for 9 of 9 ratios: {first}; 5 for 5 other reasons, which their rows name"
+
+
 def test_of_a_run_without_ratios_the_cells_that_were_not_measured_are_named():
     alone = [{**pair(batch, 2.0, 1.5, 2.5)[0], "status": status, "reason": reason} for batch, status, reason in (
         (1, "ok", None), (4, "oom", "tried 2 GiB"))]  # fmt: skip

@@ -24,6 +24,8 @@ CANCELS = (
 """Why a ratio may be reliable although its cells are not."""
 WITHOUT_CAUSE = {Status.NO_STEADY_STATE: NEVER_SETTLED, Status.IMPLAUSIBLE: "faster than the limits of the machine allow"}
 """Statuses that need no cause."""
+MOST_REASONS = 4
+"""Reasons that a sentence names."""
 MOST_PLACES = 3
 """Groups of ratios without a conclusion that name their batch sizes; more are only counted."""
 
@@ -225,10 +227,17 @@ def not_concluded(cells: pd.DataFrame) -> list[str]:
 
 
 def grouped(rows: pd.DataFrame) -> str:
-    """Cells by the reason why they say nothing, with their places where there are few."""
+    """Cells by the reason why they say nothing, with their places where there are few; of many reasons the most frequent."""
     groups = list(rows.groupby("why", sort=False))
-    named = len(groups) <= MOST_PLACES and rows[SETTING].drop_duplicates().shape[0] == 1
-    return "; ".join(f"{places(found) if named else len(found)}, because {why}" for why, found in groups)
+    others = []
+    if len(groups) > MOST_REASONS:
+        groups.sort(key=lambda pair: len(pair[1]), reverse=True)
+        groups, others = groups[: MOST_REASONS - 1], groups[MOST_REASONS - 1 :]
+    named = len(groups) <= MOST_PLACES and not others and rows[SETTING].drop_duplicates().shape[0] == 1
+    parts = [f"{places(found) if named else len(found)}, because {why}" for why, found in groups]
+    if others:
+        parts.append(f"{sum(len(found) for _, found in others)} for {len(others)} other reasons, which their rows name")
+    return "; ".join(parts)
 
 
 def places(rows: pd.DataFrame) -> str:
